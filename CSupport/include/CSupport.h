@@ -1,0 +1,208 @@
+// CSupport: the C kernels of HSSL. This is the only header that Swift sees.
+//
+// Conventions
+//   * Matrices are row-major; `ld*` is the distance between rows in elements. Tensors are channels-last.
+//   * Sizes are `ptrdiff_t` (Swift `Int`). Callers validate shapes: kernels trust them, never allocate and never fail.
+//   * Scratch memory is the caller's: a function that needs some takes `workspace` of at least `…_workspace_size` bytes, 64-byte aligned.
+//   * A result never depends on the thread count: work is split by output elements and every sum is walked in a fixed order.
+//   * `float16` storage is passed as `uint16_t` (IEEE binary16).
+//   * OpenMP lives in drivers; micro-kernels are serial. Rows of `…/kernels.inc` register kernels (see CSupport/README.md).
+#ifndef HSSL_CSUPPORT_H
+#define HSSL_CSUPPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// MARK: base — instruction set, threads, kernel registry
+
+/// Instruction-set rows, in rising order. A row is used where the machine supports it and `HSSL_ISA` does not say otherwise.
+typedef enum {
+    HSSL_ISA_SCALAR = 0,
+    HSSL_ISA_AVX2 = 1,        // AVX2 + FMA + F16C
+    HSSL_ISA_AVX512 = 2,      // F, BW, VL, DQ
+    HSSL_ISA_AVX512VNNI = 3,  // AVX512 + VNNI
+    HSSL_ISA_NEON = 4,        // known by name; this build has no row for it
+    HSSL_ISA_COUNT = 5
+} hssl_isa;
+
+/// Detects the CPU (CPUID and OS state) and applies `HSSL_ISA`. Call once, before any other function; later calls repeat the first answer.
+/// Returns 0, or -1 with one line in `message` (unknown name, or a row that this machine or build lacks).
+int hssl_initialize(char *message, size_t capacity);
+const char *hssl_isa_name(hssl_isa isa);
+bool hssl_isa_supported(hssl_isa isa);
+hssl_isa hssl_isa_selected(void);
+/// For tests and benchmarks: selects a supported row from now on; false (and no change) when unsupported.
+bool hssl_isa_select(hssl_isa isa);
+
+/// Threads that kernels use from now on (1…256). Idle OpenMP threads sleep at once (block time 0) so that loader threads get their core.
+void hssl_set_threads(int count);
+int hssl_get_threads(void);
+int hssl_available_processors(void);
+
+/// One registered kernel row, for tests and benchmarks: every row must have a test case.
+typedef struct {
+    const char *name;    // e.g. "hssl_gemm_u8s8_f32_6x64c4__avx512vnni"
+    const char *family;  // e.g. "gemm_u8s8", "layer_norm", "attention"
+    hssl_isa isa;
+} hssl_kernel_info;
+ptrdiff_t hssl_kernel_count(void);
+hssl_kernel_info hssl_kernel_at(ptrdiff_t index);
+
+/// Peak resident set of this process in bytes (VmHWM).
+uint64_t hssl_peak_rss(void);
+
+// MARK: base — counter-based random numbers (Philox4x32-10): value(key, counter), so threads do not matter
+
+/// Four uniform 32-bit words for `counter` under `key`.
+void hssl_philox(uint64_t key, uint64_t counter_low, uint64_t counter_high, uint32_t out[4]);
+
+// MARK: base — half precision
+
+void hssl_convert_f32_f16(ptrdiff_t n, const float *x, uint16_t *y);  // round to nearest even
+void hssl_convert_f16_f32(ptrdiff_t n, const uint16_t *x, float *y);
+
+// MARK: gemm — C[M,N] = A[M,K] · B[K,N], then the output stage (see gemm/README.md for packed layouts)
+
+typedef enum { HSSL_ACTIVATION_NONE = 0, HSSL_ACTIVATION_GELU = 1 } hssl_activation;
+
+/// Output stage of a tile, in this order: value (+ old C if accumulate) → + bias → store to preactivation → activation → + residual → store.
+typedef struct {
+    const float *bias;            // [N] or NULL
+    float *preactivation;         // [M, ldc] or NULL
+    hssl_activation activation;
+    const float *residual;        // [M, ld_residual] or NULL; may be C itself
+    ptrdiff_t ld_residual;
+} hssl_gemm_output;
+
+/// Packed B of float32. B(k, n) = b[k * k_stride + n * n_stride]; so a PyTorch weight [out=N, in=K] has k_stride 1, n_stride K.
+size_t hssl_gemm_f32_packed_size(ptrdiff_t N, ptrdiff_t K);
+void hssl_gemm_f32_pack(ptrdiff_t N, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed);
+/// A(m, k) = a[m * m_stride + k * k_stride] (either stride may be 1). `output` may be NULL. Each C element is a sum over k in one fixed
+/// order, whatever M, the row's place and the thread count.
+void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
+                   float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+/// Same, with B not packed beforehand (weight gradients: B is large and used once): packs block by block into `workspace`.
+size_t hssl_gemm_f32_unpacked_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
+void hssl_gemm_f32_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m_stride, ptrdiff_t a_k_stride,
+                            const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c, ptrdiff_t ldc, bool accumulate,
+                            const hssl_gemm_output *output, void *workspace);
+
+/// float16 storage of B: packed from f16, widened on load, accumulated in fp32.
+size_t hssl_gemm_f16_packed_size(ptrdiff_t N, ptrdiff_t K);
+void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed);
+void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
+                   float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+
+/// u8 activations (= s8 code + 128) × s8 weights, codes in [-127, 127], int32 accumulators starting at -128·Σ_k B(k, n).
+/// B(k, n) = b[k * k_stride + n * n_stride]. The packed form holds the column sums. K is padded to a multiple of 4 in the packing;
+/// rows of A must be readable up to K rounded up to 4 (their content there does not matter: packed B is 0 there).
+size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K);
+void hssl_gemm_u8s8_pack(ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed);
+/// C = a_scale[m] · b_scale[n] · Σ_k ·B, then the output stage. b_scale may be NULL (1).
+void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
+                        const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
+                        const hssl_gemm_output *output);
+/// The int32 accumulators: bit-identical on every ISA.
+void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc);
+
+// MARK: quantize — symmetric, one scale a row: x ≈ code · scale, scale = max|x| / 127 (1 for an all-zero row), round to nearest even
+
+/// codes[r, k] = s8 code + 128; bytes K ..< ldq of every row are set to 128.
+void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale);
+void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale);
+/// Stochastic rounding: code = floor(x/scale + u), u from Philox(key, element index): unbiased. `column_scale` [K] or NULL multiplies x first.
+void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
+                                      uint8_t *codes, ptrdiff_t ldq, float *scale);
+void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
+void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
+
+// MARK: norm
+
+/// y = (x − mean)·rstd·weight + bias per row of D; mean and rstd [rows] are stored unless NULL. y may be x.
+void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
+                     float *y, float *mean, float *rstd);
+/// dx (=, not +=) [rows, D]; dweight and dbias [D] are added to (NULL: not computed).
+void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean, const float *rstd,
+                              const float *dy, float *dx, float *dweight, float *dbias);
+/// y = x / max(‖x‖₂, epsilon) per row; inverse_norm [rows] stored unless NULL.
+void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
+/// dx = (dy − y·⟨dy, y⟩)·inverse_norm.
+void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
+
+// MARK: elementwise
+
+void hssl_gelu(ptrdiff_t n, const float *x, float *y);                                // exact: x·Φ(x); y may be x
+void hssl_gelu_backward(ptrdiff_t n, const float *x, const float *dy, float *dx);      // dx may be dy
+void hssl_add(ptrdiff_t n, const float *x, const float *y, float *z);                 // z = x + y; z may be either
+void hssl_scale(ptrdiff_t n, float alpha, float *x);                                  // x *= alpha
+void hssl_axpy(ptrdiff_t n, float alpha, const float *x, float *y);                   // y += alpha·x
+/// y[b, i] = x[b, i] + scale[b]·branch[b, i]: the residual connection with stochastic depth. scale NULL: 1. y may be x.
+void hssl_add_scaled_samples(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *branch, const float *scale, float *y);
+/// y[b, i] = scale[b]·x[b, i].
+void hssl_scale_samples(ptrdiff_t batch, ptrdiff_t n, const float *scale, const float *x, float *y);
+/// y[b, i] = x[b, i] + v[i] (position embeddings: i over tokens·D; biases: n = N). y may be x.
+void hssl_add_broadcast(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *v, float *y);
+/// out[i] += Σ_b x[b, i], b in order: the backward of add_broadcast and the bias gradient.
+void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out);
+/// y[b, :] = mean over tokens of x[b, t, :] ([batch, tokens, D] → [batch, D]), t in order.
+void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const float *x, float *y);
+/// y[i, :] = x[index[i], :].
+void hssl_gather_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, const float *x, float *y);
+/// y[index[i], :] += x[i, :], i in order (repeated indices are allowed).
+void hssl_scatter_add_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, const float *x, float *y);
+/// y = softmax((x − center)/temperature) per row of K; center [K] or NULL. y may be x.
+void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y);
+/// loss[r] = −Σ_k q[r,k]·log softmax(z[r]/T)[k]; log_sum_exp[r] of z/T is kept for the backward. Σ_k q[r,k] = 1.
+void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss, float *log_sum_exp);
+/// dz[r,k] = weight[r]/T·(softmax(z[r]/T)[k] − q[r,k]).
+void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
+                                      const float *log_sum_exp, const float *weight, float *dz);
+
+// MARK: attention — softmax(Q·Kᵀ/√d)·V, exact
+
+size_t hssl_attention_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
+/// qkv [batch, tokens, 3, heads, head_dim] → out [batch, tokens, heads, head_dim]; log_sum_exp [batch, heads, tokens] stored unless NULL.
+void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, float *out,
+                    float *log_sum_exp, void *workspace);
+size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
+/// dqkv (=, not +=), probabilities recomputed from log_sum_exp.
+void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
+                             const float *log_sum_exp, const float *dout, float *dqkv, void *workspace);
+
+// MARK: conv — channels last, stride 1, "same" zero padding (k odd)
+
+/// y[b,i,j,c] = bias[c] + Σ_uv weight[c,u,v]·x[b,i+u−k/2,j+v−k/2,c]; x, y [batch, h, w, C]; weight [C, 1, k, k]; bias NULL: 0.
+size_t hssl_depthwise_conv_workspace_size(ptrdiff_t C, ptrdiff_t k);
+void hssl_depthwise_conv(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x, const float *weight,
+                         const float *bias, float *y, void *workspace);
+void hssl_depthwise_conv_backward_input(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *dy,
+                                        const float *weight, float *dx, void *workspace);
+/// dweight [C,1,k,k] and dbias [C] are added to.
+void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
+                                         const float *dy, float *dweight, float *dbias, void *workspace);
+/// Patches of an NCHW image batch: out [batch, (H/p)·(W/p), channels·p·p], element order (c, y, x) as a conv weight [D, c, p, p]
+/// is flattened. H and W beyond a multiple of p are ignored.
+void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches);
+
+// MARK: optimizer
+
+/// Σ x² in float64, summed by fixed blocks.
+double hssl_sum_squares(ptrdiff_t n, const float *x);
+bool hssl_all_finite(ptrdiff_t n, const float *x);
+/// AdamW on one tensor: g ← g·gradient_scale; p ← p(1 − lr·wd); p ← p − lr·(m/c1)/(√(v/c2) + ε), c = 1 − β^step.
+void hssl_adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, float gradient_scale, float lr, float weight_decay, float beta1,
+                float beta2, float epsilon, float correction1, float correction2);
+/// teacher ← momentum·teacher + (1 − momentum)·student, fp32.
+void hssl_ema(ptrdiff_t n, float *teacher, const float *student, float momentum);
+
+// MARK: image — see image/README.md
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,2 @@
+// placeholder
+int hssl_image_placeholder(void);

@@ -1,0 +1,1 @@
+int hssl_image_placeholder(void); int hssl_image_placeholder(void) { return 0; }

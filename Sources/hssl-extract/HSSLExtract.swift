@@ -1,0 +1,1 @@
+@main struct HSSLExtract { static func main() {} }

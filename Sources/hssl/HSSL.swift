@@ -1,0 +1,1 @@
+@main struct HSSL { static func main() {} }
