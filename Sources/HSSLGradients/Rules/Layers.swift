@@ -1,0 +1,76 @@
+import CSupport
+import HSSLGraph
+
+extension Node {
+    func layerNormRule(_ dy: Gradient, _ gradients: Gradients) {
+        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a norm weight is a parameter") }
+        let dx = gradients.pool.floats(count)
+        hssl_layer_norm_backward(rows, width, saved[0].floats, weight, saved[1].floats, saved[2].floats, dy.values, dx.floats,
+                                 gradients.accumulator(inputs[1], count: width), gradients.accumulator(inputs[2], count: width))
+        gradients.add(inputs[0], dx, owned: true, count: count)
+    }
+
+    /// dx = (dy − y·⟨dy, y⟩)/‖x‖.
+    func l2NormalizeRule(_ dy: Gradient, _ gradients: Gradients) {
+        let dx = gradients.pool.floats(count)
+        hssl_l2_normalize_backward(rows, width, saved[1].floats, saved[0].floats, dy.values, dx.floats)
+        gradients.add(inputs[0], dx, owned: true, count: count)
+    }
+
+    /// y = g[r]·x[r]: dx = g·dy; dg[r] += ⟨dy[r], x[r]⟩.
+    func scaleRowsRule(_ dy: Gradient, _ gradients: Gradients) {
+        if let accumulator = gradients.accumulator(inputs[1], count: rows) {
+            let x = saved[0].floats
+            for row in 0..<rows {
+                var sum = 0.0
+                for i in row * width..<(row + 1) * width { sum += Double(dy.values[i]) * Double(x[i]) }
+                accumulator[row] += Float(sum)
+            }
+        }
+        guard gradients.wants(inputs[0]) else { return }
+        let dx = gradients.pool.floats(count)
+        hssl_scale_samples(rows, width, saved[1].floats, dy.values, dx.floats)
+        gradients.add(inputs[0], dx, owned: true, count: count)
+    }
+
+    func geluRule(_ dy: Gradient, _ gradients: Gradients) {
+        let dx = dy.reusable(count: count, pool: gradients.pool)
+        hssl_gelu_backward(count, saved[0].floats, dy.values, dx.floats)
+        gradients.add(inputs[0], dx, owned: true, count: count)
+    }
+
+    func attentionRule(_ dy: Gradient, _ gradients: Gradients, heads: Int) {
+        let (batch, tokens, headDimension) = (shape[0], shape[1], width / heads)
+        let workspace = gradients.pool.allocate(byteCount: hssl_attention_backward_workspace_size(batch, tokens, heads, headDimension))
+        let dqkv = gradients.pool.floats(3 * count)
+        hssl_attention_backward(batch, tokens, heads, headDimension, saved[0].floats, saved[2].floats, saved[1].floats, dy.values, dqkv.floats,
+                                workspace.pointer)
+        gradients.add(inputs[0], dqkv, owned: true, count: 3 * count)
+    }
+
+    func depthwiseConvRule(_ dy: Gradient, _ gradients: Gradients, kernel: Int) {
+        let (batch, height, gridWidth, channels) = (shape[0], shape[1], shape[2], shape[3])
+        let workspace = gradients.pool.allocate(byteCount: hssl_depthwise_conv_workspace_size(channels, kernel))
+        if let dweight = gradients.accumulator(inputs[1], count: channels * kernel * kernel) {
+            hssl_depthwise_conv_backward_weight(batch, height, gridWidth, channels, kernel, saved[0].floats, dy.values, dweight,
+                                                gradients.accumulator(inputs[2], count: channels), workspace.pointer)
+        }
+        guard gradients.wants(inputs[0]) else { return }
+        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a convolution weight is a parameter") }
+        let dx = gradients.pool.floats(count)
+        hssl_depthwise_conv_backward_input(batch, height, gridWidth, channels, kernel, dy.values, weight, dx.floats, workspace.pointer)
+        gradients.add(inputs[0], dx, owned: true, count: count)
+    }
+
+    /// dz = seed·weight/T·(softmax(z/T) − q).
+    func softCrossEntropyRule(_ dy: Gradient, _ gradients: Gradients, temperature: Float) {
+        let logitShape = gradients.tape.shapes[inputs[0]]
+        let (rows, width) = (logitShape[0], logitShape[1])
+        let weights = gradients.pool.floats(rows)
+        weights.floats.update(from: saved[3].floats, count: rows)
+        hssl_scale(rows, dy.values[0], weights.floats)
+        let dz = gradients.pool.floats(rows * width)
+        hssl_soft_cross_entropy_backward(rows, width, saved[0].floats, saved[1].floats, 1 / temperature, saved[2].floats, weights.floats, dz.floats)
+        gradients.add(inputs[0], dz, owned: true, count: rows * width)
+    }
+}

@@ -1,0 +1,76 @@
+import CSupport
+import HSSLGraph
+
+extension Node {
+    /// y = act(x·Wᵀ + b): dpre = dy·act′; dx = dpre·W; dW += dpreᵀ·x; db += Σ dpre.
+    func linearRule(_ dy: Gradient, _ gradients: Gradients, bias: Bool, activation: Operation.Activation, role: MatrixRole) {
+        let tape = gradients.tape
+        let pool = gradients.pool
+        let weightShape = tape.shapes[inputs[1]]
+        let outputs = weightShape[0]
+        let inputWidth = weightShape.reduce(1, *) / outputs
+        let parameter = tape.parameter(of: inputs[1])
+        let precision = role == .full || parameter == nil ? Precision.float32 : tape.precision
+
+        var pre = dy
+        if activation == .gelu, let preactivation = saved.last {
+            let target = dy.reusable(count: count, pool: pool)
+            hssl_gelu_backward(count, preactivation.floats, dy.values, target.floats)
+            pre = Gradient(buffer: target, owned: true)
+        }
+
+        if bias, let accumulator = gradients.accumulator(inputs[2], count: outputs) {
+            hssl_sum_rows(rows, outputs, pre.values, accumulator)
+        }
+
+        if let accumulator = gradients.accumulator(inputs[1], count: outputs * inputWidth) {
+            let x = savedInput(width: inputWidth, pool: pool)
+            let workspace = pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
+            hssl_gemm_f32_unpacked(outputs, inputWidth, rows, pre.values, 1, outputs, x.floats, inputWidth, 1, accumulator, inputWidth, true, nil,
+                                   workspace.pointer)
+        }
+
+        guard gradients.wants(inputs[0]) else { return }
+        let dx = pool.floats(rows * inputWidth)
+        switch (precision, parameter) {
+        case (.float32, let parameter?):
+            let pack = parameter.packed(.float32Backward, from: pool)
+            hssl_gemm_f32(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
+        case (.float16, let parameter?):
+            let pack = parameter.packed(.float16Backward, from: pool)
+            hssl_gemm_f16(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
+        case (.int8, let parameter?):
+            // The channel scale is folded into dY, so that the forward codes serve the product over output channels too.
+            let pack = parameter.packed(.int8Backward, from: pool)
+            let leading = (outputs + 3) / 4 * 4
+            let codes = pool.allocate(byteCount: rows * leading)
+            let scale = pool.floats(rows)
+            hssl_quantize_rows_u8_stochastic(rows, outputs, pre.values, outputs, pack.scale?.floats,
+                                             CounterRandom.combine([tape.roundingKey, UInt64(output)]), codes.bytes, leading, scale.floats)
+            hssl_gemm_u8s8_f32(rows, inputWidth, outputs, codes.bytes, leading, scale.floats, pack.packed.pointer, nil, dx.floats, inputWidth,
+                               false, nil)
+        case (_, nil):
+            guard case .floats(let weight) = saved[1] else { preconditionFailure("a computed weight is saved as float32") }
+            let workspace = pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(rows, inputWidth, outputs)))
+            hssl_gemm_f32_unpacked(rows, inputWidth, outputs, pre.values, outputs, 1, weight.floats, inputWidth, 1, dx.floats, inputWidth, false,
+                                   nil, workspace.pointer)
+        }
+        gradients.add(inputs[0], dx, owned: true, count: rows * inputWidth)
+    }
+
+    /// The saved input as float32 [rows, width].
+    private func savedInput(width: Int, pool: BufferPool) -> Buffer {
+        switch saved[0] {
+        case .floats(let buffer): return buffer
+        case .halves(let half):
+            let buffer = pool.floats(rows * width)
+            hssl_convert_f16_f32(rows * width, half.halves, buffer.floats)
+            return buffer
+        case .codes(let codes, let leading, let scale):
+            let buffer = pool.floats(rows * width)
+            hssl_dequantize_rows_u8(rows, width, codes.bytes, leading, scale.floats, buffer.floats, width)
+            return buffer
+        case .nothing: preconditionFailure("the input of \(operation.kind) was not saved, though its weight requires a gradient")
+        }
+    }
+}

@@ -1,0 +1,92 @@
+#if canImport(Glibc)
+import Glibc
+#endif
+
+/// 64-byte-aligned memory that returns to its pool when the last reference goes.
+package final class Buffer {
+    package let pointer: UnsafeMutableRawPointer
+    package let byteCount: Int
+    private let pool: BufferPool
+
+    fileprivate init(pointer: UnsafeMutableRawPointer, byteCount: Int, pool: BufferPool) {
+        self.pointer = pointer
+        self.byteCount = byteCount
+        self.pool = pool
+    }
+
+    deinit { pool.recycle(pointer, byteCount: byteCount) }
+
+    /// The memory as float32 elements.
+    package var floats: UnsafeMutablePointer<Float> { pointer.assumingMemoryBound(to: Float.self) }
+    /// The memory as binary16 elements.
+    package var halves: UnsafeMutablePointer<UInt16> { pointer.assumingMemoryBound(to: UInt16.self) }
+    /// The memory as unsigned bytes (quantised codes).
+    package var bytes: UnsafeMutablePointer<UInt8> { pointer.assumingMemoryBound(to: UInt8.self) }
+
+    package func zero() { memset(pointer, 0, byteCount) }
+}
+
+/// Recycles buffers by size class, so that a training step after the first asks the system for nothing.
+///
+/// Fresh pages cost more than the arithmetic on them: a step of small layers would otherwise spend its time in page faults.
+/// Not thread-safe: one pool belongs to one recording thread.
+public final class BufferPool {
+    private var free: [Int: [UnsafeMutableRawPointer]] = [:]
+    /// Bytes handed out now.
+    public private(set) var bytesInUse = 0
+    /// Largest `bytesInUse` since `resetPeak()`.
+    public private(set) var peakBytes = 0
+    /// Bytes asked from the system, in use or not.
+    public private(set) var bytesReserved = 0
+
+    public init() {}
+
+    deinit {
+        for pointers in free.values { for pointer in pointers { Glibc.free(pointer) } }
+    }
+
+    /// Uninitialised memory of at least `byteCount` bytes (at least one class unit).
+    package func allocate(byteCount: Int) -> Buffer {
+        let size = Self.sizeClass(byteCount)
+        bytesInUse += size
+        peakBytes = max(peakBytes, bytesInUse)
+        if let pointer = free[size]?.popLast() { return Buffer(pointer: pointer, byteCount: size, pool: self) }
+        var raw: UnsafeMutableRawPointer?
+        guard posix_memalign(&raw, 64, size) == 0, let pointer = raw else {
+            fatalError("out of memory: \(size) bytes after \(bytesReserved)")
+        }
+        bytesReserved += size
+        return Buffer(pointer: pointer, byteCount: size, pool: self)
+    }
+
+    package func floats(_ count: Int) -> Buffer { allocate(byteCount: count * MemoryLayout<Float>.stride) }
+
+    package func zeros(_ count: Int) -> Buffer {
+        let buffer = floats(count)
+        buffer.zero()
+        return buffer
+    }
+
+    public func resetPeak() { peakBytes = bytesInUse }
+
+    /// Returns unused memory to the system.
+    public func trim() {
+        for (size, pointers) in free {
+            for pointer in pointers { Glibc.free(pointer) }
+            bytesReserved -= size * pointers.count
+        }
+        free.removeAll()
+    }
+
+    fileprivate func recycle(_ pointer: UnsafeMutableRawPointer, byteCount: Int) {
+        bytesInUse -= byteCount
+        free[byteCount, default: []].append(pointer)
+    }
+
+    /// Eight classes an octave: at most 12.5 % is wasted, and micro-batches of nearly equal size share memory.
+    private static func sizeClass(_ byteCount: Int) -> Int {
+        let least = max(byteCount, 256)
+        let unit = 1 << max(6, Int.bitWidth - 1 - (least - 1).leadingZeroBitCount - 3)
+        return (least + unit - 1) / unit * unit
+    }
+}

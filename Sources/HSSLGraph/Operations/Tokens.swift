@@ -1,0 +1,73 @@
+import CSupport
+
+extension Tensor {
+    /// [token, x]: x [B, N, D], token [1, 1, D] → [B, 1+N, D].
+    package func prepending(token: Tensor) -> Tensor {
+        precondition(shape.count == 3 && token.count == width, "prependToken: \(shape) and \(token.shape)")
+        let (batch, tokens, dimension) = (shape[0], shape[1], width)
+        return tape.record(.prependToken, [self, token], shape: [batch, tokens + 1, dimension]) { y, _ in
+            for sample in 0..<batch {
+                let row = y + sample * (tokens + 1) * dimension
+                row.update(from: token.values, count: dimension)
+                (row + dimension).update(from: values + sample * tokens * dimension, count: tokens * dimension)
+            }
+            return []
+        }
+    }
+
+    /// The mask token [1, D] where mask[b·N + n] ≠ 0, else x [B, N, D].
+    package func masked(_ mask: [UInt8], token: Tensor) -> Tensor {
+        precondition(mask.count == rows && token.count == width, "maskTokens: \(mask.count) flags for \(shape)")
+        return tape.record(.maskTokens(mask: mask), [self, token], shape: shape) { y, _ in
+            for row in 0..<rows {
+                (y + row * width).update(from: mask[row] != 0 ? token.values : values + row * width, count: width)
+            }
+            return []
+        }
+    }
+
+    /// Rows of x seen as [R, D]: → [index.count, D].
+    package func gatheringRows(_ index: [Int32]) -> Tensor {
+        precondition(index.allSatisfy { $0 >= 0 && Int($0) < rows }, "gatherRows: index outside 0 ..< \(rows)")
+        return tape.record(.gatherRows(index: index), [self], shape: [index.count, width]) { y, _ in
+            hssl_gather_rows(index.count, width, index, values, y)
+            return []
+        }
+    }
+
+    /// Tokens first ..< N: x [B, N, D] → [B, N − first, D].
+    package func droppingTokens(_ first: Int) -> Tensor {
+        precondition(shape.count == 3 && first >= 0 && first < shape[1], "dropTokens: \(first) of \(shape)")
+        let (batch, tokens, dimension) = (shape[0], shape[1], width)
+        let kept = tokens - first
+        return tape.record(.dropTokens(first: first), [self], shape: [batch, kept, dimension]) { y, _ in
+            for sample in 0..<batch {
+                (y + sample * kept * dimension).update(from: values + (sample * tokens + first) * dimension, count: kept * dimension)
+            }
+            return []
+        }
+    }
+
+    /// Mean over the tokens: x [B, N, D] → [B, D].
+    package func meanOverTokens() -> Tensor {
+        precondition(shape.count == 3, "meanTokens: \(shape)")
+        return tape.record(.meanTokens, [self], shape: [shape[0], width]) { y, _ in
+            hssl_mean_tokens(shape[0], shape[1], width, values, y)
+            return []
+        }
+    }
+
+    /// Position embeddings [1, 1+N, D] at another grid: → [1, 1+M, D]; the CLS row is kept, the others are `matrix` [M, N] times the grid rows.
+    package func resampledPositions(matrix: [Float], rows targets: Int) -> Tensor {
+        let sources = shape[1] - 1
+        precondition(shape.count == 3 && shape[0] == 1 && matrix.count == targets * sources, "resamplePositions: \(shape) through \(matrix.count)")
+        let dimension = width
+        return tape.record(.resamplePositions(matrix: matrix, rows: targets), [self], shape: [1, targets + 1, dimension]) { y, _ in
+            y.update(from: values, count: dimension)
+            let workspace = tape.pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(targets, dimension, sources)))
+            hssl_gemm_f32_unpacked(targets, dimension, sources, matrix, sources, 1, values + dimension, dimension, 1, y + dimension, dimension,
+                                   false, nil, workspace.pointer)
+            return []
+        }
+    }
+}

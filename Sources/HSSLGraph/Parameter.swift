@@ -1,0 +1,137 @@
+import CSupport
+
+/// How a parameter is drawn before training.
+public enum Initializer: Sendable, Equatable {
+    case zeros
+    case ones
+    /// Normal(0, σ), redrawn until inside ±2 (timm's `trunc_normal_`: the bounds are absolute).
+    case truncatedNormal(standardDeviation: Float)
+    /// Uniform in ±bound.
+    case uniform(bound: Float)
+}
+
+/// A named, trainable float32 tensor, with its gradient and the packed forms that kernels read.
+public final class Parameter {
+    /// Name inside its network, e.g. `base.blocks.0.attn.qkv.weight`.
+    public let name: String
+    public let shape: [Int]
+    public let initializer: Initializer
+    /// False for constants and frozen tensors: no gradient is computed.
+    package var requiresGradient = true
+    private var storage: Buffer?
+    private var gradientStorage: Buffer?
+    private var packs: [WeightForm: PackedWeight] = [:]
+
+    package init(name: String, shape: [Int], initializer: Initializer) {
+        self.name = name
+        self.shape = shape
+        self.initializer = initializer
+    }
+
+    public var count: Int { shape.reduce(1, *) }
+
+    package var isAllocated: Bool { storage != nil }
+
+    /// The values. Allocated by `ParameterSet.allocate`.
+    package var values: UnsafeMutablePointer<Float> {
+        guard let storage else { preconditionFailure("parameter \(name) has no memory: it was only declared") }
+        return storage.floats
+    }
+
+    package var buffer: Buffer? { storage }
+
+    /// The gradient, if any was computed since `clearGradient`.
+    package var gradient: UnsafeMutablePointer<Float>? { gradientStorage?.floats }
+
+    package func allocate(from pool: BufferPool) {
+        storage = pool.zeros(count)
+        packs.removeAll()
+    }
+
+    /// Gradient memory that backward rules add to; zeroed when first asked for.
+    package func gradientAccumulator(from pool: BufferPool) -> UnsafeMutablePointer<Float> {
+        if let gradientStorage { return gradientStorage.floats }
+        let fresh = pool.zeros(count)
+        gradientStorage = fresh
+        return fresh.floats
+    }
+
+    package func clearGradient() { gradientStorage = nil }
+
+    /// Must follow every change of `values`: packed forms made from the old ones are dropped.
+    package func valuesDidChange() { packs.removeAll(keepingCapacity: true) }
+
+    /// The packed form for a kernel, made once per change of the values.
+    package func packed(_ form: WeightForm, from pool: BufferPool) -> PackedWeight {
+        if let pack = packs[form] { return pack }
+        let quantized = form == .int8Backward ? packed(.int8Forward, from: pool) : nil
+        let pack = PackedWeight(form, values: values, outputs: shape[0], inputs: count / shape[0], pool: pool, quantized: quantized)
+        packs[form] = pack
+        return pack
+    }
+
+    /// Fills the values from `initializer`; the draw depends on (seed, name) only.
+    package func initialize(seed: UInt64) {
+        var nameHash: UInt64 = 0xCBF2_9CE4_8422_2325  // FNV-1a
+        for byte in name.utf8 { nameHash = (nameHash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+        var random = CounterRandom(seed: seed, stream: 0x494E_4954, nameHash)
+        let values = self.values
+        switch initializer {
+        case .zeros: for i in 0..<count { values[i] = 0 }
+        case .ones: for i in 0..<count { values[i] = 1 }
+        case .truncatedNormal(let deviation):
+            for i in 0..<count {
+                var draw = random.normal() * deviation
+                while abs(draw) > 2 { draw = random.normal() * deviation }
+                values[i] = draw
+            }
+        case .uniform(let bound): for i in 0..<count { values[i] = random.uniform(-bound, bound) }
+        }
+        valuesDidChange()
+    }
+}
+
+/// The parameters of one network, in the order of declaration, found by name.
+public final class ParameterSet {
+    public private(set) var all: [Parameter] = []
+    private var byName: [String: Parameter] = [:]
+
+    public init() {}
+
+    public subscript(name: String) -> Parameter? { byName[name] }
+
+    package func declare(_ name: String, shape: [Int], initializer: Initializer) -> Parameter {
+        precondition(byName[name] == nil, "parameter \(name) is declared twice")
+        let parameter = Parameter(name: name, shape: shape, initializer: initializer)
+        all.append(parameter)
+        byName[name] = parameter
+        return parameter
+    }
+
+    /// Memory for every parameter, zeroed.
+    package func allocate(from pool: BufferPool) { for parameter in all { parameter.allocate(from: pool) } }
+
+    /// Draws every parameter from its initializer.
+    package func initialize(seed: UInt64) { for parameter in all { parameter.initialize(seed: seed) } }
+
+    package func clearGradients() { for parameter in all { parameter.clearGradient() } }
+
+    public var count: Int { all.reduce(0) { $0 + $1.count } }
+}
+
+/// A prefix under which a module declares its parameters: names are spelt out, never reflected.
+public struct ParameterScope {
+    package let set: ParameterSet
+    package let prefix: String
+
+    public init(_ set: ParameterSet, prefix: String = "") {
+        self.set = set
+        self.prefix = prefix
+    }
+
+    package func callAsFunction(_ name: String) -> ParameterScope { ParameterScope(set, prefix: prefix + name + ".") }
+
+    package func declare(_ name: String, _ shape: [Int], _ initializer: Initializer) -> Parameter {
+        set.declare(prefix + name, shape: shape, initializer: initializer)
+    }
+}

@@ -1,0 +1,142 @@
+/// What a value on a tape is, when no operation made it.
+package enum Leaf {
+    case input
+    case constant
+    case parameter(Parameter)
+}
+
+/// One recorded operation.
+package struct Node {
+    package let operation: Operation
+    /// Value identities, in the operation's order.
+    package let inputs: [Int]
+    package let output: Int
+    package let shape: [Int]
+    /// What the backward rule reads, in the operation's own order (see `Operation`).
+    package let saved: [Saved]
+}
+
+/// Memory kept for the backward pass.
+package enum Saved {
+    case floats(Buffer)
+    /// u8 codes [rows, leading] with one scale a row.
+    case codes(Buffer, leading: Int, scale: Buffer)
+    case halves(Buffer)
+    /// Not needed by this node (a frozen weight needs no input).
+    case nothing
+
+    package var floats: UnsafeMutablePointer<Float> {
+        guard case .floats(let buffer) = self else { preconditionFailure("saved value is not float32") }
+        return buffer.floats
+    }
+}
+
+/// Records operations as model code calls them: the single definition that training, the runtime and export read.
+///
+/// Not thread-safe; kernels inside use the threads of `hssl_set_threads`.
+public final class Tape {
+    public enum Mode: Sendable {
+        /// Nodes without values: what the runtime and export read.
+        case shapes
+        /// Values without nodes.
+        case inference
+        /// Values, nodes, and what the backward pass needs.
+        case training
+    }
+
+    public let mode: Mode
+    public let precision: Precision
+    package let pool: BufferPool
+    /// Key of the stochastic rounding of this tape's backward pass: (seed, step, micro-batch) combined by the caller.
+    package let roundingKey: UInt64
+
+    package private(set) var nodes: [Node] = []
+    package private(set) var shapes: [[Int]] = []
+    package private(set) var leaves: [Int: Leaf] = [:]
+    private var parameterIDs: [ObjectIdentifier: Int] = [:]
+
+    public init(mode: Mode, precision: Precision = .float32, pool: BufferPool, roundingKey: UInt64 = 0) {
+        self.mode = mode
+        self.precision = precision
+        self.pool = pool
+        self.roundingKey = roundingKey
+    }
+
+    package var computes: Bool { mode != .shapes }
+
+    /// A tensor that the caller fills (images). No gradient.
+    public func input(shape: [Int]) -> Tensor { leaf(.input, shape: shape, storage: computes ? pool.floats(shape.reduce(1, *)) : nil) }
+
+    /// A copy of `values` as a constant.
+    public func constant(_ values: [Float], shape: [Int]) -> Tensor {
+        precondition(values.count == shape.reduce(1, *), "\(values.count) values for shape \(shape)")
+        guard computes else { return leaf(.constant, shape: shape, storage: nil) }
+        let buffer = pool.floats(values.count)
+        for (i, value) in values.enumerated() { buffer.floats[i] = value }
+        return leaf(.constant, shape: shape, storage: buffer)
+    }
+
+    package func constant(shape: [Int], storage: Buffer?) -> Tensor { leaf(.constant, shape: shape, storage: storage) }
+
+    /// A parameter as a value; the same parameter is one value however often it is used.
+    package func parameter(_ parameter: Parameter) -> Tensor {
+        let key = ObjectIdentifier(parameter)
+        let id: Int
+        if let known = parameterIDs[key] {
+            id = known
+        } else {
+            id = newValue(parameter.shape)
+            leaves[id] = .parameter(parameter)
+            parameterIDs[key] = id
+        }
+        return Tensor(shape: parameter.shape, id: id, storage: computes ? parameter.buffer : nil, tape: self,
+                      requiresGradient: mode == .training && parameter.requiresGradient)
+    }
+
+    private func leaf(_ leaf: Leaf, shape: [Int], storage: Buffer?) -> Tensor {
+        let id = newValue(shape)
+        leaves[id] = leaf
+        return Tensor(shape: shape, id: id, storage: storage, tape: self, requiresGradient: false)
+    }
+
+    private func newValue(_ shape: [Int]) -> Int {
+        shapes.append(shape)
+        return shapes.count - 1
+    }
+
+    /// Appends an operation whose result `compute` writes into fresh memory.
+    ///
+    /// - Parameters:
+    ///   - compute: writes the output and returns what the backward rule reads; `keeps` says whether anything has to be kept.
+    func record(_ operation: Operation, _ inputs: [Tensor], shape: [Int], compute: (_ output: UnsafeMutablePointer<Float>, _ keeps: Bool) -> [Saved]) -> Tensor {
+        precondition(inputs.allSatisfy { $0.tape === self }, "operands of \(operation.kind) are on different tapes")
+        let id = newValue(shape)
+        guard computes else {
+            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: []))
+            return Tensor(shape: shape, id: id, storage: nil, tape: self, requiresGradient: false)
+        }
+        let needsGradient = mode == .training && inputs.contains { $0.requiresGradient }
+        let output = pool.floats(shape.reduce(1, *))
+        var saved = compute(output.floats, needsGradient)
+        if needsGradient {
+            if operation.savesOutput { saved.append(.floats(output)) }
+            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved))
+            gradientValues.insert(id)
+            for input in inputs where input.requiresGradient { gradientValues.insert(input.id) }
+        }
+        return Tensor(shape: shape, id: id, storage: output, tape: self, requiresGradient: needsGradient)
+    }
+
+    /// Values through which a gradient flows.
+    private var gradientValues: Set<Int> = []
+    package func wantsGradient(_ id: Int) -> Bool { gradientValues.contains(id) }
+
+    /// Takes the last node off the tape, so that what it kept is freed as the backward pass proceeds.
+    package func popLastNode() -> Node? { nodes.popLast() }
+
+    /// The parameter behind a value, if it is one.
+    package func parameter(of id: Int) -> Parameter? {
+        if case .parameter(let parameter)? = leaves[id] { return parameter }
+        return nil
+    }
+}
