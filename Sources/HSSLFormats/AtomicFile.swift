@@ -1,0 +1,235 @@
+#if canImport(Glibc)
+import Glibc
+#endif
+
+/// Where writers of formats send their bytes.
+package protocol ByteSink: AnyObject {
+    func write(_ bytes: UnsafeRawBufferPointer) throws(FileError)
+    /// Makes what was written final.
+    func commit() throws(FileError)
+}
+
+extension ByteSink {
+    package func write(_ bytes: [UInt8]) throws(FileError) {
+        // A typed error cannot cross `withUnsafeBytes` of the standard library.
+        var failure: FileError?
+        bytes.withUnsafeBytes { bytes in
+            do throws(FileError) { try write(bytes) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+}
+
+/// A file that appears under its name whole, or not at all.
+///
+/// Bytes go to a temporary in the same folder (`.name.tmp-PID-N`); `commit()` does fsync, rename, fsync of the folder. Whatever fails before the
+/// rename leaves the old file as it was and no temporary; so does letting go of the object without `commit()`. A temporary that a killed
+/// process left is removed by the next writer of the same file: its writer held a lock on it, which died with the process.
+/// A symbolic link is followed. A device or pipe (`/dev/stdout`) is written straight.
+package final class AtomicFile: ByteSink {
+    /// As given by the caller: what errors name.
+    package let path: String
+    /// Bytes written so far.
+    package private(set) var count = 0
+
+    private let calls: SystemCalls
+    private let target: String
+    /// nil when written straight.
+    private let temporary: String?
+    private var descriptor: Int32
+    private var pending: [UInt8] = []
+    private static let pendingLimit = 1 << 16
+
+    package init(path: String, calls: SystemCalls = .live) throws(FileError) {
+        self.path = path
+        self.calls = calls
+        if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
+        if path.utf8.contains(0) { throw FileError(path: path, reason: "the path holds a NUL character") }
+        var status = stat()
+        let exists = stat(path, &status) == 0
+        let kind = status.st_mode & S_IFMT
+        if exists && kind == S_IFDIR || path.hasSuffix("/") { throw FileError(path: path, reason: "is a folder, not a file") }
+        if exists && kind != S_IFREG {
+            target = path
+            temporary = nil
+            let opened = retryingInterrupts { calls.open(path, O_WRONLY | O_CLOEXEC, 0) }
+            if opened < 0 { throw FileError(path: path, action: "cannot open for writing", code: -opened) }
+            descriptor = Int32(opened)
+        } else {
+            target = exists ? resolved(path) : path
+            let name = TemporaryName(target: target)
+            name.removeStale(calls)
+            let opened = try Self.create(name, path: path, calls)
+            temporary = opened.path
+            descriptor = opened.descriptor
+            // A replaced file keeps its permissions; without the right to set them it gets the usual ones.
+            if exists { _ = fchmod(descriptor, status.st_mode & 0o777) }
+        }
+    }
+
+    deinit { abort() }
+
+    /// Writes `bytes` as the whole file at `path`.
+    package static func write(_ bytes: [UInt8], to path: String, calls: SystemCalls = .live) throws(FileError) {
+        let file = try AtomicFile(path: path, calls: calls)
+        try file.write(bytes)
+        try file.commit()
+    }
+
+    package func write(_ bytes: UnsafeRawBufferPointer) throws(FileError) {
+        try requireOpen()
+        count += bytes.count
+        if pending.count + bytes.count <= Self.pendingLimit {
+            pending.append(contentsOf: bytes)
+            return
+        }
+        try flush()
+        try check(writeAll(bytes) { part, _ in calls.write(descriptor, part) }, "cannot write")
+    }
+
+    /// Replaces bytes that were written before (a header that is known at the end).
+    package func overwrite(_ bytes: [UInt8], at offset: Int) throws(FileError) {
+        try requireOpen()
+        precondition(offset >= 0 && offset + bytes.count <= count, "overwrite reaches only what was written")
+        try flush()
+        let result = bytes.withUnsafeBytes { bytes in
+            writeAll(bytes) { part, done in calls.writeAt(descriptor, part, offset + done) }
+        }
+        try check(result, "cannot write")
+    }
+
+    package func commit() throws(FileError) {
+        try requireOpen()
+        try flush()
+        guard let temporary else {
+            let result = calls.close(descriptor)
+            descriptor = -1
+            if result < 0 { throw FileError(path: path, action: "cannot close", code: -result) }
+            return
+        }
+        try check(retryingInterrupts { calls.synchronize(descriptor) }, "cannot write to disk")
+        try check(calls.rename(temporary, target), "cannot rename the temporary file to it")
+        // The data are on disk and have their name: a failing close can take nothing back. It comes after the rename to hold the lock.
+        _ = calls.close(descriptor)
+        descriptor = -1
+
+        let folder = folder(of: target)
+        let opened = retryingInterrupts { calls.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) }
+        if opened < 0 { throw FileError(path: path, action: "written, but cannot open its folder to make the name durable", code: -opened) }
+        let result = retryingInterrupts { calls.synchronize(Int32(opened)) }
+        _ = calls.close(Int32(opened))
+        // EINVAL: a file system without fsync of folders.
+        if result < 0 && result != -Int(EINVAL) {
+            throw FileError(path: path, action: "written, but cannot make the name durable", code: -result)
+        }
+    }
+
+    /// Drops what was written; the old file stays. Does nothing after `commit()`.
+    package func abort() {
+        if descriptor < 0 { return }
+        if let temporary { _ = calls.unlink(temporary) }
+        _ = calls.close(descriptor)
+        descriptor = -1
+    }
+
+    private func requireOpen() throws(FileError) {
+        if descriptor < 0 { throw FileError(path: path, reason: "an earlier write failed, or the file is complete") }
+    }
+
+    private func flush() throws(FileError) {
+        let result = pending.withUnsafeBytes { bytes in
+            writeAll(bytes) { part, _ in calls.write(descriptor, part) }
+        }
+        pending.removeAll(keepingCapacity: true)
+        try check(result, "cannot write")
+    }
+
+    private func check(_ result: Int, _ action: String) throws(FileError) {
+        if result >= 0 { return }
+        abort()
+        throw FileError(path: path, action: action, code: -result)
+    }
+
+    private static func create(
+        _ name: TemporaryName, path: String, _ calls: SystemCalls
+    ) throws(FileError) -> (path: String, descriptor: Int32) {
+        // Taken names are those of other threads, or of a process with our number that cannot be locked: a few tries suffice.
+        for _ in 0..<100 {
+            let temporary = name.next()
+            let opened = retryingInterrupts { calls.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666) }
+            if opened == -Int(EEXIST) { continue }
+            if opened < 0 { throw FileError(path: path, action: "cannot create a file in its folder", code: -opened) }
+            let descriptor = Int32(opened)
+            // Where locks are not supported nobody cleans up either, so failing to lock is harmless.
+            _ = flock(descriptor, LOCK_EX | LOCK_NB)
+            // Between our open and lock a cleaner may have taken the new file for a stale one.
+            var status = stat()
+            if fstat(descriptor, &status) == 0 && status.st_nlink == 0 {
+                _ = calls.close(descriptor)
+                continue
+            }
+            return (temporary, descriptor)
+        }
+        throw FileError(path: path, reason: "cannot create a temporary file in its folder: every name is taken")
+    }
+}
+
+/// Names of temporaries of one target: `.name.tmp-PID-N`.
+struct TemporaryName {
+    private let folder: String
+    private let prefix: String
+
+    init(target: String) {
+        folder = HSSLFormats.folder(of: target)
+        let name = target.split(separator: "/").last.map(String.init) ?? target
+        // A name of 255 bytes is allowed; ours must leave room for what is added.
+        prefix = "." + String(decoding: name.utf8.prefix(200), as: UTF8.self) + ".tmp-"
+    }
+
+    func next() -> String { "\(folder)/\(prefix)\(getpid())-\(temporaryCounter.next())" }
+
+    /// Removes what killed writers of the same target left: files of these names that no process holds a lock on.
+    func removeStale(_ calls: SystemCalls) {
+        guard let stream = opendir(folder) else { return }
+        defer { closedir(stream) }
+        while let entry = readdir(stream) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+            guard name.hasPrefix(prefix), name.dropFirst(prefix.count).allSatisfy({ $0.isNumber || $0 == "-" }) else { continue }
+            let path = "\(folder)/\(name)"
+            let descriptor = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+            if descriptor < 0 { continue }
+            if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { _ = calls.unlink(path) }
+            close(descriptor)
+        }
+    }
+}
+
+/// Tells apart the temporaries of one process.
+private final class TemporaryCounter: @unchecked Sendable {
+    private var mutex = pthread_mutex_t()
+    private var value = 0
+
+    init() { pthread_mutex_init(&mutex, nil) }
+
+    func next() -> Int {
+        pthread_mutex_lock(&mutex)
+        defer { pthread_mutex_unlock(&mutex) }
+        value += 1
+        return value
+    }
+}
+
+private let temporaryCounter = TemporaryCounter()
+
+/// The folder that holds `path` ("." for a bare name).
+func folder(of path: String) -> String {
+    guard let slash = path.utf8.lastIndex(of: UInt8(ascii: "/")) else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
+}
+
+/// The file that a symbolic link leads to, or `path` itself.
+private func resolved(_ path: String) -> String {
+    guard let real = realpath(path, nil) else { return path }
+    defer { free(real) }
+    return String(cString: real)
+}

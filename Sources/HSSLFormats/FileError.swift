@@ -1,0 +1,51 @@
+#if canImport(Glibc)
+import Glibc
+#endif
+
+/// A file operation that failed. The description is one line: `path: reason`.
+public struct FileError: Error, Equatable, Sendable, CustomStringConvertible {
+    public let path: String
+    public let reason: String
+
+    public init(path: String, reason: String) {
+        self.path = path
+        self.reason = reason
+    }
+
+    public var description: String { "\(oneLine(path, limit: 4096)): \(reason)" }
+
+    /// A failed system call: `action` says what was being done ("cannot open"), `code` is its errno.
+    package init(path: String, action: String, code: Int) {
+        self.init(path: path, reason: "\(action): \(systemMessage(Int32(truncatingIfNeeded: code)))")
+    }
+}
+
+/// The C library's text of an errno ("No space left on device").
+func systemMessage(_ code: Int32) -> String {
+    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 256) { buffer in
+        guard let base = buffer.baseAddress else { return "error \(code)" }
+        buffer.initialize(repeating: 0)
+        // Swift imports the XSI strerror_r, which fills the buffer and returns 0.
+        return strerror_r(code, base, buffer.count) == 0 ? String(cString: base) : "error \(code)"
+    }
+}
+
+/// Text from a file (names, keys) as it may stand in a one-line message: control characters escaped, cut at `limit` characters.
+package func oneLine(_ text: some StringProtocol, limit: Int = 80) -> String {
+    var result = ""
+    var count = 0
+    for scalar in text.unicodeScalars {
+        if count == limit {
+            result += "…"
+            break
+        }
+        count += 1
+        let isLineSeparator = scalar.value == 0x2028 || scalar.value == 0x2029
+        if scalar.value < 0x20 || (0x7f...0x9f).contains(scalar.value) || isLineSeparator {
+            result += "\\u{\(String(scalar.value, radix: 16))}"
+        } else {
+            result.unicodeScalars.append(scalar)
+        }
+    }
+    return result
+}

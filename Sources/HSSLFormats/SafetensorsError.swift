@@ -1,0 +1,128 @@
+/// A safetensors file that cannot be used, and why. The description is one line: `path: reason`.
+public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConvertible {
+    public let path: String
+    public let fault: Fault
+
+    public var description: String { "\(oneLine(path, limit: 4096)): \(fault.reason)" }
+
+    /// Names of tensors, fields and metadata are kept short and on one line, whatever the file holds.
+    public enum Fault: Error, Equatable, Sendable {
+        /// The system refused: missing, a folder, no permission, I/O error.
+        case unreadable(String)
+        case tooShort(bytes: Int)
+        case headerTooLong(bytes: UInt64, limit: Int)
+        case headerBeyondFile(headerBytes: UInt64, fileBytes: Int)
+        case headerNotAnObject
+        case malformedHeader(JSONError)
+        case textAfterHeader(offset: Int)
+        case tooManyTensors(limit: Int)
+        case tooManyMetadataEntries(limit: Int)
+        case duplicateName(String)
+        case invalidName(String)
+        case unknownField(tensor: String, field: String)
+        case duplicateField(tensor: String, field: String)
+        case missingField(tensor: String, field: String)
+        case unknownDType(tensor: String, dtype: String)
+        case tooManyDimensions(tensor: String, limit: Int)
+        case sizeOverflow(tensor: String)
+        case sizeMismatch(tensor: String, expected: Int, found: Int)
+        case offsetsBeyondData(tensor: String, end: Int, dataBytes: Int)
+        case overlap(tensor: String)
+        case hole(tensor: String)
+        case trailingBytes(Int)
+        case malformedChecksum(String)
+        case checksumMismatch(recorded: String, computed: String)
+        // Of a valid file, asked for what it does not hold:
+        case noSuchTensor(String)
+        case unexpectedDType(tensor: String, expected: String, found: SafetensorsDType)
+        case unexpectedShape(tensor: String, expected: [Int], found: [Int])
+        case notFinite(tensor: String, index: Int)
+
+        public var reason: String {
+            switch self {
+            case .unreadable(let reason): reason
+            case .tooShort(let bytes): "not a safetensors file: \(bytes) bytes are too few for a header"
+            case .headerTooLong(let bytes, let limit): "not a valid safetensors file: a header of \(bytes) bytes, more than the limit of \(limit)"
+            case .headerBeyondFile(let header, let file): "truncated, or not a safetensors file: a header of \(header) bytes in a file of \(file)"
+            case .headerNotAnObject: "not a safetensors file: the header does not start with '{'"
+            case .malformedHeader(let error): "malformed safetensors header: \(error)"
+            case .textAfterHeader(let offset): "malformed safetensors header: text after its end, at byte \(offset)"
+            case .tooManyTensors(let limit): "more than \(limit) tensors"
+            case .tooManyMetadataEntries(let limit): "more than \(limit) metadata entries"
+            case .duplicateName(let name): "duplicate name '\(name)' in the header"
+            case .invalidName(let name): "invalid tensor name '\(name)' (empty, or with a NUL character)"
+            case .unknownField(let tensor, let field): "tensor '\(tensor)' has an unknown field '\(field)'"
+            case .duplicateField(let tensor, let field): "tensor '\(tensor)' has the field '\(field)' twice"
+            case .missingField(let tensor, let field): "tensor '\(tensor)' lacks the field '\(field)'"
+            case .unknownDType(let tensor, let dtype): "tensor '\(tensor)' has the unsupported dtype '\(dtype)'"
+            case .tooManyDimensions(let tensor, let limit): "tensor '\(tensor)' has more than \(limit) dimensions"
+            case .sizeOverflow(let tensor): "the size of tensor '\(tensor)' overflows"
+            case .sizeMismatch(let tensor, let expected, let found): "tensor '\(tensor)' has \(found) bytes, its shape and dtype need \(expected)"
+            case .offsetsBeyondData(let tensor, let end, let data): "truncated: tensor '\(tensor)' ends at byte \(end) of \(data) data bytes"
+            case .overlap(let tensor): "tensor '\(tensor)' overlaps another"
+            case .hole(let tensor): "unused bytes before tensor '\(tensor)'"
+            case .trailingBytes(let count): "\(count) bytes after the last tensor"
+            case .malformedChecksum(let text): "the metadata entry hssl.crc32c is '\(text)', not 8 hexadecimal digits"
+            case .checksumMismatch(let recorded, let computed): "damaged: the data have checksum \(computed), the header says \(recorded)"
+            case .noSuchTensor(let name): "has no tensor '\(name)'"
+            case .unexpectedDType(let tensor, let expected, let found): "tensor '\(tensor)' is \(found), expected \(expected)"
+            case .unexpectedShape(let tensor, let expected, let found): "tensor '\(tensor)' has shape \(found), expected \(expected)"
+            case .notFinite(let tensor, let index): "tensor '\(tensor)' holds NaN or infinity at element \(index)"
+            }
+        }
+    }
+}
+
+/// Element types of safetensors that we read and write.
+public enum SafetensorsDType: String, Sendable, CaseIterable, CustomStringConvertible {
+    // In the library's order: its writer places larger ranks first, which keeps every tensor aligned to its element.
+    case bool = "BOOL", uint8 = "U8", int8 = "I8", int16 = "I16", uint16 = "U16", float16 = "F16", bfloat16 = "BF16"
+    case int32 = "I32", uint32 = "U32", float32 = "F32", float64 = "F64", int64 = "I64", uint64 = "U64"
+
+    /// Bytes of one element.
+    public var size: Int {
+        switch self {
+        case .bool, .uint8, .int8: 1
+        case .int16, .uint16, .float16, .bfloat16: 2
+        case .int32, .uint32, .float32: 4
+        case .float64, .int64, .uint64: 8
+        }
+    }
+
+    public var description: String { rawValue }
+
+    /// Place in the library's order of types.
+    var rank: Int {
+        switch self {
+        case .bool: 0
+        case .uint8: 1
+        case .int8: 2
+        case .int16: 3
+        case .uint16: 4
+        case .float16: 5
+        case .bfloat16: 6
+        case .int32: 7
+        case .uint32: 8
+        case .float32: 9
+        case .float64: 10
+        case .int64: 11
+        case .uint64: 12
+        }
+    }
+}
+
+/// A Swift type that is stored as it is under one dtype.
+package protocol SafetensorsElement: BitwiseCopyable {
+    static var dtype: SafetensorsDType { get }
+}
+
+extension UInt8: SafetensorsElement { package static var dtype: SafetensorsDType { .uint8 } }
+extension Int8: SafetensorsElement { package static var dtype: SafetensorsDType { .int8 } }
+extension Int16: SafetensorsElement { package static var dtype: SafetensorsDType { .int16 } }
+extension UInt16: SafetensorsElement { package static var dtype: SafetensorsDType { .uint16 } }
+extension Int32: SafetensorsElement { package static var dtype: SafetensorsDType { .int32 } }
+extension UInt32: SafetensorsElement { package static var dtype: SafetensorsDType { .uint32 } }
+extension Float: SafetensorsElement { package static var dtype: SafetensorsDType { .float32 } }
+extension Double: SafetensorsElement { package static var dtype: SafetensorsDType { .float64 } }
+extension Int64: SafetensorsElement { package static var dtype: SafetensorsDType { .int64 } }
+extension UInt64: SafetensorsElement { package static var dtype: SafetensorsDType { .uint64 } }
