@@ -18,7 +18,7 @@ typedef struct {
                      const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch);
 } hssl_attention_kernels;
 
-#define HSSL_KERNEL(name, family, isa) extern const hssl_attention_kernels name;
+#define HSSL_KERNEL(family, table, isa) extern const hssl_attention_kernels table;
 #include "attention/kernels.inc"
 #undef HSSL_KERNEL
 

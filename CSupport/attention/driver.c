@@ -5,7 +5,7 @@
 static const hssl_attention_kernels *selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_attention_kernels *best = &hssl_attention__scalar;
-#define HSSL_KERNEL(name, family, row_isa) if (isa >= row_isa) best = &name;
+#define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
 #include "attention/kernels.inc"
 #undef HSSL_KERNEL
     return best;
@@ -21,17 +21,14 @@ size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens,
     return (size_t)hssl_get_threads() * (size_t)hssl_attention_backward_scratch(tokens, head_dim) * sizeof(float);
 }
 
-/// Multiply-adds per thread that pay for a wake-up.
-enum { GRAIN = 200000 };
-
 void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, float *out,
                     float *log_sum_exp, void *workspace) {
     const hssl_attention_kernels *kernels = selected();
     const hssl_attention_shape shape = {tokens, head_dim, 3 * heads * head_dim, heads * head_dim};
     ptrdiff_t pairs = batch * heads, scratch = hssl_attention_forward_scratch(tokens, head_dim);
-    int threads = hssl_threads_for(2 * pairs * tokens * tokens * head_dim, GRAIN);
+    int threads = hssl_team((double)(2 * pairs * tokens * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD);
     int parts = pairs >= threads ? 1 : (int)((threads + pairs - 1) / (pairs > 0 ? pairs : 1));
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (ptrdiff_t task = 0; task < pairs * parts; task++) {
         ptrdiff_t b = task / parts / heads, h = task / parts % heads;
         hssl_range queries = hssl_range_of(tokens, 6, (int)(task % parts), parts);
@@ -47,8 +44,8 @@ void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads,
     const hssl_attention_kernels *kernels = selected();
     const hssl_attention_shape shape = {tokens, head_dim, 3 * heads * head_dim, heads * head_dim};
     ptrdiff_t pairs = batch * heads, scratch = hssl_attention_backward_scratch(tokens, head_dim);
-    int threads = hssl_threads_for(5 * pairs * tokens * tokens * head_dim, GRAIN);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+    int threads = hssl_team((double)(5 * pairs * tokens * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (ptrdiff_t pair = 0; pair < pairs; pair++) {
         ptrdiff_t b = pair / heads, h = pair % heads;
         ptrdiff_t at = b * tokens * shape.ld_qkv + h * head_dim, at_out = b * tokens * shape.ld_out + h * head_dim;

@@ -18,7 +18,7 @@ typedef struct {
                                       ptrdiff_t u_end, const float *x, const float *dy, float *packed);
 } hssl_conv_kernels;
 
-#define HSSL_KERNEL(name, family, isa) extern const hssl_conv_kernels name;
+#define HSSL_KERNEL(family, table, isa) extern const hssl_conv_kernels table;
 #include "conv/kernels.inc"
 #undef HSSL_KERNEL
 

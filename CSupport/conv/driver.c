@@ -6,7 +6,7 @@
 static const hssl_conv_kernels *selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_conv_kernels *best = &hssl_conv__scalar;
-#define HSSL_KERNEL(name, family, row_isa) if (isa >= row_isa) best = &name;
+#define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
 #include "conv/kernels.inc"
 #undef HSSL_KERNEL
     return best;
@@ -23,12 +23,9 @@ static void pack(ptrdiff_t C, ptrdiff_t taps, const float *weight, bool flip, fl
     }
 }
 
-/// Multiply-adds per thread that pay for a wake-up.
-enum { GRAIN = 200000 };
-
 static void convolve(ptrdiff_t batch, const hssl_conv_shape *shape, const float *x, const float *packed, const float *bias, float *y) {
     const hssl_conv_kernels *kernels = selected();
-    int threads = hssl_threads_for(batch * shape->h * shape->w * shape->C * shape->k * shape->k, GRAIN);
+    int threads = hssl_team((double)(batch * shape->h * shape->w * shape->C * shape->k * shape->k) * HSSL_WORK_MULTIPLY_ADD);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(batch * shape->h, 1);
@@ -56,10 +53,10 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
     const hssl_conv_shape shape = {h, w, C, k};
     const ptrdiff_t ld = hssl_conv_ld(C), groups = ld / 16;
     float *packed = workspace;
-    int threads = hssl_threads_for(batch * h * w * C * k * k, GRAIN);
+    int threads = hssl_team((double)(batch * h * w * C * k * k) * HSSL_WORK_MULTIPLY_ADD);
     // Kernel rows are split only where channels alone do not occupy the threads: a split reads x and dy again.
     ptrdiff_t parts = groups >= threads ? 1 : k;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (ptrdiff_t task = 0; task < groups * parts; task++) {
         ptrdiff_t begin = task / parts * 16, end = begin + 16 < C ? begin + 16 : C;
         hssl_range rows = hssl_range_of(k, 1, (int)(task % parts), (int)parts);
@@ -72,7 +69,7 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
 
 void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches) {
     const ptrdiff_t rows = H / p, columns = W / p;
-    int threads = hssl_threads_for(batch * channels * H * W, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(batch * channels * H * W) * HSSL_WORK_STREAM);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (ptrdiff_t r = 0; r < batch * rows; r++) {
         const float *sample = image + r / rows * channels * H * W;

@@ -6,7 +6,7 @@
 static const hssl_elementwise_kernels *selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_elementwise_kernels *best = &hssl_elementwise__scalar;
-#define HSSL_KERNEL(name, family, row_isa) if (isa >= row_isa) best = &name;
+#define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
 #include "elementwise/kernels.inc"
 #undef HSSL_KERNEL
     return best;
@@ -14,7 +14,7 @@ static const hssl_elementwise_kernels *selected(void) {
 
 void hssl_gelu(ptrdiff_t n, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(n, HSSL_GRAIN_EXP);
+    int threads = hssl_team((double)n * HSSL_WORK_EXP);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(n, 16);
@@ -24,7 +24,7 @@ void hssl_gelu(ptrdiff_t n, const float *x, float *y) {
 
 void hssl_gelu_backward(ptrdiff_t n, const float *x, const float *dy, float *dx) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(n, HSSL_GRAIN_EXP);
+    int threads = hssl_team((double)n * HSSL_WORK_EXP);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(n, 16);
@@ -34,7 +34,7 @@ void hssl_gelu_backward(ptrdiff_t n, const float *x, const float *dy, float *dx)
 
 void hssl_add(ptrdiff_t n, const float *x, const float *y, float *z) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)n * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(n, 16);
@@ -44,7 +44,7 @@ void hssl_add(ptrdiff_t n, const float *x, const float *y, float *z) {
 
 void hssl_scale(ptrdiff_t n, float alpha, float *x) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)n * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(n, 16);
@@ -54,7 +54,7 @@ void hssl_scale(ptrdiff_t n, float alpha, float *x) {
 
 void hssl_axpy(ptrdiff_t n, float alpha, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)n * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(n, 16);
@@ -78,7 +78,7 @@ static block block_of_this_thread(ptrdiff_t batch, ptrdiff_t n) {
 
 void hssl_add_scaled_samples(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *branch, const float *scale, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(batch * n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(batch * n) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         block part = block_of_this_thread(batch, n);
@@ -92,7 +92,7 @@ void hssl_add_scaled_samples(ptrdiff_t batch, ptrdiff_t n, const float *x, const
 
 void hssl_scale_samples(ptrdiff_t batch, ptrdiff_t n, const float *scale, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(batch * n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(batch * n) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         block part = block_of_this_thread(batch, n);
@@ -106,7 +106,7 @@ void hssl_scale_samples(ptrdiff_t batch, ptrdiff_t n, const float *scale, const 
 
 void hssl_add_broadcast(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *v, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(batch * n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(batch * n) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         block part = block_of_this_thread(batch, n);
@@ -118,7 +118,7 @@ void hssl_add_broadcast(ptrdiff_t batch, ptrdiff_t n, const float *x, const floa
 
 void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(batch * n, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(batch * n) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range c = hssl_range_of_this_thread(n, 16);
@@ -128,7 +128,7 @@ void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out) {
 
 void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(batch * tokens * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(batch * tokens * D) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         block part = block_of_this_thread(batch, D);
@@ -143,14 +143,14 @@ void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const floa
 }
 
 void hssl_gather_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, const float *x, float *y) {
-    int threads = hssl_threads_for(count * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(count * D) * HSSL_WORK_STREAM);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (ptrdiff_t i = 0; i < count; i++) memcpy(y + i * D, x + index[i] * D, (size_t)D * sizeof(float));
 }
 
 void hssl_scatter_add_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(count * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(count * D) * HSSL_WORK_STREAM);
     // By columns: rows may repeat, and every sum is walked in the order of the index.
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -164,7 +164,7 @@ void hssl_scatter_add_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, c
 
 void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * K, HSSL_GRAIN_EXP);
+    int threads = hssl_team((double)(rows * K) * HSSL_WORK_EXP);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(rows, 1);
@@ -175,7 +175,7 @@ void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *cent
 void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss,
                              float *log_sum_exp) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * K, HSSL_GRAIN_EXP);
+    int threads = hssl_team((double)(rows * K) * HSSL_WORK_EXP);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(rows, 1);
@@ -187,7 +187,7 @@ void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const 
 void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
                                       const float *log_sum_exp, const float *weight, float *dz) {
     const hssl_elementwise_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * K, HSSL_GRAIN_EXP);
+    int threads = hssl_team((double)(rows * K) * HSSL_WORK_EXP);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(rows, 1);

@@ -21,7 +21,7 @@ typedef struct {
                                         const float *log_sum_exp, const float *weight, float *dz);
 } hssl_elementwise_kernels;
 
-#define HSSL_KERNEL(name, family, isa) extern const hssl_elementwise_kernels name;
+#define HSSL_KERNEL(family, table, isa) extern const hssl_elementwise_kernels table;
 #include "elementwise/kernels.inc"
 #undef HSSL_KERNEL
 

@@ -2,7 +2,7 @@
 #ifndef HSSL_PARTITION_H
 #define HSSL_PARTITION_H
 
-#include "CSupport.h"
+#include "base/base.h"
 
 // Swift's clang has no omp.h; these two are all that the drivers call.
 int omp_get_thread_num(void);
@@ -15,24 +15,15 @@ typedef struct {
 /// The `part`-th of `parts` nearly equal ranges of 0 ..< n; bounds are multiples of `granule` (except n), so that two threads do not write
 /// one cache line (granule 16 floats).
 static inline hssl_range hssl_range_of(ptrdiff_t n, ptrdiff_t granule, int part, int parts) {
-    ptrdiff_t units = (n + granule - 1) / granule;
-    hssl_range range = {units * part / parts * granule, units * (part + 1) / parts * granule};
-    if (range.begin > n) range.begin = n;
-    if (range.end > n) range.end = n;
-    return range;
+    ptrdiff_t units = hssl_ceil_div(n, granule);
+    return (hssl_range){hssl_min(n, hssl_split(units, parts, part) * granule), hssl_min(n, hssl_split(units, parts, part + 1) * granule)};
 }
 
 static inline hssl_range hssl_range_of_this_thread(ptrdiff_t n, ptrdiff_t granule) {
     return hssl_range_of(n, granule, omp_get_thread_num(), omp_get_num_threads());
 }
 
-/// Threads worth waking: one for every `grain` units of work. Waking a sleeping thread costs about 10 µs.
-static inline int hssl_threads_for(ptrdiff_t work, ptrdiff_t grain) {
-    ptrdiff_t wanted = work / grain, available = hssl_get_threads();
-    return wanted < 2 ? 1 : (int)(wanted < available ? wanted : available);
-}
-
-/// Elements per thread that pay for a wake-up: memory-bound arithmetic, and arithmetic with an exponential.
-enum { HSSL_GRAIN_STREAM = 32768, HSSL_GRAIN_EXP = 8192 };
+/// Units of `hssl_team` work: per streamed element, per element with an exponential, per multiply-add of a register-tiled loop.
+enum { HSSL_WORK_STREAM = 8, HSSL_WORK_EXP = 32, HSSL_WORK_MULTIPLY_ADD = 4 };
 
 #endif

@@ -5,7 +5,7 @@
 static const hssl_norm_kernels *selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_norm_kernels *best = &hssl_norm__scalar;
-#define HSSL_KERNEL(name, family, row_isa) if (isa >= row_isa) best = &name;
+#define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
 #include "norm/kernels.inc"
 #undef HSSL_KERNEL
     return best;
@@ -14,7 +14,7 @@ static const hssl_norm_kernels *selected(void) {
 void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
                      float *mean, float *rstd) {
     const hssl_norm_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(rows, 1);
@@ -26,7 +26,7 @@ void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *w
 void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean, const float *rstd,
                               const float *dy, float *dx, float *dweight, float *dbias) {
     const hssl_norm_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         if (dweight || dbias) {
@@ -41,7 +41,7 @@ void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const
 
 void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm) {
     const hssl_norm_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(rows, 1);
@@ -52,7 +52,7 @@ void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilo
 
 void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx) {
     const hssl_norm_kernels *kernels = selected();
-    int threads = hssl_threads_for(rows * D, HSSL_GRAIN_STREAM);
+    int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(rows, 1);

@@ -17,7 +17,7 @@ typedef struct {
     void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
 } hssl_norm_kernels;
 
-#define HSSL_KERNEL(name, family, isa) extern const hssl_norm_kernels name;
+#define HSSL_KERNEL(family, table, isa) extern const hssl_norm_kernels table;
 #include "norm/kernels.inc"
 #undef HSSL_KERNEL
 

@@ -15,7 +15,7 @@ typedef struct {
     void (*ema)(ptrdiff_t n, float *teacher, const float *student, float momentum);
 } hssl_optimizer_kernels;
 
-#define HSSL_KERNEL(name, family, isa) extern const hssl_optimizer_kernels name;
+#define HSSL_KERNEL(family, table, isa) extern const hssl_optimizer_kernels table;
 #include "optimizer/kernels.inc"
 #undef HSSL_KERNEL
 
