@@ -1,0 +1,44 @@
+// The attention family: one row of kernels per instruction set (kernels.inc). A kernel is serial and treats one head of one sample.
+// README.md describes the products and the scratch panels.
+#ifndef HSSL_ATTENTION_H
+#define HSSL_ATTENTION_H
+
+#include "CSupport.h"
+
+/// One head of one sample. Row t of q, k and v starts at t·ld_qkv (3·heads·head_dim), row t of an output at t·ld_out (heads·head_dim).
+typedef struct {
+    ptrdiff_t tokens, head_dim, ld_qkv, ld_out;
+} hssl_attention_shape;
+
+typedef struct {
+    /// Queries begin ..< end. `log_sum_exp` [tokens] may be NULL. A query's result does not depend on the range.
+    void (*forward)(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
+                    float *out, float *log_sum_exp, float *scratch);
+    void (*backward)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
+                     const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch);
+} hssl_attention_kernels;
+
+#define HSSL_KERNEL(family, table, isa) extern const hssl_attention_kernels table;
+#include "attention/kernels.inc"
+#undef HSSL_KERNEL
+
+/// Rows of a transposed panel or of a strip of scores: tokens padded to the widest vector (16 floats), and never a multiple of 512 bytes,
+/// which would map a column of the panel to few cache sets.
+static inline ptrdiff_t hssl_attention_ld(ptrdiff_t tokens) {
+    ptrdiff_t padded = (tokens + 15) / 16 * 16;
+    return padded % 128 == 0 ? padded + 16 : padded;
+}
+
+/// Queries per strip: the scores of a strip stay in L1 or near it. A short sequence is one strip.
+enum { HSSL_ATTENTION_MAX_STRIP = 64 };
+static inline ptrdiff_t hssl_attention_strip(ptrdiff_t tokens) { return tokens <= HSSL_ATTENTION_MAX_STRIP ? tokens : 36; }
+
+/// Floats of scratch, the same for every row: kᵀ and a strip of scores; in the backward also vᵀ and a strip of their gradients.
+static inline ptrdiff_t hssl_attention_forward_scratch(ptrdiff_t tokens, ptrdiff_t head_dim) {
+    return (head_dim + hssl_attention_strip(tokens)) * hssl_attention_ld(tokens);
+}
+static inline ptrdiff_t hssl_attention_backward_scratch(ptrdiff_t tokens, ptrdiff_t head_dim) {
+    return 2 * hssl_attention_forward_scratch(tokens, head_dim);
+}
+
+#endif

@@ -1,0 +1,57 @@
+// The scalar row of the attention family: one query at a time, sums in float64 where they stay in a variable.
+#include "attention/attention.h"
+#include <math.h>
+
+static double dot(ptrdiff_t n, const float *x, const float *y) {
+    double sum = 0;
+    for (ptrdiff_t i = 0; i < n; i++) sum += (double)x[i] * y[i];
+    return sum;
+}
+
+static void forward(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
+                    float *out, float *log_sum_exp, float *scratch) {
+    ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv;
+    double scale = 1 / sqrt((double)head_dim);
+    for (ptrdiff_t i = begin; i < end; i++) {
+        double maximum = -INFINITY, sum = 0;
+        for (ptrdiff_t j = 0; j < tokens; j++) {
+            scratch[j] = (float)(dot(head_dim, q + i * ld, k + j * ld) * scale);
+            maximum = fmax(maximum, scratch[j]);
+        }
+        for (ptrdiff_t j = 0; j < tokens; j++) sum += exp(scratch[j] - maximum);
+        for (ptrdiff_t j = 0; j < tokens; j++) scratch[j] = (float)(exp(scratch[j] - maximum) / sum);
+        for (ptrdiff_t c = 0; c < head_dim; c++) {
+            double value = 0;
+            for (ptrdiff_t j = 0; j < tokens; j++) value += (double)scratch[j] * v[j * ld + c];
+            out[i * shape->ld_out + c] = (float)value;
+        }
+        if (log_sum_exp) log_sum_exp[i] = (float)(maximum + log(sum));
+    }
+}
+
+static void backward(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
+                     const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch) {
+    ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv, ld_out = shape->ld_out;
+    double scale = 1 / sqrt((double)head_dim);
+    float *dscores = scratch;
+    for (ptrdiff_t j = 0; j < tokens; j++)
+        for (ptrdiff_t c = 0; c < head_dim; c++) dk[j * ld + c] = dv[j * ld + c] = 0;
+    for (ptrdiff_t i = 0; i < tokens; i++) {
+        double correction = dot(head_dim, dout + i * ld_out, out + i * ld_out);
+        for (ptrdiff_t j = 0; j < tokens; j++) {
+            // The score is rounded to float32 as in the forward, whose log-sum-exp it meets.
+            float score = (float)(dot(head_dim, q + i * ld, k + j * ld) * scale);
+            double probability = exp((double)score - log_sum_exp[i]);
+            for (ptrdiff_t c = 0; c < head_dim; c++) dv[j * ld + c] += (float)(probability * dout[i * ld_out + c]);
+            dscores[j] = (float)(probability * (dot(head_dim, dout + i * ld_out, v + j * ld) - correction) * scale);
+            for (ptrdiff_t c = 0; c < head_dim; c++) dk[j * ld + c] += dscores[j] * q[i * ld + c];
+        }
+        for (ptrdiff_t c = 0; c < head_dim; c++) {
+            double value = 0;
+            for (ptrdiff_t j = 0; j < tokens; j++) value += (double)dscores[j] * k[j * ld + c];
+            dq[i * ld + c] = (float)value;
+        }
+    }
+}
+
+const hssl_attention_kernels hssl_attention__scalar = {forward, backward};

@@ -1,0 +1,15 @@
+// The AVX2 and FMA row of the elementwise family.
+#if defined(__x86_64__)
+#include "base/base.h"
+#include "elementwise/elementwise.h"
+#include <immintrin.h>
+#include <math.h>
+
+#pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX2))), apply_to = function)
+#define HSSL_VECTOR_WIDTH 8
+#define HSSL_ROW hssl_elementwise__avx2
+#include "elementwise/vector.inc"
+#include "elementwise/gelu.inc"
+#include "elementwise/body.inc"
+#pragma clang attribute pop
+#endif

@@ -1,0 +1,15 @@
+// The AVX-512 (F, BW, VL, DQ) row of the elementwise family.
+#if defined(__x86_64__)
+#include "base/base.h"
+#include "elementwise/elementwise.h"
+#include <immintrin.h>
+#include <math.h>
+
+#pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512))), apply_to = function)
+#define HSSL_VECTOR_WIDTH 16
+#define HSSL_ROW hssl_elementwise__avx512
+#include "elementwise/vector.inc"
+#include "elementwise/gelu.inc"
+#include "elementwise/body.inc"
+#pragma clang attribute pop
+#endif

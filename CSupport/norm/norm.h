@@ -1,0 +1,24 @@
+// The norm family: one row of kernels per instruction set (kernels.inc). Every kernel is serial and works on the rows it is given; a row's
+// result depends on that row alone. Shapes as in CSupport.h.
+#ifndef HSSL_NORM_H
+#define HSSL_NORM_H
+
+#include "CSupport.h"
+
+typedef struct {
+    void (*layer_norm)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
+                       float *mean, float *rstd);
+    void (*layer_norm_backward_input)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean,
+                                      const float *rstd, const float *dy, float *dx);
+    /// Columns begin ..< end over all rows: dweight and dbias (either may be NULL) are added to.
+    void (*layer_norm_backward_weight)(ptrdiff_t rows, ptrdiff_t D, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *mean,
+                                       const float *rstd, const float *dy, float *dweight, float *dbias);
+    void (*l2_normalize)(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
+    void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
+} hssl_norm_kernels;
+
+#define HSSL_KERNEL(family, table, isa) extern const hssl_norm_kernels table;
+#include "norm/kernels.inc"
+#undef HSSL_KERNEL
+
+#endif

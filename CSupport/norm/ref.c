@@ -1,0 +1,69 @@
+// The scalar row of the norm family: the formulas as written, sums in float64.
+#include "norm/norm.h"
+#include <math.h>
+
+static void layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
+                       float *mean, float *rstd) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += D, y += D) {
+        double sum = 0, squares = 0;
+        for (ptrdiff_t i = 0; i < D; i++) sum += x[i];
+        double center = sum / (double)D;
+        for (ptrdiff_t i = 0; i < D; i++) squares += (x[i] - center) * (x[i] - center);
+        double scale = 1 / sqrt(squares / (double)D + epsilon);
+        for (ptrdiff_t i = 0; i < D; i++) y[i] = (float)((x[i] - center) * scale * weight[i] + bias[i]);
+        if (mean) mean[r] = (float)center;
+        if (rstd) rstd[r] = (float)scale;
+    }
+}
+
+static void layer_norm_backward_input(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean,
+                                      const float *rstd, const float *dy, float *dx) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += D, dy += D, dx += D) {
+        double sum = 0, projection = 0, center = mean[r], scale = rstd[r];
+        for (ptrdiff_t i = 0; i < D; i++) {
+            double g = (double)dy[i] * weight[i];
+            sum += g;
+            projection += g * (x[i] - center) * scale;
+        }
+        sum /= (double)D;
+        projection /= (double)D;
+        for (ptrdiff_t i = 0; i < D; i++)
+            dx[i] = (float)(scale * ((double)dy[i] * weight[i] - sum - (x[i] - center) * scale * projection));
+    }
+}
+
+static void layer_norm_backward_weight(ptrdiff_t rows, ptrdiff_t D, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *mean,
+                                       const float *rstd, const float *dy, float *dweight, float *dbias) {
+    for (ptrdiff_t i = begin; i < end; i++) {
+        double weight_sum = 0, bias_sum = 0;
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            weight_sum += (double)dy[r * D + i] * ((double)x[r * D + i] - mean[r]) * rstd[r];
+            bias_sum += dy[r * D + i];
+        }
+        if (dweight) dweight[i] += (float)weight_sum;
+        if (dbias) dbias[i] += (float)bias_sum;
+    }
+}
+
+static void l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm) {
+    for (ptrdiff_t r = 0; r < rows; r++, x += D, y += D) {
+        double squares = 0;
+        for (ptrdiff_t i = 0; i < D; i++) squares += (double)x[i] * x[i];
+        double norm = sqrt(squares);
+        double scale = 1 / (norm < epsilon ? epsilon : norm);
+        for (ptrdiff_t i = 0; i < D; i++) y[i] = (float)(x[i] * scale);
+        if (inverse_norm) inverse_norm[r] = (float)scale;
+    }
+}
+
+static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx) {
+    for (ptrdiff_t r = 0; r < rows; r++, y += D, dy += D, dx += D) {
+        double projection = 0;
+        for (ptrdiff_t i = 0; i < D; i++) projection += (double)dy[i] * y[i];
+        for (ptrdiff_t i = 0; i < D; i++) dx[i] = (float)((dy[i] - y[i] * projection) * inverse_norm[r]);
+    }
+}
+
+const hssl_norm_kernels hssl_norm__scalar = {
+    layer_norm, layer_norm_backward_input, layer_norm_backward_weight, l2_normalize, l2_normalize_backward,
+};
