@@ -7,8 +7,8 @@ import Musl
 /// The text of a system error number, thread-safe.
 func systemMessage(_ code: Int32) -> String {
     var buffer = [CChar](repeating: 0, count: 128)
-    guard let text = strerror_r(code, &buffer, buffer.count) else { return "error \(code)" }
-    return String(cString: text)
+    guard strerror_r(code, &buffer, buffer.count) == 0 else { return "error \(code)" }
+    return buffer.withUnsafeBufferPointer { $0.baseAddress.map { String(cString: $0) } ?? "" }
 }
 
 /// The whole of a regular file.
