@@ -28,7 +28,7 @@ let package = Package(
                 cSettings: kernelSettings, linkerSettings: [.linkedLibrary("omp5"), .linkedLibrary("m")]),
         .target(name: "CImage", publicHeadersPath: "include",
                 cSettings: [.unsafeFlags(["-O3", "-Wall", "-Wextra"])],
-                linkerSettings: [.linkedLibrary("turbojpeg"), .linkedLibrary("spng"), .linkedLibrary("z")]),
+                linkerSettings: [.linkedLibrary("jpeg"), .linkedLibrary("spng"), .linkedLibrary("z")]),
 
         // Deployment: everything hssl-extract links
         .target(name: "HSSLFormats"),

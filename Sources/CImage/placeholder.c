@@ -1,1 +1,0 @@
-int hssl_image_placeholder(void); int hssl_image_placeholder(void) { return 0; }

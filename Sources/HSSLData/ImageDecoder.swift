@@ -1,0 +1,106 @@
+import CImage
+
+/// An 8-bit RGB image: `pixels` [height, width, 3].
+public struct RGBImage: Equatable, Sendable {
+    public let width: Int
+    public let height: Int
+    public let pixels: [UInt8]
+
+    /// `pixels` must hold `height · width · 3` bytes.
+    public init(width: Int, height: Int, pixels: [UInt8]) {
+        precondition(width > 0 && height > 0 && pixels.count == width * height * 3, "pixels do not fill \(width) x \(height) RGB")
+        self.width = width
+        self.height = height
+        self.pixels = pixels
+    }
+
+    /// Greyscale becomes RGB. `grey` [height, width].
+    init(width: Int, height: Int, grey: UnsafeBufferPointer<UInt8>) {
+        self.width = width
+        self.height = height
+        pixels = [UInt8](unsafeUninitializedCapacity: 3 * grey.count) { buffer, count in
+            for i in 0..<grey.count {
+                buffer[3 * i] = grey[i]
+                buffer[3 * i + 1] = grey[i]
+                buffer[3 * i + 2] = grey[i]
+            }
+            count = 3 * grey.count
+        }
+    }
+}
+
+/// What one image may cost; checked before any pixel is decoded.
+public struct DecodeLimits: Equatable, Sendable {
+    /// width × height.
+    public var pixels: Int
+    /// Bytes of the encoded file, and separately of all memory that decoding it takes.
+    public var bytes: Int
+    /// Scans of one (progressive) JPEG; usual files have about ten.
+    public var scans: Int
+
+    /// 100 megapixels, 512 MiB, 100 scans.
+    public static let `default` = DecodeLimits()
+
+    public init(pixels: Int = 100_000_000, bytes: Int = 512 << 20, scans: Int = 100) {
+        self.pixels = pixels
+        self.bytes = bytes
+        self.scans = scans
+    }
+
+    var native: cimage_limits {
+        cimage_limits(max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes, 0)), max_scans: UInt32(min(max(scans, 1), 10_000)))
+    }
+}
+
+/// Decodes JPEG and PNG, by content whatever the file's name: upright (EXIF), three channels, alpha composed on black.
+public enum ImageDecoder {
+    /// - Throws: ``DataError``, naming `path`.
+    public static func decode(path: String, limits: DecodeLimits = .default) throws -> RGBImage {
+        try decode(readFile(path, limit: limits.bytes), name: path, limits: limits)
+    }
+
+    /// - Parameter name: what an error calls the data.
+    /// - Throws: ``DataError``.
+    public static func decode(_ data: [UInt8], name: String, limits: DecodeLimits = .default) throws -> RGBImage {
+        try data.withUnsafeBufferPointer { try decode($0, name: name, limits: limits) }
+    }
+
+    static func decode(_ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits) throws -> RGBImage {
+        var native = limits.native
+        var info = cimage_info()
+        try check(name) { cimage_probe(data.baseAddress, data.count, &native, &info, $0) }
+        let (width, height) = (Int(info.width), Int(info.height))
+        let count = width * height * 3
+        let stored = try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            try check(name) { cimage_decode(data.baseAddress, data.count, &native, &info, buffer.baseAddress, $0) }
+            initialized = count
+        }
+        if info.orientation == 1 { return RGBImage(width: width, height: height, pixels: stored) }
+        let upright = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            cimage_orient(stored, info.width, info.height, info.orientation, buffer.baseAddress)
+            initialized = count
+        }
+        return info.orientation >= 5
+            ? RGBImage(width: height, height: width, pixels: upright) : RGBImage(width: width, height: height, pixels: upright)
+    }
+
+    /// Runs a C function that writes its message into the given buffer.
+    static func check(_ name: String, _ body: (UnsafeMutablePointer<CChar>) -> cimage_status) throws {
+        try withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(CIMAGE_MESSAGE_CAPACITY)) { message in
+            guard let text = message.baseAddress else { return }
+            text[0] = 0
+            let status = body(text)
+            if status == CIMAGE_OK { return }
+            let kind: DataError.Kind =
+                switch status {
+                case CIMAGE_UNKNOWN_FORMAT: .unknownFormat
+                case CIMAGE_TRUNCATED: .truncated
+                case CIMAGE_UNSUPPORTED: .unsupported
+                case CIMAGE_TOO_LARGE: .tooLarge
+                case CIMAGE_OUT_OF_MEMORY: .outOfMemory
+                default: .corrupt
+                }
+            throw DataError(kind, path: name, reason: String(cString: text))
+        }
+    }
+}
