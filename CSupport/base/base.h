@@ -1,0 +1,49 @@
+// Internal contract of base/: what every kernel family includes.
+#ifndef HSSL_BASE_H
+#define HSSL_BASE_H
+
+#include "CSupport.h"
+
+#define HSSL_MAX_THREADS 256
+
+/// Target strings of the rows. An ISA file says, after its includes,
+///   #pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512))), apply_to = function)
+/// and pops at its end. No `#pragma omp` inside: the outlined body would lose the target.
+#define HSSL_TARGET_AVX2 "avx2,fma,f16c"
+#define HSSL_TARGET_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+#define HSSL_TARGET_AVX512VNNI "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
+
+/// Threads that a driver should use for `work` units (1 unit ≈ 1 float operation at the machine's peak, so ≈ 4 bytes of streamed
+/// memory count as some 8 units): 1 where waking the team costs more than it saves, or inside another parallel region.
+int hssl_team(double work);
+
+/// Fixed split of `count` items into `parts`: items [begin, end) of `part`. Sizes differ by at most 1.
+static inline ptrdiff_t hssl_split(ptrdiff_t count, ptrdiff_t parts, ptrdiff_t part) {
+    return count / parts * part + (part < count % parts ? part : count % parts);
+}
+
+static inline ptrdiff_t hssl_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t hssl_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static inline ptrdiff_t hssl_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+static inline ptrdiff_t hssl_round_up(ptrdiff_t a, ptrdiff_t b) { return hssl_ceil_div(a, b) * b; }
+
+/// Row of a dispatch table (indexed by ISA, holes are zero) for the selected ISA: the highest filled row that is not above it.
+/// `TABLE` has HSSL_ISA_COUNT entries whose first member is the kernel pointer `kernel`. The scalar row always exists.
+#define HSSL_SELECT_ROW(TABLE)                                              \
+    ({                                                                      \
+        int isa_ = hssl_isa_selected();                                     \
+        while (isa_ > HSSL_ISA_SCALAR && !(TABLE)[isa_].kernel) --isa_;     \
+        &(TABLE)[isa_];                                                     \
+    })
+
+// Kernels of base/ (see kernels.inc): half-precision conversion of a contiguous run.
+typedef void hssl_convert_f32_f16_fn(ptrdiff_t n, const float *x, uint16_t *y);
+typedef void hssl_convert_f16_f32_fn(ptrdiff_t n, const uint16_t *x, float *y);
+#define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
+#include "base/kernels.inc"
+#undef HSSL_KERNEL
+
+/// The serial conversion kernel of the selected row, for drivers that convert inside their own parallel region.
+hssl_convert_f16_f32_fn *hssl_convert_f16_f32_kernel(void);
+
+#endif

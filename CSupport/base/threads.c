@@ -1,0 +1,54 @@
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+// Swift's clang finds no omp.h: these are the functions of libomp that we call.
+extern void kmp_set_blocktime(int milliseconds);
+extern int omp_in_parallel(void);
+
+// Waking a sleeping team takes some 10 µs, in which one core does about this many float operations.
+static const double serial_work = 1.5e6;
+
+static atomic_int threads = 1;
+
+void hssl_set_threads(int count) {
+    atomic_store(&threads, count < 1 ? 1 : count > HSSL_MAX_THREADS ? HSSL_MAX_THREADS : count);
+}
+
+int hssl_get_threads(void) { return atomic_load_explicit(&threads, memory_order_relaxed); }
+
+int hssl_team(double work) {
+    // The block time belongs to the calling thread, so each thread that starts regions sets it once.
+    static _Thread_local bool ready;
+    const int count = hssl_get_threads();
+    if (count == 1 || work < serial_work || omp_in_parallel()) return 1;
+    if (!ready) {
+        kmp_set_blocktime(0);
+        ready = true;
+    }
+    return count;
+}
+
+int hssl_available_processors(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+}
+
+uint64_t hssl_peak_rss(void) {
+    FILE *file = fopen("/proc/self/status", "r");
+    if (!file) return 0;
+    unsigned long long kilobytes = 0;
+    char line[256];
+    while (fgets(line, sizeof line, file)) {
+        if (sscanf(line, "VmHWM: %llu kB", &kilobytes) == 1) break;
+    }
+    fclose(file);
+    return (uint64_t)kilobytes * 1024;
+}

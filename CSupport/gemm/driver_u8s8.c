@@ -1,0 +1,66 @@
+// Drivers of the int8 family. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to K = 8192.
+#include "gemm/gemm.h"
+
+typedef struct {
+    ptrdiff_t N, K4, panel_bytes;
+    const uint8_t *a;
+    ptrdiff_t lda;
+    const char *b;
+    const hssl_gemm_u8s8_row *row;
+    // float32 output
+    const float *a_scale, *b_scale;
+    float *c;
+    ptrdiff_t ldc;
+    bool accumulate;
+    const hssl_gemm_output *output;
+    hssl_gemm_output_s32_fn *stage;
+    // int32 output, where not NULL
+    int32_t *c_s32;
+} problem;
+
+static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
+    _Alignas(64) int32_t tile[MAX_MR * PANEL];
+    const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
+    for (ptrdiff_t r = 0; r < rows; r += mr) {
+        const ptrdiff_t height = hssl_min(mr, rows - r);
+        for (ptrdiff_t n = 0; n < columns; n += nr) {
+            g->row->kernel(height, hssl_min(nr, columns - n), g->K4, g->a + (m + r) * g->lda, g->lda, g->b + p * g->panel_bytes, n, tile + n);
+        }
+        if (g->c_s32) {
+            for (ptrdiff_t i = 0; i < height; ++i) {
+                for (ptrdiff_t n = 0; n < columns; ++n) g->c_s32[(m + r + i) * g->ldc + p * PANEL + n] = tile[i * PANEL + n];
+            }
+        } else {
+            hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
+            target.a_scale = g->a_scale + m + r;
+            if (g->b_scale) target.b_scale = g->b_scale + p * PANEL;
+            g->stage(height, columns, tile, &target);
+        }
+    }
+}
+
+static void run(ptrdiff_t M, ptrdiff_t K, problem g) {
+    if (M <= 0 || g.N <= 0) return;
+    g.K4 = hssl_round_up(K, 4);
+    g.panel_bytes = PANEL * (4 + g.K4);
+    g.row = hssl_gemm_select_u8s8();
+    const ptrdiff_t panels = hssl_ceil_div(g.N, PANEL);
+    const int team = hssl_team(0.5 * (double)M * (double)g.N * (double)K);
+    const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
+#pragma omp parallel for num_threads(team) schedule(dynamic) if (team > 1)
+    for (ptrdiff_t t = 0; t < tasks; ++t) {
+        const ptrdiff_t m = t / panels * block;
+        task(&g, m, hssl_min(block, M - m), t % panels);
+    }
+}
+
+void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
+                        const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
+                        const hssl_gemm_output *output) {
+    run(M, K, (problem){.N = N, .a = a, .lda = lda, .b = packed_b, .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc,
+                        .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
+}
+
+void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc) {
+    run(M, K, (problem){.N = N, .a = a, .lda = lda, .b = packed_b, .c_s32 = c, .ldc = ldc});
+}

@@ -1,0 +1,77 @@
+// Internal contract of the gemm family. README.md says why; this file says what.
+//
+// Packed B: panels of PANEL = 64 columns, the same on every ISA, so that packed weights outlive a change of row.
+//
+//   f32, f16 (elements):  panel 0: k=0: n 0…63 │ k=1: n 0…63 │ … │ k=K-1     panel 1: …      Columns N… of the last panel are 0.
+//   u8s8 (bytes):         panel 0: int32 start[64] = −128·Σ_k B(k, n)
+//                                  k 0…3: (n0: k0 k1 k2 k3)(n1: k0 k1 k2 k3)…(n63: …) │ k 4…7: … │ … │ K rounded up to 4
+//                         panel 1: …                                          Rows K… and columns N… are 0.
+//
+// Zero point: A is u8 = s8 + 128, so Σ(A − 128)·B = Σ A·B + start. A kernel may use either side of that equation: the int32 are equal.
+// Codes are in [−127, 127] and K ≤ 65536, so no int32 accumulator overflows.
+//
+// Tile: a kernel fills an MR × 64 scratch tile (row stride PANEL) that lives on the driver's stack; the output stage carries it to C.
+// All 64 columns of a tile row may be overwritten, whatever `columns` says.
+//
+// Order: each element is a sum over k = 0, 1, 2, … of one block of at most KC terms, and block sums are added in order, whatever the
+// tile, its place and the thread. AVX2 and AVX-512 rows use FMA and agree bit for bit; the scalar row rounds the product.
+#ifndef HSSL_GEMM_H
+#define HSSL_GEMM_H
+
+#include "base/base.h"
+
+enum {
+    PANEL = 64,        // columns of a packed panel
+    KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
+    ROW_BLOCK = 96,    // rows of a task: a multiple of every MR
+    MAX_MR = 12
+};
+
+/// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
+typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                              const float *b, float *tile, bool add);
+/// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel at its first column, start values included;
+/// `first` is the kernel's first column in it (a multiple of NR). K is a multiple of 4.
+typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
+                               ptrdiff_t first, int32_t *tile);
+
+/// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
+typedef struct {
+    float *c;
+    ptrdiff_t ldc;
+    const float *bias, *residual;
+    float *preactivation;
+    ptrdiff_t ld_residual;
+    const float *a_scale, *b_scale;  // int32 tiles only; b_scale may be NULL
+    bool accumulate, gelu;
+} hssl_gemm_target;
+
+/// C = stage(tile): value (+ old C) → + bias → preactivation → GELU → + residual.
+typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const float *tile, const hssl_gemm_target *target);
+/// Same, where value = a_scale[r] · b_scale[c] · tile[r, c].
+typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
+
+#define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
+#include "gemm/kernels.inc"
+#undef HSSL_KERNEL
+
+typedef struct { hssl_gemm_f32_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_f32_row;
+typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_u8s8_row;
+const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
+const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
+hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void);
+hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void);
+
+/// The target of the tile at (m, n). a_scale and b_scale are left NULL.
+hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+
+/// Rows of a task: ROW_BLOCK, or fewer (in whole tiles) where that balances the last one or feeds every thread.
+ptrdiff_t hssl_gemm_row_block(ptrdiff_t M, ptrdiff_t mr, ptrdiff_t panels, int team);
+
+/// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last one may be ragged:
+/// its missing rows are left as they are.
+void hssl_gemm_pack_a(ptrdiff_t M, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, ptrdiff_t mr, float *packed);
+/// K rows of `columns` ≤ PANEL elements of B as one panel block.
+void hssl_gemm_pack_panel_f32(ptrdiff_t columns, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride, float *packed);
+
+#endif

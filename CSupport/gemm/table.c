@@ -1,0 +1,60 @@
+// One dispatch table a family, indexed by ISA, filled by the rows of kernels.inc.
+#include "gemm/gemm.h"
+
+#define HSSL_KERNEL(family, symbol, isa, ...) HSSL_ROW_##family(symbol, isa, __VA_ARGS__)
+#define SKIP(...)
+
+#define HSSL_ROW_gemm_f32(symbol, isa, mr, nr) [HSSL_ISA_##isa] = {symbol, mr, nr},
+#define HSSL_ROW_gemm_u8s8 SKIP
+#define HSSL_ROW_gemm_output_f32 SKIP
+#define HSSL_ROW_gemm_output_s32 SKIP
+static const hssl_gemm_f32_row f32_rows[HSSL_ISA_COUNT] = {
+#include "gemm/kernels.inc"
+};
+#undef HSSL_ROW_gemm_f32
+#undef HSSL_ROW_gemm_u8s8
+
+#define HSSL_ROW_gemm_f32 SKIP
+#define HSSL_ROW_gemm_u8s8(symbol, isa, mr, nr) [HSSL_ISA_##isa] = {symbol, mr, nr},
+static const hssl_gemm_u8s8_row u8s8_rows[HSSL_ISA_COUNT] = {
+#include "gemm/kernels.inc"
+};
+#undef HSSL_ROW_gemm_u8s8
+#undef HSSL_ROW_gemm_output_f32
+
+#define HSSL_ROW_gemm_u8s8 SKIP
+#define HSSL_ROW_gemm_output_f32(symbol, isa, mr, nr) [HSSL_ISA_##isa] = {symbol},
+static const struct { hssl_gemm_output_f32_fn *kernel; } output_f32_rows[HSSL_ISA_COUNT] = {
+#include "gemm/kernels.inc"
+};
+#undef HSSL_ROW_gemm_output_f32
+#undef HSSL_ROW_gemm_output_s32
+
+#define HSSL_ROW_gemm_output_f32 SKIP
+#define HSSL_ROW_gemm_output_s32(symbol, isa, mr, nr) [HSSL_ISA_##isa] = {symbol},
+static const struct { hssl_gemm_output_s32_fn *kernel; } output_s32_rows[HSSL_ISA_COUNT] = {
+#include "gemm/kernels.inc"
+};
+
+const hssl_gemm_f32_row *hssl_gemm_select_f32(void) { return HSSL_SELECT_ROW(f32_rows); }
+const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void) { return HSSL_SELECT_ROW(u8s8_rows); }
+hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void) { return HSSL_SELECT_ROW(output_f32_rows)->kernel; }
+hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void) { return HSSL_SELECT_ROW(output_s32_rows)->kernel; }
+
+hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
+    hssl_gemm_target target = {.c = c + m * ldc + n, .ldc = ldc, .accumulate = accumulate};
+    if (!output) return target;
+    if (output->bias) target.bias = output->bias + n;
+    if (output->preactivation) target.preactivation = output->preactivation + m * ldc + n;
+    if (output->residual) target.residual = output->residual + m * output->ld_residual + n;
+    target.ld_residual = output->ld_residual;
+    target.gelu = output->activation == HSSL_ACTIVATION_GELU;
+    return target;
+}
+
+ptrdiff_t hssl_gemm_row_block(ptrdiff_t M, ptrdiff_t mr, ptrdiff_t panels, int team) {
+    ptrdiff_t blocks = hssl_ceil_div(M, ROW_BLOCK);
+    const ptrdiff_t wanted = hssl_ceil_div(2 * team, panels);
+    if (blocks < wanted) blocks = hssl_min(wanted, hssl_ceil_div(M, mr));
+    return hssl_round_up(hssl_ceil_div(M, blocks), mr);
+}

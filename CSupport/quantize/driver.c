@@ -1,0 +1,65 @@
+// Rows are independent: drivers split them over the threads.
+#include "quantize/quantize.h"
+
+#define SKIP(...)
+#define HSSL_KERNEL(family, symbol, isa, ...) HSSL_ROW_##family(symbol, isa)
+#define ENTRY(symbol, isa) [HSSL_ISA_##isa] = {symbol},
+
+#define HSSL_ROW_quantize_row ENTRY
+#define HSSL_ROW_quantize_row_stochastic SKIP
+#define HSSL_ROW_dequantize_row SKIP
+static const struct { hssl_quantize_row_fn *kernel; } nearest_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_quantize_row
+#undef HSSL_ROW_quantize_row_stochastic
+#define HSSL_ROW_quantize_row SKIP
+#define HSSL_ROW_quantize_row_stochastic ENTRY
+static const struct { hssl_quantize_row_stochastic_fn *kernel; } stochastic_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_quantize_row_stochastic
+#undef HSSL_ROW_dequantize_row
+#define HSSL_ROW_quantize_row_stochastic SKIP
+#define HSSL_ROW_dequantize_row ENTRY
+static const struct { hssl_dequantize_row_fn *kernel; } dequantize_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+
+static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+    hssl_quantize_row_fn *const kernel = HSSL_SELECT_ROW(nearest_rows)->kernel;
+    const int team = hssl_team(16.0 * (double)rows * (double)K);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (ptrdiff_t r = 0; r < rows; ++r) scale[r] = kernel(K, x + r * ldx, flip, codes + r * ldq, ldq);
+}
+
+static void dequantize(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, uint8_t flip, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
+    hssl_dequantize_row_fn *const kernel = HSSL_SELECT_ROW(dequantize_rows)->kernel;
+    const int team = hssl_team(8.0 * (double)rows * (double)K);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (ptrdiff_t r = 0; r < rows; ++r) kernel(K, codes + r * ldq, flip, scale[r], y + r * ldy);
+}
+
+void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+    nearest(rows, K, x, ldx, 0x80, codes, ldq, scale);
+}
+
+void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale) {
+    nearest(rows, K, x, ldx, 0, (uint8_t *)codes, ldq, scale);
+}
+
+void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
+                                      uint8_t *codes, ptrdiff_t ldq, float *scale) {
+    hssl_quantize_row_stochastic_fn *const kernel = HSSL_SELECT_ROW(stochastic_rows)->kernel;
+    const int team = hssl_team(64.0 * (double)rows * (double)K);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (ptrdiff_t r = 0; r < rows; ++r) scale[r] = kernel(K, x + r * ldx, column_scale, key, (uint64_t)r, codes + r * ldq, ldq);
+}
+
+void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
+    dequantize(rows, K, codes, 0x80, ldq, scale, y, ldy);
+}
+
+void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
+    dequantize(rows, K, (const uint8_t *)codes, 0, ldq, scale, y, ldy);
+}

@@ -1,0 +1,25 @@
+// Internal contract of the quantize family. One body (body.inc) is compiled once an ISA; every row gives the same bytes.
+//
+// scale = max|x| / 127, code = clamp(round(x · (127 / max|x|)), ±127). A row whose maximum is below 127·FLT_MIN counts as all zero
+// (127 / max would overflow). The maximum is taken on the bits of |x|, so a NaN or infinity in a row makes its scale non-finite:
+// a bad activation stays visible after dequantisation.
+//
+// Stochastic rounding: element k of row r uses word (k / 16) mod 4 of Philox(key, counter_low = k / 64 · 16 + k mod 16,
+// counter_high = r), top 24 bits as u in [0, 1): a vector of 16 counters serves 64 neighbours, and no order or thread enters.
+#ifndef HSSL_QUANTIZE_H
+#define HSSL_QUANTIZE_H
+
+#include "base/base.h"
+
+/// codes[k] = (s8 code of x[k]) ^ flip, flip 0x80 (u8) or 0 (s8); bytes K ..< ldq are set to flip. Returns the scale.
+typedef float hssl_quantize_row_fn(ptrdiff_t K, const float *x, uint8_t flip, uint8_t *codes, ptrdiff_t ldq);
+/// Same (flip 0x80) with stochastic rounding of x · column_scale (NULL: 1).
+typedef float hssl_quantize_row_stochastic_fn(ptrdiff_t K, const float *x, const float *column_scale, uint64_t key, uint64_t row,
+                                              uint8_t *codes, ptrdiff_t ldq);
+typedef void hssl_dequantize_row_fn(ptrdiff_t K, const uint8_t *codes, uint8_t flip, float scale, float *y);
+
+#define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
+#include "quantize/kernels.inc"
+#undef HSSL_KERNEL
+
+#endif

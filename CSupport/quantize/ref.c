@@ -1,0 +1,3 @@
+#define HSSL_WIDTH 4
+#define HSSL_ISA_SUFFIX scalar
+#include "quantize/body.inc"
