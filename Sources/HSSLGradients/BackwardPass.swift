@@ -5,23 +5,22 @@ import HSSLGraph
 ///
 /// The tape is consumed: each node is freed after its rule, so the memory of the activations returns to the pool on the way.
 package enum BackwardPass {
-    /// Adds ∂(seed·loss)/∂p to every parameter p of the tape that requires a gradient.
+    /// Adds ∂(Σ losses)/∂p to the gradient of every parameter p of the tape that requires one.
     ///
-    /// - Parameters:
-    ///   - loss: the scalar [1] to differentiate.
-    ///   - seed: the gradient of the loss itself.
-    @discardableResult
-    package static func run(from loss: Tensor, seed: Float = 1) -> Gradients {
-        let gradients = Gradients(tape: loss.tape)
-        let start = loss.tape.pool.floats(loss.count)
-        for i in 0..<loss.count { start.floats[i] = seed }
-        gradients.add(loss.id, start, owned: true, count: loss.count)
-        while let node = loss.tape.popLastNode() {
-            // A value that the loss does not depend on has no gradient; its node is skipped.
+    /// - Parameter losses: values on one tape, summed over all their elements; those that depend on no parameter are passed over.
+    package static func run(from losses: [Tensor]) {
+        guard let tape = losses.first?.tape else { return }
+        let gradients = Gradients(tape: tape)
+        for loss in losses where loss.requiresGradient {
+            let ones = tape.pool.floats(loss.count)
+            ones.floats.update(repeating: 1, count: loss.count)
+            gradients.add(loss.id, ones, owned: true, count: loss.count)
+        }
+        while let node = tape.popLastNode() {
+            // A value that the losses do not depend on has no gradient; its node is passed over.
             guard let output = gradients.take(node.output) else { continue }
             node.differentiate(output, into: gradients)
         }
-        return gradients
     }
 }
 

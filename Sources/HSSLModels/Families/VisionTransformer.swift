@@ -9,6 +9,15 @@ package struct VisionTransformerSizes: Equatable, Sendable {
     package var numHeads: Int
     package var channels = 3
 
+    package init(imageSize: Int, patchSize: Int, embedDim: Int, depth: Int, numHeads: Int, channels: Int) {
+        self.imageSize = imageSize
+        self.patchSize = patchSize
+        self.embedDim = embedDim
+        self.depth = depth
+        self.numHeads = numHeads
+        self.channels = channels
+    }
+
     /// Patch rows (= columns) of the training grid.
     package var grid: Int { imageSize / patchSize }
 }
