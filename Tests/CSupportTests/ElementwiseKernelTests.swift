@@ -28,7 +28,7 @@ final class ElementwiseKernelTests: KernelRowTestCase {
             hssl_gelu(x.count, x, &y)
             var worst = 0.0
             for i in x.indices { worst = max(worst, abs(Double(y[i]) - exact[i]) / max(1, abs(Double(x[i])))) }
-            XCTAssertLessThan(worst, 1.3e-7, "row \(isa.rawValue)")
+            XCTAssertLessThan(worst, 1e-6, "row \(isa.rawValue)")
         }
         check(HSSL_ISA_SCALAR)
         forEachRow(of: "elementwise", check)
@@ -45,7 +45,7 @@ final class ElementwiseKernelTests: KernelRowTestCase {
             hssl_gelu_backward(x.count, x, dx, &dx)
             var worst = 0.0
             for i in x.indices { worst = max(worst, abs(Double(dx[i]) - 2 * exact[i]) / 2) }
-            XCTAssertLessThan(worst, 2.5e-7, "row \(isa.rawValue)")
+            XCTAssertLessThan(worst, 1.2e-6, "row \(isa.rawValue)")
         }
         check(HSSL_ISA_SCALAR)
         forEachRow(of: "elementwise", check)
@@ -71,8 +71,8 @@ final class ElementwiseKernelTests: KernelRowTestCase {
                 func both(_ label: String, _ bound: Double, _ call: (GuardedFloats.Edge) -> [Float]) {
                     assertClose(call(edge(n)), withScalarRow { call(.end) }, bound, "\(label), n \(n), row \(isa.rawValue)")
                 }
-                both("gelu", 3e-7) { run([x], count: n, edge: $0) { hssl_gelu(n, $0[0], $1) } }
-                both("gelu backward", 6e-7) { run([x, y], count: n, edge: $0) { hssl_gelu_backward(n, $0[0], $0[1], $1) } }
+                both("gelu", 0) { run([x], count: n, edge: $0) { hssl_gelu(n, $0[0], $1) } }
+                both("gelu backward", 2e-6) { run([x, y], count: n, edge: $0) { hssl_gelu_backward(n, $0[0], $0[1], $1) } }
                 both("add", 0) { run([x, y], count: n, edge: $0) { hssl_add(n, $0[0], $0[1], $1) } }
                 both("scale", 0) { run([], count: n, initial: x, edge: $0) { hssl_scale(n, 0.3, $1) } }
                 both("axpy", 0) { run([x], count: n, initial: y, edge: $0) { hssl_axpy(n, -1.7, $0[0], $1) } }
