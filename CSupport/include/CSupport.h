@@ -110,12 +110,16 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
 /// The int32 accumulators: bit-identical on every ISA.
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc);
 
+/// What the selected row and the selected threads reach on a register-only loop run for about `seconds`: FLOP/s, and int8 OP/s.
+double hssl_peak_f32(double seconds);
+double hssl_peak_u8s8(double seconds);
+
 // MARK: quantize — symmetric, one scale a row: x ≈ code · scale, scale = max|x| / 127 (1 for an all-zero row), round to nearest even
 
 /// codes[r, k] = s8 code + 128; bytes K ..< ldq of every row are set to 128.
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale);
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale);
-/// Stochastic rounding: code = floor(x/scale + u), u from Philox(key, element index): unbiased. `column_scale` [K] or NULL multiplies x first.
+/// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or NULL multiplies x first.
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
                                       uint8_t *codes, ptrdiff_t ldq, float *scale);
 void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
