@@ -93,15 +93,17 @@ struct LineChart {
         unit == .percent ? fixed(y * 100, places: max(0, ticks.places - 2)) + " %" : ticks.label(y)
     }
 
-    /// At most `limit` points, each the mean of a run of neighbours, the last point kept as it is.
+    /// At most `limit` points, each the mean of a run of neighbours; the line still ends where the data end.
     static func thin(_ points: [(x: Double, y: Double)], to limit: Int) -> [(x: Double, y: Double)] {
-        guard points.count > limit, let last = points.last else { return points }
-        let buckets = limit - 1
-        return (0..<buckets).map { i in
-            let run = points[(i * points.count / buckets)..<((i + 1) * points.count / buckets)]
+        guard points.count > limit else { return points }
+        var thinned: [(x: Double, y: Double)] = (0..<limit).map { i in
+            let run = points[(i * points.count / limit)..<((i + 1) * points.count / limit)]
             let n = Double(run.count)
             return (run.reduce(0) { $0 + $1.x } / n, run.reduce(0) { $0 + $1.y } / n)
-        } + [last]
+        }
+        thinned[0].x = points[0].x
+        thinned[limit - 1].x = points[points.count - 1].x
+        return thinned
     }
 }
 

@@ -83,7 +83,9 @@ public struct Report: Sendable {
             tiles.append(("k-NN top-1", "\(fixed(now * 100, places: 2)) %"))
             if best > now { tiles.append(("best k-NN", "\(fixed(best * 100, places: 2)) %")) }
         }
-        if let loss = last(\.loss) { tiles.append(("loss", shortNumber(loss))) }
+        // One batch says little.
+        let losses = metrics.compactMap(\.loss).filter(\.isFinite).suffix(50)
+        if !losses.isEmpty { tiles.append(("loss, last \(losses.count) steps", shortNumber(losses.reduce(0, +) / Double(losses.count)))) }
         // The middle value: pauses for evaluation and checkpoints do not count.
         let rates = metrics.compactMap(\.imagesPerSecond).sorted()
         if !rates.isEmpty { tiles.append(("images/s", shortNumber(rates[rates.count / 2]))) }
@@ -175,7 +177,7 @@ public struct Report: Sendable {
         table{break-inside:avoid;width:100%;margin:0 0 14px;background:var(--card);border:1px solid var(--rule);border-radius:10px;border-spacing:0;padding:8px 14px 10px}
         caption{text-align:left;font-weight:600;padding:6px 2px 4px}
         td{padding:3px 0;border-top:1px solid var(--rule);font-size:13.5px;vertical-align:top}td:first-child{color:var(--dim);padding-right:14px}
-        td:last-child{text-align:right;overflow-wrap:anywhere}
+        tr:first-child td{border-top:0}td:last-child{text-align:right;overflow-wrap:anywhere}
         @media print{body{max-width:none}}
         """
 }
