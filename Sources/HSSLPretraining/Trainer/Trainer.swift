@@ -112,8 +112,8 @@ public final class Trainer {
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
     private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?) throws -> Int {
         let grid = recipe.model.imageSize / recipe.model.patchSize
-        let rowBytes = 4 * grid * grid * learner.student.base.width * 4
-        var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, max(1, (4 << 20) / rowBytes))
+        let preferred = defaultMicroBatch(tokens: grid * grid, width: learner.student.base.width)
+        var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             let plan = MicroBatchPlan(probing: learner, recipe: recipe)
             guard let fitting = plan.microBatch(limit: limit, largest: size) else {
@@ -126,6 +126,9 @@ public final class Trainer {
         }
         return size
     }
+
+    /// So many images that the widest activation of their two views (the MLP's hidden layer) takes about 4 MB.
+    package static func defaultMicroBatch(tokens: Int, width: Int) -> Int { max(1, (4 << 20) / (2 * tokens * 4 * width * 4)) }
 
     // MARK: The loop
 
@@ -196,10 +199,7 @@ public final class Trainer {
                        unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
 
-    private func seconds(since start: ContinuousClock.Instant) -> Double {
-        let duration = ContinuousClock.now - start
-        return Double(duration.components.seconds) + Double(duration.components.attoseconds) * 1e-18
-    }
+    private func seconds(since start: ContinuousClock.Instant) -> Double { PretrainBenchmark.seconds(ContinuousClock.now - start) }
 
     private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
