@@ -1,4 +1,5 @@
 import CImage
+import HSSLFormats
 
 /// An 8-bit RGB image: `pixels` [height, width, 3].
 public struct RGBImage: Equatable, Sendable {
@@ -56,7 +57,9 @@ public struct DecodeLimits: Equatable, Sendable {
 public enum ImageDecoder {
     /// - Throws: ``DataError``, naming `path`.
     public static func decode(path: String, limits: DecodeLimits = .default) throws -> RGBImage {
-        try decode(readFile(path, limit: limits.bytes), name: path, limits: limits)
+        let data: [UInt8]
+        do { data = try readFile(at: path, limit: limits.bytes) } catch { throw DataError(.unreadable, error) }
+        return try decode(data, name: path, limits: limits)
     }
 
     /// - Parameter name: what an error calls the data.

@@ -1,7 +1,5 @@
 #if canImport(Glibc)
 import Glibc
-#elseif canImport(Musl)
-import Musl
 #endif
 
 /// Finding image files: recursive, `.jpg .jpeg .png` in any case, names sorted bytewise, hidden names passed over.
@@ -48,7 +46,7 @@ enum ImageFiles {
 
     private static func walk(_ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]) throws {
         var status = stat()
-        guard stat(folder, &status) == 0 else { throw DataError(.unreadable, path: folder, reason: systemMessage(errno)) }
+        guard stat(folder, &status) == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
         let identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
         guard !ancestors.contains(identity) else {
             throw DataError(.symbolicLinkLoop, path: folder, reason: "symbolic link loop: it leads back to a folder above it")
@@ -66,14 +64,14 @@ enum ImageFiles {
 
     private static func entries(of folder: String) throws -> [Entry] {
         guard let stream = opendir(folder) else {
-            throw DataError(.unreadable, path: folder, reason: "cannot read the folder: \(systemMessage(errno))")
+            throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
         }
         defer { closedir(stream) }
         var result: [Entry] = []
         while true {
             errno = 0
             guard let entry = readdir(stream) else {
-                guard errno == 0 else { throw DataError(.unreadable, path: folder, reason: "cannot read the folder: \(systemMessage(errno))") }
+                guard errno == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
                 return result
             }
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
