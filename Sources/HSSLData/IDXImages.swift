@@ -31,7 +31,7 @@ struct IDXImages: Sendable {
         return nil
     }
 
-    init(imagesPath: String) throws {
+    init(imagesPath: String) throws(DataError) {
         self.imagesPath = imagesPath
         file = try Self.read(imagesPath, rank: 3)
         (height, width) = (file.dimensions[1], file.dimensions[2])
@@ -50,11 +50,14 @@ struct IDXImages: Sendable {
         self.labels = Array(labels.elements)
     }
 
+    /// What reports call an image.
+    func name(_ index: Int) -> String { "\(imagesPath)#\(index)" }
+
     func image(_ index: Int) -> RGBImage {
         file.item(index).withUnsafeBufferPointer { RGBImage(width: width, height: height, grey: $0) }
     }
 
-    private static func read(_ path: String, rank: Int) throws -> IDXFile {
+    private static func read(_ path: String, rank: Int) throws(DataError) -> IDXFile {
         var bytes: [UInt8]
         do { bytes = try readFile(at: path, limit: limit) } catch { throw DataError(.unreadable, error) }
         if bytes.withUnsafeBufferPointer({ cimage_is_gzip($0.baseAddress, $0.count) }) { bytes = try gunzip(bytes, name: path, limit: limit) }
@@ -68,7 +71,7 @@ struct IDXImages: Sendable {
 }
 
 /// Inflates a gzip file of any number of members.
-func gunzip(_ data: [UInt8], name: String, limit: Int) throws -> [UInt8] {
+func gunzip(_ data: [UInt8], name: String, limit: Int) throws(DataError) -> [UInt8] {
     var output: UnsafeMutablePointer<UInt8>?
     var size = 0
     try ImageDecoder.check(name) { message in

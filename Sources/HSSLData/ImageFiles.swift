@@ -7,7 +7,7 @@ enum ImageFiles {
     /// Images below `root`, as paths relative to it, sorted bytewise.
     ///
     /// - Throws: ``DataError``: a folder that cannot be read, or a symbolic link back to a folder above it.
-    static func images(below root: String) throws -> [String] {
+    static func images(below root: String) throws(DataError) -> [String] {
         var found: [String] = []
         var ancestors: [Identity] = []
         try walk(root, prefix: "", ancestors: &ancestors, found: &found)
@@ -15,8 +15,8 @@ enum ImageFiles {
     }
 
     /// Folders right inside `root`, sorted bytewise.
-    static func folders(in root: String) throws -> [String] {
-        sortedBytewise(try entries(of: root).filter { $0.isFolder }.map(\.name))
+    static func folders(in root: String) throws(DataError) -> [String] {
+        sortedBytewise(try entries(of: root).filter(\.isFolder).map(\.name))
     }
 
     static func hasImageExtension(_ name: some StringProtocol) -> Bool {
@@ -44,7 +44,7 @@ enum ImageFiles {
         let isFolder: Bool
     }
 
-    private static func walk(_ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]) throws {
+    private static func walk(_ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]) throws(DataError) {
         var status = stat()
         guard stat(folder, &status) == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
         let identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
@@ -62,7 +62,7 @@ enum ImageFiles {
         }
     }
 
-    private static func entries(of folder: String) throws -> [Entry] {
+    private static func entries(of folder: String) throws(DataError) -> [Entry] {
         guard let stream = opendir(folder) else {
             throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
         }
