@@ -206,16 +206,21 @@ void hssl_ema(ptrdiff_t n, float *teacher, const float *student, float momentum)
 
 // MARK: image — 8-bit RGB [height, width, 3]; serial (loader threads call these), the same bytes on every ISA; see image/README.md
 
-/// Part of an image in pixels, edges at pixel borders; fractions are allowed.
+/// Pillow's `resize((out_width, out_height), BICUBIC, box)`, to the bit: antialiased, 22-bit fixed-point weights, two passes.
 typedef struct {
-    float left, top, right, bottom;
-} hssl_box;
-
-/// Pillow's `resize((out_width, out_height), BICUBIC, box)`, to the bit: antialiased, 22-bit fixed-point weights, horizontal pass first.
-/// Rows of `source` are `source_stride` bytes apart. 0 ≤ left < right ≤ in_width, 0 ≤ top < bottom ≤ in_height.
-size_t hssl_resize_bicubic_workspace_size(ptrdiff_t in_width, ptrdiff_t in_height, hssl_box box, ptrdiff_t out_width, ptrdiff_t out_height);
-void hssl_resize_bicubic(ptrdiff_t in_width, ptrdiff_t in_height, const uint8_t *source, ptrdiff_t source_stride, hssl_box box,
-                         ptrdiff_t out_width, ptrdiff_t out_height, uint8_t *target, void *workspace);
+    ptrdiff_t in_width, in_height;
+    float left, top, right, bottom;    // box: 0 ≤ left < right ≤ in_width, 0 ≤ top < bottom ≤ in_height; fractions are allowed
+    ptrdiff_t out_width, out_height;   // of the whole result, of which only this part is computed:
+    ptrdiff_t crop_left, crop_top, crop_width, crop_height;
+} hssl_resize;
+/// The whole of an image to the whole of another.
+static inline hssl_resize hssl_resize_whole(ptrdiff_t in_width, ptrdiff_t in_height, ptrdiff_t out_width, ptrdiff_t out_height) {
+    hssl_resize r = {in_width, in_height, 0, 0, (float)in_width, (float)in_height, out_width, out_height, 0, 0, out_width, out_height};
+    return r;
+}
+size_t hssl_resize_bicubic_workspace_size(const hssl_resize *resize);
+/// Rows of `source` are `source_stride` bytes apart; `target` is [crop_height, crop_width, 3].
+void hssl_resize_bicubic(const hssl_resize *resize, const uint8_t *source, ptrdiff_t source_stride, uint8_t *target, void *workspace);
 
 /// torchvision's colour jitter on Pillow images, in place on `pixels` pixels. factor ≥ 0, 1 changes nothing; hue shift in [-0.5, 0.5] turns.
 void hssl_adjust_brightness(ptrdiff_t pixels, uint8_t *rgb, float factor);
@@ -229,7 +234,7 @@ void hssl_solarize(ptrdiff_t pixels, uint8_t *rgb, int threshold);
 void hssl_flip_horizontal(ptrdiff_t width, ptrdiff_t height, uint8_t *rgb);
 
 /// Pillow's `ImageFilter.GaussianBlur(sigma)`, to the bit: three extended box blurs an axis. 0 ≤ sigma ≤ HSSL_MAX_BLUR_SIGMA.
-#define HSSL_MAX_BLUR_SIGMA 30.0f
+#define HSSL_MAX_BLUR_SIGMA 64.0f
 size_t hssl_gaussian_blur_workspace_size(ptrdiff_t width, ptrdiff_t height);
 void hssl_gaussian_blur(ptrdiff_t width, ptrdiff_t height, uint8_t *rgb, float sigma, void *workspace);
 
