@@ -130,7 +130,7 @@ void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, p
 /// y = (x − mean)·rstd·weight + bias per row of D; mean and rstd [rows] are stored unless NULL. y may be x.
 void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
                      float *y, float *mean, float *rstd);
-/// dx (=, not +=) [rows, D]; dweight and dbias [D] are added to (NULL: not computed).
+/// dx (=, not +=) [rows, D], apart from x and dy; dweight and dbias [D] are added to (NULL: not computed).
 void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean, const float *rstd,
                               const float *dy, float *dx, float *dweight, float *dbias);
 /// y = x / max(‖x‖₂, epsilon) per row; inverse_norm [rows] stored unless NULL.
@@ -167,7 +167,7 @@ void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const 
 void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
                                       const float *log_sum_exp, const float *weight, float *dz);
 
-// MARK: attention — softmax(Q·Kᵀ/√d)·V, exact
+// MARK: attention — softmax(Q·Kᵀ/√d)·V, exact. A workspace is for the thread count of the moment: ask again after hssl_set_threads.
 
 size_t hssl_attention_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// qkv [batch, tokens, 3, heads, head_dim] → out [batch, tokens, heads, head_dim]; log_sum_exp [batch, heads, tokens] stored unless NULL.
