@@ -60,13 +60,14 @@ package func readFile(at path: String, limit: Int = 1 << 30) throws(FileError) -
     return bytes
 }
 
-/// A regular file mapped read-only. The bytes stay valid for as long as the object lives.
+/// A regular file mapped read-only, for as long as the object lives.
 ///
 /// A file that another process truncates while it is mapped raises SIGBUS on access, as with any mapping: replace files by rename
 /// (`AtomicFile` does), which leaves existing mappings whole.
 package final class MappedFile: @unchecked Sendable {  // immutable after init, and the mapping is read-only
     package let path: String
-    package let bytes: UnsafeRawBufferPointer
+    /// For those who hold the object; else it may be gone, and its mapping with it, before the bytes are used.
+    let bytes: UnsafeRawBufferPointer
 
     package convenience init(path: String) throws(FileError) {
         try self.init(ReadableFile(path: path))
@@ -82,6 +83,12 @@ package final class MappedFile: @unchecked Sendable {  // immutable after init, 
             throw FileError(path: file.path, action: "cannot map", code: Int(errno))
         }
         bytes = UnsafeRawBufferPointer(start: address, count: file.size)
+    }
+
+    /// The bytes for the time of `body`.
+    package func withBytes<Result, Failure: Error>(_ body: (UnsafeRawBufferPointer) throws(Failure) -> Result) throws(Failure) -> Result {
+        defer { withExtendedLifetime(self) {} }
+        return try body(bytes)
     }
 
     deinit {

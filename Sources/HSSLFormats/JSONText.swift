@@ -31,3 +31,56 @@ extension [UInt8] {
 
     mutating func appendJSON(_ value: Int) { append(contentsOf: String(value).utf8) }
 }
+
+extension JSONValue {
+    package enum KeyOrder: Sendable {
+        case insertion, sorted
+    }
+
+    /// One line of JSON without spaces, or with `indent` > 0 one member a line, indented by that many spaces.
+    package func text(keys: KeyOrder = .insertion, indent: Int = 0) -> String {
+        String(decoding: bytes(keys: keys, indent: indent), as: UTF8.self)
+    }
+
+    package func bytes(keys: KeyOrder = .insertion, indent: Int = 0) -> [UInt8] {
+        var result: [UInt8] = []
+        append(to: &result, keys, indent, depth: 0)
+        return result
+    }
+
+    private func append(to result: inout [UInt8], _ order: KeyOrder, _ indent: Int, depth: Int) {
+        func breakLine(_ result: inout [UInt8], _ depth: Int) {
+            if indent == 0 { return }
+            result.append(UInt8(ascii: "\n"))
+            result.append(contentsOf: repeatElement(0x20, count: indent * depth))
+        }
+        switch self {
+        case .null: result.append(contentsOf: "null".utf8)
+        case .bool(let bool): result.append(contentsOf: (bool ? "true" : "false").utf8)
+        case .integer(let integer): result.appendJSON(integer)
+        case .number(let number): result.appendJSON(number)
+        case .string(let string): result.appendJSON(string)
+        case .array(let elements):
+            result.append(UInt8(ascii: "["))
+            for (index, element) in elements.enumerated() {
+                if index > 0 { result.append(UInt8(ascii: ",")) }
+                breakLine(&result, depth + 1)
+                element.append(to: &result, order, indent, depth: depth + 1)
+            }
+            if !elements.isEmpty { breakLine(&result, depth) }
+            result.append(UInt8(ascii: "]"))
+        case .object(let object):
+            result.append(UInt8(ascii: "{"))
+            for (index, key) in (order == .sorted ? object.keys.sorted() : object.keys).enumerated() {
+                if index > 0 { result.append(UInt8(ascii: ",")) }
+                breakLine(&result, depth + 1)
+                result.appendJSON(key)
+                result.append(UInt8(ascii: ":"))
+                if indent > 0 { result.append(0x20) }
+                (object[key] ?? .null).append(to: &result, order, indent, depth: depth + 1)
+            }
+            if object.count > 0 { breakLine(&result, depth) }
+            result.append(UInt8(ascii: "}"))
+        }
+    }
+}

@@ -62,7 +62,7 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
         guard let values = tensor.floats() else {
             throw error(.unexpectedDType(tensor: oneLine(name), expected: "F32, F16, BF16 or F64", found: tensor.dtype))
         }
-        if !allowingNonFinite, let index = firstNonFinite(values) { throw error(.notFinite(tensor: oneLine(name), index: index)) }
+        if !allowingNonFinite, let index = values.withUnsafeBufferPointer(firstNonFinite) { throw error(.notFinite(tensor: oneLine(name), index: index)) }
         return values
     }
 
@@ -146,12 +146,13 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     }
 }
 
-/// A tensor in a mapped file. Holds the mapping: `bytes` are valid for as long as the view (or the file) is kept alive.
+/// A tensor in a mapped file. The view holds the mapping.
 package struct TensorView: @unchecked Sendable {  // read-only memory
     package let name: String
     package let dtype: SafetensorsDType
     package let shape: [Int]
-    /// Little-endian elements in row-major order. In foreign files not always aligned to the element.
+    /// Little-endian elements in row-major order; in foreign files not always aligned to the element. Valid while the view or the file
+    /// lives: take them through `withBytes` unless something else keeps the file.
     package let bytes: UnsafeRawBufferPointer
     private let owner: MappedFile
 
@@ -167,8 +168,7 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
 
     /// The bytes for the time of `body`, with the mapping held.
     package func withBytes<Result, Failure: Error>(_ body: (UnsafeRawBufferPointer) throws(Failure) -> Result) throws(Failure) -> Result {
-        defer { withExtendedLifetime(owner) {} }
-        return try body(bytes)
+        try owner.withBytes { _ throws(Failure) in try body(bytes) }
     }
 
     /// Floating-point elements as float32 (F64 is rounded to nearest even); nil for other dtypes.
@@ -203,11 +203,10 @@ func float32(fromFloat16 half: UInt16) -> Float {
     return Float(bitPattern: sign | value.bitPattern)
 }
 
-func firstNonFinite(_ values: [Float]) -> Int? {
-    values.withUnsafeBufferPointer { values in
-        // An exponent of all ones, or-ed over the block: no branch an element.
-        var found: UInt32 = 0
-        for value in values { found |= (value.bitPattern & 0x7f80_0000) &+ 0x0080_0000 }
-        return found & 0x8000_0000 == 0 ? nil : values.firstIndex { !$0.isFinite }
-    }
+/// The first NaN or infinity.
+func firstNonFinite(_ values: UnsafeBufferPointer<Float>) -> Int? {
+    // An exponent of all ones carries into the sign bit, or-ed over all values: no branch an element.
+    var found: UInt32 = 0
+    for value in values { found |= (value.bitPattern & 0x7f80_0000) &+ 0x0080_0000 }
+    return found & 0x8000_0000 == 0 ? nil : values.firstIndex { !$0.isFinite }
 }

@@ -1,0 +1,120 @@
+/// Writes one row of features an image, as they come. The number of rows need not be known beforehand.
+package protocol EmbeddingWriter: AnyObject {
+    /// Rows written so far: the number of the next row.
+    var rowCount: Int { get }
+
+    /// Writes a row.
+    ///
+    /// - Parameters:
+    ///   - name: the input's path.
+    ///   - values: as many as the row shape says, row-major.
+    /// - Throws: `FileError`. A row with NaN or infinity is refused, and the writer goes on without it.
+    func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError)
+
+    /// Completes the file. Without it nothing appears under the file's name.
+    func finish() throws(FileError)
+}
+
+extension EmbeddingWriter {
+    package func append(name: String, values: [Float]) throws(FileError) {
+        var failure: FileError?
+        values.withUnsafeBufferPointer { values in
+            do throws(FileError) { try append(name: name, values: values) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+}
+
+/// File formats of embeddings, chosen by the suffix of the output's name.
+package enum EmbeddingFormat: Sendable {
+    case npy, csv, jsonLines, safetensors
+
+    /// The output that stands for standard output, as JSON lines.
+    package static let standardOutput = "-"
+
+    /// - Throws: `FileError` for an unknown suffix.
+    package init(path: String) throws(FileError) {
+        if path == Self.standardOutput {
+            self = .jsonLines
+            return
+        }
+        let suffix = path.utf8.lastIndex(of: UInt8(ascii: ".")).map { path[$0...].lowercased() }
+        switch suffix {
+        case ".npy": self = .npy
+        case ".csv": self = .csv
+        case ".jsonl": self = .jsonLines
+        case ".safetensors": self = .safetensors
+        default: throw FileError(path: path, reason: "unknown output format: end the name in .npy, .csv, .jsonl or .safetensors, or give -")
+        }
+    }
+
+    /// Opens a writer for `path`.
+    ///
+    /// - Parameter rowShape: [D], or [N, D] for patch features, which csv cannot hold.
+    package static func makeWriter(path: String, rowShape: [Int], calls: SystemCalls = .live) throws(FileError) -> any EmbeddingWriter {
+        let row = try EmbeddingRow(path: path, shape: rowShape)
+        switch try EmbeddingFormat(path: path) {
+        case .npy: return try NPYWriter(row: row, calls: calls)
+        case .csv: return try CSVWriter(row: row, calls: calls)
+        case .jsonLines: return try JSONLinesWriter(row: row, calls: calls)
+        case .safetensors: return try SafetensorsEmbeddingWriter(row: row, calls: calls)
+        }
+    }
+}
+
+/// What every row of one output must be.
+struct EmbeddingRow {
+    let path: String
+    let shape: [Int]
+    let count: Int
+
+    init(path: String, shape: [Int]) throws(FileError) {
+        self.path = path
+        self.shape = shape
+        var count = 1
+        for dimension in shape {
+            let (product, overflow) = count.multipliedReportingOverflow(by: dimension)
+            if overflow || dimension <= 0 { throw FileError(path: path, reason: "a row of shape \(shape) cannot be written") }
+            count = product
+        }
+        if shape.isEmpty { throw FileError(path: path, reason: "a row without dimensions cannot be written") }
+        self.count = count
+    }
+
+    func check(_ name: String, _ values: UnsafeBufferPointer<Float>) throws(FileError) {
+        if values.count != count {
+            throw FileError(path: path, reason: "'\(oneLine(name))' has \(values.count) values, a row of shape \(shape) has \(count)")
+        }
+        if let index = firstNonFinite(values) {
+            throw FileError(path: path, reason: "'\(oneLine(name))' is not written: its feature \(index) is \(values[index])")
+        }
+    }
+}
+
+/// `FILE.index.jsonl`: one object an input, `{"path":…,"row":…}` or `{"path":…,"row":null,"error":"…"}`.
+package final class EmbeddingIndexWriter {
+    private let file: AtomicFile
+
+    /// - Parameter output: the embeddings' file; the index stands beside it.
+    package init(output: String, calls: SystemCalls = .live) throws(FileError) {
+        file = try AtomicFile(path: output + ".index.jsonl", calls: calls)
+    }
+
+    package func append(path: String, row: Int) throws(FileError) {
+        var line = Array("{\"path\":".utf8)
+        line.appendJSON(path)
+        line.append(contentsOf: ",\"row\":\(row)}\n".utf8)
+        try file.write(line)
+    }
+
+    package func append(path: String, error: String) throws(FileError) {
+        var line = Array("{\"path\":".utf8)
+        line.appendJSON(path)
+        line.append(contentsOf: ",\"row\":null,\"error\":".utf8)
+        line.appendJSON(error)
+        line.append(contentsOf: "}\n".utf8)
+        try file.write(line)
+    }
+
+    package func finish() throws(FileError) { try file.commit() }
+}
