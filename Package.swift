@@ -58,6 +58,7 @@ let package = Package(
         .testTarget(name: "HSSLModelsTests", dependencies: ["HSSLModels", "HSSLRuntime", "TestSupport"]),
         .testTarget(name: "HSSLEvaluationTests", dependencies: ["HSSLEvaluation", "TestSupport"]),
         .testTarget(name: "HSSLPretrainingTests", dependencies: ["HSSLPretraining", "TestSupport"], resources: [.copy("Fixtures")]),
+        .testTarget(name: "HSSLCommandLineTests", dependencies: ["HSSLCommandLine"]),
         .testTarget(name: "CommandTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats", "TestSupport"]),
     ],
     swiftLanguageModes: [.v6]

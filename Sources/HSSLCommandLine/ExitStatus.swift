@@ -1,0 +1,109 @@
+import ArgumentParser
+#if canImport(Glibc)
+import Glibc
+#endif
+
+/// Exit statuses of `hssl` and `hssl-extract`.
+package enum ExitStatus: Int32, Sendable {
+    case done = 0
+    case failed = 1
+    /// Some inputs were skipped, each named.
+    case partly = 2
+    /// EX_USAGE of sysexits.h: the command line is wrong.
+    case usage = 64
+    /// 128 + SIGINT, after saving.
+    case interrupted = 130
+    /// 128 + SIGTERM, after saving.
+    case terminated = 143
+}
+
+/// Ends a command with a status that is no error to print: what was to say has been said.
+package struct Exit: Error, Equatable {
+    package let status: ExitStatus
+    package init(_ status: ExitStatus) { self.status = status }
+}
+
+/// A wrong command line that the parser could not see (`--heads` without a name, `patch` features into a `.csv`): status 64.
+package struct UsageError: Error, Equatable, CustomStringConvertible {
+    package let description: String
+    /// - Parameter description: one line that names the flag.
+    package init(_ description: String) { self.description = description }
+}
+
+/// What a finished or failed command leaves: a status and a text for one of the two streams.
+package struct Outcome: Equatable, Sendable {
+    package var status: ExitStatus
+    /// Help or version, asked for.
+    package var output = ""
+    /// One line, without `tool: error: `.
+    package var error = ""
+
+    package init(status: ExitStatus, output: String = "", error: String = "") {
+        self.status = status
+        self.output = output
+        self.error = error
+    }
+
+    /// Sorts an error thrown by parsing or running `command`.
+    package init(of error: any Error, in command: any ParsableCommand.Type) {
+        if let error = error as? Exit {
+            self.init(status: error.status)
+        } else if let error = error as? UsageError {
+            self.init(status: .usage, error: Outcome.oneLine(error.description))
+        } else if let code = error as? ExitCode {
+            self.init(status: ExitStatus(rawValue: code.rawValue) ?? .failed)
+        } else {
+            switch command.exitCode(for: error) {
+            case .success: self.init(status: .done, output: command.fullMessage(for: error))
+            case .validationFailure: self.init(status: .usage, error: Outcome.oneLine(command.message(for: error)))
+            // The errors of our own targets describe themselves in one line.
+            default: self.init(status: .failed, error: Outcome.oneLine("\(error)"))
+            }
+        }
+    }
+
+    /// The parser's messages may span lines (a suggestion after the fault).
+    private static func oneLine(_ text: String) -> String {
+        text.split(whereSeparator: \.isNewline).map { line in
+            String(line.drop { $0 == " " })
+        }.joined(separator: " ")
+    }
+}
+
+/// Parses the command line, runs the command and ends the process with its status.
+///
+/// - Parameters:
+///   - command: the root command.
+///   - tool: the name before `: error: `.
+package func runTool<Command: ParsableCommand>(_ command: Command.Type, tool: String) -> Never {
+    do {
+        var parsed = try command.parseAsRoot()
+        try parsed.run()
+        exit(ExitStatus.done.rawValue)
+    } catch {
+        let outcome = Outcome(of: error, in: command)
+        if !outcome.output.isEmpty { writeAll(Array((outcome.output + "\n").utf8), to: STDOUT_FILENO) }
+        if !outcome.error.isEmpty { StandardError.shared.print("\(tool): error: \(outcome.error)") }
+        exit(outcome.status.rawValue)
+    }
+}
+
+/// The text of `--version`: `hssl 0.1.0 (avx512vnni)`.
+package func versionText(tool: String, version: String, instructionSet: String) -> String {
+    "\(tool) \(version) (\(instructionSet))"
+}
+
+/// Writes all bytes to a descriptor. A closed or full stream has nobody left to tell: the rest is dropped and false returned.
+@discardableResult
+func writeAll(_ bytes: [UInt8], to descriptor: Int32) -> Bool {
+    var rest = bytes[...]
+    while !rest.isEmpty {
+        let written = rest.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
+        if written < 0 {
+            if errno == EINTR { continue }
+            return false
+        }
+        rest = rest.dropFirst(written)
+    }
+    return true
+}

@@ -1,0 +1,100 @@
+import ArgumentParser
+import Logging
+
+/// Options of every command.
+package struct SharedOptions: ParsableArguments {
+    @Option(name: .long, help: ArgumentHelp("Threads of the kernels (default: every processor this process may use).", valueName: "n"))
+    package var threads: Int?
+
+    @Option(name: .long, help: ArgumentHelp("Least severe message shown: trace, debug, info, notice, warning, error or critical.", valueName: "level"))
+    package var logLevel: LogLevel = .info
+
+    package init() {}
+
+    package func validate() throws {
+        if let threads, !(1...256).contains(threads) { throw ValidationError("--threads must be from 1 to 256, not \(threads)") }
+    }
+}
+
+/// `--log-level`, named as in swift-log.
+package enum LogLevel: String, ExpressibleByArgument, CaseIterable, Sendable {
+    case trace, debug, info, notice, warning, error, critical
+
+    package var loggerLevel: Logger.Level {
+        switch self {
+        case .trace: .trace
+        case .debug: .debug
+        case .info: .info
+        case .notice: .notice
+        case .warning: .warning
+        case .error: .error
+        case .critical: .critical
+        }
+    }
+}
+
+/// A number of bytes as users write it: `800M`, `1G`, `1.5GiB`, `64KB`, `4096`.
+///
+/// A bare letter or `iB` counts in powers of 1024, `B` after the letter in powers of 1000, as in GNU coreutils. Case does not matter.
+package struct ByteSize: ExpressibleByArgument, Equatable, Sendable {
+    package let bytes: Int
+    package init(bytes: Int) { self.bytes = bytes }
+
+    package init?(argument: String) {
+        let text = argument.lowercased()
+        let digits = text.prefix { $0.isASCII && ($0.isNumber || $0 == ".") }
+        guard digits.first?.isNumber == true, digits.last != ".", let value = Double(digits) else { return nil }
+        let suffix = text.dropFirst(digits.count)
+        guard let unit = ByteSize.units[String(suffix)] else { return nil }
+        let bytes = (value * unit).rounded()
+        guard bytes >= 1, bytes <= 0x1p53 else { return nil }
+        self.bytes = Int(bytes)
+    }
+
+    package var defaultValueDescription: String { "\(bytes)" }
+
+    private static let units: [String: Double] = {
+        var units: [String: Double] = ["": 1, "b": 1]
+        for (power, letter) in ["k", "m", "g", "t"].enumerated() {
+            var binary = 1024.0, decimal = 1000.0
+            for _ in 0..<power {
+                binary *= 1024
+                decimal *= 1000
+            }
+            units[letter] = binary
+            units[letter + "ib"] = binary
+            units[letter + "b"] = decimal
+        }
+        return units
+    }()
+}
+
+/// Sends swift-log's messages to standard error, one a line, without Foundation: `warning: text key=value`.
+package struct StandardErrorLogHandler: LogHandler {
+    package var logLevel: Logger.Level
+    package var metadata: Logger.Metadata = [:]
+    package var metadataProvider: Logger.MetadataProvider?
+
+    /// Makes every `Logger` of this process write here. Call once, before the first logger is made.
+    package static func bootstrap(level: LogLevel) {
+        LoggingSystem.bootstrap { _ in StandardErrorLogHandler(logLevel: level.loggerLevel) }
+    }
+
+    package init(logLevel: Logger.Level) { self.logLevel = logLevel }
+
+    package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+        get { metadata[key] }
+        set { metadata[key] = newValue }
+    }
+
+    package func log(event: LogEvent) { StandardError.shared.print(line(for: event)) }
+
+    func line(for event: LogEvent) -> String {
+        let all = metadata.merging(metadataProvider?.get() ?? [:]) { $1 }.merging(event.metadata ?? [:]) { $1 }
+        let pairs = all.sorted { $0.key < $1.key }.map { " \($0.key)=\($0.value)" }.joined()
+        // Information is what the user asked for; only what is unusual is labelled.
+        let label = event.level == .info || event.level == .notice ? "" : "\(event.level): "
+        let text = "\(label)\(event.message)\(pairs)"
+        return text.contains(where: \.isNewline) ? text.split(whereSeparator: \.isNewline).joined(separator: " ") : text
+    }
+}

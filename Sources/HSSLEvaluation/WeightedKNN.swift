@@ -1,0 +1,131 @@
+#if canImport(Glibc)
+import Glibc
+#endif
+
+/// Accuracy at one number of neighbours, as fractions.
+public struct KNNAccuracy: Equatable, Sendable {
+    /// Neighbours that voted: the k asked for, or the number of references if that is less.
+    public let k: Int
+    public let top1: Double
+    public let top5: Double
+}
+
+/// What `hssl evaluate knn` reports.
+public struct KNNResult: Equatable, Sendable {
+    public let referenceCount: Int
+    public let queryCount: Int
+    /// Classes among the references.
+    public let classCount: Int
+    public let dimension: Int
+    public let temperature: Double
+    /// In rising k.
+    public let accuracies: [KNNAccuracy]
+
+    /// The figure for `metrics.jsonl`: at 20 neighbours as DINO reports, or else at the next larger or largest k measured.
+    public var headline: KNNAccuracy? { accuracies.first { $0.k >= 20 } ?? accuracies.last }
+
+    /// One JSON object, without a line break.
+    public var json: String {
+        let rows = accuracies.map { "{\"k\":\($0.k),\"top1\":\($0.top1),\"top5\":\($0.top5)}" }.joined(separator: ",")
+        return "{\"train_images\":\(referenceCount),\"test_images\":\(queryCount),\"classes\":\(classCount),\"dimension\":\(dimension),"
+            + "\"temperature\":\(temperature),\"knn\":[\(rows)]}"
+    }
+}
+
+/// DINO's weighted k-nearest-neighbour classifier.
+///
+/// Features are L2-normalised; each of a query's k nearest references by cosine votes for its class with weight exp(similarity/T). A query
+/// counts for top-5 if its class is among the five with most votes (fewer if fewer classes got a vote); of equal votes the lower label
+/// wins. A class without a vote is never a hit.
+///
+/// Source: `eval_knn.py` of DINO (Caron et al. 2021), after Wu et al. 2018.
+public enum WeightedKNN {
+    public static let defaultNeighbors = [10, 20, 100, 200]
+    public static let defaultTemperature = 0.07
+
+    /// - Parameters:
+    ///   - index: reference features.
+    ///   - labels: one for each reference; any integers.
+    ///   - queries: [queryCount, index.dimension], row-major.
+    ///   - queryLabels: one for each query.
+    ///   - neighbors: the k to evaluate, each at least 1; those beyond the reference count become it, repeats are dropped.
+    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or a k or temperature that is not positive.
+    public static func evaluate(
+        index: FeatureIndex, labels: [Int], queries: [Float], queryLabels: [Int], neighbors: [Int] = defaultNeighbors,
+        temperature: Double = defaultTemperature
+    ) throws(EvaluationError) -> KNNResult {
+        guard labels.count == index.count else { throw EvaluationError("\(index.count) references have \(labels.count) labels") }
+        guard queryLabels.count * index.dimension == queries.count else {
+            throw EvaluationError("\(queries.count / index.dimension) queries have \(queryLabels.count) labels")
+        }
+        guard temperature > 0, temperature.isFinite else { throw EvaluationError("the temperature must be above 0, not \(temperature)") }
+        if let bad = neighbors.first(where: { $0 < 1 }) { throw EvaluationError("k must be at least 1, not \(bad)") }
+        let counts = Set(neighbors.map { min($0, index.count) }).sorted()
+        guard let largest = counts.last else { throw EvaluationError("no k was given") }
+
+        // Labels become 0 ..< classes in rising order, so that ties go to the lower label whatever the numbers are.
+        let distinct = Set(labels).sorted()
+        let classOf = Dictionary(uniqueKeysWithValues: zip(distinct, 0...))
+        let classes = labels.map { classOf[$0] ?? 0 }
+        var ballot = Ballot(classCount: distinct.count)
+        var hits1 = [Int](repeating: 0, count: counts.count)
+        var hits5 = hits1
+
+        try index.nearest(queries: queries, k: largest) { query, found in
+            guard let truth = classOf[queryLabels[query]], let best = found.first else { return }
+            var next = 0
+            for (rank, neighbor) in found.enumerated() {
+                // Relative to the best: the same order of votes, and no overflow at small temperatures.
+                ballot.add(exp(Double(neighbor.similarity - best.similarity) / temperature), to: classes[neighbor.index])
+                if rank + 1 == counts[next] {
+                    if let place = ballot.place(of: truth) {
+                        hits1[next] += place == 0 ? 1 : 0
+                        hits5[next] += place < 5 ? 1 : 0
+                    }
+                    next += 1
+                    if next == counts.count { break }
+                }
+            }
+            ballot.clear()
+        }
+        let accuracies = counts.indices.map { i in
+            KNNAccuracy(k: counts[i], top1: Double(hits1[i]) / Double(queryLabels.count), top5: Double(hits5[i]) / Double(queryLabels.count))
+        }
+        return KNNResult(referenceCount: index.count, queryCount: queryLabels.count, classCount: distinct.count, dimension: index.dimension,
+                         temperature: temperature, accuracies: accuracies)
+    }
+}
+
+/// Votes by class; clearing costs the number of classes with a vote, not of all classes.
+private struct Ballot {
+    private var votes: [Double]
+    private var hasVote: [Bool]
+    private var voted: [Int] = []
+
+    init(classCount: Int) {
+        votes = [Double](repeating: 0, count: classCount)
+        hasVote = [Bool](repeating: false, count: classCount)
+    }
+
+    mutating func add(_ weight: Double, to label: Int) {
+        if !hasVote[label] {
+            hasVote[label] = true
+            voted.append(label)
+        }
+        votes[label] += weight
+    }
+
+    /// How many classes come before `label`; nil without a vote.
+    func place(of label: Int) -> Int? {
+        guard hasVote[label] else { return nil }
+        return voted.count { votes[$0] > votes[label] || (votes[$0] == votes[label] && $0 < label) }
+    }
+
+    mutating func clear() {
+        for label in voted {
+            votes[label] = 0
+            hasVote[label] = false
+        }
+        voted.removeAll(keepingCapacity: true)
+    }
+}

@@ -1,0 +1,76 @@
+import Glibc
+
+/// One line of `metrics.jsonl`: what one update (or an evaluation after it) measured. Values that were not measured are left out.
+public struct Metrics: Equatable, Sendable {
+    /// Updates done, from 1 after the first.
+    public var step: Int
+    public var epoch: Int
+    public var loss: Double?
+    public var clsBase: Double?
+    public var clsAux: Double?
+    public var patch: Double?
+    public var learningRate: Double?
+    public var weightDecay: Double?
+    public var teacherMomentum: Double?
+    public var teacherTemperature: Double?
+    /// L2 norm over all tensors, before clipping.
+    public var gradientNorm: Double?
+    /// Mean entropy of the teacher's CLS targets, nats.
+    public var teacherEntropy: Double?
+    /// See `FeatureStatistics.meanStandardDeviation`.
+    public var featureStd: Double?
+    /// Images, not views.
+    public var imagesPerSecond: Double?
+    public var peakRSSBytes: Int?
+    /// Updates refused so far for a loss that was not finite.
+    public var skippedSteps: Int?
+    /// Fraction; only after an evaluation.
+    public var knnTop1: Double?
+
+    public init(step: Int, epoch: Int) {
+        self.step = step
+        self.epoch = epoch
+    }
+
+    private static let numberKeys: [(name: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
+        ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch), ("lr", \.learningRate),
+        ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum), ("teacher_temperature", \.teacherTemperature),
+        ("gradient_norm", \.gradientNorm), ("teacher_entropy", \.teacherEntropy), ("feature_std", \.featureStd),
+        ("images_per_second", \.imagesPerSecond), ("knn_top1", \.knnTop1),
+    ]
+    private static let integerKeys: [(name: String, path: WritableKeyPath<Metrics, Int?> & Sendable)] = [
+        ("peak_rss_bytes", \.peakRSSBytes), ("skipped_steps", \.skippedSteps),
+    ]
+
+    /// One JSON object without a line break; numbers that are not finite become `null`, as JSON has no other word.
+    public var json: String {
+        var text = "{\"step\":\(step),\"epoch\":\(epoch)"
+        for (name, path) in Metrics.numberKeys {
+            guard let value = self[keyPath: path] else { continue }
+            text += ",\"\(name)\":\(value.isFinite ? "\(value)" : "null")"
+        }
+        for (name, path) in Metrics.integerKeys {
+            guard let value = self[keyPath: path] else { continue }
+            text += ",\"\(name)\":\(value)"
+        }
+        return text + "}"
+    }
+
+    /// Reads a line that ``json`` wrote (white space and unknown numeric keys are allowed); nil for anything else, such as half a line.
+    public init?(json line: some StringProtocol) {
+        let text = line.utf8.filter { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: "\t") && $0 != UInt8(ascii: "\r") }
+        guard text.first == UInt8(ascii: "{"), text.last == UInt8(ascii: "}"), text.count >= 2 else { return nil }
+        var values: [String: String] = [:]
+        // No value is a string, list or object, so commas and colons separate without further thought.
+        for pair in text.dropFirst().dropLast().split(separator: UInt8(ascii: ",")) {
+            let parts = pair.split(separator: UInt8(ascii: ":"))
+            guard parts.count == 2, let key = parts.first, let value = parts.last, key.count >= 2,
+                  key.first == UInt8(ascii: "\""), key.last == UInt8(ascii: "\"") else { return nil }
+            values[String(decoding: key.dropFirst().dropLast(), as: UTF8.self)] = String(decoding: value, as: UTF8.self)
+        }
+        guard let step = values["step"].flatMap(Int.init), let epoch = values["epoch"].flatMap(Int.init) else { return nil }
+        self.init(step: step, epoch: epoch)
+        for (name, path) in Metrics.numberKeys { self[keyPath: path] = values[name].flatMap(Double.init) }
+        for (name, path) in Metrics.integerKeys { self[keyPath: path] = values[name].flatMap(Int.init) }
+    }
+}

@@ -1,0 +1,143 @@
+import Glibc
+import HSSLFormats
+
+/// The output folder of one pretraining run, held by one trainer at a time.
+///
+/// | file | |
+/// |---|---|
+/// | `config.yaml` | resolved recipe |
+/// | `metrics.jsonl` | one line an update |
+/// | `checkpoint.safetensors` | all that a resumed run needs |
+/// | `model.safetensors` | teacher base, at the end |
+/// | `report.html` | curves and neighbours |
+/// | `.lock` | locked while a trainer runs; the lock dies with its process, so a leftover file means nothing |
+public final class RunFolder {
+    public let path: String
+    public var configPath: String { path + "/config.yaml" }
+    public var metricsPath: String { path + "/metrics.jsonl" }
+    public var checkpointPath: String { path + "/checkpoint.safetensors" }
+    public var modelPath: String { path + "/model.safetensors" }
+    public var reportPath: String { path + "/report.html" }
+
+    private let lock: Int32
+    private var metrics: Int32 = -1
+
+    /// Creates the folder for a new run, or opens an existing one with `resume`, and locks it.
+    ///
+    /// A folder that exists and holds nothing of a run counts as new. A run killed before its first checkpoint resumes from the start.
+    ///
+    /// - Throws: `FileError` when a run is there and `resume` is false, when another trainer holds it, or when the system refuses.
+    public init(path: String, resume: Bool) throws(FileError) {
+        // A trailing slash would change nothing but the messages.
+        var path = path
+        while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+        self.path = path
+        try RunFolder.createFolder(path)
+        // Refuse before making anything in a folder that may be someone else's.
+        if !resume, let found = RunFolder.traces.first(where: { access(path + "/" + $0, F_OK) == 0 }) {
+            throw FileError(path: path, reason: "holds a run (\(found)); give --resume to continue it, or another --output")
+        }
+        lock = try RunFolder.lock(path + "/.lock", folder: path)
+        removeStaleTemporaries()
+    }
+
+    deinit {
+        if metrics >= 0 { close(metrics) }
+        // Closing releases the lock. The file stays: removing it would let two trainers lock two files of one name.
+        close(lock)
+    }
+
+    private static let traces = ["config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "report.html"]
+
+    public var hasCheckpoint: Bool { access(checkpointPath, F_OK) == 0 }
+
+    public func writeConfiguration(_ recipe: Recipe) throws(FileError) {
+        try AtomicFile.write(Array(recipe.yaml.utf8), to: configPath)
+    }
+
+    // MARK: metrics.jsonl
+
+    /// Opens `metrics.jsonl` for appending after the lines of steps 1 … `step`; later lines and a half line are dropped.
+    ///
+    /// A run that resumes from its checkpoint of `step` will measure the later steps again; a run that starts anew passes 0.
+    public func openMetrics(after step: Int) throws(FileError) {
+        if metrics >= 0 { close(metrics) }
+        metrics = open(metricsPath, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o644)
+        guard metrics >= 0 else { throw FileError(path: metricsPath, action: "cannot open", code: Int(errno)) }
+        let bytes = try readFile(at: metricsPath)
+        var keep = 0
+        var start = 0
+        while let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) {
+            guard let line = Metrics(json: String(decoding: bytes[start..<end], as: UTF8.self)), line.step <= step else { break }
+            keep = end + 1
+            start = keep
+        }
+        if keep < bytes.count, ftruncate(metrics, keep) != 0 { throw FileError(path: metricsPath, action: "cannot truncate", code: Int(errno)) }
+    }
+
+    /// Appends one line in one system call, so that a killed process leaves whole lines (or, on a full disk, a half line that the next
+    /// `openMetrics` drops).
+    public func append(_ line: Metrics) throws(FileError) {
+        guard metrics >= 0 else { throw FileError(path: metricsPath, reason: "is not open") }
+        var pending = Array((line.json + "\n").utf8)[...]
+        while !pending.isEmpty {
+            let written = pending.withUnsafeBytes { Glibc.write(metrics, $0.baseAddress, $0.count) }
+            if written < 0 {
+                if errno == EINTR { continue }
+                throw FileError(path: metricsPath, action: "cannot append", code: Int(errno))
+            }
+            pending = pending.dropFirst(written)
+        }
+    }
+
+    /// Makes the lines so far survive a power failure; call with every checkpoint.
+    public func synchronizeMetrics() throws(FileError) {
+        if metrics >= 0, fsync(metrics) != 0 { throw FileError(path: metricsPath, action: "cannot synchronize", code: Int(errno)) }
+    }
+
+    /// Every whole line of `metrics.jsonl`, in order; none when there is no file.
+    public func readMetrics() throws(FileError) -> [Metrics] {
+        guard access(metricsPath, F_OK) == 0 else { return [] }
+        return try readFile(at: metricsPath).split(separator: UInt8(ascii: "\n")).compactMap { Metrics(json: String(decoding: $0, as: UTF8.self)) }
+    }
+
+    // MARK: folder
+
+    private static func createFolder(_ path: String) throws(FileError) {
+        if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
+        var status = stat()
+        if stat(path, &status) == 0 {
+            if status.st_mode & S_IFMT != S_IFDIR { throw FileError(path: path, reason: "exists and is not a folder") }
+            return
+        }
+        // As `mkdir -p`: `--output runs/today/first` should just work.
+        if let slash = path.lastIndex(of: "/"), slash > path.startIndex { try createFolder(String(path[..<slash])) }
+        if mkdir(path, 0o777) != 0, errno != EEXIST { throw FileError(path: path, action: "cannot create the folder", code: Int(errno)) }
+    }
+
+    private static func lock(_ path: String, folder: String) throws(FileError) -> Int32 {
+        let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw FileError(path: path, action: "cannot open", code: Int(errno)) }
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+            let code = errno
+            close(descriptor)
+            if code == EWOULDBLOCK { throw FileError(path: folder, reason: "another trainer is running in this folder") }
+            throw FileError(path: path, action: "cannot lock", code: Int(code))
+        }
+        return descriptor
+    }
+
+    /// Removes what killed writers of this run's files left (`.NAME.tmp-…`). Nobody else writes here: the folder is locked.
+    private func removeStaleTemporaries() {
+        guard let folder = opendir(path) else { return }
+        defer { closedir(folder) }
+        var stale: [String] = []
+        while let entry = readdir(folder) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if RunFolder.traces.contains(where: { name.hasPrefix(".\($0).tmp-") }) { stale.append(name) }
+        }
+        for name in stale { unlink(path + "/" + name) }
+    }
+}
