@@ -6,7 +6,7 @@
 #include <math.h>
 
 #pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512))), apply_to = function)
-#define HSSL_VECTOR_WIDTH 16
+#define HSSL_WIDTH 16
 #define HSSL_ROW hssl_attention__avx512
 #include "elementwise/vector.inc"
 #include "attention/body.inc"

@@ -6,10 +6,10 @@
 #include <math.h>
 
 #pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX2))), apply_to = function)
-#define HSSL_VECTOR_WIDTH 8
+#define HSSL_WIDTH 8
 #define HSSL_ROW hssl_elementwise__avx2
 #include "elementwise/vector.inc"
-#include "elementwise/gelu.inc"
+#include "base/gelu.h"
 #include "elementwise/body.inc"
 #pragma clang attribute pop
 #endif

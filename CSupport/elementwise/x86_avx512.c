@@ -6,10 +6,10 @@
 #include <math.h>
 
 #pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512))), apply_to = function)
-#define HSSL_VECTOR_WIDTH 16
+#define HSSL_WIDTH 16
 #define HSSL_ROW hssl_elementwise__avx512
 #include "elementwise/vector.inc"
-#include "elementwise/gelu.inc"
+#include "base/gelu.h"
 #include "elementwise/body.inc"
 #pragma clang attribute pop
 #endif

@@ -200,7 +200,37 @@ void hssl_adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, float
 /// teacher ← momentum·teacher + (1 − momentum)·student, fp32.
 void hssl_ema(ptrdiff_t n, float *teacher, const float *student, float momentum);
 
-// MARK: image — see image/README.md
+// MARK: image — 8-bit RGB [height, width, 3]; serial (loader threads call these), the same bytes on every ISA; see image/README.md
+
+/// Part of an image in pixels, edges at pixel borders; fractions are allowed.
+typedef struct {
+    float left, top, right, bottom;
+} hssl_box;
+
+/// Pillow's `resize((out_width, out_height), BICUBIC, box)`, to the bit: antialiased, 22-bit fixed-point weights, horizontal pass first.
+/// Rows of `source` are `source_stride` bytes apart. 0 ≤ left < right ≤ in_width, 0 ≤ top < bottom ≤ in_height.
+size_t hssl_resize_bicubic_workspace_size(ptrdiff_t in_width, ptrdiff_t in_height, hssl_box box, ptrdiff_t out_width, ptrdiff_t out_height);
+void hssl_resize_bicubic(ptrdiff_t in_width, ptrdiff_t in_height, const uint8_t *source, ptrdiff_t source_stride, hssl_box box,
+                         ptrdiff_t out_width, ptrdiff_t out_height, uint8_t *target, void *workspace);
+
+/// torchvision's colour jitter on Pillow images, in place on `pixels` pixels. factor ≥ 0, 1 changes nothing; hue shift in [-0.5, 0.5] turns.
+void hssl_adjust_brightness(ptrdiff_t pixels, uint8_t *rgb, float factor);
+void hssl_adjust_contrast(ptrdiff_t pixels, uint8_t *rgb, float factor);
+void hssl_adjust_saturation(ptrdiff_t pixels, uint8_t *rgb, float factor);
+void hssl_adjust_hue(ptrdiff_t pixels, uint8_t *rgb, float shift);
+/// ITU-R 601-2 luma in all three channels (Pillow's `convert("L")`).
+void hssl_grayscale(ptrdiff_t pixels, uint8_t *rgb);
+/// v ≥ threshold becomes 255 − v.
+void hssl_solarize(ptrdiff_t pixels, uint8_t *rgb, int threshold);
+void hssl_flip_horizontal(ptrdiff_t width, ptrdiff_t height, uint8_t *rgb);
+
+/// Pillow's `ImageFilter.GaussianBlur(sigma)`, to the bit: three extended box blurs an axis. 0 ≤ sigma ≤ HSSL_MAX_BLUR_SIGMA.
+#define HSSL_MAX_BLUR_SIGMA 30.0f
+size_t hssl_gaussian_blur_workspace_size(ptrdiff_t width, ptrdiff_t height);
+void hssl_gaussian_blur(ptrdiff_t width, ptrdiff_t height, uint8_t *rgb, float sigma, void *workspace);
+
+/// planes[c][i] = (rgb[i][c]/255 − mean[c])/std[c], computed as rgb·(1/(255·std)) + (−mean/std): [3, pixels] float32.
+void hssl_normalize_rgb(ptrdiff_t pixels, const uint8_t *rgb, const float mean[3], const float std[3], float *planes);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,7 @@
 import HSSLGraph
 
 /// The views of some images and their masks, image by image: what one micro-batch learns from.
-package final class CropBatch {
+package final class CropBatch: @unchecked Sendable {  // filled by one loader thread, then handed over
     package let images: Int
     package let globalSize: Int
     package let localViews: Int

@@ -56,6 +56,8 @@ package struct HSSLObjective {
         /// Σ over CLS targets of their entropy, nats.
         package var targetEntropy = 0.0
         package var targets = 0
+        /// Spread of the teacher's normalised base CLS features: a collapse shows here first.
+        package var features = FeatureSpread()
         /// Raw logits of the last micro-batch by the fixtures' names (plain evaluation only).
         package var logits: [String: [Float]] = [:]
 
@@ -113,6 +115,8 @@ package struct HSSLObjective {
         hssl_softmax(crops, count, clsLogits.values, centers.cls, 1 / context.teacherTemperature, &qCLS)
         sums.targetEntropy += entropy(qCLS)
         sums.targets += crops
+
+        sums.features.add(teacher.base.norm(tokens.gatheringRows(selection.clsRows)).l2Normalized())
 
         var qPatch: [Float] = []
         if !selection.patchOfGrid.isEmpty {

@@ -1,0 +1,103 @@
+import HSSLFormats
+import HSSLGraph
+
+/// The file from which a run continues bit for bit: weights, moments, centres, and where the sampler stood.
+///
+/// All random draws are counter-based, so (seed, step) is the random state.
+package struct Checkpoint {
+    package static let formatVersion = "1"
+
+    /// What the metadata hold.
+    package struct Position: Equatable, Sendable {
+        /// Updates done.
+        package var step: Int
+        package var epoch: Int
+        /// Images taken from the epoch's permutation.
+        package var samplerPosition: Int
+        package var seed: UInt64
+        /// Images of one micro-batch: rounding depends on it.
+        package var microBatch: Int
+        package var skippedSteps: Int
+        /// Images of the data set, by which a resumed run recognises it.
+        package var datasetCount: Int
+        /// Resolved recipe, YAML.
+        package var recipe: String
+    }
+
+    /// Writes atomically: a reader finds the old file or the new one, whole.
+    package static func save(_ learner: Learner, position: Position, to path: String) throws {
+        var tensors: [SafetensorsTensor] = []
+        for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
+            for parameter in network.parameters.all { tensors.append(floats(role + parameter.name, parameter.shape, parameter.values)) }
+        }
+        for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
+            tensors.append(floats("optimizer.exp_avg." + parameter.name, parameter.shape, state.firstMoment.floats))
+            tensors.append(floats("optimizer.exp_avg_sq." + parameter.name, parameter.shape, state.secondMoment.floats))
+            tensors.append(SafetensorsTensor(name: "optimizer.step." + parameter.name, shape: [1], values: [Int64(state.step)]))
+        }
+        tensors.append(SafetensorsTensor(name: "center.cls", shape: [learner.centers.cls.count], values: learner.centers.cls))
+        tensors.append(SafetensorsTensor(name: "center.patch", shape: [learner.centers.patch.count], values: learner.centers.patch))
+        try SafetensorsWriter.write(path: path, tensors: tensors, metadata: [
+            "format": "pt", "hssl.checkpoint_version": formatVersion, "hssl.step": "\(position.step)", "hssl.epoch": "\(position.epoch)",
+            "hssl.sampler_position": "\(position.samplerPosition)", "hssl.random_state": "philox4x32-10 seed \(position.seed) step \(position.step)",
+            "hssl.seed": "\(position.seed)", "hssl.micro_batch": "\(position.microBatch)", "hssl.skipped_steps": "\(position.skippedSteps)",
+            "hssl.dataset_count": "\(position.datasetCount)", "hssl.recipe": position.recipe,
+        ])
+    }
+
+    private static func floats(_ name: String, _ shape: [Int], _ values: UnsafeMutablePointer<Float>) -> SafetensorsTensor {
+        SafetensorsTensor(name: name, dtype: .float32, shape: shape,
+                          bytes: UnsafeRawBufferPointer(start: values, count: shape.reduce(1, *) * MemoryLayout<Float>.stride))
+    }
+
+    /// Metadata alone: what a resumed run needs before it can build the networks.
+    package static func position(of file: SafetensorsFile) throws -> Position {
+        func text(_ key: String) throws -> String {
+            guard let value = file.metadata[key] else { throw FileError(path: file.path, reason: "is no checkpoint: metadata '\(key)' is missing") }
+            return value
+        }
+        func number(_ key: String) throws -> Int {
+            guard let value = Int(try text(key)), value >= 0 else { throw FileError(path: file.path, reason: "metadata '\(key)' is not a count") }
+            return value
+        }
+        let version = try text("hssl.checkpoint_version")
+        guard version == formatVersion else { throw FileError(path: file.path, reason: "checkpoint version \(oneLine(version)) is not \(formatVersion)") }
+        guard let seed = UInt64(try text("hssl.seed")) else { throw FileError(path: file.path, reason: "metadata 'hssl.seed' is not a number") }
+        return Position(step: try number("hssl.step"), epoch: try number("hssl.epoch"), samplerPosition: try number("hssl.sampler_position"), seed: seed,
+                        microBatch: try number("hssl.micro_batch"), skippedSteps: try number("hssl.skipped_steps"),
+                        datasetCount: try number("hssl.dataset_count"), recipe: try text("hssl.recipe"))
+    }
+
+    /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.
+    package static func load(_ file: SafetensorsFile, into learner: Learner) throws {
+        var expected: Set<String> = ["center.cls", "center.patch"]
+        for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
+            for parameter in network.parameters.all {
+                expected.insert(role + parameter.name)
+                try read(role + parameter.name, parameter.shape, from: file, into: parameter.values)
+                parameter.valuesDidChange()
+            }
+        }
+        for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
+            let names = ["exp_avg", "exp_avg_sq", "step"].map { "optimizer.\($0).\(parameter.name)" }
+            expected.formUnion(names)
+            try read(names[0], parameter.shape, from: file, into: state.firstMoment.floats)
+            try read(names[1], parameter.shape, from: file, into: state.secondMoment.floats)
+            guard let step = try file.values(names[2], as: Int64.self, shape: [1]).first, step >= 0 else {
+                throw FileError(path: file.path, reason: "tensor '\(names[2])' is not a count")
+            }
+            state.step = Int(step)
+        }
+        learner.centers.cls = try file.floats("center.cls", shape: [learner.centers.cls.count])
+        learner.centers.patch = try file.floats("center.patch", shape: [learner.centers.patch.count])
+        if let stranger = file.names.first(where: { !expected.contains($0) }) {
+            throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
+        }
+    }
+
+    private static func read(_ name: String, _ shape: [Int], from file: SafetensorsFile, into values: UnsafeMutablePointer<Float>) throws {
+        try file.floats(name, shape: shape).withUnsafeBufferPointer { source in
+            if let start = source.baseAddress { values.update(from: start, count: source.count) }
+        }
+    }
+}
