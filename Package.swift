@@ -46,7 +46,7 @@ let package = Package(
         .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", .product(name: "Yams", package: "Yams")]),
 
         // Commands
-        .executableTarget(name: "hssl", dependencies: ["CSupport", "HSSLPretraining", "HSSLCommandLine"]),
+        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLCommandLine"]),
         .executableTarget(name: "hssl-extract", dependencies: ["HSSLRuntime", "HSSLData", "HSSLCommandLine"]),
 
         // Tests

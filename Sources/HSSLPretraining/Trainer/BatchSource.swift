@@ -1,5 +1,6 @@
 import HSSLData
 import HSSLGraph
+import Synchronization
 
 /// Where micro-batches come from: the epoch's permutation, decoding, augmentation and masks.
 ///
@@ -21,9 +22,9 @@ struct BatchSource: Sendable {
     /// Places in the data set by epoch: filled by `Permutations`, shared by the loader's threads.
     private let permutations: Permutations
 
-    init(recipe: Recipe, dataset: Dataset, microBatch: Int) throws {
+    init(recipe: Recipe, dataset: Dataset, microBatch: Int) {
         self.dataset = dataset
-        augmentation = try MultiCropAugmentation(recipe: recipe)
+        augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
         let grid = recipe.model.imageSize / recipe.model.patchSize
         masks = MaskGenerator(objective: recipe.objective, height: grid, width: grid)
         seed = recipe.schedule.seed
@@ -52,7 +53,7 @@ struct BatchSource: Sendable {
         for place in 0..<count {
             let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
             let (index, image) = try readable(from: wanted, unreadable: &unreadable)
-            augmentation.writeViews(of: image, seed: seed, epoch: epoch, index: index, place: place, into: batch)
+            write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
             for view in 0..<CropBatch.globalViews {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
                     let tokens = masks.height * masks.width
@@ -63,6 +64,19 @@ struct BatchSource: Sendable {
             }
         }
         return Part(step: step, part: part, batch: batch, unreadable: unreadable)
+    }
+
+    private func write(_ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int, into batch: CropBatch) {
+        batch.globals.withUnsafeMutableBufferPointer { globals in
+            batch.locals.withUnsafeMutableBufferPointer { locals in
+                for view in 0..<augmentation.viewCount {
+                    let isGlobal = view < CropBatch.globalViews
+                    let place = isGlobal ? place * CropBatch.globalViews + view : place * localViews + view - CropBatch.globalViews
+                    guard let start = isGlobal ? globals.baseAddress : locals.baseAddress else { continue }
+                    augmentation.make(view: view, of: image, key: key, into: start + place * augmentation.count(ofView: view))
+                }
+            }
+        }
     }
 
     /// How many unreadable images in a row end the search.
@@ -95,11 +109,10 @@ struct BatchSource: Sendable {
 }
 
 /// The order of the images in an epoch, kept for the two epochs that loader threads may be in.
-private final class Permutations: @unchecked Sendable {  // `known` is guarded by `lock`
+private final class Permutations: Sendable {
     private let count: Int
     private let seed: UInt64
-    private let lock = Lock()
-    private var known: [Int: [Int32]] = [:]
+    private let known = Mutex<[Int: [Int32]]>([:])
 
     init(count: Int, seed: UInt64) {
         self.count = count
@@ -108,7 +121,7 @@ private final class Permutations: @unchecked Sendable {  // `known` is guarded b
 
     /// Fisher–Yates under (seed, epoch).
     func epoch(_ epoch: Int) -> [Int32] {
-        lock.withLock {
+        known.withLock { known in
             if let order = known[epoch] { return order }
             var random = CounterRandom(seed: seed, stream: 0x5045_524D, UInt64(epoch))
             var order = (0..<Int32(count)).map { $0 }

@@ -12,15 +12,18 @@ struct OnlineEvaluation {
     static let batch = 64
 
     private let dataset: Dataset
+    /// 0: never, or no labels.
+    private let everyEpochs: Int
     private let reference: [Int]
     private let query: [Int]
     private let preprocessing: Preprocessing
     /// Preprocessed pixels are cheap to make again and dear to keep: decoded anew at each evaluation.
     private let imageSize: Int
 
-    /// Nil where the data set has no labels or too few images, or the recipe asks for none.
+    /// Nil where the data set has too few images to hold some back.
     init?(recipe: Recipe, dataset: Dataset, preprocessing: Preprocessing) {
-        guard recipe.evaluation.knnEveryEpochs > 0, dataset.hasLabels, dataset.count >= 10 else { return nil }
+        guard dataset.count >= 10 else { return nil }
+        everyEpochs = dataset.hasLabels ? recipe.evaluation.knnEveryEpochs : 0
         self.dataset = dataset
         self.preprocessing = preprocessing
         imageSize = recipe.model.imageSize
@@ -32,8 +35,12 @@ struct OnlineEvaluation {
         reference = Array(order.dropFirst(queries).prefix(recipe.evaluation.knnReferenceImages))
     }
 
+    /// Whether to evaluate when `epoch` epochs are done (and at the very end).
+    func isDue(epoch: Int, last: Bool) -> Bool { everyEpochs > 0 && (epoch % everyEpochs == 0 || last) }
+
     struct Result {
-        let top1: Double
+        /// Fraction; nil without labels.
+        let top1: Double?
         /// For the report: query images with their nearest reference images.
         let neighbors: [(query: Int, nearest: [Int])]
     }
@@ -43,17 +50,19 @@ struct OnlineEvaluation {
         let (referenceFeatures, referenceIndices) = features(of: reference, network, pool)
         let (queryFeatures, queryIndices) = features(of: query, network, pool)
         let width = network.base.width
-        let result = try WeightedKNN.evaluate(
-            train: referenceFeatures, trainLabels: referenceIndices.map { dataset.label($0) ?? 0 },
-            test: queryFeatures, testLabels: queryIndices.map { dataset.label($0) ?? 0 }, dimension: width, neighbors: [20])
+        let index = try FeatureIndex(features: referenceFeatures, dimension: width)
+        var top1: Double?
+        if dataset.hasLabels {
+            top1 = try WeightedKNN.evaluate(index: index, labels: referenceIndices.map { dataset.label($0) ?? 0 }, queries: queryFeatures,
+                                            queryLabels: queryIndices.map { dataset.label($0) ?? 0 }, neighbors: [20]).headline?.top1
+        }
         var neighbors: [(query: Int, nearest: [Int])] = []
         if illustrations > 0 {
-            let index = try FeatureIndex(features: referenceFeatures, dimension: width)
             let shown = min(illustrations, queryIndices.count)
             let nearest = try index.nearest(queries: Array(queryFeatures[..<(shown * width)]), k: 8)
             neighbors = zip(queryIndices, nearest).map { (query: $0, nearest: $1.map { referenceIndices[$0.index] }) }
         }
-        return Result(top1: result.headline?.top1 ?? 0, neighbors: neighbors)
+        return Result(top1: top1, neighbors: neighbors)
     }
 
     /// CLS features after the final norm [rows, D] of the readable images, and which those are.
@@ -71,7 +80,7 @@ struct OnlineEvaluation {
             let tape = Tape(mode: .inference, pool: pool)
             let input = tape.input(shape: [readable.count, 3, imageSize, imageSize])
             for (place, (index, image)) in readable.enumerated() {
-                preprocessing.apply(image, into: input.values + place * pixels)
+                preprocessing.apply(to: image, into: input.values + place * pixels)
                 kept.append(index)
             }
             let tokens = network.base.tokens(input, mask: nil, stochasticDepth: nil)

@@ -78,7 +78,8 @@ public final class Trainer {
         folder = try RunFolder(path: output, resume: options.resume)
         learner = try Learner(recipe: recipe)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
-        preprocessing = try Preprocessing(recipe: recipe)
+        preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
+                                          std: recipe.data.std.map { Float($0) })
         evaluation = OnlineEvaluation(recipe: recipe, dataset: dataset, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
@@ -90,7 +91,7 @@ public final class Trainer {
             resumed = position
         }
         microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed)
-        source = try BatchSource(recipe: recipe, dataset: dataset, microBatch: microBatch)
+        source = BatchSource(recipe: recipe, dataset: dataset, microBatch: microBatch)
         step = resumed?.step ?? 0
         skippedSteps = resumed?.skippedSteps ?? 0
         try folder.writeConfiguration(recipe)
@@ -154,7 +155,7 @@ public final class Trainer {
             let clock = ContinuousClock.now
             var sums = learner.newSums()
             for _ in 0..<parts {
-                guard let part = try loader.next() else { throw PretrainingError("the loader ended before the schedule") }
+                guard let part = try loader.next()?.get() else { throw PretrainingError("the loader ended before the schedule") }
                 try note(part.unreadable, notice)
                 learner.objective.accumulate(
                     part.batch,
@@ -176,7 +177,7 @@ public final class Trainer {
             }
             var metrics = metrics(outcome, sums, schedule, seconds: seconds(since: clock))
             let epochEnds = step % schedules.stepsPerEpoch == 0
-            if let evaluation, epochEnds, (step / schedules.stepsPerEpoch) % recipe.evaluation.knnEveryEpochs == 0 || step == schedules.totalSteps {
+            if let evaluation, epochEnds, evaluation.isDue(epoch: step / schedules.stepsPerEpoch, last: step == schedules.totalSteps) {
                 lastTop1 = try evaluation.run(learner.teacher, pool: learner.pool).top1
                 metrics.knnTop1 = lastTop1
             }
@@ -250,7 +251,56 @@ public final class Trainer {
         try folder.synchronizeMetrics()
     }
 
+    /// The base model of the teacher and the report.
     private func finish() throws {
+        try exportBase(to: folder.modelPath)
+        var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
+        report.results = [("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)")]
+        if let evaluation { report.neighborhoods = try neighborhoods(evaluation.run(learner.teacher, pool: learner.pool, illustrations: 8).neighbors) }
+        try report.write(to: folder.reportPath)
+    }
+
+    private func exportBase(to path: String) throws {
+        let sizes = try NetworkSizes(recipe: recipe)
+        try ModelFile.write(
+            path: path, architecture: sizes.base,
+            preprocessing: ModelPreprocessing(resize: preprocessing.resize, crop: preprocessing.crop, mean: preprocessing.mean, std: preprocessing.std),
+            provenance: ModelProvenance(recipe: recipe, data: datasetName, epochs: step / schedules.stepsPerEpoch),
+            precision: .float32, parameters: learner.teacher.parameters, prefix: "base.")
+    }
+
+    /// Last component of the data set's path.
+    private var datasetName: String { dataset.path.split(separator: "/").suffix(2).joined(separator: "/") }
+
+    private func neighborhoods(_ found: [(query: Int, nearest: [Int])]) throws -> [Report.Neighborhood] {
+        found.compactMap { query, nearest -> Report.Neighborhood? in
+            picture(query).map { Report.Neighborhood(query: $0, neighbors: nearest.compactMap { picture($0) }) }
+        }
+    }
+
+    /// What the model sees of an image (resized and cropped), captioned with its class or name.
+    private func picture(_ index: Int) -> Report.Picture? {
+        guard let image = try? dataset.image(index) else { return nil }
+        let side = preprocessing.crop
+        let pixels = preprocessing.apply(to: image)
+        var rgb = [UInt8](repeating: 0, count: 3 * side * side)
+        for channel in 0..<3 {
+            for i in 0..<side * side {
+                let value = (pixels[channel * side * side + i] * preprocessing.std[channel] + preprocessing.mean[channel]) * 255
+                rgb[3 * i + channel] = UInt8(min(255, max(0, value.rounded())))
+            }
+        }
+        let label = dataset.label(index)
+        let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
+        return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
+    }
+}
+
+extension ModelProvenance {
+    package init(recipe: Recipe, data: String, epochs: Int) {
+        self.init(method: recipe.auxiliary.isEnabled ? "hssl (\(recipe.objective.name))" : recipe.objective.name,
+                  head: recipe.auxiliary.isEnabled ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: data, epochs: epochs,
+                  precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
     }
 }
 
