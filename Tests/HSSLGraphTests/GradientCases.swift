@@ -52,7 +52,9 @@ enum GradientCases {
             cases.append(GradientCase(
                 kind: .layerNorm, name: "\(shape)", operands: [shape, [width], [width]],
                 apply: { $1[0].layerNorm(weight: $1[1], bias: $1[2], epsilon: Float(epsilon)) },
-                reference: { Reference.layerNorm($0[0], $0[1], $0[2], epsilon: epsilon) }))
+                reference: { Reference.layerNorm($0[0], $0[1], $0[2], epsilon: epsilon) },
+                // A single channel divides the rounding of its zero gradient by √ε.
+                tolerance: width == 1 ? 1e-3 : 1e-5))
         }
         for shape in [[1, 1], [3, 7], [5, 33]] {
             cases.append(GradientCase(
