@@ -43,7 +43,7 @@ let package = Package(
         // Training
         .target(name: "HSSLGradients", dependencies: ["HSSLGraph"]),
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
-        .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", .product(name: "Yams", package: "Yams")]),
+        .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", "HSSLRuntime", .product(name: "Yams", package: "Yams")]),
 
         // Commands
         .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLCommandLine"]),
