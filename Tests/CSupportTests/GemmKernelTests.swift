@@ -29,7 +29,7 @@ final class GemmKernelTests: XCTestCase {
             for M in 1...70 { for N in 1...70 { for K in 1...70 { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
         } else {
             for M in 1...70 { for N in 1...70 { cases.append(.mixed(M, N, 1 + (M * 29 + N * 13) % 70, seed: cases.count)) } }
-            for K in 1...70 { for M in [1, 4, 6, 7] { for N in [1, 15, 16, 17, 63, 64, 65] { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
+            for K in 1...70 { for M in [1, 6, 7] { for N in [1, 15, 16, 17, 63, 64, 65] { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
         }
         check(cases, limit: (70, 70, 70))
     }
