@@ -51,7 +51,9 @@ let package = Package(
 
         // Tests
         .target(name: "TestSupport", dependencies: ["CSupport", "HSSLFormats"], path: "Tests/TestSupport"),
-        .testTarget(name: "CSupportTests", dependencies: ["CSupport", "TestSupport"]),
+        .target(name: "KernelOracle", dependencies: ["CSupport"], path: "Tests/KernelOracle",
+                cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])]),
+        .testTarget(name: "CSupportTests", dependencies: ["CSupport", "KernelOracle", "TestSupport"]),
         .testTarget(name: "HSSLFormatsTests", dependencies: ["HSSLFormats", "TestSupport"]),
         .testTarget(name: "HSSLDataTests", dependencies: ["HSSLData", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLGraphTests", dependencies: ["HSSLGraph", "HSSLGradients", "TestSupport"]),
