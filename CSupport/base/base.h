@@ -2,6 +2,8 @@
 #ifndef HSSL_BASE_H
 #define HSSL_BASE_H
 
+#include <stdatomic.h>
+
 #include "CSupport.h"
 
 #define HSSL_MAX_THREADS 256
@@ -21,6 +23,10 @@ int hssl_team(double work);
 static inline ptrdiff_t hssl_split(ptrdiff_t count, ptrdiff_t parts, ptrdiff_t part) {
     return count / parts * part + (part < count % parts ? part : count % parts);
 }
+
+/// Next task of a region whose threads take tasks as they come. (OpenMP's schedule(dynamic) needs a newer libomp than Ubuntu 22.04's;
+/// reduction clauses and static schedules work.) Results do not depend on who takes what.
+static inline ptrdiff_t hssl_next(atomic_long *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
 
 static inline ptrdiff_t hssl_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t hssl_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }

@@ -47,8 +47,9 @@ void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdif
     const ptrdiff_t panels = hssl_ceil_div(N, PANEL);
     const int team = hssl_team(2.0 * (double)M * (double)N * (double)K);
     const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t t = 0; t < tasks; ++t) {
+    atomic_long next = 0;
+#pragma omp parallel num_threads(team) if (team > 1)
+    for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
         const ptrdiff_t m = t / panels * block;
         task(&g, m, hssl_min(block, M - m), t % panels);
     }

@@ -5,9 +5,8 @@ typedef struct {
     ptrdiff_t M, N, K;
     const float *a;
     ptrdiff_t m_stride, k_stride;
-    const float *b;                       // packed panels; NULL: unpacked_b
-    const float *unpacked_b;
-    ptrdiff_t b_k_stride, b_n_stride;
+    const float *b;
+    ptrdiff_t b_k_stride, b_n_stride;  // unpacked only; otherwise b is packed panels
     float *c;
     ptrdiff_t ldc;
     bool accumulate;
@@ -45,21 +44,68 @@ void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdif
     const ptrdiff_t panels = hssl_ceil_div(N, PANEL);
     const int team = hssl_team(2.0 * (double)M * (double)N * (double)K);
     const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t t = 0; t < tasks; ++t) {
+    atomic_long next = 0;
+#pragma omp parallel num_threads(team) if (team > 1)
+    for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
         const ptrdiff_t m = t / panels * block;
         task(&g, m, hssl_min(block, M - m), t % panels);
     }
 }
 
+// Unpacked B, walked once: the weight gradient dW[out, in] = dYᵀ[out, tokens]·X[tokens, in], K = tokens up to some 13,000.
+// A task owns rows × a run of panels and walks all of K: for each K block it packs its rows of A once and each panel of B once, on its
+// stack, so threads never wait for one another. Partial sums of the panels lie in the workspace, [panel][M][PANEL], as C may alias the residual.
+enum { GRADIENT_ROWS = 192 };
+
+static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, float *workspace) {
+    _Alignas(64) float a_block[GRADIENT_ROWS * KC];
+    _Alignas(64) float b_block[KC * PANEL];
+    const ptrdiff_t mr = g->row->mr, nr = g->row->nr;
+    for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
+        const ptrdiff_t terms = hssl_min(KC, g->K - k);
+        const bool direct = g->k_stride == 1;
+        if (!direct) hssl_gemm_pack_a(rows, terms, g->a + m * g->m_stride + k * g->k_stride, g->m_stride, g->k_stride, mr, a_block);
+        for (ptrdiff_t p = first; p < last; ++p) {
+            const ptrdiff_t columns = hssl_min(PANEL, g->N - p * PANEL);
+            hssl_gemm_pack_panel_f32(columns, terms, g->b + k * g->b_k_stride + p * PANEL * g->b_n_stride, g->b_k_stride, g->b_n_stride, b_block);
+            for (ptrdiff_t r = 0; r < rows; r += mr) {
+                const ptrdiff_t height = hssl_min(mr, rows - r);
+                float *tile = workspace + (p * g->M + m + r) * PANEL;
+                const float *a = direct ? g->a + (m + r) * g->m_stride + k : a_block + r * terms;
+                for (ptrdiff_t n = 0; n < columns; n += nr) {
+                    g->row->kernel(height, hssl_min(nr, columns - n), terms, a, direct ? g->m_stride : 1, direct ? 1 : mr, b_block + n, tile + n, k > 0);
+                }
+                if (k + KC < g->K) continue;
+                const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
+                g->stage(height, columns, tile, &target);
+            }
+        }
+    }
+}
+
 size_t hssl_gemm_f32_unpacked_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
-    (void)M;
-    return hssl_gemm_f32_packed_size(N, K);
+    (void)K;
+    return (size_t)(hssl_ceil_div(N, PANEL) * PANEL * M) * sizeof(float);
 }
 
 void hssl_gemm_f32_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m_stride, ptrdiff_t a_k_stride,
                             const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c, ptrdiff_t ldc, bool accumulate,
                             const hssl_gemm_output *output, void *workspace) {
-    hssl_gemm_f32_pack(N, K, b, b_k_stride, b_n_stride, workspace);
-    hssl_gemm_f32(M, N, K, a, a_m_stride, a_k_stride, workspace, c, ldc, accumulate, output);
+    if (M <= 0 || N <= 0) return;
+    const problem g = {.M = M, .N = N, .K = K, .a = a, .m_stride = a_m_stride, .k_stride = a_k_stride, .b = b, .b_k_stride = b_k_stride,
+                       .b_n_stride = b_n_stride, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output,
+                       .row = hssl_gemm_select_f32(), .stage = hssl_gemm_select_output_f32()};
+    const ptrdiff_t panels = hssl_ceil_div(N, PANEL);
+    const int team = hssl_team(2.0 * (double)M * (double)N * (double)K);
+    ptrdiff_t row_blocks = hssl_ceil_div(M, GRADIENT_ROWS), runs = hssl_min(panels, hssl_ceil_div(4 * team, row_blocks));
+    if (team == 1) runs = hssl_ceil_div(panels, 8);  // 8 panels of partial sums (384 KB) stay in L2
+    if (row_blocks * runs < team) row_blocks = hssl_min(team, hssl_ceil_div(M, g.row->mr));
+    const ptrdiff_t block = hssl_round_up(hssl_ceil_div(M, row_blocks), g.row->mr);
+    row_blocks = hssl_ceil_div(M, block);
+    atomic_long next = 0;
+#pragma omp parallel num_threads(team) if (team > 1)
+    for (ptrdiff_t t; (t = hssl_next(&next)) < row_blocks * runs;) {
+        const ptrdiff_t m = t / runs * block, run = t % runs;
+        gradient_task(&g, m, hssl_min(block, M - m), hssl_split(panels, runs, run), hssl_split(panels, runs, run + 1), workspace);
+    }
 }

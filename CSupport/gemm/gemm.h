@@ -51,6 +51,10 @@ typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const fl
 /// Same, where value = a_scale[r] · b_scale[c] · tile[r, c].
 typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
 
+/// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add are two).
+typedef double hssl_peak_f32_fn(ptrdiff_t iterations);
+typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
+
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "gemm/kernels.inc"
 #undef HSSL_KERNEL
@@ -61,6 +65,8 @@ const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
 hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void);
 hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void);
+hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void);
+hssl_peak_u8s8_fn *hssl_gemm_select_peak_u8s8(void);
 
 /// The target of the tile at (m, n). a_scale and b_scale are left NULL.
 hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);

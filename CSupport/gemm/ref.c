@@ -40,3 +40,29 @@ void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdif
         }
     }
 }
+
+enum { ACCUMULATORS = 24 };
+
+double hssl_peak_f32__scalar(ptrdiff_t iterations) {
+    hssl_vf sum[ACCUMULATORS] = {0}, x = hssl_splat(1.0f);
+    for (ptrdiff_t i = 0; i < iterations; ++i) {
+        for (int j = 0; j < ACCUMULATORS; ++j) {
+            sum[j] = sum[j] + x * x;
+            __asm__ volatile("" : "+m"(x));
+        }
+    }
+    __asm__ volatile("" : : "m"(sum));
+    return 2.0 * HSSL_WIDTH * ACCUMULATORS * (double)iterations;
+}
+
+double hssl_peak_u8s8__scalar(ptrdiff_t iterations) {
+    hssl_vi sum[ACCUMULATORS] = {0}, x = {1};
+    for (ptrdiff_t i = 0; i < iterations; ++i) {
+        for (int j = 0; j < ACCUMULATORS; ++j) {
+            sum[j] = sum[j] + x * x;
+            __asm__ volatile("" : "+m"(x));
+        }
+    }
+    __asm__ volatile("" : : "m"(sum));
+    return 2.0 * HSSL_WIDTH * ACCUMULATORS * (double)iterations;
+}

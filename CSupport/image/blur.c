@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PASSES = 3, MAX_RADIUS = 32, MAX_ROWS = 2 * MAX_RADIUS + 3, PADDING = 3 * (MAX_RADIUS + 1) };
+enum { PASSES = 3, MAX_RADIUS = 64, MAX_ROWS = 2 * MAX_RADIUS + 3, PADDING = 3 * (MAX_RADIUS + 1) };
 
 typedef struct {
     ptrdiff_t radius;       // of the whole pixels

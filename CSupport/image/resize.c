@@ -15,7 +15,7 @@ static double cubic(double x) {
     return 0.0;
 }
 
-/// One axis: output i is Σ_t weights[i·stride + t]·input[first[i] + t], t < count[i].
+/// One axis: output i of the crop is Σ_t weights[i·stride + t]·input[first[i] + t], t < count[i].
 typedef struct {
     ptrdiff_t stride;  // multiple of HSSL_RESIZE_TAPS
     int32_t *first, *count, *weights;
@@ -30,8 +30,8 @@ static ptrdiff_t stride_of(double scale) {
     return (taps + HSSL_RESIZE_TAPS - 1) / HSSL_RESIZE_TAPS * HSSL_RESIZE_TAPS;
 }
 
-static size_t axis_size(double scale, ptrdiff_t out) {
-    const size_t stride = (size_t)stride_of(scale), n = (size_t)out;
+static size_t axis_size(double scale, ptrdiff_t crop) {
+    const size_t stride = (size_t)stride_of(scale), n = (size_t)crop;
     return 2 * aligned(n * 4) + aligned(n * stride * 4) + aligned(stride * 8);
 }
 
@@ -41,16 +41,16 @@ static uint8_t *carve(uint8_t **cursor, size_t bytes) {
     return block;
 }
 
-static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, uint8_t **cursor) {
+static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, ptrdiff_t crop_begin, ptrdiff_t crop, uint8_t **cursor) {
     const double scale = scale_of(begin, end, out), filter_scale = fmax(scale, 1.0);
     const double support = 2.0 * filter_scale, inverse = 1.0 / filter_scale;
     axis a = {.stride = stride_of(scale)};
-    a.first = (int32_t *)carve(cursor, (size_t)out * 4);
-    a.count = (int32_t *)carve(cursor, (size_t)out * 4);
-    a.weights = (int32_t *)carve(cursor, (size_t)(out * a.stride) * 4);
+    a.first = (int32_t *)carve(cursor, (size_t)crop * 4);
+    a.count = (int32_t *)carve(cursor, (size_t)crop * 4);
+    a.weights = (int32_t *)carve(cursor, (size_t)(crop * a.stride) * 4);
     a.exact = (double *)carve(cursor, (size_t)a.stride * 8);
-    for (ptrdiff_t i = 0; i < out; i++) {
-        const double center = (double)begin + ((double)i + 0.5) * scale;
+    for (ptrdiff_t i = 0; i < crop; i++) {
+        const double center = (double)begin + ((double)(crop_begin + i) + 0.5) * scale;
         ptrdiff_t first = (ptrdiff_t)(center - support + 0.5), last = (ptrdiff_t)(center + support + 0.5);
         if (first < 0) first = 0;
         if (last > in) last = in;
@@ -74,22 +74,23 @@ static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, uint8
 
 /// Which pass comes first changes roundings by a level or so; Pillow 13 starts with the vertical one where the height shrinks by much more
 /// than the width (by pixels of the whole image, not of the box).
-static bool vertical_first(ptrdiff_t in_width, ptrdiff_t in_height, ptrdiff_t out_width, ptrdiff_t out_height) {
-    return in_height > out_height && in_height - out_height > 2 * (in_width - out_width);
+static bool vertical_first(const hssl_resize *r) {
+    return r->in_height > r->out_height && r->in_height - r->out_height > 2 * (r->in_width - r->out_width);
 }
 
-/// Rows or columns that a pass over the other axis must produce: the box and the filter's reach on both sides.
-static size_t reach_of(float begin, float end, ptrdiff_t in, ptrdiff_t out) {
-    const double reach = (double)(end - begin) + 4.0 * fmax(scale_of(begin, end, out), 1.0) + 4.0;
-    return reach < (double)in ? (size_t)reach : (size_t)in;
+static double x_scale(const hssl_resize *r) { return scale_of(r->left, r->right, r->out_width); }
+static double y_scale(const hssl_resize *r) { return scale_of(r->top, r->bottom, r->out_height); }
+
+/// Bytes of the image between the passes: whole rows of the source, or as many rows as the crop and the filter's reach ask for.
+static size_t between_size(const hssl_resize *r) {
+    if (vertical_first(r)) return (size_t)r->in_width * (size_t)r->crop_height * 3;
+    const double reach = (double)r->crop_height * y_scale(r) + 4.0 * fmax(y_scale(r), 1.0) + 4.0;
+    return (reach < (double)r->in_height ? (size_t)reach : (size_t)r->in_height) * (size_t)r->crop_width * 3;
 }
 
-size_t hssl_resize_bicubic_workspace_size(ptrdiff_t in_width, ptrdiff_t in_height, hssl_box box, ptrdiff_t out_width, ptrdiff_t out_height) {
-    const size_t between = vertical_first(in_width, in_height, out_width, out_height)
-                               ? (size_t)in_width * (size_t)out_height
-                               : reach_of(box.top, box.bottom, in_height, out_height) * (size_t)out_width;
-    return axis_size(scale_of(box.left, box.right, out_width), out_width) + axis_size(scale_of(box.top, box.bottom, out_height), out_height) +
-           aligned((size_t)in_width * 3 + HSSL_RESIZE_PADDING) + aligned(between * 3);
+size_t hssl_resize_bicubic_workspace_size(const hssl_resize *r) {
+    return axis_size(x_scale(r), r->crop_width) + axis_size(y_scale(r), r->crop_height) + aligned((size_t)r->in_width * 3 + HSSL_RESIZE_PADDING) +
+           aligned(between_size(r));
 }
 
 /// An image or a part of one: its first row, and the bytes from row to row.
@@ -116,30 +117,31 @@ static void resample_rows(const hssl_image_kernels *kernels, const axis *y, ptrd
     }
 }
 
-void hssl_resize_bicubic(ptrdiff_t in_width, ptrdiff_t in_height, const uint8_t *source, ptrdiff_t source_stride, hssl_box box,
-                         ptrdiff_t out_width, ptrdiff_t out_height, uint8_t *target, void *workspace) {
+void hssl_resize_bicubic(const hssl_resize *r, const uint8_t *source, ptrdiff_t source_stride, uint8_t *target, void *workspace) {
     const hssl_image_kernels *kernels = hssl_image_selected();
-    const bool horizontal = out_width != in_width || box.left != 0 || box.right != (float)in_width;
-    const bool vertical = out_height != in_height || box.top != 0 || box.bottom != (float)in_height;
-    const view image = {source, source_stride};
+    const bool horizontal = r->out_width != r->in_width || r->left != 0 || r->right != (float)r->in_width;
+    const bool vertical = r->out_height != r->in_height || r->top != 0 || r->bottom != (float)r->in_height;
+    const ptrdiff_t width = r->crop_width, height = r->crop_height;
     uint8_t *cursor = workspace;
     axis x = {0}, y = {0};
-    if (horizontal) x = make_axis(in_width, box.left, box.right, out_width, &cursor);
-    if (vertical) y = make_axis(in_height, box.top, box.bottom, out_height, &cursor);
-    uint8_t *padded = carve(&cursor, (size_t)in_width * 3 + HSSL_RESIZE_PADDING), *between = cursor;
+    if (horizontal) x = make_axis(r->in_width, r->left, r->right, r->out_width, r->crop_left, width, &cursor);
+    if (vertical) y = make_axis(r->in_height, r->top, r->bottom, r->out_height, r->crop_top, height, &cursor);
+    uint8_t *padded = carve(&cursor, (size_t)r->in_width * 3 + HSSL_RESIZE_PADDING), *between = cursor;
+    // An axis that is not resampled is cropped here.
+    const view image = {source + (vertical ? 0 : r->crop_top * source_stride) + (horizontal ? 0 : 3 * r->crop_left), source_stride};
 
-    if (horizontal && vertical && vertical_first(in_width, in_height, out_width, out_height)) {
-        resample_rows(kernels, &y, in_width, out_height, image, 0, between);
-        resample_columns(kernels, &x, out_width, out_height, (view){between, 3 * in_width}, padded, target);
+    if (horizontal && vertical && vertical_first(r)) {
+        resample_rows(kernels, &y, r->in_width, height, image, 0, between);
+        resample_columns(kernels, &x, width, height, (view){between, 3 * r->in_width}, padded, target);
     } else if (horizontal && vertical) {
-        const ptrdiff_t first = y.first[0], last = y.first[out_height - 1] + y.count[out_height - 1];  // rows that the second pass reads
-        resample_columns(kernels, &x, out_width, last - first, (view){source + first * source_stride, source_stride}, padded, between);
-        resample_rows(kernels, &y, out_width, out_height, (view){between, 3 * out_width}, first, target);
+        const ptrdiff_t first = y.first[0], last = y.first[height - 1] + y.count[height - 1];  // rows that the second pass reads
+        resample_columns(kernels, &x, width, last - first, (view){source + first * source_stride, source_stride}, padded, between);
+        resample_rows(kernels, &y, width, height, (view){between, 3 * width}, first, target);
     } else if (horizontal) {
-        resample_columns(kernels, &x, out_width, out_height, image, padded, target);
+        resample_columns(kernels, &x, width, height, image, padded, target);
     } else if (vertical) {
-        resample_rows(kernels, &y, out_width, out_height, image, 0, target);
+        resample_rows(kernels, &y, width, height, image, 0, target);
     } else {
-        for (ptrdiff_t i = 0; i < out_height; i++) memcpy(target + i * 3 * out_width, source + i * source_stride, (size_t)(3 * out_width));
+        for (ptrdiff_t i = 0; i < height; i++) memcpy(target + i * 3 * width, image.rows + i * image.stride, (size_t)(3 * width));
     }
 }

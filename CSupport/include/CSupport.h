@@ -110,12 +110,16 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
 /// The int32 accumulators: bit-identical on every ISA.
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc);
 
+/// What the selected row and the selected threads reach on a register-only loop run for about `seconds`: FLOP/s, and int8 OP/s.
+double hssl_peak_f32(double seconds);
+double hssl_peak_u8s8(double seconds);
+
 // MARK: quantize — symmetric, one scale a row: x ≈ code · scale, scale = max|x| / 127 (1 for an all-zero row), round to nearest even
 
 /// codes[r, k] = s8 code + 128; bytes K ..< ldq of every row are set to 128.
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale);
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale);
-/// Stochastic rounding: code = floor(x/scale + u), u from Philox(key, element index): unbiased. `column_scale` [K] or NULL multiplies x first.
+/// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or NULL multiplies x first.
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
                                       uint8_t *codes, ptrdiff_t ldq, float *scale);
 void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
@@ -126,7 +130,7 @@ void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, p
 /// y = (x − mean)·rstd·weight + bias per row of D; mean and rstd [rows] are stored unless NULL. y may be x.
 void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
                      float *y, float *mean, float *rstd);
-/// dx (=, not +=) [rows, D]; dweight and dbias [D] are added to (NULL: not computed).
+/// dx (=, not +=) [rows, D], apart from x and dy; dweight and dbias [D] are added to (NULL: not computed).
 void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean, const float *rstd,
                               const float *dy, float *dx, float *dweight, float *dbias);
 /// y = x / max(‖x‖₂, epsilon) per row; inverse_norm [rows] stored unless NULL.
@@ -163,7 +167,7 @@ void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const 
 void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
                                       const float *log_sum_exp, const float *weight, float *dz);
 
-// MARK: attention — softmax(Q·Kᵀ/√d)·V, exact
+// MARK: attention — softmax(Q·Kᵀ/√d)·V, exact. A workspace is for the thread count of the moment: ask again after hssl_set_threads.
 
 size_t hssl_attention_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// qkv [batch, tokens, 3, heads, head_dim] → out [batch, tokens, heads, head_dim]; log_sum_exp [batch, heads, tokens] stored unless NULL.
@@ -260,16 +264,21 @@ void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, 
 
 // MARK: image — 8-bit RGB [height, width, 3]; serial (loader threads call these), the same bytes on every ISA; see image/README.md
 
-/// Part of an image in pixels, edges at pixel borders; fractions are allowed.
+/// Pillow's `resize((out_width, out_height), BICUBIC, box)`, to the bit: antialiased, 22-bit fixed-point weights, two passes.
 typedef struct {
-    float left, top, right, bottom;
-} hssl_box;
-
-/// Pillow's `resize((out_width, out_height), BICUBIC, box)`, to the bit: antialiased, 22-bit fixed-point weights, horizontal pass first.
-/// Rows of `source` are `source_stride` bytes apart. 0 ≤ left < right ≤ in_width, 0 ≤ top < bottom ≤ in_height.
-size_t hssl_resize_bicubic_workspace_size(ptrdiff_t in_width, ptrdiff_t in_height, hssl_box box, ptrdiff_t out_width, ptrdiff_t out_height);
-void hssl_resize_bicubic(ptrdiff_t in_width, ptrdiff_t in_height, const uint8_t *source, ptrdiff_t source_stride, hssl_box box,
-                         ptrdiff_t out_width, ptrdiff_t out_height, uint8_t *target, void *workspace);
+    ptrdiff_t in_width, in_height;
+    float left, top, right, bottom;    // box: 0 ≤ left < right ≤ in_width, 0 ≤ top < bottom ≤ in_height; fractions are allowed
+    ptrdiff_t out_width, out_height;   // of the whole result, of which only this part is computed:
+    ptrdiff_t crop_left, crop_top, crop_width, crop_height;
+} hssl_resize;
+/// The whole of an image to the whole of another.
+static inline hssl_resize hssl_resize_whole(ptrdiff_t in_width, ptrdiff_t in_height, ptrdiff_t out_width, ptrdiff_t out_height) {
+    hssl_resize r = {in_width, in_height, 0, 0, (float)in_width, (float)in_height, out_width, out_height, 0, 0, out_width, out_height};
+    return r;
+}
+size_t hssl_resize_bicubic_workspace_size(const hssl_resize *resize);
+/// Rows of `source` are `source_stride` bytes apart; `target` is [crop_height, crop_width, 3].
+void hssl_resize_bicubic(const hssl_resize *resize, const uint8_t *source, ptrdiff_t source_stride, uint8_t *target, void *workspace);
 
 /// torchvision's colour jitter on Pillow images, in place on `pixels` pixels. factor ≥ 0, 1 changes nothing; hue shift in [-0.5, 0.5] turns.
 void hssl_adjust_brightness(ptrdiff_t pixels, uint8_t *rgb, float factor);
@@ -283,7 +292,7 @@ void hssl_solarize(ptrdiff_t pixels, uint8_t *rgb, int threshold);
 void hssl_flip_horizontal(ptrdiff_t width, ptrdiff_t height, uint8_t *rgb);
 
 /// Pillow's `ImageFilter.GaussianBlur(sigma)`, to the bit: three extended box blurs an axis. 0 ≤ sigma ≤ HSSL_MAX_BLUR_SIGMA.
-#define HSSL_MAX_BLUR_SIGMA 30.0f
+#define HSSL_MAX_BLUR_SIGMA 64.0f
 size_t hssl_gaussian_blur_workspace_size(ptrdiff_t width, ptrdiff_t height);
 void hssl_gaussian_blur(ptrdiff_t width, ptrdiff_t height, uint8_t *rgb, float sigma, void *workspace);
 

@@ -38,6 +38,7 @@ static void on_error(j_common_ptr common) {
     cimage_status status = CIMAGE_CORRUPT;
     switch (common->err->msg_code) {
         case JERR_OUT_OF_MEMORY: status = CIMAGE_OUT_OF_MEMORY; break;
+        case JWRN_HIT_MARKER: status = CIMAGE_TRUNCATED; break;  // a marker where pixels should be
         case JERR_NO_BACKING_STORE: status = CIMAGE_TOO_LARGE; break;
         case JERR_BAD_PRECISION: case JERR_SOF_UNSUPPORTED: case JERR_CONVERSION_NOTIMPL: case JERR_ARITH_NOTIMPL: case JERR_NOT_COMPILED:
         case JERR_FRACT_SAMPLE_NOTIMPL: case JERR_CCIR601_NOTIMPL: status = CIMAGE_UNSUPPORTED; break;

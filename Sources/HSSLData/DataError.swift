@@ -1,3 +1,5 @@
+import HSSLFormats
+
 /// Why an image, a folder or a data set cannot be used. The description is one line that names the path.
 public struct DataError: Error, CustomStringConvertible, Equatable, Sendable {
     public enum Kind: Sendable {
@@ -31,5 +33,12 @@ public struct DataError: Error, CustomStringConvertible, Equatable, Sendable {
         self.reason = reason
     }
 
-    public var description: String { "\(path): \(reason)" }
+    init(_ kind: Kind, _ error: FileError) { self.init(kind, path: error.path, reason: error.reason) }
+
+    /// A failed system call: `action` says what was being done, `code` is its errno.
+    init(_ kind: Kind, path: String, action: String, code: Int32) {
+        self.init(kind, FileError(path: path, action: action, code: Int(code)))
+    }
+
+    public var description: String { FileError(path: path, reason: reason).description }
 }

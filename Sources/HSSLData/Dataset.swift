@@ -55,7 +55,7 @@ public struct Dataset: Sendable {
     public func name(_ index: Int) -> String {
         switch storage {
         case .files(let root, let names): ImageFiles.join(root, names[index])
-        case .idx(let images): "\(images.imagesPath)#\(index)"
+        case .idx(let images): images.name(index)
         }
     }
 

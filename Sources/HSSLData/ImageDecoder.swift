@@ -1,4 +1,5 @@
 import CImage
+import HSSLFormats
 
 /// An 8-bit RGB image: `pixels` [height, width, 3].
 public struct RGBImage: Equatable, Sendable {
@@ -56,7 +57,9 @@ public struct DecodeLimits: Equatable, Sendable {
 public enum ImageDecoder {
     /// - Throws: ``DataError``, naming `path`.
     public static func decode(path: String, limits: DecodeLimits = .default) throws -> RGBImage {
-        try decode(readFile(path, limit: limits.bytes), name: path, limits: limits)
+        let data: [UInt8]
+        do { data = try readFile(at: path, limit: limits.bytes) } catch { throw DataError(.unreadable, error) }
+        return try decode(data, name: path, limits: limits)
     }
 
     /// - Parameter name: what an error calls the data.
@@ -85,22 +88,24 @@ public enum ImageDecoder {
     }
 
     /// Runs a C function that writes its message into the given buffer.
-    static func check(_ name: String, _ body: (UnsafeMutablePointer<CChar>) -> cimage_status) throws {
-        try withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(CIMAGE_MESSAGE_CAPACITY)) { message in
-            guard let text = message.baseAddress else { return }
+    static func check(_ name: String, _ body: (UnsafeMutablePointer<CChar>) -> cimage_status) throws(DataError) {
+        let failure: DataError? = withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(CIMAGE_MESSAGE_CAPACITY)) { message in
+            guard let text = message.baseAddress else { return nil }
             text[0] = 0
             let status = body(text)
-            if status == CIMAGE_OK { return }
-            let kind: DataError.Kind =
-                switch status {
-                case CIMAGE_UNKNOWN_FORMAT: .unknownFormat
-                case CIMAGE_TRUNCATED: .truncated
-                case CIMAGE_UNSUPPORTED: .unsupported
-                case CIMAGE_TOO_LARGE: .tooLarge
-                case CIMAGE_OUT_OF_MEMORY: .outOfMemory
-                default: .corrupt
-                }
-            throw DataError(kind, path: name, reason: String(cString: text))
+            return status == CIMAGE_OK ? nil : DataError(kind(of: status), path: name, reason: String(cString: text))
+        }
+        if let failure { throw failure }
+    }
+
+    private static func kind(of status: cimage_status) -> DataError.Kind {
+        switch status {
+        case CIMAGE_UNKNOWN_FORMAT: .unknownFormat
+        case CIMAGE_TRUNCATED: .truncated
+        case CIMAGE_UNSUPPORTED: .unsupported
+        case CIMAGE_TOO_LARGE: .tooLarge
+        case CIMAGE_OUT_OF_MEMORY: .outOfMemory
+        default: .corrupt
         }
     }
 }

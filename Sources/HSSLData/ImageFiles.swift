@@ -1,7 +1,5 @@
 #if canImport(Glibc)
 import Glibc
-#elseif canImport(Musl)
-import Musl
 #endif
 
 /// Finding image files: recursive, `.jpg .jpeg .png` in any case, names sorted bytewise, hidden names passed over.
@@ -9,7 +7,7 @@ enum ImageFiles {
     /// Images below `root`, as paths relative to it, sorted bytewise.
     ///
     /// - Throws: ``DataError``: a folder that cannot be read, or a symbolic link back to a folder above it.
-    static func images(below root: String) throws -> [String] {
+    static func images(below root: String) throws(DataError) -> [String] {
         var found: [String] = []
         var ancestors: [Identity] = []
         try walk(root, prefix: "", ancestors: &ancestors, found: &found)
@@ -17,8 +15,8 @@ enum ImageFiles {
     }
 
     /// Folders right inside `root`, sorted bytewise.
-    static func folders(in root: String) throws -> [String] {
-        sortedBytewise(try entries(of: root).filter { $0.isFolder }.map(\.name))
+    static func folders(in root: String) throws(DataError) -> [String] {
+        sortedBytewise(try entries(of: root).filter(\.isFolder).map(\.name))
     }
 
     static func hasImageExtension(_ name: some StringProtocol) -> Bool {
@@ -46,9 +44,9 @@ enum ImageFiles {
         let isFolder: Bool
     }
 
-    private static func walk(_ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]) throws {
+    private static func walk(_ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]) throws(DataError) {
         var status = stat()
-        guard stat(folder, &status) == 0 else { throw DataError(.unreadable, path: folder, reason: systemMessage(errno)) }
+        guard stat(folder, &status) == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
         let identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
         guard !ancestors.contains(identity) else {
             throw DataError(.symbolicLinkLoop, path: folder, reason: "symbolic link loop: it leads back to a folder above it")
@@ -64,16 +62,16 @@ enum ImageFiles {
         }
     }
 
-    private static func entries(of folder: String) throws -> [Entry] {
+    private static func entries(of folder: String) throws(DataError) -> [Entry] {
         guard let stream = opendir(folder) else {
-            throw DataError(.unreadable, path: folder, reason: "cannot read the folder: \(systemMessage(errno))")
+            throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
         }
         defer { closedir(stream) }
         var result: [Entry] = []
         while true {
             errno = 0
             guard let entry = readdir(stream) else {
-                guard errno == 0 else { throw DataError(.unreadable, path: folder, reason: "cannot read the folder: \(systemMessage(errno))") }
+                guard errno == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
                 return result
             }
             let name = withUnsafePointer(to: &entry.pointee.d_name) {

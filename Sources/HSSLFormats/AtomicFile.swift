@@ -113,7 +113,7 @@ package final class AtomicFile: ByteSink {
         _ = calls.close(descriptor)
         descriptor = -1
 
-        let folder = folder(of: target)
+        let folder = enclosingFolder(of: target)
         let opened = retryingInterrupts { calls.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) }
         if opened < 0 { throw FileError(path: path, action: "written, but cannot open its folder to make the name durable", code: -opened) }
         let result = retryingInterrupts { calls.synchronize(Int32(opened)) }
@@ -180,7 +180,7 @@ struct TemporaryName {
     private let prefix: String
 
     init(target: String) {
-        folder = HSSLFormats.folder(of: target)
+        folder = enclosingFolder(of: target)
         let name = target.split(separator: "/").last.map(String.init) ?? target
         // A name of 255 bytes is allowed; ours must leave room for what is added.
         prefix = "." + String(decoding: name.utf8.prefix(200), as: UTF8.self) + ".tmp-"
@@ -222,7 +222,7 @@ private final class TemporaryCounter: @unchecked Sendable {
 private let temporaryCounter = TemporaryCounter()
 
 /// The folder that holds `path` ("." for a bare name).
-func folder(of path: String) -> String {
+func enclosingFolder(of path: String) -> String {
     guard let slash = path.utf8.lastIndex(of: UInt8(ascii: "/")) else { return "." }
     return slash == path.startIndex ? "/" : String(path[..<slash])
 }

@@ -11,6 +11,7 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     package static let checksumKey = "hssl.crc32c"
 
     package let path: String
+    package let metadata: [String: String]
     private let header: SafetensorsHeader
     private let mapping: MappedFile
     /// Where the data section starts in the file, bytes.
@@ -27,6 +28,7 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
             (header, dataStart) = try Self.readHeader(file, limit: headerLimit)
             if verifyingChecksum { try Self.verifyChecksum(header, file, from: dataStart) }
             mapping = try Self.readable { () throws(FileError) in try MappedFile(file) }
+            metadata = try header.metadata()
         } catch {
             throw SafetensorsError(path: path, fault: error)
         }
@@ -37,7 +39,6 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     /// In the order of their data.
     package var names: [String] { header.entries.map(header.name(of:)) }
     package var count: Int { header.entries.count }
-    package var metadata: [String: String] { header.metadata }
     /// Bytes of the header with its length, and of all tensors.
     package var byteCounts: (header: Int, data: Int) { (dataStart, mapping.bytes.count - dataStart) }
 
@@ -112,7 +113,7 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
         let limit = min(limit, Int(UInt32.max))
         if length > UInt64(limit) { throw .headerTooLong(bytes: length, limit: limit) }
         if length > UInt64(file.size - 8) { throw .headerBeyondFile(headerBytes: length, fileBytes: file.size) }
-        if length < 2 { throw .headerNotAnObject }
+        if length == 0 { throw .headerNotAnObject }
 
         // A private copy: the parser changes it, and a file that changes under the mapping cannot change what was validated.
         let text = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: Int(length))
@@ -128,7 +129,7 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
 
     /// Reads the data in pieces rather than through the mapping: a damaged file of any size costs one piece of memory.
     private static func verifyChecksum(_ header: SafetensorsHeader, _ file: ReadableFile, from start: Int) throws(SafetensorsError.Fault) {
-        guard let recorded = header.metadata[checksumKey] else { return }
+        guard let recorded = header.metadataValue(checksumKey) else { return }
         guard recorded.utf8.count == 8, !recorded.hasPrefix("+"), let expected = UInt32(recorded, radix: 16) else {
             throw .malformedChecksum(oneLine(recorded))
         }

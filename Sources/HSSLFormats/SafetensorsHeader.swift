@@ -30,25 +30,23 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
     private let text: UnsafeMutableBufferPointer<UInt8>
     /// In the order of their data.
     private(set) var entries: [Entry] = []
-    private(set) var metadata: [String: String] = [:]
+    private var metadataEntries: [MetadataEntry] = []
     private var table = NameTable()
 
     /// Takes over `text` (deallocates it, also when it throws). `dataBytes` is what the file holds after the header.
     init(takingOver text: UnsafeMutableBufferPointer<UInt8>, dataBytes: Int) throws(SafetensorsError.Fault) {
         self.text = text
         guard let base = text.baseAddress, text[0] == UInt8(ascii: "{") else { throw .headerNotAnObject }
-        var metadataEntries: [MetadataEntry] = []
         do throws(HeaderFault) {
-            try parse(base, &metadataEntries)
+            try parse(base)
         } catch {
             switch error {
             case .json(let error): throw .malformedHeader(error)
             case .fault(let fault): throw fault
             }
         }
-        try checkNames(base)
+        try checkNames()
         try checkLayout(dataBytes)
-        try collect(metadataEntries, base)
     }
 
     deinit { text.deallocate() }
@@ -56,13 +54,31 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
     // MARK: Look-up
 
     func index(of name: String) -> Int? {
-        guard let base = text.baseAddress else { return nil }
         var name = name
-        return name.withUTF8 { wanted in
-            table.find(wanted) { index in
-                UnsafeBufferPointer(start: base + self.entries[index].name.lowerBound, count: self.entries[index].name.count)
+        return name.withUTF8 { wanted in table.find(wanted) { bytes(entries[$0].name) } }
+    }
+
+    func metadataValue(_ key: String) -> String? {
+        let key = Array(key.utf8)
+        return metadataEntries.first { bytes($0.key).elementsEqual(key) }.map { String(decoding: bytes($0.value), as: UTF8.self) }
+    }
+
+    /// All metadata, made when asked for: a file that is refused after all shall not cost this memory.
+    func metadata() throws(SafetensorsError.Fault) -> [String: String] {
+        var result: [String: String] = [:]
+        result.reserveCapacity(metadataEntries.count)
+        for entry in metadataEntries {
+            let key = String(decoding: bytes(entry.key), as: UTF8.self)
+            // Keys of different bytes that Swift holds equal (composed and decomposed letters).
+            if result.updateValue(String(decoding: bytes(entry.value), as: UTF8.self), forKey: key) != nil {
+                throw .duplicateName("__metadata__.\(shown(entry.key))")
             }
         }
+        return result
+    }
+
+    private func bytes(_ range: Range<Int>) -> UnsafeBufferPointer<UInt8> {
+        UnsafeBufferPointer(rebasing: UnsafeBufferPointer(text)[range])
     }
 
     func name(of entry: Entry) -> String { String(decoding: text[entry.name], as: UTF8.self) }
@@ -93,7 +109,7 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
         do throws(JSONError) { return try body() } catch { throw .json(error) }
     }
 
-    private func parse(_ base: UnsafeMutablePointer<UInt8>, _ metadataEntries: inout [MetadataEntry]) throws(HeaderFault) {
+    private func parse(_ base: UnsafeMutablePointer<UInt8>) throws(HeaderFault) {
         var scanner = JSONScanner(base, count: text.count)
         var hasMetadata = false
         // Untouched capacity costs no memory; growth by doubling would.
@@ -109,7 +125,7 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
                 if scanner.equals(key, "__metadata__") {
                     if hasMetadata { throw .fault(.duplicateName("__metadata__")) }
                     hasMetadata = true
-                    try parseMetadata(&scanner, &metadataEntries)
+                    try parseMetadata(&scanner)
                 } else {
                     if entries.count == Self.tensorLimit { throw .fault(.tooManyTensors(limit: Self.tensorLimit)) }
                     entries.append(try parseTensor(&scanner, name: key))
@@ -120,12 +136,12 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
         for index in scanner.position..<text.count where base[index] != 0x20 { throw .fault(.textAfterHeader(offset: index)) }
     }
 
-    private func parseMetadata(_ scanner: inout JSONScanner, _ entries: inout [MetadataEntry]) throws(HeaderFault) {
+    private func parseMetadata(_ scanner: inout JSONScanner) throws(HeaderFault) {
         try scan { () throws(JSONError) in try scanner.expect(UInt8(ascii: "{")) }
         if scanner.take(UInt8(ascii: "}")) { return }
         repeat {
-            if entries.count == Self.tensorLimit { throw .fault(.tooManyMetadataEntries(limit: Self.tensorLimit)) }
-            entries.append(
+            if metadataEntries.count == Self.tensorLimit { throw .fault(.tooManyMetadataEntries(limit: Self.tensorLimit)) }
+            metadataEntries.append(
                 try scan { () throws(JSONError) in
                     let key = try scanner.scanString()
                     try scanner.expect(UInt8(ascii: ":"))
@@ -228,16 +244,17 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
 
     // MARK: Checks over all tensors
 
-    private func checkNames(_ base: UnsafeMutablePointer<UInt8>) throws(SafetensorsError.Fault) {
+    private func checkNames() throws(SafetensorsError.Fault) {
         // The table holds indices in data order, so entries are put into it first; most files have it already.
         let isSorted = zip(entries, entries.dropFirst()).allSatisfy { ($0.begin, $0.end) <= ($1.begin, $1.end) }
         if !isSorted { entries.sort { ($0.begin, $0.end) < ($1.begin, $1.end) } }
         table = NameTable(capacity: entries.count)
-        for index in entries.indices {
-            let inserted = table.insert(index) { index in
-                UnsafeBufferPointer(start: base + self.entries[index].name.lowerBound, count: self.entries[index].name.count)
-            }
-            if !inserted { throw .duplicateName(shown(entries[index].name)) }
+        for index in entries.indices where !table.insert(index, name: { bytes(entries[$0].name) }) {
+            throw .duplicateName(shown(entries[index].name))
+        }
+        var keys = NameTable(capacity: metadataEntries.count)
+        for index in metadataEntries.indices where !keys.insert(index, name: { bytes(metadataEntries[$0].key) }) {
+            throw .duplicateName("__metadata__.\(shown(metadataEntries[index].key))")
         }
     }
 
@@ -250,15 +267,6 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
             covered = entry.end
         }
         if covered < dataBytes { throw .trailingBytes(dataBytes - covered) }
-    }
-
-    private func collect(_ metadataEntries: [MetadataEntry], _ base: UnsafeMutablePointer<UInt8>) throws(SafetensorsError.Fault) {
-        metadata.reserveCapacity(metadataEntries.count)
-        for entry in metadataEntries {
-            let key = String(decoding: text[entry.key], as: UTF8.self)
-            let value = String(decoding: text[entry.value], as: UTF8.self)
-            if metadata.updateValue(value, forKey: key) != nil { throw .duplicateName("__metadata__.\(oneLine(key))") }
-        }
     }
 }
 

@@ -17,7 +17,7 @@ final class ElementwiseKernelTests: KernelRowTestCase {
 
     /// Arguments that cover ±12 and the special values.
     private var argumentsOfGELU: [Float] {
-        uniform(40_001, seed: 3).map { $0 * 12 } + [0, -0.0, 1e-30, -1e-30, 1e-42, 9.5, -9.5, 9.6, -9.6, 100, -100, 1e30, -1e30]
+        uniform(40_001, seed: 3).map { $0 * 12 } + [0, -0.0, 1e-30, -1e-30, Float(bitPattern: 700), 9.5, -9.5, 9.6, -9.6, 100, -100, 1e30, -1e30]
     }
 
     func testGELUErrorBound() {
@@ -157,13 +157,13 @@ final class ElementwiseKernelTests: KernelRowTestCase {
     }
 
     func testSoftmaxAndCrossEntropyMatchScalar() {
-        let bounds = [2e-6, 2e-6, 4e-6, 1e-6, 1e-5]
+        let bounds = [2e-6, 2e-6, 4e-6, 2e-6, 4e-6], floors = [1e-30, 1e-30, 1, 1, 1]  // probabilities cancel in the last
         forEachRow(of: "elementwise") { isa in
             for K in Array(1...70) + [512, 1003, 8192] {
                 let actual = softmaxes(2, K, magnitude: 3, edge: edge(K))
                 let expected = withScalarRow { softmaxes(2, K, magnitude: 3, edge: .end) }
-                for (index, bound) in bounds.enumerated() where K > 1 || index < 2 {
-                    assertClose(actual[index], expected[index], bound, "output \(index), K \(K), row \(isa.rawValue)")
+                for (index, bound) in bounds.enumerated() {
+                    assertClose(actual[index], expected[index], bound, floor: floors[index], "output \(index), K \(K), row \(isa.rawValue)")
                 }
             }
         }

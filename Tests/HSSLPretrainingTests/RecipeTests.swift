@@ -1,3 +1,4 @@
+import Foundation
 import XCTest
 @testable import HSSLPretraining
 
@@ -160,6 +161,16 @@ final class RecipeTests: XCTestCase {
         for bad in ["", "seed=3", "schedule.seed", "schedule.seed=", "schedule.seed=1\nmodel: 3", "a.b.c=1", "schedule.seed=a: b", "schedule.seed=[1"] {
             XCTAssertTrue(refusal(Self.full, set: [bad]).hasPrefix("--set "), bad)
         }
+    }
+
+    func testFilesAreReadOrNamed() throws {
+        let path = NSTemporaryDirectory() + "hssl-recipe-\(UUID().uuidString).yaml"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        XCTAssertThrowsError(try Recipe.load(path: path, architectures: Self.architectures)) { XCTAssertTrue("\($0)".hasPrefix(path + ": "), "\($0)") }
+        try Data([0x6D, 0xFF]).write(to: URL(fileURLWithPath: path))
+        XCTAssertThrowsError(try Recipe.load(path: path, architectures: Self.architectures)) { XCTAssertEqual("\($0)", path + ": is not UTF-8 text") }
+        try Data(Self.smallest.utf8).write(to: URL(fileURLWithPath: path))
+        XCTAssertEqual(try Recipe.load(path: path, architectures: Self.architectures), try parse(Self.smallest))
     }
 
     func testInvalidYAMLIsNamedWithItsLine() {

@@ -43,7 +43,7 @@ final class RunFolderTests: XCTestCase {
         _ = try RunFolder(path: root, resume: false)
         // The lock file of a run that never began is no run.
         _ = try RunFolder(path: root, resume: false)
-        FileManager.default.createFile(atPath: root + "/file", contents: nil)
+        _ = FileManager.default.createFile(atPath: root + "/file", contents: nil)
         XCTAssertEqual(message { _ = try RunFolder(path: root + "/file", resume: false) }, "\(root)/file: exists and is not a folder")
         XCTAssertEqual(message { _ = try RunFolder(path: "", resume: false) }, ": the path is empty")
     }
@@ -85,7 +85,7 @@ final class RunFolderTests: XCTestCase {
 
     func testStaleTemporariesAreRemovedAndOthersKept() throws {
         for name in [".checkpoint.safetensors.tmp-1-2", ".model.safetensors.tmp-9-0", ".other.tmp-1-2", "notes.txt"] {
-            FileManager.default.createFile(atPath: root + "/" + name, contents: Data([1]))
+            _ = FileManager.default.createFile(atPath: root + "/" + name, contents: Data([1]))
         }
         _ = try RunFolder(path: root, resume: false)
         XCTAssertEqual(Set(try FileManager.default.contentsOfDirectory(atPath: root)), [".other.tmp-1-2", "notes.txt", ".lock"])

@@ -54,6 +54,8 @@ extension Node {
         if let dweight = gradients.accumulator(inputs[1], count: channels * kernel * kernel) {
             hssl_depthwise_conv_backward_weight(batch, height, gridWidth, channels, kernel, saved[0].floats, dy.values, dweight,
                                                 gradients.accumulator(inputs[2], count: channels), workspace.pointer)
+        } else if let dbias = gradients.accumulator(inputs[2], count: channels) {
+            hssl_sum_rows(batch * height * gridWidth, channels, dy.values, dbias)
         }
         guard gradients.wants(inputs[0]) else { return }
         guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a convolution weight is a parameter") }
@@ -64,8 +66,10 @@ extension Node {
 
     /// dz = seed·weight/T·(softmax(z/T) − q).
     func softCrossEntropyRule(_ dy: Gradient, _ gradients: Gradients, temperature: Float) {
+        // The logits may have been computed with more axes than they were read with; the last is the same.
         let logitShape = gradients.tape.shapes[inputs[0]]
-        let (rows, width) = (logitShape[0], logitShape[1])
+        let width = logitShape[logitShape.count - 1]
+        let rows = logitShape.dropLast().reduce(1, *)
         let weights = gradients.pool.floats(rows)
         weights.floats.update(from: saved[3].floats, count: rows)
         hssl_scale(rows, dy.values[0], weights.floats)

@@ -6,9 +6,9 @@ extension Node {
     func linearRule(_ dy: Gradient, _ gradients: Gradients, bias: Bool, activation: Operation.Activation, role: MatrixRole) {
         let tape = gradients.tape
         let pool = gradients.pool
-        let weightShape = tape.shapes[inputs[1]]
-        let outputs = weightShape[0]
-        let inputWidth = weightShape.reduce(1, *) / outputs
+        // Not the weight's own first axis: it may have been reshaped after it was computed.
+        let outputs = width
+        let inputWidth = tape.shapes[inputs[1]].reduce(1, *) / outputs
         let parameter = tape.parameter(of: inputs[1])
         let precision = role == .full || parameter == nil ? Precision.float32 : tape.precision
 

@@ -56,7 +56,8 @@ package struct VisionTransformer: BaseModel {
         let tape = images.tape
         var x = patchEmbed(images)
         // Before positions are added: the student sees where a masked patch was, not what.
-        if let mask, let maskToken, mask.contains(where: { $0 != 0 }) { x = x.masked(mask, token: tape.parameter(maskToken)) }
+        // Also where nothing is masked: the token then gets a zero gradient, so that it decays as every other tensor does.
+        if let mask, let maskToken { x = x.masked(mask, token: tape.parameter(maskToken)) }
         x = x.prepending(token: tape.parameter(clsToken))
         x = x.addingBroadcast(positionEmbedding(tape, grid: grid(height: images.shape[2], width: images.shape[3])))
         for (index, block) in blocks.enumerated() { x = block(x, index: index, stochasticDepth: stochasticDepth) }

@@ -1,3 +1,4 @@
+import HSSLFormats
 import Yams
 
 extension Recipe {
@@ -53,6 +54,15 @@ extension Recipe {
         if let fault = readers.lazy.compactMap(\.faults.first).first { throw fault }
         if let contradiction = recipe.firstContradiction() { throw RecipeError(place: file, reason: contradiction) }
         return recipe
+    }
+
+    /// Reads and parses a file; see `parse` for the rest.
+    ///
+    /// - Throws: `FileError` when the file cannot be read, else ``RecipeError``.
+    public static func load(path: String, architectures: [String], overrides: [String] = []) throws -> Recipe {
+        let bytes = try readFile(at: path, limit: RecipeSyntax.largestText)
+        guard let text = String(validating: bytes, as: UTF8.self) else { throw RecipeError(place: path, reason: "is not UTF-8 text") }
+        return try parse(text, file: path, architectures: architectures, overrides: overrides)
     }
 
     /// - Returns: section → key → value.

@@ -1,0 +1,102 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "gemm/gemm.h"
+
+#pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512))), apply_to = function)
+
+#define HSSL_WIDTH 16
+#define HSSL_OUTPUT_F32 hssl_gemm_output_f32__avx512
+#define HSSL_OUTPUT_S32 hssl_gemm_output_s32_f32__avx512
+#include "gemm/output.h"
+#include "gemm/x86_tiles.h"
+
+// rows × 16·vectors, both constants after inlining: 24 accumulators, 4 vectors of B, 1 broadcast of A.
+HSSL_INLINE void f32_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add) {
+    __m512 sum[6][4];
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_setzero_ps();
+    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL) {
+        __m512 y[4];
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_ps(b + 16 * v);
+        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+            const __m512 x = _mm512_set1_ps(a[r * a_row]);
+            HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_fmadd_ps(x, y[v], sum[r][v]);
+        }
+    }
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+        float *const out = tile + r * PANEL + 16 * v;
+        _mm512_storeu_ps(out, add ? _mm512_add_ps(_mm512_loadu_ps(out), sum[r][v]) : sum[r][v]);
+    }
+}
+
+void hssl_gemm_f32_6x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                                const float *b, float *tile, bool add) {
+#define CASE(R, V) f32_tile(R, V, K, a, a_row, a_k, b, tile, add)
+    HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
+#undef CASE
+}
+
+// |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
+// AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
+HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
+    __m512i sum[6][4];
+    const __m512i ones = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = zero;
+    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL) {
+        __m512i y[4];
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(b + 64 * v);
+        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+            int32_t four;
+            memcpy(&four, a + r * lda + k, 4);
+            const __m512i x = _mm512_set1_epi32(four ^ (int32_t)0x80808080);
+            const __m512i magnitude = _mm512_abs_epi8(x);
+            const __mmask64 negative = _mm512_movepi8_mask(x);
+            HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+                const __m512i pairs = _mm512_maddubs_epi16(magnitude, _mm512_mask_sub_epi8(y[v], negative, zero, y[v]));
+                sum[r][v] = _mm512_add_epi32(sum[r][v], _mm512_madd_epi16(pairs, ones));
+            }
+        }
+    }
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+        _mm512_storeu_si512(tile + r * PANEL + 16 * v, sum[r][v]);
+    }
+}
+
+void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
+                                       ptrdiff_t first, int32_t *tile) {
+    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
+#define CASE(R, V) u8s8_tile(R, V, K, a, lda, b, tile)
+    HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
+#undef CASE
+}
+
+enum { ACCUMULATORS = 24 };
+
+double hssl_peak_f32__avx512(ptrdiff_t iterations) {
+    __m512 sum[ACCUMULATORS], x = _mm512_set1_ps(1.0f);
+    HSSL_UNROLL for (int j = 0; j < ACCUMULATORS; ++j) sum[j] = _mm512_setzero_ps();
+    for (ptrdiff_t i = 0; i < iterations; ++i) {
+        HSSL_UNROLL for (int j = 0; j < ACCUMULATORS; ++j) sum[j] = _mm512_fmadd_ps(x, x, sum[j]);
+    }
+    HSSL_UNROLL for (int j = 0; j < ACCUMULATORS; ++j) __asm__ volatile("" : : "v"(sum[j]));
+    return 2.0 * 16 * ACCUMULATORS * (double)iterations;
+}
+
+double hssl_peak_u8s8__avx512(ptrdiff_t iterations) {
+    __m512i sum[ACCUMULATORS], x = _mm512_set1_epi8(1);
+    const __m512i ones = _mm512_set1_epi16(1);
+    HSSL_UNROLL for (int j = 0; j < ACCUMULATORS; ++j) sum[j] = _mm512_setzero_si512();
+    for (ptrdiff_t i = 0; i < iterations; ++i) {
+        HSSL_UNROLL for (int j = 0; j < ACCUMULATORS; ++j) {
+            sum[j] = _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_maddubs_epi16(x, x), ones));
+            __asm__ volatile("" : "+v"(x));  // or the products would be one
+        }
+    }
+    HSSL_UNROLL for (int j = 0; j < ACCUMULATORS; ++j) __asm__ volatile("" : : "v"(sum[j]));
+    return 2.0 * 64 * ACCUMULATORS * (double)iterations;
+}
+
+#pragma clang attribute pop
+#endif

@@ -1,0 +1,134 @@
+import HSSLData
+import HSSLGraph
+import Synchronization
+
+/// Where micro-batches come from: the epoch's permutation, decoding, augmentation and masks.
+///
+/// A micro-batch is a pure function of (recipe, data set, step, part), whatever thread makes it and whatever came before.
+struct BatchSource: Sendable {
+    let dataset: Dataset
+    let augmentation: MultiCropAugmentation
+    let masks: MaskGenerator
+    let seed: UInt64
+    /// Images of one update.
+    let batchImages: Int
+    /// Images of one micro-batch; the last of an update may be smaller.
+    let microBatch: Int
+    /// Updates an epoch: images beyond a whole batch wait for the next epoch's permutation.
+    let stepsPerEpoch: Int
+    private let globalSize: Int
+    private let localViews: Int
+    private let localSize: Int
+    /// Places in the data set by epoch: filled by `Permutations`, shared by the loader's threads.
+    private let permutations: Permutations
+
+    init(recipe: Recipe, dataset: Dataset, microBatch: Int) {
+        self.dataset = dataset
+        augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
+        let grid = recipe.model.imageSize / recipe.model.patchSize
+        masks = MaskGenerator(objective: recipe.objective, height: grid, width: grid)
+        seed = recipe.schedule.seed
+        batchImages = recipe.schedule.effectiveBatch
+        self.microBatch = min(microBatch, batchImages)
+        stepsPerEpoch = dataset.count / batchImages
+        globalSize = recipe.model.imageSize
+        localViews = recipe.data.localCrops
+        localSize = recipe.data.localCropsSize
+        permutations = Permutations(count: dataset.count, seed: recipe.schedule.seed)
+    }
+
+    var partsPerStep: Int { (batchImages + microBatch - 1) / microBatch }
+
+    /// Makes one micro-batch.
+    ///
+    /// An image that cannot be read is replaced by the next readable one of the data set and named in `unreadable`.
+    func make(step: Int, part: Int) throws -> Part {
+        let epoch = step / stepsPerEpoch
+        let order = permutations.epoch(epoch)
+        let first = part * microBatch
+        let count = min(microBatch, batchImages - first)
+        let batch = CropBatch(images: count, globalSize: globalSize, localViews: localViews, localSize: localSize, tokens: masks.height * masks.width,
+                              firstImage: first)
+        var unreadable: [Unreadable] = []
+        for place in 0..<count {
+            let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
+            let (index, image) = try readable(from: wanted, unreadable: &unreadable)
+            write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
+            for view in 0..<CropBatch.globalViews {
+                batch.masks.withUnsafeMutableBufferPointer { buffer in
+                    let tokens = masks.height * masks.width
+                    let start = (place * CropBatch.globalViews + view) * tokens
+                    masks.draw(seed: seed, step: step, image: first + place, view: view,
+                               into: UnsafeMutableBufferPointer(rebasing: buffer[start..<start + tokens]))
+                }
+            }
+        }
+        return Part(step: step, part: part, batch: batch, unreadable: unreadable)
+    }
+
+    private func write(_ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int, into batch: CropBatch) {
+        batch.globals.withUnsafeMutableBufferPointer { globals in
+            batch.locals.withUnsafeMutableBufferPointer { locals in
+                for view in 0..<augmentation.viewCount {
+                    let isGlobal = view < CropBatch.globalViews
+                    let place = isGlobal ? place * CropBatch.globalViews + view : place * localViews + view - CropBatch.globalViews
+                    guard let start = isGlobal ? globals.baseAddress : locals.baseAddress else { continue }
+                    augmentation.make(view: view, of: image, key: key, into: start + place * augmentation.count(ofView: view))
+                }
+            }
+        }
+    }
+
+    /// How many unreadable images in a row end the search.
+    private static let patience = 100
+
+    private func readable(from wanted: Int, unreadable: inout [Unreadable]) throws -> (Int, RGBImage) {
+        var index = wanted
+        var lastError: (any Error)?
+        for _ in 0..<min(Self.patience, dataset.count) {
+            do { return (index, try dataset.image(index)) } catch {
+                lastError = error
+                unreadable.append(Unreadable(index: index, reason: "\(error)"))
+            }
+            index = (index + 1) % dataset.count
+        }
+        throw PretrainingError("\(dataset.path): \(min(Self.patience, dataset.count)) images in a row cannot be read, the last: \(lastError.map { "\($0)" } ?? "")")
+    }
+
+    struct Unreadable: Sendable {
+        let index: Int
+        let reason: String
+    }
+
+    struct Part: Sendable {
+        let step: Int
+        let part: Int
+        let batch: CropBatch
+        let unreadable: [Unreadable]
+    }
+}
+
+/// The order of the images in an epoch, kept for the two epochs that loader threads may be in.
+private final class Permutations: Sendable {
+    private let count: Int
+    private let seed: UInt64
+    private let known = Mutex<[Int: [Int32]]>([:])
+
+    init(count: Int, seed: UInt64) {
+        self.count = count
+        self.seed = seed
+    }
+
+    /// Fisher–Yates under (seed, epoch).
+    func epoch(_ epoch: Int) -> [Int32] {
+        known.withLock { known in
+            if let order = known[epoch] { return order }
+            var random = CounterRandom(seed: seed, stream: 0x5045_524D, UInt64(epoch))
+            var order = (0..<Int32(count)).map { $0 }
+            for i in stride(from: count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+            known = known.filter { abs($0.key - epoch) <= 1 }
+            known[epoch] = order
+            return order
+        }
+    }
+}

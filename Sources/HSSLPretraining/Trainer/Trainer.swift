@@ -1,0 +1,310 @@
+import CSupport
+import HSSLData
+import HSSLFormats
+import HSSLGraph
+import HSSLModels
+#if canImport(Glibc)
+import Glibc
+#endif
+
+/// What `hssl pretrain` was asked for besides the recipe.
+public struct PretrainingOptions: Sendable {
+    public var resume = false
+    /// Stops after so many updates in all; no schedule changes.
+    public var maxSteps: Int?
+    /// Bytes of resident memory that the run may use.
+    public var memoryLimit: Int?
+    /// Threads that decode and augment.
+    public var loaderThreads = 2
+
+    public init() {}
+}
+
+/// Runs a recipe: batches, updates, metrics, evaluation, checkpoints, until the schedule ends or the caller asks to stop.
+public final class Trainer {
+    /// Updates in a row that may be skipped for a loss or gradient that is not finite.
+    package static let patience = 10
+    /// Share of unreadable images above which a run stops, once `unreadableFloor` were met.
+    package static let unreadableShare = 0.1
+    package static let unreadableFloor = 20
+
+    package let recipe: Recipe
+    package let learner: Learner
+    package let folder: RunFolder
+    private let dataset: Dataset
+    private let source: BatchSource
+    private let schedules: Schedules
+    private let options: PretrainingOptions
+    private let evaluation: OnlineEvaluation?
+    private let preprocessing: Preprocessing
+    /// Updates done.
+    package private(set) var step = 0
+    private var skippedSteps = 0
+    private var unreadable: [Int: String] = [:]
+    private var imagesSeen = 0
+
+    /// How a run ended.
+    public enum Ending: Equatable, Sendable {
+        case finished
+        /// `maxSteps` was reached, or the caller asked to stop: resumable.
+        case stopped
+    }
+
+    public struct Summary: Sendable {
+        public let ending: Ending
+        public let step: Int
+        /// Images that could not be read, with the reason: they were replaced by their neighbours.
+        public let unreadable: [(name: String, reason: String)]
+        public let lastTop1: Double?
+    }
+
+    /// Called after every update, with what was measured.
+    public typealias Progress = (_ metrics: Metrics, _ totalSteps: Int) -> Void
+    /// Called with a line that a person should read.
+    public typealias Notice = (String) -> Void
+
+    public let microBatch: Int
+    public var totalSteps: Int { schedules.totalSteps }
+
+    /// Opens data set and run folder, builds or restores the networks. Nothing is written before all of this succeeds.
+    public init(recipe: Recipe, dataset: Dataset, output: String, options: PretrainingOptions) throws {
+        let batch = recipe.schedule.effectiveBatch
+        guard dataset.count >= batch else {
+            throw PretrainingError("\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size × accumulate)")
+        }
+        self.recipe = recipe
+        self.dataset = dataset
+        self.options = options
+        folder = try RunFolder(path: output, resume: options.resume)
+        learner = try Learner(recipe: recipe)
+        schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
+        preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
+                                          std: recipe.data.std.map { Float($0) })
+        evaluation = OnlineEvaluation(recipe: recipe, dataset: dataset, preprocessing: preprocessing)
+
+        var resumed: Checkpoint.Position?
+        if options.resume, folder.hasCheckpoint {
+            let file = try SafetensorsFile(path: folder.checkpointPath)
+            let position = try Checkpoint.position(of: file)
+            try Self.check(position, against: recipe, dataset: dataset, path: folder.checkpointPath)
+            try Checkpoint.load(file, into: learner)
+            resumed = position
+        }
+        microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed)
+        source = BatchSource(recipe: recipe, dataset: dataset, microBatch: microBatch)
+        step = resumed?.step ?? 0
+        skippedSteps = resumed?.skippedSteps ?? 0
+        try folder.writeConfiguration(recipe)
+        try folder.openMetrics(after: step)
+    }
+
+    private static func check(_ position: Checkpoint.Position, against recipe: Recipe, dataset: Dataset, path: String) throws {
+        guard position.datasetCount == dataset.count else {
+            throw PretrainingError("\(path): was trained on \(position.datasetCount) images, \(dataset.path) has \(dataset.count)")
+        }
+        let old = position.recipe.split(separator: "\n"), new = recipe.yaml.split(separator: "\n")
+        guard old == new else {
+            let different = zip(old, new).first { $0 != $1 }
+            let hint = different.map { ": '\(oneLine($0.trimmed))' there, '\(oneLine($1.trimmed))' here" } ?? ""
+            throw PretrainingError("\(path): the run has another recipe\(hint); resume with the recipe it was started with")
+        }
+    }
+
+    /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
+    private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?) throws -> Int {
+        let grid = recipe.model.imageSize / recipe.model.patchSize
+        let preferred = defaultMicroBatch(tokens: grid * grid, width: learner.student.base.width)
+        var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
+        if let limit = options.memoryLimit {
+            let plan = MicroBatchPlan(probing: learner, recipe: recipe)
+            guard let fitting = plan.microBatch(limit: limit, largest: size) else {
+                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(plan.bytes(microBatch: 1))")
+            }
+            if resumed != nil, fitting < size {
+                throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(plan.bytes(microBatch: size)) bytes")
+            }
+            size = fitting
+        }
+        return size
+    }
+
+    /// So many images that the widest activation of their two views (the MLP's hidden layer) takes about 4 MB.
+    package static func defaultMicroBatch(tokens: Int, width: Int) -> Int { max(1, (4 << 20) / (2 * tokens * 4 * width * 4)) }
+
+    // MARK: The loop
+
+    /// Trains until the schedule ends, `maxSteps` or `shouldStop`.
+    ///
+    /// - Throws: when a run cannot go on; the last checkpoint stays.
+    public func run(shouldStop: () -> Bool, progress: Progress, notice: Notice) throws -> Summary {
+        let last = min(schedules.totalSteps, options.maxSteps ?? .max)
+        var skippedInARow = 0
+        var lastTop1: Double?
+        var lastSaved = step
+        var warnedOfCollapse = false
+        let parts = source.partsPerStep
+        let first = step
+        let source = self.source
+        let loader = PrefetchLoader(count: max(0, last - first) * parts, threads: options.loaderThreads, capacity: MicroBatchPlan.prefetched) { item in
+            try source.make(step: first + item / parts, part: item % parts)
+        }
+        defer { loader.stop() }
+        var stopped = shouldStop()
+        while step < last, !stopped {
+            let schedule = schedules.values(step: step)
+            let clock = ContinuousClock.now
+            var sums = learner.newSums()
+            for _ in 0..<parts {
+                guard let part = try loader.next()?.get() else { throw PretrainingError("the loader ended before the schedule") }
+                try note(part.unreadable, notice)
+                learner.objective.accumulate(
+                    part.batch,
+                    context: .init(step: step, teacherTemperature: Float(schedule.teacherTemperature),
+                                   teacherPatchTemperature: Float(schedule.teacherPatchTemperature), batchImages: source.batchImages,
+                                   prototypesFrozen: schedule.prototypesFrozen),
+                    centers: learner.centers, pool: learner.pool, into: &sums)
+                imagesSeen += part.batch.images
+            }
+            let outcome = learner.update(sums, schedule: schedule)
+            step += 1
+            skippedInARow = outcome.skipped ? skippedInARow + 1 : 0
+            if outcome.skipped {
+                skippedSteps += 1
+                notice("step \(step): the loss or a gradient is not finite; the update was skipped")
+                if skippedInARow >= Self.patience {
+                    throw PretrainingError("\(skippedInARow) updates in a row were not finite; \(folder.checkpointPath) holds the last good state")
+                }
+            }
+            var metrics = metrics(outcome, sums, schedule, seconds: seconds(since: clock))
+            let epochEnds = step % schedules.stepsPerEpoch == 0
+            if let evaluation, epochEnds, evaluation.isDue(epoch: step / schedules.stepsPerEpoch, last: step == schedules.totalSteps) {
+                lastTop1 = try evaluation.run(learner.teacher, pool: learner.pool).top1
+                metrics.knnTop1 = lastTop1
+            }
+            if !warnedOfCollapse, let warning = collapse(metrics) {
+                warnedOfCollapse = true
+                notice("step \(step): \(warning)")
+            }
+            try folder.append(metrics)
+            progress(metrics, schedules.totalSteps)
+            stopped = shouldStop()
+            if step % recipe.checkpoint.everySteps == 0 || step == last || stopped, skippedInARow == 0 || stopped {
+                try save()
+                lastSaved = step
+            }
+        }
+        if lastSaved != step || !folder.hasCheckpoint { try save() }
+        let finished = step >= schedules.totalSteps
+        if finished { try finish() }
+        return Summary(ending: finished ? .finished : .stopped, step: step,
+                       unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
+    }
+
+    private func seconds(since start: ContinuousClock.Instant) -> Double { PretrainBenchmark.seconds(ContinuousClock.now - start) }
+
+    private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
+        var metrics = Metrics(step: step, epoch: schedule.epoch)
+        metrics.loss = outcome.loss
+        metrics.clsBase = sums.losses.clsBase
+        metrics.clsAux = sums.losses.clsAuxiliary
+        metrics.patch = sums.losses.patch
+        metrics.learningRate = schedule.learningRate
+        metrics.weightDecay = schedule.weightDecay
+        metrics.teacherMomentum = schedule.teacherMomentum
+        metrics.teacherTemperature = schedule.teacherTemperature
+        metrics.gradientNorm = outcome.gradientNorm
+        metrics.teacherEntropy = sums.targetEntropy / Double(max(1, sums.targets))
+        metrics.featureStd = sums.features.meanStandardDeviation
+        metrics.imagesPerSecond = Double(source.batchImages) / max(seconds, 1e-9)
+        metrics.peakRSSBytes = Int(hssl_peak_rss())
+        metrics.skippedSteps = skippedSteps
+        return metrics
+    }
+
+    /// A line about a teacher that says the same of every image, or nil. Looked at after the first epoch: before it, little is known.
+    private func collapse(_ metrics: Metrics) -> String? {
+        guard step >= schedules.stepsPerEpoch, let entropy = metrics.teacherEntropy, let spread = metrics.featureStd else { return nil }
+        let healthy = 1 / Double(learner.student.base.width).squareRoot()
+        if spread < 0.02 * healthy { return "features have collapsed: their spread is \(spread), a healthy one about \(healthy)" }
+        if entropy < 1e-3 { return "the teacher has collapsed onto single prototypes: the entropy of its targets is \(entropy)" }
+        return nil
+    }
+
+    private func note(_ failures: [BatchSource.Unreadable], _ notice: Notice) throws {
+        for failure in failures where unreadable[failure.index] == nil {
+            unreadable[failure.index] = failure.reason
+            notice("skipped \(failure.reason)")
+        }
+        let share = Double(unreadable.count) / Double(max(1, imagesSeen))
+        if unreadable.count >= Self.unreadableFloor, share > Self.unreadableShare {
+            throw PretrainingError("\(dataset.path): \(unreadable.count) of about \(imagesSeen) images cannot be read")
+        }
+    }
+
+    // MARK: Files
+
+    private func save() throws {
+        let perEpoch = schedules.stepsPerEpoch
+        try Checkpoint.save(learner, position: .init(
+            step: step, epoch: step / perEpoch, samplerPosition: step % perEpoch * recipe.schedule.effectiveBatch, seed: recipe.schedule.seed,
+            microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, recipe: recipe.yaml), to: folder.checkpointPath)
+        try folder.synchronizeMetrics()
+    }
+
+    /// The base model of the teacher and the report.
+    private func finish() throws {
+        try exportBase(to: folder.modelPath)
+        var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
+        report.results = [("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)")]
+        if let evaluation { report.neighborhoods = try neighborhoods(evaluation.run(learner.teacher, pool: learner.pool, illustrations: 8).neighbors) }
+        try report.write(to: folder.reportPath)
+    }
+
+    private func exportBase(to path: String) throws {
+        let sizes = try NetworkSizes(recipe: recipe)
+        try ModelFile.write(
+            path: path, architecture: sizes.base,
+            preprocessing: ModelPreprocessing(resize: preprocessing.resize, crop: preprocessing.crop, mean: preprocessing.mean, std: preprocessing.std),
+            provenance: ModelProvenance(recipe: recipe, data: datasetName, epochs: step / schedules.stepsPerEpoch),
+            precision: .float32, parameters: learner.teacher.parameters, prefix: "base.")
+    }
+
+    /// Last component of the data set's path.
+    private var datasetName: String { dataset.path.split(separator: "/").suffix(2).joined(separator: "/") }
+
+    private func neighborhoods(_ found: [(query: Int, nearest: [Int])]) throws -> [Report.Neighborhood] {
+        found.compactMap { query, nearest -> Report.Neighborhood? in
+            picture(query).map { Report.Neighborhood(query: $0, neighbors: nearest.compactMap { picture($0) }) }
+        }
+    }
+
+    /// What the model sees of an image (resized and cropped), captioned with its class or name.
+    private func picture(_ index: Int) -> Report.Picture? {
+        guard let image = try? dataset.image(index) else { return nil }
+        let side = preprocessing.crop
+        let pixels = preprocessing.apply(to: image)
+        var rgb = [UInt8](repeating: 0, count: 3 * side * side)
+        for channel in 0..<3 {
+            for i in 0..<side * side {
+                let value = (pixels[channel * side * side + i] * preprocessing.std[channel] + preprocessing.mean[channel]) * 255
+                rgb[3 * i + channel] = UInt8(min(255, max(0, value.rounded())))
+            }
+        }
+        let label = dataset.label(index)
+        let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
+        return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
+    }
+}
+
+extension ModelProvenance {
+    package init(recipe: Recipe, data: String, epochs: Int) {
+        self.init(method: recipe.auxiliary.isEnabled ? "hssl (\(recipe.objective.name))" : recipe.objective.name,
+                  head: recipe.auxiliary.isEnabled ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: data, epochs: epochs,
+                  precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
+    }
+}
+
+extension Substring {
+    /// Without leading spaces.
+    fileprivate var trimmed: Substring { drop { $0 == " " } }
+}

@@ -1,1 +1,0 @@
-@main struct HSSL { static func main() {} }

@@ -1,0 +1,75 @@
+import ArgumentParser
+import CSupport
+import HSSLCommandLine
+import HSSLFormats
+import HSSLModels
+#if canImport(Glibc)
+import Glibc
+#endif
+
+@main
+enum Entry {
+    static func main() {
+        // The version names the instruction set, so the CPU is looked at before anything is parsed.
+        var message = [CChar](repeating: 0, count: 256)
+        if hssl_initialize(&message, message.count) != 0 {
+            StandardError.shared.print("hssl: error: \(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))")
+            exit(ExitStatus.failed.rawValue)
+        }
+        runTool(HSSLCommand.self, tool: "hssl")
+    }
+}
+
+struct HSSLCommand: ParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            commandName: "hssl",
+            abstract: "Self-supervised pretraining of vision models on a CPU, with an auxiliary head of another architecture.",
+            discussion: """
+                Examples:
+                  hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
+                  hssl export runs/first --output base-int8.safetensors --precision int8
+                  hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
+                  hssl inspect base-int8.safetensors
+                """,
+            version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
+            subcommands: [Pretrain.self, Export.self, Evaluate.self, Inspect.self, Bench.self])
+    }
+}
+
+extension SharedOptions {
+    /// Applies `--threads` and `--log-level`.
+    func apply() {
+        hssl_set_threads(Int32(threads ?? Int(hssl_available_processors())))
+        StandardErrorLogHandler.bootstrap(level: logLevel)
+    }
+
+    var threadCount: Int { threads ?? Int(hssl_available_processors()) }
+}
+
+/// Writes a JSON document where `--json` says: a file, or `-` for standard output.
+struct JSONTarget {
+    private let path: String
+    private let output: JSONOutput?
+
+    /// Call before anything else is printed.
+    init(_ path: String) throws {
+        self.path = path
+        output = path == "-" ? JSONOutput() : nil
+        if path == "-", output == nil { throw CommandError("--json -: standard output cannot be kept") }
+    }
+
+    func write(_ document: String) throws {
+        if let output {
+            guard output.write(document) else { throw CommandError("--json -: standard output is closed or full") }
+        } else {
+            try AtomicFile.write(Array((document + "\n").utf8), to: path)
+        }
+    }
+}
+
+/// Why a command cannot do its work, in one line.
+struct CommandError: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}

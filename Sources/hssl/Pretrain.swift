@@ -1,0 +1,110 @@
+import ArgumentParser
+import CSupport
+import HSSLCommandLine
+import HSSLData
+import HSSLModels
+import HSSLPretraining
+import Logging
+
+struct Pretrain: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Pretrain a base model without labels.",
+        discussion: """
+            The run folder receives config.yaml, metrics.jsonl, checkpoint.safetensors and, at the end, model.safetensors (the teacher's base) and report.html. \
+            Ctrl-C ends the current step, saves and exits with 130; --resume goes on bit for bit.
+
+            Examples:
+              hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
+              hssl pretrain models/vit_small-photos.yaml --data photos/ --output runs/photos --max-steps 20 --memory-limit 4G
+              hssl pretrain models/vit_nano-fashion.yaml --data DATA/train --output runs/first --resume
+              hssl pretrain models/vit_nano-fashion.yaml --data DATA/train --output runs/none --set auxiliary.family=none --seed 3
+            """)
+
+    @Argument(help: ArgumentHelp("Recipe: YAML; models/ has some.", valueName: "recipe"))
+    var recipe: String
+
+    @Option(name: .long, help: ArgumentHelp("ImageFolder, flat folder or IDX prefix.", valueName: "data"))
+    var data: String
+
+    @Option(name: .long, help: ArgumentHelp("Run folder; an existing run is refused without --resume.", valueName: "run"))
+    var output: String
+
+    @Option(name: .long, help: ArgumentHelp("Epochs, instead of the recipe's (schedules stretch with it).", valueName: "n"))
+    var epochs: Int?
+
+    @Option(name: .long, help: ArgumentHelp("Stop after n updates in all; changes no schedule.", valueName: "n"))
+    var maxSteps: Int?
+
+    @Option(name: .long, help: ArgumentHelp("Images of an update, instead of the recipe's.", valueName: "n"))
+    var batchSize: Int?
+
+    @Option(name: .long, help: ArgumentHelp("float32, float16 or int8, instead of the recipe's.", valueName: "p"))
+    var precision: String?
+
+    @Option(name: .long, help: ArgumentHelp("Seed, instead of the recipe's.", valueName: "n"))
+    var seed: UInt64?
+
+    @Flag(name: .long, help: "Go on from the run's checkpoint.")
+    var resume = false
+
+    @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"))
+    var memoryLimit: ByteSize?
+
+    @Option(name: .long, help: ArgumentHelp("Any recipe key, e.g. --set objective.mask_shape=random. May be repeated.", valueName: "key=value"))
+    var set: [String] = []
+
+    @OptionGroup var shared: SharedOptions
+
+    func validate() throws {
+        if let maxSteps, maxSteps < 1 { throw ValidationError("--max-steps must be at least 1, not \(maxSteps)") }
+    }
+
+    func run() throws {
+        shared.apply()
+        StopSignal.install()
+        let log = Logger(label: "hssl")
+        let flags: [(String, String?)] = [
+            ("schedule.epochs", epochs.map(String.init)), ("schedule.batch_size", batchSize.map(String.init)), ("schedule.precision", precision),
+            ("schedule.seed", seed.map(String.init)),
+        ]
+        let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
+        let resolved = try Recipe.load(path: recipe, architectures: ModelArchitecture.names, overrides: overrides)
+        let dataset = try Dataset(path: data)
+        var options = PretrainingOptions()
+        options.resume = resume
+        options.maxSteps = maxSteps
+        options.memoryLimit = memoryLimit?.bytes
+        options.loaderThreads = shared.threadCount
+        let trainer = try Trainer(recipe: resolved, dataset: dataset, output: output, options: options)
+        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(resolved.schedule.precision.rawValue), \(shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
+
+        let last = min(trainer.totalSteps, maxSteps ?? trainer.totalSteps)
+        var bar = ProgressBar(label: "pretrain", unit: "steps", total: last, first: trainer.step)
+        let summary = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
+            bar.update(done: metrics.step, detail: Self.detail(metrics))
+            if let top1 = metrics.knnTop1 { log.info("epoch \(metrics.epoch + 1): k-NN top-1 \(Self.percent(top1))") }
+        }, notice: { log.warning("\($0)") })
+        bar.finish(done: summary.step)
+
+        switch summary.ending {
+        case .finished: log.info("finished: \(output)/model.safetensors, \(output)/report.html")
+        case .stopped: log.info("stopped after step \(summary.step) of \(trainer.totalSteps), saved; --resume goes on")
+        }
+        if let status = StopSignal.exitStatus { throw Exit(status) }
+        if !summary.unreadable.isEmpty {
+            log.warning("\(summary.unreadable.count) images could not be read and were replaced")
+            throw Exit(.partly)
+        }
+    }
+
+    private static func detail(_ metrics: Metrics) -> String {
+        func fixed(_ value: Double?, _ places: Int) -> String {
+            guard let value, value.isFinite else { return "–" }
+            let scale = places == 0 ? 1.0 : 1000.0
+            return places == 0 ? "\(Int(value.rounded()))" : "\((value * scale).rounded() / scale)"
+        }
+        return "loss \(fixed(metrics.loss, 3))  \(fixed(metrics.imagesPerSecond, 0)) images/s  \((metrics.peakRSSBytes ?? 0) >> 20) MB"
+    }
+
+    static func percent(_ fraction: Double) -> String { "\((fraction * 10_000).rounded() / 100) %" }
+}

@@ -1,0 +1,156 @@
+import CSupport
+import Foundation
+import XCTest
+
+@testable import HSSLData
+
+/// Pixels against Pillow's. Resizing and colour are equal to the bit; JPEG may differ by one level, since Pillow brings a newer libjpeg-turbo.
+final class PixelTests: XCTestCase {
+    private func withEveryRow(_ body: () throws -> Void) rethrows {
+        let selected = hssl_isa_selected()
+        defer { XCTAssertTrue(hssl_isa_select(selected)) }
+        for isa in [HSSL_ISA_SCALAR, HSSL_ISA_AVX2, HSSL_ISA_AVX512] where hssl_isa_select(isa) { try body() }
+    }
+
+    override class func setUp() {
+        var message = [CChar](repeating: 0, count: 200)
+        XCTAssertEqual(hssl_initialize(&message, message.count), 0)
+    }
+
+    func testDecodedPixels() throws {
+        let fixtures = try Fixtures()
+        XCTAssertGreaterThan(fixtures.manifest.decode.count, 40)
+        for item in fixtures.manifest.decode {
+            let name = item.file ?? ""
+            let distance = try fixtures.image(item.file).distance(to: fixtures.expected(item))
+            let isPNG = try fixtures.bytes(item.file).starts(with: [0x89])
+            XCTAssertLessThanOrEqual(try XCTUnwrap(distance, "\(name): sizes differ"), isPNG ? 0 : 1, name)
+        }
+    }
+
+    func testResizedPixels() throws {
+        let fixtures = try Fixtures()
+        try withEveryRow {
+            for item in fixtures.manifest.resize {
+                let source = try fixtures.image(item.source)
+                let box = try XCTUnwrap(item.box)
+                var plan = hssl_resize_whole(source.width, source.height, item.width, item.height)
+                (plan.left, plan.top, plan.right, plan.bottom) = (box[0], box[1], box[2], box[3])
+                XCTAssertEqual(resize(source, &plan), try fixtures.expected(item), item.expected)
+            }
+        }
+    }
+
+    /// A part of a result is that part of the whole result, and the workspace is as large as promised.
+    func testCropsOfAResizeEqualTheWhole() throws {
+        let fixtures = try Fixtures()
+        for name in ["wide.png", "tall.png", "small.png"] {
+            let source = try fixtures.image(name)
+            for (width, height) in [(40, 30), (source.width, 31), (33, source.height), (source.width, source.height), (200, 20)] {
+                var whole = hssl_resize_whole(source.width, source.height, width, height)
+                let all = resize(source, &whole)
+                for (x, y, w, h) in [(0, 0, 1, 1), (width - 1, height - 1, 1, 1), (width / 3, height / 4, width / 2, height / 2)] {
+                    var part = whole
+                    (part.crop_left, part.crop_top, part.crop_width, part.crop_height) = (x, y, w, h)
+                    let rows: [UInt8] = (y..<y + h).flatMap { (row: Int) -> ArraySlice<UInt8> in
+                        let start = 3 * (row * width + x)
+                        return all.pixels[start..<start + 3 * w]
+                    }
+                    XCTAssertEqual(resize(source, &part).pixels, rows, "\(name) \(width)x\(height) at \(x),\(y)")
+                }
+            }
+        }
+    }
+
+    func testPreprocessedPixels() throws {
+        let fixtures = try Fixtures()
+        try withEveryRow {
+            for item in fixtures.manifest.preprocess {
+                let preprocessing = try Preprocessing(
+                    resize: XCTUnwrap(item.resize), crop: XCTUnwrap(item.crop), mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225])
+                let source = try fixtures.image(item.source)
+                let distance = try preprocessing.cropped(source).distance(to: fixtures.expected(item))
+                XCTAssertLessThanOrEqual(try XCTUnwrap(distance, item.expected), 1, "\(item.source ?? "") \(item.expected)")
+            }
+        }
+    }
+
+    func testNormalisedValuesArePlanar() throws {
+        let fixtures = try Fixtures()
+        let source = try fixtures.image("square.png")
+        let preprocessing = try Preprocessing(resize: 31, crop: 27, mean: [0.1, 0.5, 0.9], std: [0.2, 0.3, 0.4])
+        let pixels = preprocessing.cropped(source).pixels
+        withEveryRow {
+            let values = preprocessing.apply(to: source)
+            XCTAssertEqual(values.count, preprocessing.count)
+            for c in 0..<3 {
+                for i in 0..<27 * 27 {
+                    let exact = (Float(pixels[3 * i + c]) / 255 - preprocessing.mean[c]) / preprocessing.std[c]
+                    XCTAssertEqual(values[c * 27 * 27 + i], exact, accuracy: 2e-6)
+                }
+            }
+        }
+    }
+
+    func testCropOffsetsRoundHalvesToEven() {
+        XCTAssertEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(Preprocessing.halfToEven), [0, 0, 1, 2, 2, 2, 3, 4, 4, 4])
+    }
+
+    func testPreprocessingRefusesWhatCannotWork() {
+        let (mean, std): ([Float], [Float]) = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+        XCTAssertThrowsError(try Preprocessing(resize: 200, crop: 224, mean: mean, std: std))
+        XCTAssertThrowsError(try Preprocessing(resize: 0, crop: 0, mean: mean, std: std))
+        XCTAssertThrowsError(try Preprocessing(resize: 1 << 40, crop: 224, mean: mean, std: std))
+        XCTAssertThrowsError(try Preprocessing(resize: 32, crop: 32, mean: [0.5], std: std))
+        XCTAssertThrowsError(try Preprocessing(resize: 32, crop: 32, mean: mean, std: [1, 0, 1]))
+        XCTAssertThrowsError(try Preprocessing(resize: 32, crop: 32, mean: [.nan, 0, 0], std: std))
+    }
+
+    /// A resize of extreme images costs what the crop costs.
+    func testExtremeAspectsAreCheap() throws {
+        let preprocessing = try Preprocessing(resize: 256, crop: 224, mean: [0, 0, 0], std: [1, 1, 1])
+        for (width, height) in [(1, 500_000), (500_000, 1)] {
+            let image = RGBImage(width: width, height: height, pixels: [UInt8](repeating: 51, count: 3 * width * height))
+            let start = Date()
+            XCTAssertTrue(preprocessing.apply(to: image).allSatisfy { abs($0 - 0.2) < 1e-6 })
+            XCTAssertLessThan(Date().timeIntervalSince(start), 1)
+        }
+    }
+
+    func testColourAndBlur() throws {
+        let fixtures = try Fixtures()
+        try withEveryRow {
+            for item in fixtures.manifest.adjust {
+                let source = try fixtures.image(item.source)
+                let value = try XCTUnwrap(item.value)
+                let (w, h, n) = (source.width, source.height, source.width * source.height)
+                var pixels = source.pixels
+                switch item.operation {
+                case "brightness": hssl_adjust_brightness(n, &pixels, value)
+                case "contrast": hssl_adjust_contrast(n, &pixels, value)
+                case "saturation": hssl_adjust_saturation(n, &pixels, value)
+                case "hue": hssl_adjust_hue(n, &pixels, value)
+                case "grayscale": hssl_grayscale(n, &pixels)
+                case "solarize": hssl_solarize(n, &pixels, Int32(value))
+                case "flip": hssl_flip_horizontal(w, h, &pixels)
+                case "blur":
+                    var workspace = [UInt8](repeating: 0, count: hssl_gaussian_blur_workspace_size(w, h))
+                    hssl_gaussian_blur(w, h, &pixels, value, &workspace)
+                default: XCTFail("no such operation: \(item.operation ?? "")")
+                }
+                XCTAssertEqual(pixels, try fixtures.bytes(item.expected), "\(item.operation ?? "") \(value)")
+            }
+        }
+    }
+
+    private func resize(_ source: RGBImage, _ plan: inout hssl_resize) -> RGBImage {
+        let size = hssl_resize_bicubic_workspace_size(&plan), guardSize = 64
+        var pixels = [UInt8](repeating: 0, count: 3 * plan.crop_width * plan.crop_height)
+        withUnsafeTemporaryAllocation(byteCount: size + guardSize, alignment: 64) { workspace in
+            workspace.initializeMemory(as: UInt8.self, repeating: 0xA5)
+            hssl_resize_bicubic(&plan, source.pixels, 3 * source.width, &pixels, workspace.baseAddress)
+            XCTAssertTrue(workspace[size...].allSatisfy { $0 == 0xA5 }, "written past the workspace")
+        }
+        return RGBImage(width: plan.crop_width, height: plan.crop_height, pixels: pixels)
+    }
+}
