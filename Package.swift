@@ -58,6 +58,7 @@ let package = Package(
         .testTarget(name: "HSSLDataTests", dependencies: ["HSSLData", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLGraphTests", dependencies: ["HSSLGraph", "HSSLGradients", "TestSupport"]),
         .testTarget(name: "HSSLModelsTests", dependencies: ["HSSLModels", "HSSLRuntime", "TestSupport"]),
+        .testTarget(name: "HSSLRuntimeTests", dependencies: ["HSSLRuntime", "TestSupport"]),
         .testTarget(name: "HSSLEvaluationTests", dependencies: ["HSSLEvaluation", "TestSupport"]),
         .testTarget(name: "HSSLPretrainingTests", dependencies: ["HSSLPretraining", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLCommandLineTests", dependencies: ["HSSLCommandLine"]),

@@ -23,17 +23,22 @@ size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens,
 
 void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, float *out,
                     float *log_sum_exp, void *workspace) {
+    hssl_attention_queries(batch, tokens, heads, head_dim, 0, tokens, qkv, out, log_sum_exp, workspace);
+}
+
+void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
+                            const float *qkv, float *out, float *log_sum_exp, void *workspace) {
     const hssl_attention_kernels *kernels = selected();
     const hssl_attention_shape shape = {tokens, head_dim, 3 * heads * head_dim, heads * head_dim};
     ptrdiff_t pairs = batch * heads, scratch = hssl_attention_forward_scratch(tokens, head_dim);
-    int threads = hssl_team((double)(2 * pairs * tokens * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD);
+    int threads = hssl_team((double)(2 * pairs * (end - begin) * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD);
     int parts = pairs >= threads ? 1 : (int)((threads + pairs - 1) / (pairs > 0 ? pairs : 1));
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (ptrdiff_t task = 0; task < pairs * parts; task++) {
         ptrdiff_t b = task / parts / heads, h = task / parts % heads;
-        hssl_range queries = hssl_range_of(tokens, 6, (int)(task % parts), parts);
+        hssl_range queries = hssl_range_of(end - begin, 6, (int)(task % parts), parts);
         const float *q = qkv + b * tokens * shape.ld_qkv + h * head_dim;
-        kernels->forward(&shape, queries.begin, queries.end, q, q + heads * head_dim, q + 2 * heads * head_dim,
+        kernels->forward(&shape, begin + queries.begin, begin + queries.end, q, q + heads * head_dim, q + 2 * heads * head_dim,
                          out + b * tokens * shape.ld_out + h * head_dim, log_sum_exp ? log_sum_exp + (b * heads + h) * tokens : NULL,
                          (float *)workspace + omp_get_thread_num() * scratch);
     }

@@ -173,6 +173,9 @@ size_t hssl_attention_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_
 /// qkv [batch, tokens, 3, heads, head_dim] → out [batch, tokens, heads, head_dim]; log_sum_exp [batch, heads, tokens] stored unless NULL.
 void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, float *out,
                     float *log_sum_exp, void *workspace);
+/// Same for the queries begin ..< end of every sample only: other rows of `out` are left as they are. A query's bits do not depend on the range.
+void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
+                            const float *qkv, float *out, float *log_sum_exp, void *workspace);
 size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// dqkv (=, not +=), probabilities recomputed from log_sum_exp.
 void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
@@ -203,6 +206,61 @@ void hssl_adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, float
                 float beta2, float epsilon, float correction1, float correction2);
 /// teacher ← momentum·teacher + (1 − momentum)·student, fp32.
 void hssl_ema(ptrdiff_t n, float *teacher, const float *student, float momentum);
+
+// MARK: plan — a model's inference as an array of steps, run without allocation (HSSLRuntime lowers models to it)
+
+/// Where an operand lives; its `offset` counts bytes from there.
+typedef enum {
+    HSSL_PLAN_NONE = 0,   // absent
+    HSSL_PLAN_IMAGE,      // the image of this run [channels, H, W]
+    HSSL_PLAN_ARENA,      // intermediate values: one arena a thread
+    HSSL_PLAN_CONSTANTS,  // packed weights, biases, positions: shared and read-only
+    HSSL_PLAN_FEATURES    // the row of features of this image
+} hssl_plan_space;
+typedef struct {
+    hssl_plan_space space;
+    ptrdiff_t offset;
+} hssl_plan_operand;
+
+/// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
+typedef enum {
+    HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
+    HSSL_STEP_LINEAR_F32,           // (rows, N, K): y = activation(x·weight + bias) + residual; weight packed
+    HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
+    HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
+    HSSL_STEP_QUANTIZE,             // (rows, K): x → y u8 codes, y_scale [rows]
+    HSSL_STEP_LAYER_NORM,           // (rows, D): x, weight, bias, epsilon → y
+    HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ 16384): the same, then quantised, a few rows at a time → y u8 codes, y_scale
+    HSSL_STEP_GELU,                 // (count): x → y
+    HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
+    HSSL_STEP_DEPTHWISE_CONV,       // (h, w, C, k): x, weight, bias → y; workspace
+    HSSL_STEP_ADD,                  // (count): x + residual → y
+    HSSL_STEP_COPY,                 // (bytes): x → y
+    HSSL_STEP_GATHER,               // (count, D): x, index int32 [count] in `weight` → y
+    HSSL_STEP_MEAN_TOKENS,          // (tokens, D): x → y [D]
+    HSSL_STEP_L2_NORMALIZE          // (rows, D): x, epsilon → y; y may be x
+} hssl_plan_kind;
+typedef struct {
+    hssl_plan_kind kind;
+    hssl_activation activation;
+    float epsilon;
+    ptrdiff_t size[5];
+    hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, y_scale, workspace;
+} hssl_plan_step;
+
+typedef struct {
+    const hssl_plan_step *steps;
+    ptrdiff_t step_count;
+    const void *constants;   // 64-byte aligned
+    size_t image_bytes;      // distance between images
+    size_t features_bytes;   // distance between rows of features
+    size_t arena_bytes;      // of one thread, a multiple of 64
+} hssl_plan;
+
+/// images [batch, …] → features [batch, …]. One image a thread while there is one for each; the rest one after the other, split inside the
+/// steps: the bits are the same. `arenas`: hssl_get_threads() · arena_bytes, 64-byte aligned; workspaces in the plan must be sized for that
+/// thread count.
+void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas);
 
 // MARK: image — 8-bit RGB [height, width, 3]; serial (loader threads call these), the same bytes on every ISA; see image/README.md
 

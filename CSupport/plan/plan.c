@@ -1,0 +1,89 @@
+// Runs a lowered model. Steps call the drivers of the other families; what is here is the walk over images, and one fusion that needs no kernel.
+#include <math.h>
+#include <string.h>
+
+#include "base/base.h"
+
+// Swift's clang finds no omp.h.
+int omp_get_thread_num(void);
+
+enum { FUSED_FLOATS = 16384, FUSED_ROWS = 8 };  // a stack block of 64 KB at most
+
+typedef struct {
+    const hssl_plan *plan;
+    const char *image;
+    char *features, *arena;
+} image_run;
+
+static void *at(const image_run *run, hssl_plan_operand operand) {
+    switch (operand.space) {
+    case HSSL_PLAN_IMAGE: return (char *)run->image + operand.offset;
+    case HSSL_PLAN_ARENA: return run->arena + operand.offset;
+    case HSSL_PLAN_CONSTANTS: return (char *)run->plan->constants + operand.offset;
+    case HSSL_PLAN_FEATURES: return run->features + operand.offset;
+    case HSSL_PLAN_NONE: break;
+    }
+    return NULL;
+}
+
+// A few rows at a time, so that the normalised floats never leave L1.
+static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
+                                uint8_t *codes, float *scale) {
+    const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, FUSED_FLOATS / D)), blocks = hssl_ceil_div(rows, height);
+    const ptrdiff_t ldq = hssl_round_up(D, 4);
+    const int team = hssl_team(24.0 * (double)rows * (double)D);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (ptrdiff_t block = 0; block < blocks; ++block) {
+        _Alignas(64) float normalized[FUSED_FLOATS];
+        const ptrdiff_t r = block * height, count = hssl_min(height, rows - r);
+        hssl_layer_norm(count, D, x + r * D, weight, bias, epsilon, normalized, NULL, NULL);
+        hssl_quantize_rows_u8(count, D, normalized, D, codes + r * ldq, ldq, scale + r);
+    }
+}
+
+static void run_step(const image_run *run, const hssl_plan_step *step) {
+    const ptrdiff_t *size = step->size;
+    const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
+    void *y = at(run, step->y), *workspace = at(run, step->workspace);
+    const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[1]};
+    switch (step->kind) {
+    case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
+    case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[1], false, &output); break;
+    case HSSL_STEP_LINEAR_F16: hssl_gemm_f16(size[0], size[1], size[2], x, size[2], 1, weight, y, size[1], false, &output); break;
+    case HSSL_STEP_LINEAR_U8S8:
+        hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
+                           at(run, step->weight_scale), y, size[1], false, &output);
+        break;
+    case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
+    case HSSL_STEP_LAYER_NORM: hssl_layer_norm(size[0], size[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
+    case HSSL_STEP_LAYER_NORM_QUANTIZE:
+        layer_norm_quantize(size[0], size[1], x, weight, bias, step->epsilon, y, at(run, step->y_scale));
+        break;
+    case HSSL_STEP_GELU: hssl_gelu(size[0], x, y); break;
+    case HSSL_STEP_ATTENTION:
+        hssl_attention_queries(1, size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], NULL, workspace);
+        break;
+    case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, size[0], size[1], size[2], size[3], x, weight, bias, y, workspace); break;
+    case HSSL_STEP_ADD: hssl_add(size[0], x, residual, y); break;
+    case HSSL_STEP_COPY: memcpy(y, x, (size_t)size[0]); break;
+    case HSSL_STEP_GATHER: hssl_gather_rows(size[0], size[1], weight, x, y); break;
+    case HSSL_STEP_MEAN_TOKENS: hssl_mean_tokens(1, size[0], size[1], x, y); break;
+    case HSSL_STEP_L2_NORMALIZE: hssl_l2_normalize(size[0], size[1], x, step->epsilon, y, NULL); break;
+    }
+}
+
+void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas) {
+    const int team = batch > 1 ? hssl_team(INFINITY) : 1;
+    // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
+    const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
+#pragma omp parallel for num_threads(team) schedule(dynamic) if (whole > 0)
+    for (ptrdiff_t i = 0; i < whole; ++i) {
+        const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes,
+                               (char *)arenas + (size_t)omp_get_thread_num() * plan->arena_bytes};
+        for (ptrdiff_t s = 0; s < plan->step_count; ++s) run_step(&run, plan->steps + s);
+    }
+    for (ptrdiff_t i = whole; i < batch; ++i) {
+        const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes, arenas};
+        for (ptrdiff_t s = 0; s < plan->step_count; ++s) run_step(&run, plan->steps + s);
+    }
+}

@@ -1,0 +1,179 @@
+import CSupport
+import HSSLGraph
+import HSSLModels
+
+/// A value that does not depend on the image.
+indirect enum ConstantExpression {
+    case parameter(Parameter)
+    /// Position embeddings at another grid (see `Operation.resamplePositions`).
+    case resampled(ConstantExpression, matrix: [Float], rows: Int, width: Int)
+    case sum(ConstantExpression, ConstantExpression)
+    case elements(ConstantExpression, Range<Int>)
+
+    /// Identity for sharing.
+    var key: String {
+        switch self {
+        case .parameter(let parameter): parameter.name
+        case .resampled(let source, _, let rows, _): "resampled(\(source.key),\(rows))"
+        case .sum(let a, let b): "(\(a.key)+\(b.key))"
+        case .elements(let source, let range): "\(source.key)[\(range)]"
+        }
+    }
+
+    var count: Int {
+        switch self {
+        case .parameter(let parameter): parameter.count
+        case .resampled(_, _, let rows, let width): (rows + 1) * width
+        case .sum(let a, _): a.count
+        case .elements(_, let range): range.count
+        }
+    }
+}
+
+/// What a plan reads besides the image: packed weights, biases, positions. Sizes are known before any value is.
+struct ConstantTable {
+    enum Form: Hashable {
+        case floats
+        /// A weight [outputs, inputs] for one product; int8 is followed by the scales at `ConstantTable.scaleOffset`.
+        case product(Precision, outputs: Int, inputs: Int)
+        case index([Int32])
+    }
+
+    private struct Key: Hashable {
+        let expression: String
+        let form: Form
+    }
+
+    private struct Entry {
+        let expression: ConstantExpression?
+        let form: Form
+        let offset: Int
+    }
+
+    private var entries: [Entry] = []
+    private var known: [Key: Int] = [:]
+    private(set) var byteCount = 0
+    /// Bytes of the largest tensor as float32: what filling takes besides.
+    private(set) var largestTensor = 0
+
+    mutating func add(_ expression: ConstantExpression, _ form: Form) -> Operand {
+        add(expression, form, key: Key(expression: expression.key, form: form), byteCount: Self.size(form, expression.count))
+    }
+
+    mutating func add(index: [Int32]) -> Operand { add(nil, .index(index), key: Key(expression: "", form: .index(index)), byteCount: index.count * 4) }
+
+    private mutating func add(_ expression: ConstantExpression?, _ form: Form, key: Key, byteCount size: Int) -> Operand {
+        if let index = known[key] { return .constant(index, offset: 0) }
+        entries.append(Entry(expression: expression, form: form, offset: byteCount))
+        known[key] = entries.count - 1
+        byteCount += ArenaLayout.aligned(size)
+        largestTensor = max(largestTensor, (expression?.count ?? 0) * 4)
+        return .constant(entries.count - 1, offset: 0)
+    }
+
+    func offset(of index: Int) -> Int { entries[index].offset }
+
+    private static func size(_ form: Form, _ count: Int) -> Int {
+        switch form {
+        case .floats: count * 4
+        case .index(let index): index.count * 4
+        case .product(.float32, let outputs, let inputs): hssl_gemm_f32_packed_size(outputs, inputs)
+        case .product(.float16, let outputs, let inputs): hssl_gemm_f16_packed_size(outputs, inputs)
+        case .product(.int8, let outputs, let inputs): scaleOffset(outputs: outputs, inputs: inputs) + outputs * 4
+        }
+    }
+
+    /// Where the scales of an int8 weight stand, bytes from its start.
+    static func scaleOffset(outputs: Int, inputs: Int) -> Int { ArenaLayout.aligned(hssl_gemm_u8s8_packed_size(outputs, inputs)) }
+
+    // MARK: Filling
+
+    /// Writes every constant into `memory` (`byteCount` bytes, 64-byte aligned).
+    func fill(_ memory: UnsafeMutableRawPointer, from weights: some WeightSource) throws {
+        for entry in entries {
+            let target = memory + entry.offset
+            switch (entry.form, entry.expression) {
+            case (.index(let index), _): index.withUnsafeBytes { target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count) }
+            case (.floats, let expression?):
+                try Self.values(expression, weights).withUnsafeBytes { target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count) }
+            case (.product(let precision, let outputs, let inputs), let expression?):
+                try Self.pack(expression, precision, outputs, inputs, to: target, weights)
+            case (_, nil): break
+            }
+        }
+    }
+
+    private static func values(_ expression: ConstantExpression, _ weights: some WeightSource) throws -> [Float] {
+        switch expression {
+        case .parameter(let parameter): return try weights.values(parameter.name)
+        case .sum(let a, let b): return zip(try values(a, weights), try values(b, weights)).map(+)
+        case .elements(let source, let range): return Array(try values(source, weights)[range])
+        case .resampled(let source, let matrix, let rows, let width):
+            let positions = try values(source, weights)
+            let sources = positions.count / width - 1
+            let workspace = UnsafeMutableRawPointer.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(rows, width, sources)), alignment: 64)
+            defer { workspace.deallocate() }
+            var result = [Float](repeating: 0, count: (rows + 1) * width)
+            positions.withUnsafeBufferPointer { positions in
+                result.withUnsafeMutableBufferPointer { result in
+                    guard let from = positions.baseAddress, let to = result.baseAddress else { return }
+                    to.update(from: from, count: width)
+                    hssl_gemm_f32_unpacked(rows, width, sources, matrix, sources, 1, from + width, width, 1, to + width, width, false, nil, workspace)
+                }
+            }
+            return result
+        }
+    }
+
+    private static func pack(
+        _ expression: ConstantExpression, _ precision: Precision, _ outputs: Int, _ inputs: Int, to target: UnsafeMutableRawPointer,
+        _ weights: some WeightSource
+    ) throws {
+        switch precision {
+        case .float32: hssl_gemm_f32_pack(outputs, inputs, try values(expression, weights), 1, inputs, target)
+        case .float16:
+            let halves: [UInt16]
+            if case .parameter(let parameter) = expression, case .float16(let stored) = try weights.stored(parameter.name) {
+                halves = stored
+            } else {
+                let values = try values(expression, weights)
+                halves = [UInt16](unsafeUninitializedCapacity: values.count) { halves, count in
+                    if let base = halves.baseAddress { hssl_convert_f32_f16(values.count, values, base) }
+                    count = values.count
+                }
+            }
+            hssl_gemm_f16_pack(outputs, inputs, halves, 1, inputs, target)
+        case .int8:
+            let scales = (target + scaleOffset(outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
+            if case .parameter(let parameter) = expression, case .int8(let codes, let scale) = try weights.stored(parameter.name) {
+                hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
+                scales.update(from: scale, count: outputs)
+            } else {
+                var codes = [Int8](repeating: 0, count: outputs * inputs)
+                hssl_quantize_rows_s8(outputs, inputs, try values(expression, weights), inputs, &codes, inputs, scales)
+                hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
+            }
+        }
+    }
+}
+
+/// Where the values of parameters come from.
+protocol WeightSource {
+    func stored(_ name: String) throws -> ModelFile.StoredTensor
+    func values(_ name: String) throws -> [Float]
+}
+
+extension ModelFile: WeightSource {}
+
+/// Parameters in memory, e.g. of a teacher while training: a base declared under `prefix`.
+struct ParameterWeights: WeightSource {
+    let parameters: ParameterSet
+    let prefix: String
+
+    func stored(_ name: String) throws -> ModelFile.StoredTensor { .float32(try values(name)) }
+
+    func values(_ name: String) throws -> [Float] {
+        guard let parameter = parameters[prefix + name], parameter.isAllocated else { throw RuntimeError("the network has no parameter '\(prefix)\(name)'") }
+        return Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count))
+    }
+}

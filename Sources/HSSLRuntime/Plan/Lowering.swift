@@ -1,0 +1,323 @@
+import CSupport
+import HSSLGraph
+
+/// Turns the record of a model for one image into steps: fuses what the kernels fuse, computes only what is wanted, and knows no model.
+///
+/// Values are emitted late, when a step needs them, so that the consumer decides the form: a product takes its activation and its residual connection into
+/// its output stage, a norm is quantised as it is computed, and tokens are written straight behind the CLS token, positions already added.
+struct Lowering {
+    /// Where a value is, or how it will come to be.
+    private enum Place {
+        /// Element 0; of a value that is kept in part, where element 0 would be.
+        case at(Operand)
+        case constant(ConstantExpression)
+        case product(Product)
+        case norm(Node)
+        case prefixed(Node)
+    }
+
+    private struct Product {
+        let node: Node
+        var activation: Operation.Activation
+    }
+
+    private struct Codes {
+        /// Code of element 0, its row's scale; rows of `leading` bytes.
+        let codes: Operand
+        let scale: Operand
+    }
+
+    private let tape: Tape
+    private let demand: Demand
+    private let precision: Precision
+    private var places: [Int: Place] = [:]
+    private var codes: [Int: Codes] = [:]
+    private var storageSizes: [Int] = []
+    private var steps: [PlanStep] = []
+    private var constants: ConstantTable
+
+    /// Steps with their arena.
+    struct Result {
+        let steps: [PlanStep]
+        let arena: ArenaLayout
+    }
+
+    /// - Parameters:
+    ///   - outputs: values and where each goes in the row of features, in elements.
+    ///   - constants: receives what the steps read besides the image.
+    /// - Throws: `RuntimeError`, where the record holds what only training uses.
+    static func lower(
+        _ tape: Tape, outputs: [(value: Tensor, offset: Int)], precision: Precision, constants: inout ConstantTable
+    ) throws -> Result {
+        var lowering = Lowering(tape: tape, demand: try Demand(tape, outputs: outputs.map(\.value.id)), precision: precision, constants: constants)
+        for node in tape.nodes where lowering.demand.ranges[node.output] != nil { try lowering.visit(node) }
+        for (value, offset) in outputs {
+            let source = try lowering.address(value.id)
+            lowering.steps.append(PlanStep(kind: HSSL_STEP_COPY, size: [value.count * 4], x: source, y: .features(offset: offset * 4)))
+        }
+        constants = lowering.constants
+        ArenaLayout.shareResiduals(&lowering.steps, sizes: lowering.storageSizes)
+        return Result(steps: lowering.steps, arena: ArenaLayout(sizes: lowering.storageSizes, steps: lowering.steps))
+    }
+
+    private init(tape: Tape, demand: Demand, precision: Precision, constants: ConstantTable) {
+        (self.tape, self.demand, self.precision, self.constants) = (tape, demand, precision, constants)
+        for (id, leaf) in tape.leaves {
+            switch leaf {
+            case .input: places[id] = .at(.image)
+            case .parameter(let parameter): places[id] = .constant(.parameter(parameter))
+            case .constant: break
+            }
+        }
+    }
+
+    // MARK: Operations
+
+    private mutating func visit(_ node: Node) throws {
+        let (inputs, output) = (node.inputs, node.output)
+        let width = node.shape.last ?? 1
+        switch node.operation {
+        case .linear(_, let activation, _): places[output] = .product(Product(node: node, activation: activation))
+        case .layerNorm: places[output] = .norm(node)
+        case .prependToken: places[output] = .prefixed(node)
+        case .gelu:
+            if case .product(var product)? = places[inputs[0]], product.activation == .none, demand.uses[inputs[0]] == 1 {
+                product.activation = .gelu
+                places[output] = .product(product)
+            } else {
+                let (x, range) = (try address(inputs[0]), wanted(output))
+                let y = allocate(output)
+                emit(PlanStep(kind: HSSL_STEP_GELU, size: [range.count], x: x.element(range.lowerBound), y: y.element(range.lowerBound)))
+            }
+        case .residual(let scale):
+            guard scale == nil else { throw RuntimeError("stochastic depth is not part of inference") }
+            try visitSum(node)
+        case .addBroadcast: try visitSum(node)
+        case .attention(let heads):
+            let rows = Demand.rows(wanted(output), width: width)
+            let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
+            let x = try address(inputs[0])
+            let y = allocate(output)
+            let workspace = allocate(byteCount: hssl_attention_workspace_size(1, tokens, heads, headDimension))
+            emit(PlanStep(
+                kind: HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
+                y: y.element(rows.lowerBound * width), workspace: workspace))
+        case .patchify(let patch):
+            let image = tape.shapes[inputs[0]]
+            let x = try address(inputs[0])
+            emit(PlanStep(kind: HSSL_STEP_PATCHIFY, size: [image[1], image[2], image[3], patch], x: x, y: allocate(output, whole: true)))
+        case .depthwiseConv(let kernel):
+            let (h, w) = (node.shape[1], node.shape[2])
+            let (x, weight, bias) = (try address(inputs[0]), try address(inputs[1]), try address(inputs[2]))
+            let workspace = allocate(byteCount: hssl_depthwise_conv_workspace_size(width, kernel))
+            emit(PlanStep(
+                kind: HSSL_STEP_DEPTHWISE_CONV, size: [h, w, width, kernel], x: x, weight: weight, bias: bias, y: allocate(output, whole: true),
+                workspace: workspace))
+        case .meanTokens:
+            let x = try address(inputs[0])
+            emit(PlanStep(kind: HSSL_STEP_MEAN_TOKENS, size: [Demand.count(tape, inputs[0]) / width, width], x: x, y: allocate(output, whole: true)))
+        case .l2Normalize(let epsilon):
+            let (x, range) = (try address(inputs[0]), wanted(output))
+            let rows = Demand.rows(range, width: width)
+            let y = allocate(output)
+            emit(PlanStep(
+                kind: HSSL_STEP_L2_NORMALIZE, size: [rows.count, width], x: x.element(rows.lowerBound * width),
+                y: y.element(rows.lowerBound * width), epsilon: epsilon))
+        case .dropTokens(let first): try view(of: inputs[0], as: node, shift: first * width)
+        case .gatherRows(let index):
+            let first = index.first.map(Int.init) ?? 0
+            if index.enumerated().allSatisfy({ Int($1) == first + $0 }) { return try view(of: inputs[0], as: node, shift: first * width) }
+            // The input may be kept from its first wanted row on only.
+            let kept = wanted(inputs[0]).lowerBound / width
+            let rows = constants.add(index: index.map { max($0 - Int32(kept), 0) })
+            let x = try address(inputs[0])
+            emit(PlanStep(
+                kind: HSSL_STEP_GATHER, size: [index.count, width], x: x.element(kept * width), weight: rows, y: allocate(output, whole: true)))
+        case .resamplePositions(let matrix, let rows):
+            guard case .constant(let positions)? = places[inputs[0]] else { throw RuntimeError("positions that depend on the image are not supported") }
+            places[output] = .constant(.resampled(positions, matrix: matrix, rows: rows, width: width))
+        case .maskTokens, .scaleRows, .softCrossEntropy: throw RuntimeError("operation \(node.operation.kind) is not part of inference")
+        }
+    }
+
+    /// x + branch, either of which may be a product that ends here.
+    private mutating func visitSum(_ node: Node) throws {
+        let (x, branch, output) = (node.inputs[0], node.inputs[1], node.output)
+        if case .constant(let a)? = places[x], case .constant(let b)? = places[branch] {
+            places[output] = .constant(.sum(a, b))
+            return
+        }
+        if case .prefixed(let prefix)? = places[x], demand.uses[x] == 1, case .constant(let positions)? = places[branch] {
+            return try emitPrefixed(prefix, into: output, adding: positions)
+        }
+        for (product, other) in [(branch, x), (x, branch)] {
+            guard case .product(let fused)? = places[product], demand.uses[product] == 1 else { continue }
+            let residual = try address(other)
+            return try emit(fused, wanted: wanted(output), y: allocate(output), residual: residual)
+        }
+        let (a, b, range) = (try address(x), try address(branch), wanted(output))
+        let y = allocate(output)
+        emit(PlanStep(
+            kind: HSSL_STEP_ADD, size: [range.count], x: a.element(range.lowerBound), residual: b.element(range.lowerBound),
+            y: y.element(range.lowerBound)))
+    }
+
+    /// Element e of the output is element e + shift of the input.
+    private mutating func view(of input: Int, as node: Node, shift: Int) throws {
+        if case .constant(let expression)? = places[input] {
+            places[node.output] = .constant(.elements(expression, shift..<shift + node.shape.reduce(1, *)))
+        } else {
+            places[node.output] = .at(try address(input).element(shift))
+        }
+    }
+
+    // MARK: Values
+
+    private func wanted(_ value: Int) -> Range<Int> { demand.ranges[value] ?? 0..<0 }
+
+    /// Address of element 0 of a value, which is computed now if it was not.
+    private mutating func address(_ value: Int) throws -> Operand {
+        switch places[value] {
+        case .at(let operand)?: return operand
+        case .constant(let expression)?: return constants.add(expression, .floats)
+        case .product(let product)?:
+            let y = allocate(value)
+            try emit(product, wanted: wanted(value), y: y, residual: .none)
+            return y
+        case .norm(let node)?:
+            let x = try address(node.inputs[0])
+            let y = allocate(value)
+            var step = try normStep(node, HSSL_STEP_LAYER_NORM, x: x)
+            step.y = y.element(wanted(value).lowerBound)
+            emit(step)
+            return y
+        case .prefixed(let node)?:
+            try emitPrefixed(node, into: value, adding: nil)
+            return try address(value)
+        case nil: throw RuntimeError("the model reads a constant that its record does not hold")
+        }
+    }
+
+    /// u8 codes of a value [rows, width], quantised once for all products that read it.
+    private mutating func quantized(_ value: Int, width: Int) throws -> Codes {
+        if let known = codes[value] { return known }
+        let rows = Demand.rows(wanted(value), width: width)
+        let leading = (width + 3) / 4 * 4
+        let target = allocate(byteCount: rows.count * leading)
+        let scale = allocate(byteCount: rows.count * 4)
+        var step: PlanStep
+        if case .norm(let node)? = places[value], width <= Self.fusedNormLimit, demand.readers[value].count == demand.uses[value],
+            demand.readers[value].allSatisfy({ isQuantizedProduct(tape.nodes[$0], reading: value) })
+        {
+            step = try normStep(node, HSSL_STEP_LAYER_NORM_QUANTIZE, x: try address(node.inputs[0]))
+        } else {
+            let x = try address(value)
+            step = PlanStep(kind: HSSL_STEP_QUANTIZE, size: [rows.count, width], x: x.element(rows.lowerBound * width))
+        }
+        (step.y, step.yScale) = (target, scale)
+        emit(step)
+        let result = Codes(codes: target.advanced(by: -rows.lowerBound * leading), scale: scale.element(-rows.lowerBound))
+        codes[value] = result
+        return result
+    }
+
+    /// See `HSSL_STEP_LAYER_NORM_QUANTIZE`.
+    private static let fusedNormLimit = 16_384
+
+    private func isQuantizedProduct(_ node: Node, reading value: Int) -> Bool {
+        guard case .linear(_, _, .policy) = node.operation, precision == .int8 else { return false }
+        return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
+    }
+
+    private mutating func normStep(_ node: Node, _ kind: hssl_plan_kind, x: Operand) throws -> PlanStep {
+        guard case .layerNorm(let epsilon) = node.operation else { throw RuntimeError("operation \(node.operation.kind) is not a norm") }
+        let width = node.shape.last ?? 1
+        let rows = Demand.rows(wanted(node.output), width: width)
+        return PlanStep(
+            kind: kind, size: [rows.count, width], x: x.element(rows.lowerBound * width), weight: try address(node.inputs[1]),
+            bias: try address(node.inputs[2]), epsilon: epsilon)
+    }
+
+    /// activation(x·Wᵀ + b) + residual for the wanted elements; `y` and `residual` are the addresses of element 0.
+    private mutating func emit(_ product: Product, wanted range: Range<Int>, y: Operand, residual: Operand) throws {
+        let node = product.node
+        guard case .linear(let hasBias, _, let role) = node.operation, case .constant(let weight)? = places[node.inputs[1]] else {
+            throw RuntimeError("a product with a weight that depends on the image is not supported")
+        }
+        let outputs = node.shape.last ?? 1
+        let inputs = weight.count / outputs
+        let rows = Demand.rows(range, width: outputs)
+        let form = role == .policy ? precision : .float32
+        guard form != .int8 || inputs <= 65_536 else { throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)") }
+
+        var step = PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [rows.count, outputs, inputs])
+        let packed = constants.add(weight, .product(form, outputs: outputs, inputs: inputs))
+        step.weight = packed
+        switch form {
+        case .float32, .float16:
+            if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
+            step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
+        case .int8:
+            step.kind = HSSL_STEP_LINEAR_U8S8
+            let x = try quantized(node.inputs[0], width: inputs)
+            step.x = x.codes.advanced(by: rows.lowerBound * ((inputs + 3) / 4 * 4))
+            step.xScale = x.scale.element(rows.lowerBound)
+            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(outputs: outputs, inputs: inputs))
+        }
+        if hasBias { step.bias = try address(node.inputs[2]) }
+        step.activation = product.activation == .gelu ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE
+        if residual != .none { step.residual = residual.element(rows.lowerBound * outputs) }
+        step.y = y.element(rows.lowerBound * outputs)
+        emit(step)
+    }
+
+    /// [token, x] + positions into `output`: the rows of x are written where they belong, position added in the product's output stage.
+    private mutating func emitPrefixed(_ node: Node, into output: Int, adding positions: ConstantExpression?) throws {
+        let (x, width) = (node.inputs[0], node.shape.last ?? 1)
+        let range = wanted(output)
+        let y = allocate(output)
+        if range.lowerBound < width {
+            var first = try address(node.inputs[1])
+            if let positions {
+                guard case .constant(let token)? = places[node.inputs[1]] else { throw RuntimeError("a token that depends on the image is not supported") }
+                first = constants.add(.sum(token, .elements(positions, 0..<width)), .floats)
+            }
+            emit(PlanStep(kind: HSSL_STEP_COPY, size: [width * 4], x: first, y: y))
+        }
+        let tokens = max(range.lowerBound - width, 0)..<max(range.upperBound - width, 0)
+        if tokens.isEmpty { return }
+        let rest = positions.map { constants.add(.elements($0, width..<Demand.count(tape, output)), .floats) }
+        if case .product(let product)? = places[x], demand.uses[x] == 1 {
+            return try emit(product, wanted: tokens, y: y.element(width), residual: rest ?? .none)
+        }
+        let source = try address(x).element(tokens.lowerBound)
+        let target = y.element(width + tokens.lowerBound)
+        if let rest {
+            emit(PlanStep(kind: HSSL_STEP_ADD, size: [tokens.count], x: source, residual: rest.element(tokens.lowerBound), y: target))
+        } else {
+            emit(PlanStep(kind: HSSL_STEP_COPY, size: [tokens.count * 4], x: source, y: target))
+        }
+    }
+
+    // MARK: Storage
+
+    private mutating func emit(_ step: PlanStep) { steps.append(step) }
+
+    private mutating func allocate(byteCount: Int) -> Operand {
+        storageSizes.append(byteCount)
+        return .arena(storage: storageSizes.count - 1, offset: 0)
+    }
+
+    /// Memory for the wanted elements of a value (or all); returns the address of element 0.
+    private mutating func allocate(_ value: Int, whole: Bool = false) -> Operand {
+        let range = whole ? 0..<Demand.count(tape, value) : wanted(value)
+        let operand = allocate(byteCount: range.count * 4).element(-range.lowerBound)
+        places[value] = .at(operand)
+        return operand
+    }
+}
+
+extension Operand {
+    /// The float32 element `index` after this one.
+    func element(_ index: Int) -> Operand { advanced(by: index * 4) }
+}

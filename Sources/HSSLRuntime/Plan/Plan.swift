@@ -1,0 +1,107 @@
+import CSupport
+import HSSLGraph
+import HSSLModels
+
+/// The inference of one architecture: steps for every kind of features, the size of every piece of memory known before a weight is read.
+package struct Plan {
+    /// Steps that fill one row of features, and after them one that normalises it.
+    struct Program {
+        let steps: [hssl_plan_step]
+    }
+
+    let programs: [Features: Program]
+    let constants: ConstantTable
+    /// Bytes of one thread's arena.
+    let arenaBytes: Int
+    let threads: Int
+    /// Channels D.
+    package let width: Int
+    /// Patch tokens N.
+    package let tokens: Int
+    /// float32 elements of one image.
+    package let imageCount: Int
+
+    /// - Parameter threads: 1 … 256; workspaces are sized for as many.
+    /// - Throws: `ModelError` or `RuntimeError`.
+    package init(_ architecture: ModelArchitecture, precision: Precision, threads: Int) throws {
+        let trace = try ModelTrace(architecture)
+        let tokens = trace.tokens
+        let (count, width) = (tokens.shape[1] - 1, tokens.shape[2])
+        let cls = tokens.gatheringRows([0])
+        let patches = tokens.droppingTokens(1)
+        let mean = patches.meanOverTokens()
+
+        let earlier = Int(hssl_get_threads())
+        hssl_set_threads(Int32(threads))
+        defer { hssl_set_threads(Int32(earlier)) }
+        var constants = ConstantTable()
+        var lowered: [Features: Lowering.Result] = [:]
+        for features in Features.allCases {
+            let outputs: [(Tensor, Int)] =
+                switch features {
+                case .cls: [(cls, 0)]
+                case .mean: [(mean, 0)]
+                case .clsMean: [(cls, 0), (mean, width)]
+                case .patch: [(patches, 0)]
+                }
+            lowered[features] = try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants)
+        }
+        var programs: [Features: Program] = [:]
+        for (features, result) in lowered {
+            let normalize = PlanStep(
+                kind: HSSL_STEP_L2_NORMALIZE, size: Self.normalizedShape(features, tokens: count, width: width), x: .features(offset: 0),
+                y: .features(offset: 0), epsilon: 1e-12)
+            programs[features] = Program(steps: (result.steps + [normalize]).map { $0.native { Self.address($0, result.arena, constants) } })
+        }
+        self.programs = programs
+        self.constants = constants
+        self.threads = threads
+        (self.width, self.tokens) = (width, count)
+        imageCount = trace.images.count
+        arenaBytes = lowered.values.map(\.arena.byteCount).max() ?? 0
+    }
+
+    /// One vector an image, or one a patch.
+    private static func normalizedShape(_ features: Features, tokens: Int, width: Int) -> [Int] {
+        switch features {
+        case .cls, .mean: [1, width]
+        case .clsMean: [1, 2 * width]
+        case .patch: [tokens, width]
+        }
+    }
+
+    static func address(_ operand: Operand, _ arena: ArenaLayout, _ constants: ConstantTable) -> hssl_plan_operand {
+        switch operand {
+        case .none: hssl_plan_operand(space: HSSL_PLAN_NONE, offset: 0)
+        case .image: hssl_plan_operand(space: HSSL_PLAN_IMAGE, offset: 0)
+        case .features(let offset): hssl_plan_operand(space: HSSL_PLAN_FEATURES, offset: offset)
+        case .constant(let index, let offset): hssl_plan_operand(space: HSSL_PLAN_CONSTANTS, offset: constants.offset(of: index) + offset)
+        case .arena(let storage, let offset): hssl_plan_operand(space: HSSL_PLAN_ARENA, offset: (arena.offsets[storage] ?? 0) + offset)
+        }
+    }
+
+    /// Shape of one row of features.
+    package func rowShape(_ features: Features) -> [Int] {
+        switch features {
+        case .cls, .mean: [width]
+        case .clsMean: [2 * width]
+        case .patch: [tokens, width]
+        }
+    }
+
+    /// Bytes that inference keeps: packed weights and one arena a thread. Nothing more is allocated after loading.
+    package var residentBytes: Int { constants.byteCount + threads * arenaBytes }
+
+    // MARK: Memory bound
+
+    /// Bytes that a model needs at most: while loading (the mapped file, the packed weights and the largest tensor in two forms), then while running with a
+    /// batch of prepared images and patch features. Known from the file's header alone; what the process has besides is not counted.
+    package static func memoryBound(_ model: ModelFile, threads: Int, batch: Int, features: Features = .patch) throws -> Int {
+        let plan = try Plan(model.architecture, precision: model.precision, threads: threads)
+        return plan.memoryBound(fileBytes: model.byteCount, batch: batch, features: features)
+    }
+
+    func memoryBound(fileBytes: Int, batch: Int, features: Features) -> Int {
+        residentBytes + fileBytes + 3 * constants.largestTensor + batch * 4 * (imageCount + rowShape(features).reduce(1, *))
+    }
+}

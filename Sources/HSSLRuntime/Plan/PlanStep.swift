@@ -1,0 +1,68 @@
+import CSupport
+
+/// Where a step reads or writes while a plan is being made: storages and constants have no address yet. Offsets are bytes.
+enum Operand: Equatable {
+    case none
+    case image
+    /// May be negative for a value of which only the later elements are kept.
+    case arena(storage: Int, offset: Int)
+    case constant(Int, offset: Int)
+    case features(offset: Int)
+
+    func advanced(by bytes: Int) -> Operand {
+        switch self {
+        case .none, .image: self
+        case .arena(let storage, let offset): .arena(storage: storage, offset: offset + bytes)
+        case .constant(let index, let offset): .constant(index, offset: offset + bytes)
+        case .features(let offset): .features(offset: offset + bytes)
+        }
+    }
+}
+
+/// A step of `hssl_plan_run` before addresses are given; see CSupport.h for what each kind reads.
+struct PlanStep {
+    var kind: hssl_plan_kind
+    var size: [Int]
+    var x = Operand.none
+    var xScale = Operand.none
+    var weight = Operand.none
+    var weightScale = Operand.none
+    var bias = Operand.none
+    var residual = Operand.none
+    var y = Operand.none
+    var yScale = Operand.none
+    var workspace = Operand.none
+    var activation = HSSL_ACTIVATION_NONE
+    var epsilon: Float = 0
+
+    var operands: [Operand] { [x, xScale, weight, weightScale, bias, residual, y, yScale, workspace] }
+
+    mutating func replace(storage old: Int, by new: Int) {
+        func renamed(_ operand: Operand) -> Operand {
+            if case .arena(old, let offset) = operand { .arena(storage: new, offset: offset) } else { operand }
+        }
+        (x, xScale, weight, weightScale, bias) = (renamed(x), renamed(xScale), renamed(weight), renamed(weightScale), renamed(bias))
+        (residual, y, yScale, workspace) = (renamed(residual), renamed(y), renamed(yScale), renamed(workspace))
+    }
+
+    /// - Parameter address: gives space and final offset.
+    func native(_ address: (Operand) -> hssl_plan_operand) -> hssl_plan_step {
+        var step = hssl_plan_step()
+        step.kind = kind
+        step.activation = activation
+        step.epsilon = epsilon
+        withUnsafeMutableBytes(of: &step.size) { sizes in
+            for (position, value) in size.enumerated() { sizes.storeBytes(of: value, toByteOffset: position * MemoryLayout<Int>.stride, as: Int.self) }
+        }
+        step.x = address(x)
+        step.x_scale = address(xScale)
+        step.weight = address(weight)
+        step.weight_scale = address(weightScale)
+        step.bias = address(bias)
+        step.residual = address(residual)
+        step.y = address(y)
+        step.y_scale = address(yScale)
+        step.workspace = address(workspace)
+        return step
+    }
+}

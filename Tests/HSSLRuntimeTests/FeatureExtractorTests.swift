@@ -1,0 +1,164 @@
+import CSupport
+import HSSLGraph
+import XCTest
+
+@testable import HSSLModels
+@testable import HSSLRuntime
+
+final class FeatureExtractorTests: XCTestCase {
+    override func setUp() {
+        super.setUp()
+        var message = [CChar](repeating: 0, count: 256)
+        XCTAssertEqual(hssl_initialize(&message, message.count), 0)
+        hssl_set_threads(1)
+    }
+
+    // MARK: Against the Tape
+
+    func testFloat32EqualsTheTape() throws {
+        for (width, heads, depth) in [(36, 3, 2), (64, 1, 1), (96, 3, 3)] {
+            let model = try RandomModel(embedDim: width, depth: depth, numHeads: heads)
+            let images = model.images(3)
+            let extractor = try model.extractor()
+            for features in Features.allCases {
+                for normalize in [false, true] {
+                    let found = extractor.rows(images, features, normalize: normalize)
+                    let error = relativeError(found, model.expected(features, images, normalize: normalize))
+                    XCTAssertLessThan(error, 1e-5, "\(features) of width \(width), normalize \(normalize)")
+                }
+            }
+        }
+    }
+
+    func testReducedPrecisionsEqualTheTapeInTheSamePrecision() throws {
+        let model = try RandomModel(embedDim: 48, depth: 2, numHeads: 2)
+        let images = model.images(2)
+        for precision in [Precision.float16, .int8] {
+            for features in Features.allCases {
+                let error = relativeError(
+                    try model.extractor(precision: precision).rows(images, features),
+                    model.expected(features, images, normalize: false, precision: precision))
+                XCTAssertLessThan(error, 1e-5, "\(precision) \(features)")
+            }
+        }
+    }
+
+    func testReducedPrecisionsStayNearFloat32() throws {
+        for seed in 1...3 as ClosedRange<UInt64> {
+            let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 96, depth: 4, numHeads: 3, seed: seed)
+            let images = model.images(4, seed: seed)
+            let reference = try model.extractor().rows(images)
+            let half = try model.extractor(precision: .float16).rows(images)
+            let byte = try model.extractor(precision: .int8).rows(images)
+            XCTAssertGreaterThanOrEqual(cosine(half, reference), 0.9999)
+            XCTAssertGreaterThanOrEqual(cosine(byte, reference), 0.999)
+            XCTAssertNotEqual(byte, reference)
+        }
+    }
+
+    func testInstructionSetsAgree() throws {
+        let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 96, depth: 2, numHeads: 3)
+        let images = model.images(2)
+        for precision in Precision.allCases {
+            let scalar = try withISA(HSSL_ISA_SCALAR) { try model.extractor(precision: precision).rows(images, .patch) }
+            for isa in supportedISAs {
+                let found = try withISA(isa) { try model.extractor(precision: precision).rows(images, .patch) }
+                XCTAssertGreaterThanOrEqual(cosine(found, scalar), 0.99999, "\(precision) on \(String(cString: hssl_isa_name(isa)))")
+            }
+        }
+    }
+
+    // MARK: The same bits everywhere
+
+    func testBitsDependOnNeitherBatchNorPositionNorThreads() throws {
+        // Large enough that one image is split over threads inside its steps.
+        let model = try RandomModel(imageSize: 96, patchSize: 8, embedDim: 192, depth: 2, numHeads: 3)
+        let images = model.images(5)
+        let size = images.count / 5
+        for precision in Precision.allCases {
+            for features in [Features.cls, .clsMean, .patch] {
+                let single = try model.extractor(precision: precision, threads: 1)
+                let alone = (0..<5).map { single.rows(Array(images[$0 * size..<($0 + 1) * size]), features) }
+                for threads in [1, 2, 3, 4] {
+                    let extractor = try model.extractor(precision: precision, threads: threads)
+                    for count in [1, 2, 5] {
+                        let found = extractor.rows(Array(images[(5 - count) * size..<5 * size]), features)
+                        XCTAssertEqual(found, alone[(5 - count)...].flatMap { $0 }, "\(precision) \(features), \(threads) threads, batch \(count)")
+                    }
+                }
+            }
+        }
+    }
+
+    func testPartialComputationGivesTheBitsOfTheWhole() throws {
+        let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 96, depth: 3, numHeads: 3)
+        let images = model.images(2)
+        for precision in Precision.allCases {
+            let extractor = try model.extractor(precision: precision)
+            let both = extractor.rows(images, .clsMean)
+            let cls = extractor.rows(images, .cls)
+            let width = extractor.width
+            for sample in 0..<2 {
+                XCTAssertEqual(Array(cls[sample * width..<(sample + 1) * width]), Array(both[sample * 2 * width..<(sample * 2 + 1) * width]), "\(precision)")
+            }
+        }
+    }
+
+    func testThreadSettingOfTheProcessIsLeftAsItWas() throws {
+        let model = try RandomModel()
+        hssl_set_threads(2)
+        defer { hssl_set_threads(1) }
+        _ = try model.extractor(threads: 3).rows(model.images(4))
+        XCTAssertEqual(hssl_get_threads(), 2)
+    }
+
+    // MARK: Files
+
+    func testFilesGiveTheFeaturesOfTheirParameters() throws {
+        let model = try RandomModel(embedDim: 48, depth: 2, numHeads: 2)
+        let images = model.images(3)
+        let path = NSTemporaryDirectory() + "hssl-runtime-\(ProcessInfo.processInfo.processIdentifier).safetensors"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        for precision in Precision.allCases {
+            try ModelFile.write(
+                path: path, architecture: model.architecture,
+                preprocessing: ModelPreprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
+                provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
+                precision: precision, parameters: model.parameters)
+            let found = try FeatureExtractor(modelPath: path, threads: 1).rows(images, .patch)
+            let expected = try model.extractor(precision: precision).rows(images, .patch)
+            if precision == .float16 {
+                // The file rounds every tensor, the policy only the weights of products.
+                XCTAssertGreaterThan(cosine(found, expected), 0.99999)
+            } else {
+                XCTAssertEqual(found, expected, "\(precision)")
+            }
+        }
+    }
+
+    func testMemoryLimit() throws {
+        let model = try RandomModel()
+        let path = NSTemporaryDirectory() + "hssl-limit-\(ProcessInfo.processInfo.processIdentifier).safetensors"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try ModelFile.write(
+            path: path, architecture: model.architecture, preprocessing: ModelPreprocessing(resize: 20, crop: 20, mean: [0, 0, 0], std: [1, 1, 1]),
+            provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
+            precision: .float32, parameters: model.parameters)
+        let bound = try Plan.memoryBound(ModelFile(path: path), threads: 2, batch: 4)
+        XCTAssertNoThrow(try FeatureExtractor(modelPath: path, threads: 2, maxBatch: 4, memoryLimit: bound))
+        XCTAssertThrowsError(try FeatureExtractor(modelPath: path, threads: 2, maxBatch: 4, memoryLimit: bound - 1)) { error in
+            XCTAssertTrue("\(error)".contains("\(bound) bytes") && "\(error)".contains(path), "\(error)")
+        }
+    }
+
+    func testMemoryStaysFlatAfterTheFirstBatch() throws {
+        let model = try RandomModel(imageSize: 64, patchSize: 8, embedDim: 96, depth: 2, numHeads: 3)
+        let extractor = try model.extractor(precision: .int8, threads: 2)
+        let images = model.images(16)
+        var output = [Float](repeating: 0, count: 16 * extractor.rowCount(.patch))
+        extractor.extract(images: images, count: 16, features: .patch, into: &output)
+        let before = hssl_peak_rss()
+        for _ in 0..<20 { extractor.extract(images: images, count: 16, features: .patch, into: &output) }
+        XCTAssertEqual(hssl_peak_rss(), before)
+    }
+}

@@ -1,0 +1,143 @@
+import CSupport
+import HSSLGraph
+import XCTest
+
+@testable import HSSLModels
+@testable import HSSLRuntime
+
+final class LoweringTests: XCTestCase {
+    private func lower(_ tape: Tape, _ output: Tensor, _ precision: Precision = .float32) throws -> Lowering.Result {
+        var constants = ConstantTable()
+        return try Lowering.lower(tape, outputs: [(output, 0)], precision: precision, constants: &constants)
+    }
+
+    func testTransformerIsFused() throws {
+        let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
+        let float = try lower(trace.tape, trace.tokens.gatheringRows([0]))
+        // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual.
+        XCTAssertEqual(float.steps.count, 3 + 12 * 7 + 2)
+        XCTAssertFalse(float.steps.contains { [HSSL_STEP_ADD, HSSL_STEP_GELU].contains($0.kind) })
+        let int8 = try lower(trace.tape, trace.tokens.gatheringRows([0]), .int8)
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM_QUANTIZE }.count, 24)
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LINEAR_U8S8 }.count, 48)
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM }.count, 1)
+        // The last block's MLP sees the CLS row only.
+        XCTAssertEqual(float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(2).map { $0.size[0] }, [1, 1])
+        // Residual stream, norm, qkv and attention output, or the hidden layer: what is alive together, not the sum.
+        XCTAssertLessThan(float.arena.byteCount, 197 * 4 * 384 * 7)
+    }
+
+    func testStoragesThatLiveTogetherAreApart() throws {
+        let trace = try ModelTrace(ModelArchitecture(named: "vit_nano", imageSize: 28, patchSize: 4))
+        for precision in Precision.allCases {
+            let result = try lower(trace.tape, trace.tokens, precision)
+            let lifetimes = ArenaLayout.lifetimes(result.arena.offsets.count, result.steps)
+            for (a, lifeA) in lifetimes.enumerated() {
+                guard let lifeA, let offsetA = result.arena.offsets[a] else { continue }
+                XCTAssertEqual(offsetA % 64, 0)
+                for (b, lifeB) in lifetimes.enumerated() where b > a {
+                    guard let lifeB, let offsetB = result.arena.offsets[b], lifeA.overlaps(lifeB) else { continue }
+                    XCTAssertNotEqual(offsetA, offsetB, "storages \(a) and \(b)")
+                }
+            }
+        }
+    }
+
+    /// An auxiliary head is a model like any other: convolutions, means and plain residuals lower by the same rules.
+    func testConvNeXtHeadEqualsTheTape() throws {
+        let set = ParameterSet()
+        let pool = BufferPool()
+        let head = ConvNeXtHead(ParameterScope(set), width: 24, depth: 3, kernel: 5, firstShortcut: false)
+        set.allocate(from: pool)
+        set.initialize(seed: 5)
+        for precision in [Precision.float32, .int8] {
+            for plain in [false, true] {
+                func forward(_ tape: Tape) -> (Tensor, Tensor) {
+                    let input = tape.input(shape: [1, 17, 24])
+                    let grid = Grid(height: 4, width: 4)
+                    let output =
+                        plain
+                        ? head.plainCLS(input, grid: grid, stochasticDepth: nil, firstBlock: 0)
+                        : head.cls(input, grid: grid, stochasticDepth: nil, firstBlock: 0)
+                    return (input, output)
+                }
+                let eager = Tape(mode: .inference, precision: precision, pool: pool)
+                let (input, expected) = forward(eager)
+                var random = CounterRandom(seed: 9, stream: 1, 0)
+                for i in 0..<input.count { input.values[i] = random.normal() }
+
+                let traced = Tape(mode: .shapes, pool: pool)
+                var constants = ConstantTable()
+                let result = try Lowering.lower(traced, outputs: [(forward(traced).1, 0)], precision: precision, constants: &constants)
+                let found = try run(result, constants, set, input.array(), count: 24)
+                XCTAssertLessThan(relativeError(found, expected.array()), 1e-5, "\(precision), plain \(plain)")
+            }
+        }
+    }
+
+    func testPositionsAtAnotherGridAreFolded() throws {
+        let architecture = try ModelArchitecture(family: "vit", name: "custom", imageSize: 16, patchSize: 4, embedDim: 24, depth: 1, numHeads: 2)
+        let set = ParameterSet()
+        let pool = BufferPool()
+        let model = try architecture.makeModel(ParameterScope(set), pretraining: false)
+        set.allocate(from: pool)
+        set.initialize(seed: 2)
+        let eager = Tape(mode: .inference, pool: pool)
+        let images = eager.input(shape: [1, 3, 24, 24])
+        for i in 0..<images.count { images.values[i] = Float(i % 17) / 17 }
+        let expected = model.tokens(images, mask: nil, stochasticDepth: nil)
+
+        let traced = Tape(mode: .shapes, pool: pool)
+        let output = model.tokens(traced.input(shape: [1, 3, 24, 24]), mask: nil, stochasticDepth: nil)
+        var constants = ConstantTable()
+        let result = try Lowering.lower(traced, outputs: [(output, 0)], precision: .float32, constants: &constants)
+        XCTAssertLessThan(relativeError(try run(result, constants, set, images.array(), count: expected.count), expected.array()), 1e-5)
+    }
+
+    func testGatherAndStandaloneOperations() throws {
+        let pool = BufferPool()
+        func forward(_ tape: Tape) -> (Tensor, Tensor) {
+            let x = tape.input(shape: [1, 6, 8])
+            let rows = x.gelu().gatheringRows([5, 1, 3])
+            return (x, rows.adding(branch: rows.l2Normalized()))
+        }
+        let eager = Tape(mode: .inference, pool: pool)
+        let (input, expected) = forward(eager)
+        for i in 0..<input.count { input.values[i] = Float(i % 7) - 3 }
+        let traced = Tape(mode: .shapes, pool: pool)
+        var constants = ConstantTable()
+        let result = try Lowering.lower(traced, outputs: [(forward(traced).1, 0)], precision: .float32, constants: &constants)
+        XCTAssertLessThan(relativeError(try run(result, constants, ParameterSet(), input.array(), count: 24), expected.array()), 1e-6)
+    }
+
+    func testTrainingOperationsAreRefused() throws {
+        let tape = Tape(mode: .shapes, pool: BufferPool())
+        let x = tape.input(shape: [1, 4, 8])
+        let token = ParameterSet().declare("mask_token", shape: [1, 8], initializer: .zeros)
+        let masked = x.masked([0, 1, 0, 0], token: tape.parameter(token))
+        XCTAssertThrowsError(try lower(tape, masked)) { XCTAssertEqual("\($0)", "operation maskTokens is not part of inference") }
+        let dropped = x.adding(branch: x, scale: [0])
+        XCTAssertThrowsError(try lower(tape, dropped)) { XCTAssertEqual("\($0)", "stochastic depth is not part of inference") }
+    }
+
+    private func run(_ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int) throws -> [Float] {
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: constants.byteCount + 64, alignment: 64)
+        let arena = UnsafeMutableRawPointer.allocate(byteCount: result.arena.byteCount + 64, alignment: 64)
+        defer {
+            memory.deallocate()
+            arena.deallocate()
+        }
+        // Whatever a step reads without anyone having written it shows.
+        memset(arena, 0xFF, result.arena.byteCount)
+        try constants.fill(memory, from: ParameterWeights(parameters: set, prefix: ""))
+        let steps = result.steps.map { $0.native { Plan.address($0, result.arena, constants) } }
+        var output = [Float](repeating: .nan, count: count)
+        steps.withUnsafeBufferPointer { steps in
+            var plan = hssl_plan(
+                steps: steps.baseAddress, step_count: steps.count, constants: memory, image_bytes: input.count * 4, features_bytes: count * 4,
+                arena_bytes: result.arena.byteCount)
+            hssl_plan_run(&plan, 1, input, &output, arena)
+        }
+        return output
+    }
+}
