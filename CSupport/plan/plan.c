@@ -76,7 +76,7 @@ void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, 
     const int team = batch > 1 ? hssl_team(INFINITY) : 1;
     // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
     const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
-#pragma omp parallel for num_threads(team) schedule(dynamic) if (whole > 0)
+#pragma omp parallel for num_threads(team) schedule(static, 1) if (whole > 0)
     for (ptrdiff_t i = 0; i < whole; ++i) {
         const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes,
                                (char *)arenas + (size_t)omp_get_thread_num() * plan->arena_bytes};
