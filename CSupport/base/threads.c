@@ -11,7 +11,7 @@
 extern void kmp_set_blocktime(int milliseconds);
 extern int omp_in_parallel(void);
 
-// Waking a sleeping team takes some 10 µs, in which one core does about this many float operations.
+// Waking a sleeping team is taken to cost some 10 µs (an estimate), in which one core does about this many float operations.
 static const double serial_work = 1.5e6;
 
 static atomic_int threads = 1;
