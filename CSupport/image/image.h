@@ -12,8 +12,10 @@
 #define HSSL_RESIZE_PADDING 64
 
 typedef struct {
-    /// out[x] = Σ_t weights[x·taps + t]·row[first[x] + t] per channel, x in 0 ..< width. taps is a multiple of 4, unused weights are 0.
-    void (*resample_row)(ptrdiff_t width, ptrdiff_t taps, const int32_t *first, const int32_t *weights, const uint8_t *row, uint8_t *out);
+    /// out[x] = Σ_t weights[x·stride + t]·row[first[x] + t] per channel, t < count[x], x in 0 ..< width. stride is a multiple of 4 and
+    /// weights from count[x] on are 0.
+    void (*resample_row)(ptrdiff_t width, ptrdiff_t stride, const int32_t *first, const int32_t *count, const int32_t *weights,
+                         const uint8_t *row, uint8_t *out);
     /// out[i] = Σ_t weights[t]·rows[t·stride + i], i in 0 ..< n.
     void (*combine_rows)(ptrdiff_t n, ptrdiff_t taps, const int32_t *weights, const uint8_t *rows, ptrdiff_t stride, uint8_t *out);
     /// out[i] = (inner·Σ_{0<t<count-1} rows[t][i] + outer·(rows[0][i] + rows[count-1][i]) + 2²³) >> 24.

@@ -105,7 +105,7 @@ static void resample_columns(const hssl_image_kernels *kernels, const axis *x, p
     memset(padded + 3 * end, 0, HSSL_RESIZE_PADDING);
     for (ptrdiff_t r = 0; r < height; r++) {
         memcpy(padded + 3 * begin, in.rows + r * in.stride + 3 * begin, (size_t)(end - begin) * 3);
-        kernels->resample_row(width, x->stride, x->first, x->weights, padded, out + r * 3 * width);
+        kernels->resample_row(width, x->stride, x->first, x->count, x->weights, padded, out + r * 3 * width);
     }
 }
 

@@ -7,12 +7,13 @@ static inline uint8_t clip(int32_t sum) {
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-static void resample_row(ptrdiff_t width, ptrdiff_t taps, const int32_t *first, const int32_t *weights, const uint8_t *row, uint8_t *out) {
-    for (ptrdiff_t x = 0; x < width; x++, weights += taps) {
+static void resample_row(ptrdiff_t width, ptrdiff_t stride, const int32_t *first, const int32_t *count, const int32_t *weights,
+                         const uint8_t *row, uint8_t *out) {
+    for (ptrdiff_t x = 0; x < width; x++, weights += stride) {
         const uint8_t *in = row + 3 * (ptrdiff_t)first[x];
         for (int c = 0; c < 3; c++) {
             int32_t sum = 1 << (HSSL_RESIZE_BITS - 1);
-            for (ptrdiff_t t = 0; t < taps; t++) sum += weights[t] * in[3 * t + c];
+            for (ptrdiff_t t = 0; t < count[x]; t++) sum += weights[t] * in[3 * t + c];
             out[3 * x + c] = clip(sum);
         }
     }
