@@ -10,8 +10,8 @@ final class ObjectivePrecisionTests: XCTestCase {
     /// Loss and gradients of the fixtures' first step under each policy.
     ///
     /// int8: every matrix that is itself computed in int8 reaches 0.999. Vectors (norms, biases) and the layers that stay float32 sum over all rows what the
-    /// rounding of the *forward* pass disturbs, and end a little lower (0.9982); averaging over rounding keys does not raise it, so it is not the noise of the
-    /// stochastic rounding.
+    /// rounding of the *forward* pass disturbs, and end a little lower (0.9982). Averaging over rounding keys does not raise it, a float32 teacher does (0.9995): it is the
+    /// rounding of the teacher's logits, which τ = 0.04 multiplies by 25, and not the noise of stochastic rounding.
     func testParityOfTheReducedPrecisions() throws {
         for name in ["hssl-global", "hssl-multicrop"] {
             let path = try XCTUnwrap(Bundle.module.path(forResource: name, ofType: "safetensors", inDirectory: "Fixtures"))
