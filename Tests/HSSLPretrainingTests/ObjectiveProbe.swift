@@ -1,0 +1,158 @@
+import Foundation
+import HSSLGraph
+import HSSLModels
+import XCTest
+
+@testable import HSSLPretraining
+
+/// Gradients, losses and centres of one update, before it is applied.
+struct Evaluation {
+    let losses: Losses
+    let gradients: [String: [Float]]
+    let centers: CenterSums
+    let logits: [String: [Float]]
+    /// Mean entropy of the CLS targets, nats.
+    let targetEntropy: Double
+}
+
+extension Learner {
+    /// Accumulates `batches` as the micro-batches of one update and clears the gradients again.
+    func evaluate(_ batches: [CropBatch], context: HSSLObjective.StepContext) -> Evaluation {
+        var sums = newSums()
+        for batch in batches { objective.accumulate(batch, context: context, centers: centers, pool: pool, into: &sums) }
+        var gradients: [String: [Float]] = [:]
+        for parameter in student.parameters.all {
+            if let gradient = parameter.gradient { gradients[parameter.name] = Array(UnsafeBufferPointer(start: gradient, count: parameter.count)) }
+        }
+        student.parameters.clearGradients()
+        return Evaluation(losses: sums.losses, gradients: gradients, centers: sums.centers, logits: sums.logits,
+                          targetEntropy: sums.targetEntropy / Double(max(1, sums.targets)))
+    }
+
+    /// Every value that an update may change.
+    var state: [String: [Float]] {
+        var state = ["center.cls": centers.cls, "center.patch": centers.patch]
+        for (network, role) in [(student, "student."), (teacher, "teacher.")] {
+            for parameter in network.parameters.all { state[role + parameter.name] = Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count)) }
+        }
+        for (parameter, moments) in zip(optimizer.parameters, optimizer.states) {
+            state["exp_avg." + parameter.name] = Array(UnsafeBufferPointer(start: moments.firstMoment.floats, count: parameter.count))
+            state["exp_avg_sq." + parameter.name] = Array(UnsafeBufferPointer(start: moments.secondMoment.floats, count: parameter.count))
+            state["step." + parameter.name] = [Float(moments.step)]
+        }
+        return state
+    }
+}
+
+extension Network {
+    /// Moves every parameter whose name starts with `prefix`.
+    func perturb(_ prefix: String, by amount: Float = 0.3) {
+        var random = CounterRandom(seed: 17, stream: 3)
+        let matching = parameters.all.filter { $0.name.hasPrefix(prefix) }
+        XCTAssertFalse(matching.isEmpty, "no parameter \(prefix)")
+        for parameter in matching {
+            for i in 0..<parameter.count { parameter.values[i] += amount * random.normal() }
+            parameter.valuesDidChange()
+        }
+    }
+}
+
+/// A small learner on random images: 16×16 in patches of 4, two blocks and two head blocks.
+enum SmallLearner {
+    static let grid = 16
+
+    static func make(auxiliary: Bool = true, settings: HSSLObjective.Settings = .init(studentTemperature: 0.1, seed: 3), width: Int = 24, depth: Int = 2,
+                     learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0) throws -> Learner {
+        let base = try ModelArchitecture(family: "vit", name: "custom", imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3)
+        let sizes = NetworkSizes(base: base, auxiliary: auxiliary ? .init(depth: 2, kernel: 3, firstShortcut: firstShortcut) : nil, hidden: 48, bottleneck: 16,
+                                 prototypes: 40, learnedGain: learnedGain)
+        let learner = try Learner(sizes: sizes, settings: settings, centerMomentum: centerMomentum, clipGradient: clipGradient)
+        // Initial weights of σ 0.02 make every image alike to this shallow a network; and the teacher must differ from the student.
+        for parameter in learner.student.parameters.all where parameter.shape.count > 1 {
+            for i in 0..<parameter.count { parameter.values[i] *= 5 }
+            parameter.valuesDidChange()
+        }
+        learner.teacher.copy(from: learner.student)
+        learner.teacher.perturb("", by: 0.03)
+        return learner
+    }
+
+    /// Which patches the student does not see.
+    enum Masks { case none, one, all, random }
+
+    static func batch(images range: Range<Int> = 0..<3, localViews: Int = 0, masks: Masks = .random) -> CropBatch {
+        let batch = CropBatch(images: range.count, globalSize: 16, localViews: localViews, localSize: 8, tokens: grid, firstImage: range.lowerBound)
+        for (place, image) in range.enumerated() {
+            for view in 0..<2 + localViews {
+                var random = CounterRandom(seed: 8, stream: 1, UInt64(image), UInt64(view))
+                let size = 3 * (view < 2 ? 256 : 64)
+                let values = (0..<size).map { _ in random.normal() }
+                if view < 2 {
+                    let start = (place * 2 + view) * size
+                    batch.globals.replaceSubrange(start..<start + size, with: values)
+                    for token in 0..<grid {
+                        let drawn = random.uniform() < 0.4
+                        let masked = switch masks {
+                        case .none: false
+                        case .one: token == 5
+                        case .all: true
+                        // As the recipe: half of the crops have no mask at all.
+                        case .random: (image + view) % 2 == 0 && drawn
+                        }
+                        batch.masks[(place * 2 + view) * grid + token] = masked ? 1 : 0
+                    }
+                } else {
+                    let start = (place * localViews + view - 2) * size
+                    batch.locals.replaceSubrange(start..<start + size, with: values)
+                }
+            }
+        }
+        return batch
+    }
+
+    static func context(images: Int = 3, step: Int = 0, prototypesFrozen: Bool = false) -> HSSLObjective.StepContext {
+        .init(step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.06, batchImages: images, prototypesFrozen: prototypesFrozen)
+    }
+
+    static func schedule(learningRate: Double = 1e-3, weightDecay: Double = 0.1, momentum: Double = 0.9, prototypesFrozen: Bool = false) -> StepSchedule {
+        StepSchedule(epoch: 0, learningRate: learningRate, weightDecay: weightDecay, teacherMomentum: momentum, teacherTemperature: 0.04,
+                     teacherPatchTemperature: 0.06, prototypesFrozen: prototypesFrozen)
+    }
+}
+
+/// Largest difference, of the largest magnitude of the reference.
+func relativeDifference(_ ours: [Float], _ reference: [Float]) -> Double {
+    guard ours.count == reference.count else { return .infinity }
+    let scale = max(reference.reduce(0.0) { max($0, Double(abs($1))) }, 1e-12)
+    return zip(ours, reference).reduce(0.0) { $1.0.isNaN || $1.1.isNaN ? .infinity : max($0, Double(abs($1.0 - $1.1)) / scale) }
+}
+
+func cosine(_ a: [Float], _ b: [Float]) -> Double {
+    func dot(_ a: [Float], _ b: [Float]) -> Double { zip(a, b).reduce(0.0) { $0 + Double($1.0) * Double($1.1) } }
+    return dot(a, b) / max((dot(a, a) * dot(b, b)).squareRoot(), 1e-30)
+}
+
+/// Without the key third of a qkv bias: softmax ignores a constant, so its exact gradient is zero and what is computed is rounding.
+func withoutKeys(_ name: String, _ values: [Float]) -> [Float] {
+    guard name.hasSuffix("qkv.bias") else { return values }
+    let third = values.count / 3
+    return Array(values[..<third] + values[(2 * third)...])
+}
+
+/// Losses and gradients equal to rounding.
+func assertEqual(_ ours: Evaluation, _ reference: Evaluation, tolerance: Double = 2e-5, _ label: String, file: StaticString = #filePath, line: UInt = #line) {
+    for (a, b, name) in [(ours.losses.clsBase, reference.losses.clsBase, "cls_base"), (ours.losses.clsAuxiliary, reference.losses.clsAuxiliary, "cls_aux"),
+                         (ours.losses.patch, reference.losses.patch, "patch")] {
+        XCTAssertEqual(a, b, accuracy: 1e-5 * max(1, abs(b)), "\(name), \(label)", file: file, line: line)
+    }
+    XCTAssertEqual(Set(ours.gradients.keys), Set(reference.gradients.keys), label, file: file, line: line)
+    // A gradient that is zero but for rounding is measured against the others.
+    let floor = 1e-3 * (reference.gradients.values.joined().reduce(0) { max($0, abs($1)) })
+    for (name, gradient) in reference.gradients {
+        guard let other = ours.gradients[name] else { continue }
+        let (a, b) = (withoutKeys(name, other), withoutKeys(name, gradient))
+        let scale = max(b.reduce(0) { max($0, abs($1)) }, floor)
+        let error = zip(a, b).reduce(Float(0)) { $1.0.isNaN ? .infinity : max($0, abs($1.0 - $1.1)) } / max(scale, 1e-20)
+        XCTAssertLessThanOrEqual(Double(error), tolerance, "gradient of \(name), \(label)", file: file, line: line)
+    }
+}
