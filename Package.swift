@@ -43,7 +43,7 @@ let package = Package(
         // Training
         .target(name: "HSSLGradients", dependencies: ["HSSLGraph"]),
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
-        .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", .product(name: "Yams", package: "Yams")]),
+        .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", "HSSLRuntime", .product(name: "Yams", package: "Yams")]),
 
         // Commands
         .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLCommandLine"]),
@@ -51,7 +51,9 @@ let package = Package(
 
         // Tests
         .target(name: "TestSupport", dependencies: ["CSupport", "HSSLFormats"], path: "Tests/TestSupport"),
-        .testTarget(name: "CSupportTests", dependencies: ["CSupport", "TestSupport"]),
+        .target(name: "KernelOracle", dependencies: ["CSupport"], path: "Tests/KernelOracle",
+                cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])]),
+        .testTarget(name: "CSupportTests", dependencies: ["CSupport", "KernelOracle", "TestSupport"]),
         .testTarget(name: "HSSLFormatsTests", dependencies: ["HSSLFormats", "TestSupport"]),
         .testTarget(name: "HSSLDataTests", dependencies: ["HSSLData", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLGraphTests", dependencies: ["HSSLGraph", "HSSLGradients", "TestSupport"]),

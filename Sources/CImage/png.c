@@ -78,7 +78,7 @@ cimage_status cimage_png_probe(const uint8_t *data, size_t size, const cimage_li
         ended = memcmp(chunk + 4, "IEND", 4) == 0;
         position += (size_t)length + CHUNK_OVERHEAD;
     }
-    // Upper estimate: an RGBA row store for transparency, turning, and rows of 16-bit RGBA in the decoder (two, and the inflate window).
+    // Upper estimate: an RGBA store for transparency, turning, and rows of 16-bit RGBA in the decoder (two, and the inflate window).
     const uint64_t pixels = (uint64_t)info->width * info->height;
     info->peak_bytes = pixels * (3 + 4 + (info->orientation != 1 ? 3 : 0)) + (uint64_t)info->width * 8 * 3 + (1 << 17);
     return cimage_check_limits(info, limits, message);
@@ -95,6 +95,7 @@ static cimage_status png_fail(int code, char *message) {
 }
 
 cimage_status cimage_png_decode(const uint8_t *data, size_t size, const cimage_limits *limits, const cimage_info *info, uint8_t *rgb, char *message) {
+    (void)limits;  // `info->peak_bytes`, which the probe checked, counts the store below
     spng_ctx *context = spng_ctx_new(0);
     if (!context) return cimage_fail(message, CIMAGE_OUT_OF_MEMORY, "out of memory");
     chunk_reader reader = {data, size, 0, SIGNATURE_SIZE};
@@ -117,7 +118,6 @@ cimage_status cimage_png_decode(const uint8_t *data, size_t size, const cimage_l
         }
     }
     if (!code && transparent) {
-        (void)limits;  // `info->peak_bytes`, checked by the probe, counts this store
         rgba = malloc(pixels * 4);
         if (!rgba) code = SPNG_EMEM;
         if (!code) code = spng_decode_image(context, rgba, pixels * 4, SPNG_FMT_RGBA8, SPNG_DECODE_TRNS);

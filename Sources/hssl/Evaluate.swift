@@ -1,2 +1,143 @@
 import ArgumentParser
-struct Evaluate: ParsableCommand { }
+import HSSLCommandLine
+import HSSLData
+import HSSLEvaluation
+import HSSLGraph
+import HSSLModels
+import HSSLPretraining
+import HSSLRuntime
+import Logging
+
+struct Evaluate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Judge features by the labels of a data set.",
+        discussion: """
+            Examples:
+              hssl evaluate knn --model base.safetensors --train DATA/train --test DATA/t10k
+              hssl evaluate knn --raw-pixels 28 --train DATA/train --test DATA/t10k
+            """,
+        subcommands: [KNN.self])
+}
+
+struct KNN: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "knn",
+        abstract: "Weighted k-nearest-neighbour accuracy, as DINO's eval_knn.",
+        discussion: """
+            Features are L2-normalised; the k nearest of the train images vote with exp(cosine/temperature). Figures in JSON are fractions.
+
+            Examples:
+              hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
+              hssl evaluate knn --model base.safetensors --train photos/train --test photos/val --k 20 --json -
+              hssl evaluate knn --raw-pixels 28 --train DATA/train --test DATA/t10k          # the baseline without a model
+              hssl evaluate knn --untrained RECIPE.yaml --train DATA/train --test DATA/t10k  # the same base before training
+            """)
+
+    @Option(name: .long, help: ArgumentHelp("Model file (hssl export).", valueName: "file"))
+    var model: String?
+
+    @Option(name: .long, help: ArgumentHelp("Instead of a model: pixels, resized and cropped to a square of this side.", valueName: "side"))
+    var rawPixels: Int?
+
+    @Option(name: .long, help: ArgumentHelp("Instead of a model: a recipe's base with its initial weights.", valueName: "recipe"))
+    var untrained: String?
+
+    @Option(name: .long, help: ArgumentHelp("Labelled reference images: ImageFolder or IDX prefix.", valueName: "data"))
+    var train: String
+
+    @Option(name: .long, help: ArgumentHelp("Labelled images to classify.", valueName: "data"))
+    var test: String
+
+    @Option(name: .long, help: ArgumentHelp("Neighbours, separated by commas.", valueName: "k,…"))
+    var k: String = WeightedKNN.defaultNeighbors.map(String.init).joined(separator: ",")
+
+    @Option(name: .long, help: ArgumentHelp("Temperature of the votes.", valueName: "t"))
+    var temperature: Double = WeightedKNN.defaultTemperature
+
+    @Option(name: .long, help: ArgumentHelp("Use only the first n train images, in a fixed shuffled order.", valueName: "n"))
+    var trainImages: Int?
+
+    @Option(name: .long, help: ArgumentHelp("cls, mean or cls+mean.", valueName: "features"))
+    var features: Features = .cls
+
+    @Option(name: .long, help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+    var json: String?
+
+    @OptionGroup var shared: SharedOptions
+
+    func validate() throws {
+        if [model != nil, rawPixels != nil, untrained != nil].filter({ $0 }).count != 1 {
+            throw ValidationError("give one of --model, --raw-pixels and --untrained")
+        }
+        if let rawPixels, !(1...1024).contains(rawPixels) { throw ValidationError("--raw-pixels must be from 1 to 1024, not \(rawPixels)") }
+        if let trainImages, trainImages < 1 { throw ValidationError("--train-images must be at least 1, not \(trainImages)") }
+        if neighbors == nil { throw ValidationError("--k must be counts separated by commas, not '\(k)'") }
+        if features == .patch { throw ValidationError("--features patch has a vector a patch; k-NN needs one an image") }
+        if !(temperature > 0 && temperature.isFinite) { throw ValidationError("--temperature must be above 0, not \(temperature)") }
+    }
+
+    private var neighbors: [Int]? {
+        let parts = k.split(separator: ",", omittingEmptySubsequences: false).map { Int($0) }
+        return parts.allSatisfy { ($0 ?? 0) >= 1 } ? parts.compactMap { $0 } : nil
+    }
+
+    func run() throws {
+        shared.apply()
+        let target = try json.map { try JSONTarget($0) }
+        let log = Logger(label: "hssl")
+        let reference = try labelled(train), query = try labelled(test)
+        guard Set(reference.classNames) == Set(query.classNames) else {
+            throw CommandError("\(test): its classes differ from those of \(train)")
+        }
+        let extract = try featureSource()
+        let references = try extract(reference, subset(of: reference)), queries = try extract(query, nil)
+        let unreadable = references.unreadable.map(\.reason) + queries.unreadable.map(\.reason)
+        for reason in unreadable { log.warning("skipped \(reason)") }
+        guard !references.indices.isEmpty, !queries.indices.isEmpty else { throw CommandError("\(references.indices.isEmpty ? train : test): no image could be read") }
+        let index = try FeatureIndex(features: references.values, dimension: references.dimension)
+        let result = try WeightedKNN.evaluate(index: index, labels: references.indices.compactMap { reference.label($0) }, queries: queries.values,
+                                              queryLabels: queries.indices.compactMap { query.label($0) }, neighbors: neighbors ?? [],
+                                              temperature: temperature)
+        if let target { try target.write(result.json) }
+        if json != "-" {
+            print("\(queries.indices.count) images against \(references.indices.count), \(references.dimension) dimensions, temperature \(temperature)")
+            for accuracy in result.accuracies {
+                print("k = \(accuracy.k): top-1 \(Pretrain.percent(accuracy.top1)), top-5 \(Pretrain.percent(accuracy.top5))")
+            }
+        }
+        if !unreadable.isEmpty { throw Exit(.partly) }
+    }
+
+    private func labelled(_ path: String) throws -> Dataset {
+        let dataset = try Dataset(path: path)
+        guard dataset.hasLabels else { throw CommandError("\(path): has no labels; k-NN needs an ImageFolder with class folders or an IDX pair") }
+        return dataset
+    }
+
+    /// A fixed random subset of the reference images, in the data set's order.
+    private func subset(of dataset: Dataset) -> [Int]? {
+        guard let trainImages, trainImages < dataset.count else { return nil }
+        var random = CounterRandom(seed: 0, stream: 0x5355_4253)
+        var order = Array(0..<dataset.count)
+        for i in stride(from: order.count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+        return order.prefix(trainImages).sorted()
+    }
+
+    private func featureSource() throws -> (Dataset, [Int]?) throws -> DatasetFeatures {
+        let threads = shared.threadCount
+        if let rawPixels {
+            let preprocessing = try Preprocessing(resize: rawPixels, crop: rawPixels, mean: [0, 0, 0], std: [1, 1, 1])
+            return { try DatasetFeatures(pixelsOf: $0, indices: $1, preprocessing: preprocessing, loaderThreads: threads) }
+        }
+        let extractor: FeatureExtractor
+        if let model { extractor = try FeatureExtractor(modelPath: model, threads: threads) } else {
+            extractor = try UntrainedBase.extractor(recipe: Recipe.load(path: untrained ?? "", architectures: ModelArchitecture.names))
+        }
+        guard let prepared = extractor.preprocessing else { throw CommandError("the model does not say how its images are prepared") }
+        let preprocessing = try Preprocessing(resize: prepared.resize, crop: prepared.crop, mean: prepared.mean, std: prepared.std)
+        let features = self.features
+        return { try DatasetFeatures($0, indices: $1, extractor: extractor, preprocessing: preprocessing, features: features, loaderThreads: threads) }
+    }
+}
+
+extension Features: ExpressibleByArgument {}

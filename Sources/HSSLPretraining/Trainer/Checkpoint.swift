@@ -20,6 +20,8 @@ package struct Checkpoint {
         package var skippedSteps: Int
         /// Images of the data set, by which a resumed run recognises it.
         package var datasetCount: Int
+        /// Its name, for the provenance of an exported model.
+        package var datasetName: String
         /// Resolved recipe, YAML.
         package var recipe: String
     }
@@ -41,7 +43,7 @@ package struct Checkpoint {
             "format": "pt", "hssl.checkpoint_version": formatVersion, "hssl.step": "\(position.step)", "hssl.epoch": "\(position.epoch)",
             "hssl.sampler_position": "\(position.samplerPosition)", "hssl.random_state": "philox4x32-10 seed \(position.seed) step \(position.step)",
             "hssl.seed": "\(position.seed)", "hssl.micro_batch": "\(position.microBatch)", "hssl.skipped_steps": "\(position.skippedSteps)",
-            "hssl.dataset_count": "\(position.datasetCount)", "hssl.recipe": position.recipe,
+            "hssl.dataset_count": "\(position.datasetCount)", "hssl.dataset_name": position.datasetName, "hssl.recipe": position.recipe,
         ])
     }
 
@@ -65,7 +67,7 @@ package struct Checkpoint {
         guard let seed = UInt64(try text("hssl.seed")) else { throw FileError(path: file.path, reason: "metadata 'hssl.seed' is not a number") }
         return Position(step: try number("hssl.step"), epoch: try number("hssl.epoch"), samplerPosition: try number("hssl.sampler_position"), seed: seed,
                         microBatch: try number("hssl.micro_batch"), skippedSteps: try number("hssl.skipped_steps"),
-                        datasetCount: try number("hssl.dataset_count"), recipe: try text("hssl.recipe"))
+                        datasetCount: try number("hssl.dataset_count"), datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"))
     }
 
     /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.

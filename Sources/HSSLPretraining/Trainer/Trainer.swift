@@ -80,7 +80,7 @@ public final class Trainer {
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
         preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
                                           std: recipe.data.std.map { Float($0) })
-        evaluation = OnlineEvaluation(recipe: recipe, dataset: dataset, preprocessing: preprocessing)
+        evaluation = try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
         if options.resume, folder.hasCheckpoint {
@@ -178,7 +178,7 @@ public final class Trainer {
             var metrics = metrics(outcome, sums, schedule, seconds: seconds(since: clock))
             let epochEnds = step % schedules.stepsPerEpoch == 0
             if let evaluation, epochEnds, evaluation.isDue(epoch: step / schedules.stepsPerEpoch, last: step == schedules.totalSteps) {
-                lastTop1 = try evaluation.run(learner.teacher, pool: learner.pool).top1
+                lastTop1 = try evaluation.run(learner.teacher).top1
                 metrics.knnTop1 = lastTop1
             }
             if !warnedOfCollapse, let warning = collapse(metrics) {
@@ -247,26 +247,18 @@ public final class Trainer {
         let perEpoch = schedules.stepsPerEpoch
         try Checkpoint.save(learner, position: .init(
             step: step, epoch: step / perEpoch, samplerPosition: step % perEpoch * recipe.schedule.effectiveBatch, seed: recipe.schedule.seed,
-            microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, recipe: recipe.yaml), to: folder.checkpointPath)
+            microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, datasetName: datasetName, recipe: recipe.yaml), to: folder.checkpointPath)
         try folder.synchronizeMetrics()
     }
 
     /// The base model of the teacher and the report.
     private func finish() throws {
-        try exportBase(to: folder.modelPath)
+        let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch)
+        try base.write(learner.teacher, to: folder.modelPath, precision: .float32)
         var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
         report.results = [("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)")]
-        if let evaluation { report.neighborhoods = try neighborhoods(evaluation.run(learner.teacher, pool: learner.pool, illustrations: 8).neighbors) }
+        if let evaluation { report.neighborhoods = try neighborhoods(evaluation.run(learner.teacher, illustrations: 8).neighbors) }
         try report.write(to: folder.reportPath)
-    }
-
-    private func exportBase(to path: String) throws {
-        let sizes = try NetworkSizes(recipe: recipe)
-        try ModelFile.write(
-            path: path, architecture: sizes.base,
-            preprocessing: ModelPreprocessing(resize: preprocessing.resize, crop: preprocessing.crop, mean: preprocessing.mean, std: preprocessing.std),
-            provenance: ModelProvenance(recipe: recipe, data: datasetName, epochs: step / schedules.stepsPerEpoch),
-            precision: .float32, parameters: learner.teacher.parameters, prefix: "base.")
     }
 
     /// Last component of the data set's path.
@@ -293,14 +285,6 @@ public final class Trainer {
         let label = dataset.label(index)
         let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
         return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
-    }
-}
-
-extension ModelProvenance {
-    package init(recipe: Recipe, data: String, epochs: Int) {
-        self.init(method: recipe.auxiliary.isEnabled ? "hssl (\(recipe.objective.name))" : recipe.objective.name,
-                  head: recipe.auxiliary.isEnabled ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: data, epochs: epochs,
-                  precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
     }
 }
 

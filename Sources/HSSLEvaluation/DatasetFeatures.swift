@@ -1,0 +1,83 @@
+import HSSLData
+import HSSLRuntime
+
+/// Vectors of the images of a data set, and which images could be read.
+public struct DatasetFeatures: Sendable {
+    /// [indices.count, dimension], row-major.
+    public let values: [Float]
+    public let dimension: Int
+    /// Places in the data set, in the order asked for.
+    public let indices: [Int]
+    public let unreadable: [(index: Int, reason: String)]
+
+    /// Images that are decoded and prepared together by one thread.
+    private static let chunk = 16
+
+    /// Features of a model.
+    ///
+    /// - Parameters:
+    ///   - indices: which images, in which order; nil: all.
+    ///   - loaderThreads: decode and prepare while the model runs.
+    public init(_ dataset: Dataset, indices: [Int]? = nil, extractor: FeatureExtractor, preprocessing: Preprocessing, features: Features = .cls,
+                loaderThreads: Int = 2) throws {
+        let width = extractor.rowCount(features)
+        try self.init(dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads) { pixels, count, output in
+            extractor.extract(images: pixels, count: count, features: features, into: output)
+        }
+    }
+
+    /// The prepared pixels themselves, as the baseline that features must beat.
+    public init(pixelsOf dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, loaderThreads: Int = 2) throws {
+        try self.init(dataset, indices: indices, preprocessing: preprocessing, dimension: preprocessing.count, loaderThreads: loaderThreads) { pixels, count, output in
+            output.update(from: pixels, count: count * preprocessing.count)
+        }
+    }
+
+    private init(_ dataset: Dataset, indices: [Int]?, preprocessing: Preprocessing, dimension: Int, loaderThreads: Int,
+                 compute: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void) throws {
+        let wanted = indices ?? Array(0..<dataset.count)
+        let chunk = Self.chunk
+        let loader = PrefetchLoader(count: (wanted.count + chunk - 1) / chunk, threads: loaderThreads, capacity: 2 * loaderThreads) { item in
+            PreparedImages(dataset, Array(wanted[item * chunk..<min((item + 1) * chunk, wanted.count)]), preprocessing)
+        }
+        defer { loader.stop() }
+        var values: [Float] = [], kept: [Int] = [], unreadable: [(index: Int, reason: String)] = []
+        values.reserveCapacity(wanted.count * dimension)
+        var rows = [Float](repeating: 0, count: chunk * dimension)
+        while let images = try loader.next()?.get() {
+            unreadable += images.unreadable
+            if images.indices.isEmpty { continue }
+            images.pixels.withUnsafeBufferPointer { pixels in
+                rows.withUnsafeMutableBufferPointer { rows in
+                    if let source = pixels.baseAddress, let target = rows.baseAddress { compute(source, images.indices.count, target) }
+                }
+            }
+            values += rows[..<(images.indices.count * dimension)]
+            kept += images.indices
+        }
+        (self.values, self.dimension, self.indices, self.unreadable) = (values, dimension, kept, unreadable)
+    }
+}
+
+/// Some images as model input [indices.count, 3, crop, crop].
+private struct PreparedImages: Sendable {
+    private(set) var pixels: [Float]
+    private(set) var indices: [Int] = []
+    private(set) var unreadable: [(index: Int, reason: String)] = []
+
+    init(_ dataset: Dataset, _ wanted: [Int], _ preprocessing: Preprocessing) {
+        pixels = [Float](repeating: 0, count: wanted.count * preprocessing.count)
+        for index in wanted {
+            do {
+                let image = try dataset.image(index)
+                let place = indices.count * preprocessing.count
+                pixels.withUnsafeMutableBufferPointer { buffer in
+                    if let start = buffer.baseAddress { preprocessing.apply(to: image, into: start + place) }
+                }
+                indices.append(index)
+            } catch {
+                unreadable.append((index, "\(error)"))
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+import HSSLFormats
+import HSSLGraph
+import HSSLModels
+
+/// The base model of a network as a deployable file: auxiliary head, projection and mask token stay behind.
+public struct BaseExport {
+    private let architecture: ModelArchitecture
+    private let preprocessing: ModelPreprocessing
+    private let provenance: ModelProvenance
+
+    package init(recipe: Recipe, datasetName: String, epochs: Int) throws {
+        architecture = try NetworkSizes(recipe: recipe).base
+        preprocessing = ModelPreprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
+                                           std: recipe.data.std.map { Float($0) })
+        let hasHead = recipe.auxiliary.isEnabled
+        provenance = ModelProvenance(method: hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name,
+                                     head: hasHead ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: datasetName, epochs: epochs,
+                                     precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
+    }
+
+    package func write(_ network: Network, to path: String, precision: Precision) throws {
+        try ModelFile.write(path: path, architecture: architecture, preprocessing: preprocessing, provenance: provenance, precision: precision,
+                            parameters: network.parameters, prefix: "base.")
+    }
+
+    /// Exports from a checkpoint file, reading only the tensors of the base.
+    ///
+    /// - Parameter role: `teacher` or `student`.
+    /// - Throws: errors naming the file: not a checkpoint, another architecture than its recipe says, values that are not finite.
+    public static func export(checkpoint path: String, role: String, to output: String, precision: Precision) throws {
+        let file = try SafetensorsFile(path: path)
+        let position = try Checkpoint.position(of: file)
+        let recipe = try Recipe.parse(position.recipe, file: path, architectures: ModelArchitecture.names)
+        let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
+        let shapes = try Network(NetworkSizes(recipe: recipe), pool: BufferPool()).parameters
+        try ModelFile.write(path: output, architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,
+                            precision: precision) { name, body in
+            guard let parameter = shapes["base." + name] else { throw ModelError("the architecture has no parameter '\(name)'") }
+            try file.floats("\(role).base.\(name)", shape: parameter.shape).withUnsafeBufferPointer(body)
+        }
+    }
+}

@@ -1,0 +1,129 @@
+import CSupport
+import Foundation
+import KernelOracle
+import TestSupport
+import XCTest
+
+final class GemmKernelTests: XCTestCase {
+    static let families = ["gemm_f32", "gemm_u8s8", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8"]
+
+    override func setUp() {
+        XCTAssertEqual(hssl_initialize(nil, 0), 0)
+        hssl_set_threads(2)
+    }
+
+    /// Fails at the first few wrong cases of each row.
+    private func check(_ cases: some Sequence<GemmCase>, limit: (M: Int, N: Int, K: Int)) {
+        let checker = GemmChecker(M: limit.M, N: limit.N, K: limit.K)
+        withEachInstructionSet { isa in
+            var failures: [String] = []
+            for g in cases where failures.count < 5 { failures += checker.all(g) }
+            for failure in failures { XCTFail("\(isa): \(failure)") }
+        }
+    }
+
+    /// Every M, N pair with a K that walks through 1…70, and every K at the sizes around tile edges. `HSSL_EXHAUSTIVE=1`: the whole cube.
+    func testEverySmallSize() {
+        var cases: [GemmCase] = []
+        if ProcessInfo.processInfo.environment["HSSL_EXHAUSTIVE"] == "1" {
+            for M in 1...70 { for N in 1...70 { for K in 1...70 { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
+        } else {
+            for M in 1...70 { for N in 1...70 { cases.append(.mixed(M, N, 1 + (M * 29 + N * 13) % 70, seed: cases.count)) } }
+            for K in 1...70 { for M in [1, 6, 7] { for N in [1, 15, 16, 17, 63, 64, 65] { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
+        }
+        check(cases, limit: (70, 70, 70))
+    }
+
+    func testTransformerShapes() {
+        let shapes = [(197, 1152, 384), (197, 384, 384), (50, 1536, 384), (50, 384, 1536), (1, 384, 384), (102, 96, 257), (7, 130, 769)]
+        check(shapes.enumerated().flatMap { i, s in [GemmCase(M: s.0, N: s.1, K: s.2), .mixed(s.0, s.1, s.2, seed: 31 + i)] }, limit: (197, 1536, 1536))
+    }
+
+    /// Weight gradients: A is dYᵀ, K the tokens.
+    func testWeightGradientShapes() {
+        check([GemmCase(M: 384, N: 130, K: 1576, transposedA: true, transposedB: true),
+               GemmCase(M: 200, N: 64, K: 600, transposedA: true, transposedB: true, accumulate: true, gap: 3)], limit: (384, 130, 1576))
+    }
+
+    /// Row i of a product is the same row computed alone, and neither rows nor threads change a bit.
+    func testRowsAndThreadsDoNotMatter() {
+        let M = 197, N = 200, K = 700
+        var a = [Float](repeating: 0, count: M * K), b = [Float](repeating: 0, count: N * K)
+        oracle_fill_f32(a.count, 1, &a)
+        oracle_fill_f32(b.count, 2, &b)
+        var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K))
+        hssl_gemm_f32_pack(N, K, b, 1, K, &packed)
+        var scratch = [Float](repeating: 0, count: hssl_gemm_f32_unpacked_workspace_size(M, N, K) / 4)
+        withEachInstructionSet { isa in
+            func product(threads: Int32, _ multiply: (inout [Float]) -> Void) -> [UInt32] {
+                hssl_set_threads(threads)
+                defer { hssl_set_threads(2) }
+                var c = [Float](repeating: 0, count: M * N)
+                multiply(&c)
+                return c.map(\.bitPattern)
+            }
+            let one = product(threads: 1) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }
+            XCTAssertEqual(one, product(threads: 2) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }, isa)
+            XCTAssertEqual(one, product(threads: 4) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }, isa)
+            XCTAssertEqual(one, product(threads: 2) { hssl_gemm_f32_unpacked(M, N, K, a, K, 1, b, 1, K, &$0, N, false, nil, &scratch) }, isa)
+            XCTAssertEqual(one, product(threads: 1) { c in
+                a.withUnsafeBufferPointer { rows in
+                    for m in 0..<M {
+                        c.withUnsafeMutableBufferPointer { hssl_gemm_f32(1, N, K, rows.baseAddress! + m * K, K, 1, packed, $0.baseAddress! + m * N, N, false, nil) }
+                    }
+                }
+            }, isa)
+        }
+    }
+
+    /// The polynomial behind every GELU here, at its stated accuracy; exact zeros and identities far out.
+    func testGELUAccuracy() {
+        let count = 1 << 20
+        var x = (0..<count).map { Float($0) / Float(count) * 24 - 12 }
+        x += [-1e30, -100, 0, 100, 1e30, Float.leastNormalMagnitude]
+        let K = 1, N = 1, one: [Float] = [1]
+        var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K))
+        hssl_gemm_f32_pack(N, K, one, 1, 1, &packed)
+        withEachInstructionSet { isa in
+            var y = x
+            var output = hssl_gemm_output()
+            output.activation = HSSL_ACTIVATION_GELU
+            hssl_gemm_f32(x.count, N, K, x, 1, 1, packed, &y, 1, false, &output)
+            var worst: Float = 0
+            let error = oracle_gelu_error(x.count, x, y, &worst)
+            XCTAssertLessThan(error, 1e-6, "\(isa), at \(worst)")
+            XCTAssertEqual(y[count], 0, isa)
+            XCTAssertEqual(y[count + 4], 1e30, isa)
+        }
+    }
+
+    func testPeakProbesRun() {
+        withEachInstructionSet { isa in
+            XCTAssertGreaterThan(hssl_peak_f32(0.001), 0, isa)
+            XCTAssertGreaterThan(hssl_peak_u8s8(0.001), 0, isa)
+        }
+    }
+}
+
+/// The checkers see what they must see.
+final class PlantedFaultTests: XCTestCase {
+    private let checker = GemmChecker(M: 70, N: 70, K: 70)
+
+    func testOffByOneIsCaught() {
+        for (M, N, K) in [(1, 1, 1), (7, 17, 33), (70, 70, 70)] {
+            XCTAssertNotNil(checker.float32(GemmCase(M: M, N: N, K: K), faulty_gemm_f32_off_by_one))
+        }
+    }
+
+    func testDroppedTailIsCaught() {
+        for (M, N, K) in [(1, 1, 1), (7, 17, 33), (70, 70, 70)] {
+            XCTAssertNotNil(checker.float32(GemmCase(M: M, N: N, K: K), faulty_gemm_f32_dropped_tail))
+        }
+    }
+
+    func testWrongZeroPointIsCaught() {
+        for (M, N, K) in [(1, 1, 1), (7, 17, 33), (70, 70, 70)] {
+            XCTAssertNotNil(checker.accumulators(GemmCase(M: M, N: N, K: K), faulty_gemm_u8s8_s32_zero_point))
+        }
+    }
+}
