@@ -1,5 +1,6 @@
 // Runs a lowered model. Steps call the drivers of the other families; what is here is the walk over images, and one fusion that needs no kernel.
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -76,8 +77,13 @@ void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, 
     const int team = batch > 1 ? hssl_team(INFINITY) : 1;
     // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
     const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
-#pragma omp parallel for num_threads(team) schedule(static, 1) if (whole > 0)
-    for (ptrdiff_t i = 0; i < whole; ++i) {
+    // Taken one by one, since threads share their cores with loaders. (OpenMP's own dynamic schedule calls a function that the libomp of clang 14
+    // does not have.)
+    atomic_ptrdiff_t next = 0;
+#pragma omp parallel num_threads(team) if (whole > 0)
+    for (;;) {
+        const ptrdiff_t i = atomic_fetch_add_explicit(&next, 1, memory_order_relaxed);
+        if (i >= whole) break;
         const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes,
                                (char *)arenas + (size_t)omp_get_thread_num() * plan->arena_bytes};
         for (ptrdiff_t s = 0; s < plan->step_count; ++s) run_step(&run, plan->steps + s);

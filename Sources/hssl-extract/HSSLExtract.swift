@@ -1,1 +1,102 @@
-@main struct HSSLExtract { static func main() {} }
+import ArgumentParser
+import CSupport
+import HSSLCommandLine
+import HSSLData
+import HSSLFormats
+import HSSLModels
+import HSSLRuntime
+#if canImport(Glibc)
+import Glibc
+#endif
+
+@main
+enum Entry {
+    static func main() {
+        // The version names the instruction set, so the CPU is looked at before anything is parsed.
+        var message = [CChar](repeating: 0, count: 256)
+        if hssl_initialize(&message, message.count) != 0 {
+            StandardError.shared.print("hssl-extract: error: \(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))")
+            exit(ExitStatus.failed.rawValue)
+        }
+        runTool(HSSLExtract.self, tool: "hssl-extract")
+    }
+}
+
+struct HSSLExtract: ParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            commandName: "hssl-extract",
+            abstract: "Embeddings of images by a pretrained model.",
+            discussion: """
+                Rows follow the order of the inputs; folders are read recursively, sorted bytewise. Beside FILE, FILE.index.jsonl says for every input which \
+                row it has or why it has none. Exit status: 0 done, 1 failed, 2 some inputs skipped, 64 usage, 130 or 143 stopped by a signal; \
+                unless the status is 0 or 2 nothing is written.
+
+                Examples:
+                  hssl-extract --model base-int8.safetensors photos/ --output embeddings.npy
+                  hssl-extract --model base.safetensors a.jpg b.png --features cls+mean --normalize --output two.csv
+                  hssl-extract --model base.safetensors DATA/t10k --features patch --output patches.safetensors
+                  find photos -name '*.jpg' -print0 | hssl-extract --model base.safetensors - --null --output - | jq .path
+                """,
+            version: versionText(tool: "hssl-extract", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))))
+    }
+
+    @Option(name: .long, help: ArgumentHelp("Model file (hssl export).", valueName: "file"))
+    var model: String
+
+    @Argument(help: ArgumentHelp("Images, folders, prefixes of IDX files, or - for paths on standard input, one a line.", valueName: "input"))
+    var inputs: [String]
+
+    @Option(name: .long, help: ArgumentHelp("Embeddings: .npy, .csv, .jsonl or .safetensors; - streams JSON lines to standard output.", valueName: "file"))
+    var output: String
+
+    @Option(name: .long, help: ArgumentHelp("cls, mean (of the patch tokens), cls+mean or patch.", valueName: "features"))
+    var features: Features = .cls
+
+    @Flag(name: .long, help: "Divide every vector by its L2 norm.")
+    var normalize = false
+
+    @Option(name: .long, help: ArgumentHelp("Images that are run together. The embeddings do not depend on it.", valueName: "n"))
+    var batchSize = 16
+
+    @Option(name: .long, help: ArgumentHelp("An input that cannot be used: skip it, or fail.", valueName: "skip|fail"))
+    var onError: ErrorPolicy = .skip
+
+    @Flag(name: .long, help: "Paths on standard input end in NUL instead of a newline.")
+    var null = false
+
+    @Option(name: .long, help: ArgumentHelp("Most memory to use, e.g. 300M: kept, or refused with the figure that is needed.", valueName: "size"))
+    var memoryLimit: ByteSize?
+
+    @OptionGroup var shared: SharedOptions
+
+    enum ErrorPolicy: String, CaseIterable, ExpressibleByArgument {
+        case skip, fail
+    }
+
+    func validate() throws {
+        if inputs.isEmpty { throw ValidationError("give at least one input: an image, a folder, an IDX prefix, or - for paths on standard input") }
+        if !(1...4096).contains(batchSize) { throw ValidationError("--batch-size must be from 1 to 4096, not \(batchSize)") }
+        if null, !inputs.contains("-") { throw ValidationError("--null is about paths on standard input: give - as an input") }
+        do {
+            let format = try EmbeddingFormat(path: output)
+            if format == .csv, features == .patch {
+                throw ValidationError("--features patch has a matrix an image, which csv cannot hold: use .npy, .jsonl or .safetensors")
+            }
+        } catch let error as FileError {
+            throw ValidationError("--output \(error)")
+        }
+    }
+
+    func run() throws {
+        StandardErrorLogHandler.bootstrap(level: shared.logLevel)
+        hssl_set_threads(Int32(threads))
+        let extraction = try Extraction(self)
+        StopSignal.install()
+        try extraction.run()
+    }
+
+    var threads: Int { shared.threads ?? Int(hssl_available_processors()) }
+}
+
+extension Features: ExpressibleByArgument {}

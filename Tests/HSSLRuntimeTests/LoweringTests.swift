@@ -52,8 +52,9 @@ final class LoweringTests: XCTestCase {
         set.initialize(seed: 5)
         for precision in [Precision.float32, .int8] {
             for plain in [false, true] {
-                func forward(_ tape: Tape) -> (Tensor, Tensor) {
+                func forward(_ tape: Tape, _ fill: (Tensor) -> Void = { _ in }) -> (Tensor, Tensor) {
                     let input = tape.input(shape: [1, 17, 24])
+                    fill(input)
                     let grid = Grid(height: 4, width: 4)
                     let output =
                         plain
@@ -62,9 +63,10 @@ final class LoweringTests: XCTestCase {
                     return (input, output)
                 }
                 let eager = Tape(mode: .inference, precision: precision, pool: pool)
-                let (input, expected) = forward(eager)
-                var random = CounterRandom(seed: 9, stream: 1, 0)
-                for i in 0..<input.count { input.values[i] = random.normal() }
+                let (input, expected) = forward(eager) { input in
+                    var random = CounterRandom(seed: 9, stream: 1, 0)
+                    for i in 0..<input.count { input.values[i] = random.normal() }
+                }
 
                 let traced = Tape(mode: .shapes, pool: pool)
                 var constants = ConstantTable()
@@ -96,14 +98,14 @@ final class LoweringTests: XCTestCase {
 
     func testGatherAndStandaloneOperations() throws {
         let pool = BufferPool()
-        func forward(_ tape: Tape) -> (Tensor, Tensor) {
+        func forward(_ tape: Tape, _ fill: (Tensor) -> Void = { _ in }) -> (Tensor, Tensor) {
             let x = tape.input(shape: [1, 6, 8])
+            fill(x)
             let rows = x.gelu().gatheringRows([5, 1, 3])
             return (x, rows.adding(branch: rows.l2Normalized()))
         }
         let eager = Tape(mode: .inference, pool: pool)
-        let (input, expected) = forward(eager)
-        for i in 0..<input.count { input.values[i] = Float(i % 7) - 3 }
+        let (input, expected) = forward(eager) { input in for i in 0..<input.count { input.values[i] = Float(i % 7) - 3 } }
         let traced = Tape(mode: .shapes, pool: pool)
         var constants = ConstantTable()
         let result = try Lowering.lower(traced, outputs: [(forward(traced).1, 0)], precision: .float32, constants: &constants)

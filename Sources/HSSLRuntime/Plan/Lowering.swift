@@ -64,7 +64,7 @@ struct Lowering {
         (self.tape, self.demand, self.precision, self.constants) = (tape, demand, precision, constants)
         for (id, leaf) in tape.leaves {
             switch leaf {
-            case .input: places[id] = .at(.image)
+            case .input: places[id] = .at(.image(offset: 0))
             case .parameter(let parameter): places[id] = .constant(.parameter(parameter))
             case .constant: break
             }

@@ -73,7 +73,7 @@ package struct Plan {
     static func address(_ operand: Operand, _ arena: ArenaLayout, _ constants: ConstantTable) -> hssl_plan_operand {
         switch operand {
         case .none: hssl_plan_operand(space: HSSL_PLAN_NONE, offset: 0)
-        case .image: hssl_plan_operand(space: HSSL_PLAN_IMAGE, offset: 0)
+        case .image(let offset): hssl_plan_operand(space: HSSL_PLAN_IMAGE, offset: offset)
         case .features(let offset): hssl_plan_operand(space: HSSL_PLAN_FEATURES, offset: offset)
         case .constant(let index, let offset): hssl_plan_operand(space: HSSL_PLAN_CONSTANTS, offset: constants.offset(of: index) + offset)
         case .arena(let storage, let offset): hssl_plan_operand(space: HSSL_PLAN_ARENA, offset: (arena.offsets[storage] ?? 0) + offset)

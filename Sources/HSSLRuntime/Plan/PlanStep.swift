@@ -3,7 +3,7 @@ import CSupport
 /// Where a step reads or writes while a plan is being made: storages and constants have no address yet. Offsets are bytes.
 enum Operand: Equatable {
     case none
-    case image
+    case image(offset: Int)
     /// May be negative for a value of which only the later elements are kept.
     case arena(storage: Int, offset: Int)
     case constant(Int, offset: Int)
@@ -11,7 +11,8 @@ enum Operand: Equatable {
 
     func advanced(by bytes: Int) -> Operand {
         switch self {
-        case .none, .image: self
+        case .none: self
+        case .image(let offset): .image(offset: offset + bytes)
         case .arena(let storage, let offset): .arena(storage: storage, offset: offset + bytes)
         case .constant(let index, let offset): .constant(index, offset: offset + bytes)
         case .features(let offset): .features(offset: offset + bytes)

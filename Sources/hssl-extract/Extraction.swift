@@ -1,0 +1,162 @@
+import CSupport
+import HSSLCommandLine
+import HSSLData
+import HSSLFormats
+import HSSLModels
+import HSSLRuntime
+import Logging
+
+/// Decoding and preparing on loader threads, inference in batches, rows in the order of the inputs.
+struct Extraction {
+    private let options: HSSLExtract
+    private let extractor: FeatureExtractor
+    private let preprocessing: Preprocessing
+    private let inputs: InputList
+    private let log = Logger(label: "hssl-extract")
+
+    /// When as many inputs in a row from the start cannot be used, something else than the images is wrong.
+    private static let faultLimit = 100
+
+    /// - Throws: what is wrong with the model, the list of inputs or the memory limit.
+    init(_ options: HSSLExtract) throws {
+        self.options = options
+        let model = try ModelFile(path: options.model)
+        let prepared = model.preprocessing
+        preprocessing = try Preprocessing(resize: prepared.resize, crop: prepared.crop, mean: prepared.mean, std: prepared.std)
+        let limits = try Self.decodeLimits(model, options)
+        inputs = try InputList(arguments: options.inputs, limits: limits, separator: UInt8(ascii: options.null ? "\0" : "\n"))
+        guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
+        extractor = try FeatureExtractor(model: model, threads: options.threads, maxBatch: options.batchSize)
+    }
+
+    /// What remains for decoding under `--memory-limit` once the model, the batch and the loader's queue have theirs.
+    private static func decodeLimits(_ model: ModelFile, _ options: HSSLExtract) throws -> DecodeLimits {
+        guard let limit = options.memoryLimit?.bytes else { return .default }
+        let image = 3 * model.preprocessing.crop * model.preprocessing.crop * 4
+        // The process as it is, stacks and buffers of the threads; the model and its batch; the images that wait.
+        let fixed = Int(hssl_peak_rss()) + (8 << 20) + options.threads << 20
+        let running = try Plan.memoryBound(model, threads: options.threads, batch: options.batchSize, features: options.features)
+        let needed = fixed + running + queueCapacity(options) * image + options.threads * leastDecodeBytes
+        guard needed <= limit else {
+            throw Failure("--memory-limit \(limit) is too small: \(options.model) needs \(needed) bytes with \(options.threads) threads and a batch of \(options.batchSize)")
+        }
+        // A decoder may hold the file, the decoder's own memory, and the pixels stored and upright.
+        let share = leastDecodeBytes + (limit - needed) / options.threads
+        let bytes = min(share / 3, DecodeLimits.default.bytes)
+        return DecodeLimits(pixels: min(bytes / 3, DecodeLimits.default.pixels), bytes: bytes)
+    }
+
+    /// Enough for a photograph of 2 megapixels.
+    private static let leastDecodeBytes = 18 << 20
+
+    private static func queueCapacity(_ options: HSSLExtract) -> Int { options.batchSize + options.threads }
+
+    // MARK: Running
+
+    func run() throws {
+        let rowCount = extractor.rowCount(options.features)
+        let writer = try EmbeddingFormat.makeWriter(path: options.output, rowShape: extractor.rowShape(options.features))
+        let index = options.output == EmbeddingFormat.standardOutput ? nil : try EmbeddingIndexWriter(output: options.output)
+        let loader = PrefetchLoader(count: inputs.count, threads: options.threads, capacity: Self.queueCapacity(options)) { [inputs, preprocessing] item in
+            preprocessing.apply(to: try inputs.image(item)) as [Float]
+        }
+        defer { loader.stop() }
+
+        var batch = Batch(capacity: options.batchSize, imageCount: extractor.imageCount, rowCount: rowCount)
+        var progress = options.shared.logLevel.loggerLevel <= .info ? ProgressBar(label: "extract", unit: "images", total: inputs.count) : nil
+        var skipped = 0
+        for item in 0..<inputs.count {
+            if let status = StopSignal.exitStatus { throw Exit(status) }
+            guard let loaded = loader.next() else { break }
+            batch.append(item, loaded)
+            if batch.isFull || item == inputs.count - 1 {
+                skipped += try write(&batch, to: writer, index)
+                progress?.update(done: item + 1, detail: skipped > 0 ? "\(skipped) skipped" : "")
+            }
+            if skipped == item + 1, skipped >= Self.faultLimit { throw Failure("none of the first \(skipped) inputs can be used") }
+        }
+        if let status = StopSignal.exitStatus { throw Exit(status) }
+        guard writer.rowCount > 0 else { throw Failure("none of the \(inputs.count) inputs can be used") }
+        try writer.finish()
+        try index?.finish()
+        progress?.finish(done: inputs.count, detail: skipped > 0 ? "\(skipped) skipped" : "")
+        if skipped > 0 { throw Exit(.partly) }
+    }
+
+    /// Runs what was loaded and writes rows and index entries in the order of the inputs.
+    ///
+    /// - Returns: how many of the inputs were skipped.
+    private func write(_ batch: inout Batch, to writer: any EmbeddingWriter, _ index: EmbeddingIndexWriter?) throws -> Int {
+        extractor.extract(
+            images: batch.images, count: batch.imageTotal, features: options.features, normalize: options.normalize, into: &batch.features)
+        var skipped = 0
+        var image = 0
+        for entry in batch.entries {
+            let path = inputs.items[entry.item].path
+            var fault = entry.fault
+            if fault == nil {
+                let row = batch.features[image * batch.rowCount..<(image + 1) * batch.rowCount]
+                image += 1
+                try row.withUnsafeBufferPointer { values in
+                    if let base = values.baseAddress, hssl_all_finite(values.count, base) {
+                        try index?.append(path: path, row: writer.rowCount)
+                        try writer.append(name: path, values: values)
+                    } else {
+                        fault = "\(path): its features are not finite"
+                    }
+                }
+            }
+            guard let fault else { continue }
+            if options.onError == .fail { throw Failure(fault) }
+            skipped += 1
+            log.warning("skipped \(fault)")
+            try index?.append(path: path, error: fault)
+        }
+        batch.removeAll()
+        return skipped
+    }
+}
+
+/// Inputs on their way: prepared images in one block, and which inputs they are.
+private struct Batch {
+    private(set) var images: [Float]
+    var features: [Float]
+    private(set) var entries: [(item: Int, fault: String?)] = []
+    private(set) var imageTotal = 0
+    private let capacity: Int
+    private let imageCount: Int
+    let rowCount: Int
+
+    init(capacity: Int, imageCount: Int, rowCount: Int) {
+        (self.capacity, self.imageCount, self.rowCount) = (capacity, imageCount, rowCount)
+        images = Array(repeating: 0, count: capacity * imageCount)
+        features = Array(repeating: 0, count: capacity * rowCount)
+    }
+
+    /// Faults do not fill a batch, but too many of them are not kept waiting.
+    var isFull: Bool { imageTotal == capacity || entries.count >= 4 * capacity }
+
+    mutating func append(_ item: Int, _ loaded: Result<[Float], any Error>) {
+        switch loaded {
+        case .success(let image):
+            images.withUnsafeMutableBufferPointer { images in
+                guard let target = images.baseAddress else { return }
+                image.withUnsafeBufferPointer { if let source = $0.baseAddress { (target + imageTotal * imageCount).update(from: source, count: imageCount) } }
+            }
+            imageTotal += 1
+            entries.append((item, nil))
+        case .failure(let error): entries.append((item, "\(error)"))
+        }
+    }
+
+    mutating func removeAll() {
+        entries.removeAll(keepingCapacity: true)
+        imageTotal = 0
+    }
+}
+
+/// Why the command cannot do its work, in one line.
+struct Failure: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}
