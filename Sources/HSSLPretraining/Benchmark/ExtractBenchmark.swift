@@ -1,0 +1,65 @@
+import CSupport
+import HSSLGraph
+import HSSLModels
+import HSSLRuntime
+
+/// Feature extraction on synthetic images: random weights, real work.
+public struct ExtractBenchmark {
+    public let architecture: ModelArchitecture
+    public let precision: Precision
+    public let batchSize: Int
+    public let steps: Int
+
+    public init(architecture: ModelArchitecture, precision: Precision, batchSize: Int, steps: Int) {
+        (self.architecture, self.precision, self.batchSize, self.steps) = (architecture, precision, batchSize, steps)
+    }
+
+    public struct Result: Sendable {
+        /// Median over the steps.
+        public let imagesPerSecond: Double
+        public let peakRSSBytes: Int
+        /// Matrix-product operations a second, of what a register-only loop of the same type reaches in the same run.
+        public let peakFraction: Double
+        /// Multiplications and additions of the matrix products of one image.
+        public let operationsPerImage: Double
+    }
+
+    public func run() throws -> Result {
+        let set = ParameterSet()
+        _ = try architecture.makeModel(ParameterScope(set), pretraining: false)
+        let pool = BufferPool()
+        set.allocate(from: pool)
+        set.initialize(seed: 0)
+        let extractor = try FeatureExtractor(model: architecture, parameters: set, precision: precision)
+        var random = CounterRandom(seed: 1)
+        let images = (0..<batchSize * extractor.imageCount).map { _ in random.uniform(-2, 2) }
+        var features = [Float](repeating: 0, count: batchSize * extractor.rowCount(.cls))
+        var seconds: [Double] = []
+        for step in 0...max(1, steps) {
+            let start = ContinuousClock.now
+            extractor.extract(images: images, count: batchSize, into: &features)
+            // The first run touches all memory for the first time.
+            if step > 0 { seconds.append(PretrainBenchmark.seconds(ContinuousClock.now - start)) }
+        }
+        let rate = Double(batchSize) / seconds.sorted()[seconds.count / 2]
+        let peak = precision == .int8 ? hssl_peak_u8s8(0.3) : hssl_peak_f32(0.3)
+        let operations = try Self.operations(architecture)
+        return Result(imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * operations / peak, operationsPerImage: operations)
+    }
+
+    /// 2·M·N·K over the linear layers, 4·N²·D over the attentions, of one image.
+    private static func operations(_ architecture: ModelArchitecture) throws -> Double {
+        let set = ParameterSet()
+        let model = try architecture.makeModel(ParameterScope(set), pretraining: false)
+        let tape = Tape(mode: .shapes, pool: BufferPool())
+        _ = model.tokens(tape.input(shape: [1, architecture.channels, architecture.imageSize, architecture.imageSize]), mask: nil, stochasticDepth: nil)
+        return tape.nodes.reduce(0.0) { sum, node in
+            let count = Double(node.shape.reduce(1, *))
+            switch node.operation {
+            case .linear: return sum + 2 * count * Double(tape.shapes[node.inputs[1]].dropFirst().reduce(1, *))
+            case .attention: return sum + 4 * count * Double(node.shape[1])
+            default: return sum
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+import CSupport
+import HSSLGraph
+
+/// Matrix products at the shapes of a model, every instruction-set row that the machine has, against its register-only peak in the same run.
+public struct GemmBenchmark {
+    public struct Row: Sendable {
+        public let kind: String
+        public let isa: String
+        public let m: Int
+        public let n: Int
+        public let k: Int
+        /// 2·M·N·K a second, median.
+        public let operationsPerSecond: Double
+        public let peakFraction: Double
+    }
+
+    /// Timed calls of a row; each is repeated until it takes a few milliseconds.
+    public let repeats: Int
+
+    public init(repeats: Int) { self.repeats = repeats }
+
+    /// ViT shapes of width D: rows of one image and of eight, for qkv, projection, fc1, fc2.
+    public func run(width: Int, tokens: Int) -> [Row] {
+        let selected = hssl_isa_selected()
+        defer { _ = hssl_isa_select(selected) }
+        var rows: [Row] = []
+        for isa in [HSSL_ISA_SCALAR, HSSL_ISA_AVX2, HSSL_ISA_AVX512, HSSL_ISA_AVX512VNNI] where hssl_isa_select(isa) {
+            let peaks = (hssl_peak_f32(0.2), hssl_peak_u8s8(0.2))
+            for m in [tokens, 8 * tokens] {
+                for (n, k) in [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] {
+                    for kind in Kind.allCases { rows.append(time(kind, isa, m, n, k, peak: kind == .int8 ? peaks.1 : peaks.0)) }
+                }
+            }
+        }
+        return rows
+    }
+
+    private enum Kind: String, CaseIterable { case float32, float16, int8 }
+
+    private func time(_ kind: Kind, _ isa: hssl_isa, _ m: Int, _ n: Int, _ k: Int, peak: Double) -> Row {
+        let pool = BufferPool()
+        let b = pool.zeros(n * k), c = pool.floats(m * n)
+        let (packed, call): (Buffer, (Buffer) -> Void)
+        switch kind {
+        case .float32:
+            let a = pool.zeros(m * k)
+            packed = pool.allocate(byteCount: hssl_gemm_f32_packed_size(n, k))
+            hssl_gemm_f32_pack(n, k, b.floats, 1, k, packed.pointer)
+            call = { hssl_gemm_f32(m, n, k, a.floats, k, 1, $0.pointer, c.floats, n, false, nil) }
+        case .float16:
+            let a = pool.zeros(m * k)
+            packed = pool.allocate(byteCount: hssl_gemm_f16_packed_size(n, k))
+            hssl_gemm_f16_pack(n, k, b.halves, 1, k, packed.pointer)
+            call = { hssl_gemm_f16(m, n, k, a.floats, k, 1, $0.pointer, c.floats, n, false, nil) }
+        case .int8:
+            let leading = (k + 3) / 4 * 4
+            let a = pool.zeros(m * leading / 4 + 16), scale = pool.zeros(max(m, n))
+            packed = pool.allocate(byteCount: hssl_gemm_u8s8_packed_size(n, k))
+            hssl_gemm_u8s8_pack(n, k, b.pointer.assumingMemoryBound(to: Int8.self), 1, k, packed.pointer)
+            call = { hssl_gemm_u8s8_f32(m, n, k, a.bytes, leading, scale.floats, $0.pointer, scale.floats, c.floats, n, false, nil) }
+        }
+        let work = 2.0 * Double(m) * Double(n) * Double(k)
+        let calls = max(1, Int(2e-3 * peak / work))
+        var rates: [Double] = []
+        for repetition in 0...repeats {
+            let start = ContinuousClock.now
+            for _ in 0..<calls { call(packed) }
+            if repetition > 0 { rates.append(work * Double(calls) / max(PretrainBenchmark.seconds(ContinuousClock.now - start), 1e-9)) }
+        }
+        let median = rates.sorted()[rates.count / 2]
+        return Row(kind: kind.rawValue, isa: String(cString: hssl_isa_name(isa)), m: m, n: n, k: k, operationsPerSecond: median, peakFraction: median / peak)
+    }
+}
