@@ -6,6 +6,8 @@ import XCTest
 
 /// Every operation against its definition: forward values, and backward rules against central differences, on every instruction set.
 final class GradientCheckTests: XCTestCase {
+    override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
+
     func testEveryOperationHasACase() {
         let covered = Set(GradientCases.all().map(\.kind))
         let missing = HSSLGraph.Operation.Kind.allCases.filter { !covered.contains($0) }

@@ -1,3 +1,4 @@
+import CSupport
 import HSSLGraph
 import XCTest
 
@@ -5,6 +6,8 @@ import XCTest
 
 /// What a step holds: the pool gets back everything but the parameters, and serves the next step from what it has.
 final class MemoryTests: XCTestCase {
+    override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
+
     private struct Net {
         let set = ParameterSet()
         let weights: [Parameter]

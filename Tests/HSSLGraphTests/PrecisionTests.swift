@@ -6,6 +6,8 @@ import XCTest
 
 /// The precision policy of matrix products: error bounds of the forward pass, and what the backward pass keeps of the gradient.
 final class PrecisionTests: XCTestCase {
+    override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
+
     private let (rows, inputs, outputs) = (33, 70, 45)
 
     /// One linear layer with loss Σ c·y.

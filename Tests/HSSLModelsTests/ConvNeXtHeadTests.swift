@@ -1,9 +1,12 @@
+import CSupport
 import HSSLGraph
 import XCTest
 
 @testable import HSSLModels
 
 final class ConvNeXtHeadTests: XCTestCase {
+    override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
+
     private let width = 20
 
     private func make(depth: Int, kernel: Int = 7, firstShortcut: Bool = false) -> (head: ConvNeXtHead, parameters: ParameterSet) {

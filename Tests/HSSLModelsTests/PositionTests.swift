@@ -1,3 +1,4 @@
+import CSupport
 import HSSLGraph
 import XCTest
 
@@ -5,6 +6,8 @@ import XCTest
 
 /// Position embeddings at another grid against DINO's `interpolate_pos_encoding`; values by tools/position_reference.py.
 final class PositionTests: XCTestCase {
+    override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
+
     /// Source side, target rows and columns, the expected rows for p[i] = ((7i² + 3i) mod 17)/17 − ½.
     private static let reference: [(side: Int, height: Int, width: Int, expected: [Double])] = [
         (4, 6, 6, [-0.583596470, -0.149023512, 0.088582784, -0.463593904, -0.517313155, -0.261325339, -0.420603435, -0.303200781,

@@ -1,9 +1,12 @@
+import CSupport
 import HSSLGraph
 import XCTest
 
 @testable import HSSLModels
 
 final class VisionTransformerTests: XCTestCase {
+    override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
+
     private func make(imageSize: Int = 32, patchSize: Int = 8, embedDim: Int = 24, depth: Int = 2, heads: Int = 3, pretraining: Bool = false,
                       pool: BufferPool = BufferPool()) throws -> (model: any BaseModel, parameters: ParameterSet) {
         let architecture = try ModelArchitecture(family: "vit", name: "custom", imageSize: imageSize, patchSize: patchSize, embedDim: embedDim,

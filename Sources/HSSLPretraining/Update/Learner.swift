@@ -18,6 +18,11 @@ package final class Learner {
 
     /// - Parameter seed: of the initial weights; the teacher starts as a copy of the student.
     package init(sizes: NetworkSizes, settings: HSSLObjective.Settings, centerMomentum: Float, clipGradient: Float) throws {
+        // Without it every kernel would silently be the scalar one.
+        var message = [CChar](repeating: 0, count: 256)
+        guard hssl_initialize(&message, message.count) == 0 else {
+            throw ModelError(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+        }
         self.sizes = sizes
         pool = BufferPool()
         student = try Network(sizes, pool: pool)
