@@ -46,8 +46,8 @@ struct Extraction {
         return DecodeLimits(pixels: min(bytes / 3, DecodeLimits.default.pixels), bytes: bytes)
     }
 
-    /// Enough for a photograph of 2 megapixels.
-    private static let leastDecodeBytes = 18 << 20
+    /// Enough for a photograph of 1 megapixel.
+    private static let leastDecodeBytes = 9 << 20
 
     private static func queueCapacity(_ options: HSSLExtract) -> Int { options.batchSize + options.threads }
 

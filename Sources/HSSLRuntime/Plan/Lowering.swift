@@ -39,6 +39,8 @@ struct Lowering {
     /// Steps with their arena.
     struct Result {
         let steps: [PlanStep]
+        /// Bytes of each storage.
+        let sizes: [Int]
         let arena: ArenaLayout
     }
 
@@ -57,7 +59,7 @@ struct Lowering {
         }
         constants = lowering.constants
         ArenaLayout.shareResiduals(&lowering.steps, sizes: lowering.storageSizes)
-        return Result(steps: lowering.steps, arena: ArenaLayout(sizes: lowering.storageSizes, steps: lowering.steps))
+        return Result(steps: lowering.steps, sizes: lowering.storageSizes, arena: ArenaLayout(sizes: lowering.storageSizes, steps: lowering.steps))
     }
 
     private init(tape: Tape, demand: Demand, precision: Precision, constants: ConstantTable) {
