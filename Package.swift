@@ -62,7 +62,7 @@ let package = Package(
         .testTarget(name: "HSSLEvaluationTests", dependencies: ["HSSLEvaluation", "TestSupport"]),
         .testTarget(name: "HSSLPretrainingTests", dependencies: ["HSSLPretraining", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLCommandLineTests", dependencies: ["HSSLCommandLine"]),
-        .testTarget(name: "CommandTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats", "TestSupport"]),
+        .testTarget(name: "CommandTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats", "HSSLModels", "HSSLRuntime", "HSSLData", "TestSupport"]),
     ],
     swiftLanguageModes: [.v6]
 )
