@@ -1,6 +1,6 @@
 """Reads what HSSLFormats writes with the libraries that users read it with, and the other way round.
 
-    /opt/peers/bin/python tools/check_formats.py        needs numpy, pandas, safetensors and torch
+    python3 tools/check_formats.py        needs numpy, pandas, safetensors and torch
 """
 
 import csv

@@ -1,6 +1,6 @@
 """Prints the achieved block-mask statistics that MaskTests compares with, from the text of the method (Python's own random numbers).
 
-    /opt/peers/bin/python tools/simulate_masks.py
+    python3 tools/simulate_masks.py
 """
 import math
 import random

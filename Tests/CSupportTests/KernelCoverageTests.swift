@@ -10,6 +10,7 @@ final class KernelCoverageTests: XCTestCase {
         (AttentionKernelTests.self, ["attention"]),
         (ConvKernelTests.self, ["conv"]),
         (ElementwiseKernelTests.self, ["elementwise"]),
+        (ImageKernelTests.self, ["image"]),
         (NormKernelTests.self, ["norm"]),
         (OptimizerKernelTests.self, ["optimizer"]),
     ]

@@ -35,16 +35,17 @@ public struct ExtractBenchmark {
         let images = (0..<batchSize * extractor.imageCount).map { _ in random.uniform(-2, 2) }
         var features = [Float](repeating: 0, count: batchSize * extractor.rowCount(.cls))
         var seconds: [Double] = []
+        var peak = GemmBenchmark.Peak()
         for step in 0...max(1, steps) {
+            peak.probe()
             let start = ContinuousClock.now
             extractor.extract(images: images, count: batchSize, into: &features)
             // The first run touches all memory for the first time.
             if step > 0 { seconds.append(PretrainBenchmark.seconds(ContinuousClock.now - start)) }
         }
         let rate = Double(batchSize) / seconds.sorted()[seconds.count / 2]
-        let peak = precision == .int8 ? hssl_peak_u8s8(0.3) : hssl_peak_f32(0.3)
         let operations = try Self.operations(architecture)
-        return Result(imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * operations / peak, operationsPerImage: operations)
+        return Result(imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * operations / (precision == .int8 ? peak.int8 : peak.float32), operationsPerImage: operations)
     }
 
     /// 2·M·N·K over the linear layers, 4·N²·D over the attentions, of one image.
