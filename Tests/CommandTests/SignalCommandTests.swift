@@ -41,7 +41,7 @@ final class SignalCommandTests: CommandTestCase {
 
     /// The short form of `tools/kill_test`.
     func testKillsAtAnyMoment() throws {
-        let epochs = 10
+        let epochs = 6
         let start = Date()
         let straight = try begin("straight", epochs: epochs).collect()
         XCTAssertEqual(straight.status, 0, straight.error)
