@@ -76,6 +76,8 @@ package struct Outcome: Equatable, Sendable {
 ///   - command: the root command.
 ///   - tool: the name before `: error: `.
 package func runTool<Command: ParsableCommand>(_ command: Command.Type, tool: String) -> Never {
+    // A file over the size limit (ulimit -f) is an error to report like a full disk, not a death.
+    signal(SIGXFSZ, SIG_IGN)
     do {
         var parsed = try command.parseAsRoot()
         try parsed.run()

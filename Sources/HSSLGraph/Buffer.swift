@@ -38,11 +38,17 @@ public final class BufferPool {
     public private(set) var peakBytes = 0
     /// Bytes asked from the system, in use or not.
     public private(set) var bytesReserved = 0
+    /// Above so many reserved bytes, idle memory goes back to the system before more is asked for: sizes vary from step to step, and each class would
+    /// keep what it needed once. Set it before what it should cover is allocated.
+    public var reserveLimit = Int.max
+    /// Blocks mapped one by one while there is a limit: the C heap would keep most of what is freed.
+    private var mapped: Set<UnsafeMutableRawPointer> = []
+    private static let leastMapped = 128 << 10
 
     public init() {}
 
     deinit {
-        for pointers in free.values { for pointer in pointers { Glibc.free(pointer) } }
+        trim()
     }
 
     /// Uninitialised memory of at least `byteCount` bytes (at least one class unit).
@@ -51,12 +57,20 @@ public final class BufferPool {
         bytesInUse += size
         peakBytes = max(peakBytes, bytesInUse)
         if let pointer = free[size]?.popLast() { return Buffer(pointer: pointer, byteCount: size, pool: self) }
-        var raw: UnsafeMutableRawPointer?
-        guard posix_memalign(&raw, 64, size) == 0, let pointer = raw else {
-            fatalError("out of memory: \(size) bytes after \(bytesReserved)")
-        }
+        if bytesReserved + size > reserveLimit { trim() }
+        guard let pointer = fresh(size) else { fatalError("out of memory: \(size) bytes after \(bytesReserved)") }
         bytesReserved += size
         return Buffer(pointer: pointer, byteCount: size, pool: self)
+    }
+
+    private func fresh(_ size: Int) -> UnsafeMutableRawPointer? {
+        if reserveLimit < .max, size >= Self.leastMapped {
+            guard let pointer = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), pointer != MAP_FAILED else { return nil }
+            mapped.insert(pointer)
+            return pointer
+        }
+        var pointer: UnsafeMutableRawPointer?
+        return posix_memalign(&pointer, 64, size) == 0 ? pointer : nil
     }
 
     package func floats(_ count: Int) -> Buffer { allocate(byteCount: count * MemoryLayout<Float>.stride) }
@@ -72,7 +86,9 @@ public final class BufferPool {
     /// Returns unused memory to the system.
     public func trim() {
         for (size, pointers) in free {
-            for pointer in pointers { Glibc.free(pointer) }
+            for pointer in pointers {
+                if mapped.remove(pointer) != nil { munmap(pointer, size) } else { Glibc.free(pointer) }
+            }
             bytesReserved -= size * pointers.count
         }
         free.removeAll()

@@ -2,6 +2,7 @@ import ArgumentParser
 import CSupport
 import HSSLCommandLine
 import HSSLData
+import HSSLGraph
 import HSSLModels
 import HSSLPretraining
 import Logging
@@ -39,7 +40,7 @@ struct Pretrain: ParsableCommand {
     var batchSize: Int?
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8, instead of the recipe's.", valueName: "p"))
-    var precision: String?
+    var precision: Precision?
 
     @Option(name: .long, help: ArgumentHelp("Seed, instead of the recipe's.", valueName: "n"))
     var seed: UInt64?
@@ -56,6 +57,8 @@ struct Pretrain: ParsableCommand {
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
+        if let epochs, epochs < 1 { throw ValidationError("--epochs must be at least 1, not \(epochs)") }
+        if let batchSize, batchSize < 1 { throw ValidationError("--batch-size must be at least 1, not \(batchSize)") }
         if let maxSteps, maxSteps < 1 { throw ValidationError("--max-steps must be at least 1, not \(maxSteps)") }
     }
 
@@ -64,11 +67,11 @@ struct Pretrain: ParsableCommand {
         StopSignal.install()
         let log = Logger(label: "hssl")
         let flags: [(String, String?)] = [
-            ("schedule.epochs", epochs.map(String.init)), ("schedule.batch_size", batchSize.map(String.init)), ("schedule.precision", precision),
+            ("schedule.epochs", epochs.map(String.init)), ("schedule.batch_size", batchSize.map(String.init)), ("schedule.precision", precision?.rawValue),
             ("schedule.seed", seed.map(String.init)),
         ]
         let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
-        let resolved = try Recipe.load(path: recipe, architectures: ModelArchitecture.names, overrides: overrides)
+        let resolved = try load(overrides)
         let dataset = try Dataset(path: data)
         var options = PretrainingOptions()
         options.resume = resume
@@ -94,6 +97,15 @@ struct Pretrain: ParsableCommand {
         if !summary.unreadable.isEmpty {
             log.warning("\(summary.unreadable.count) images could not be read and were replaced")
             throw Exit(.partly)
+        }
+    }
+
+    /// A wrong `--set` is a wrong command line; a wrong recipe is a file that failed.
+    private func load(_ overrides: [String]) throws -> Recipe {
+        do {
+            return try Recipe.load(path: recipe, architectures: ModelArchitecture.names, overrides: overrides)
+        } catch let error as RecipeError where error.place.hasPrefix("--set") {
+            throw UsageError(error.description)
         }
     }
 

@@ -50,9 +50,11 @@ struct BatchSource: Sendable {
         let batch = CropBatch(images: count, globalSize: globalSize, localViews: localViews, localSize: localSize, tokens: masks.height * masks.width,
                               firstImage: first)
         var unreadable: [Unreadable] = []
+        var replaced = 0
         for place in 0..<count {
             let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
             let (index, image) = try readable(from: wanted, unreadable: &unreadable)
+            if index != wanted { replaced += 1 }
             write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
             for view in 0..<CropBatch.globalViews {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
@@ -63,7 +65,7 @@ struct BatchSource: Sendable {
                 }
             }
         }
-        return Part(step: step, part: part, batch: batch, unreadable: unreadable)
+        return Part(step: step, part: part, batch: batch, unreadable: unreadable, replaced: replaced)
     }
 
     private func write(_ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int, into batch: CropBatch) {
@@ -105,6 +107,8 @@ struct BatchSource: Sendable {
         let part: Int
         let batch: CropBatch
         let unreadable: [Unreadable]
+        /// Images of `batch` that stand in for one that could not be read.
+        let replaced: Int
     }
 }
 

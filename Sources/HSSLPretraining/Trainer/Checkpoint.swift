@@ -1,3 +1,4 @@
+import CSupport
 import HSSLFormats
 import HSSLGraph
 
@@ -20,6 +21,8 @@ package struct Checkpoint {
         package var skippedSteps: Int
         /// Images of the data set, by which a resumed run recognises it.
         package var datasetCount: Int
+        /// Of its labels and of some images; nil in files from before it was kept.
+        package var datasetDigest: String?
         /// Its name, for the provenance of an exported model.
         package var datasetName: String
         /// Resolved recipe, YAML.
@@ -39,12 +42,37 @@ package struct Checkpoint {
         }
         tensors.append(SafetensorsTensor(name: "center.cls", shape: [learner.centers.cls.count], values: learner.centers.cls))
         tensors.append(SafetensorsTensor(name: "center.patch", shape: [learner.centers.patch.count], values: learner.centers.patch))
-        try SafetensorsWriter.write(path: path, tensors: tensors, metadata: [
+        guard isFinite(learner) else {
+            throw PretrainingError("\(path): step \(position.step) left weights that are not finite; the file stays as it was")
+        }
+        var metadata = [
             "format": "pt", "hssl.checkpoint_version": formatVersion, "hssl.step": "\(position.step)", "hssl.epoch": "\(position.epoch)",
             "hssl.sampler_position": "\(position.samplerPosition)", "hssl.random_state": "philox4x32-10 seed \(position.seed) step \(position.step)",
             "hssl.seed": "\(position.seed)", "hssl.micro_batch": "\(position.microBatch)", "hssl.skipped_steps": "\(position.skippedSteps)",
             "hssl.dataset_count": "\(position.datasetCount)", "hssl.dataset_name": position.datasetName, "hssl.recipe": position.recipe,
-        ])
+        ]
+        metadata["hssl.dataset_digest"] = position.datasetDigest
+        metadata[metadataChecksumKey] = checksum(of: metadata)
+        try SafetensorsWriter.write(path: path, tensors: tensors, metadata: metadata)
+    }
+
+    /// CRC-32C of the other metadata: `hssl.crc32c` covers the tensors alone, and a run must not go on from a damaged step or seed.
+    private static let metadataChecksumKey = "hssl.metadata_crc32c"
+
+    private static func checksum(of metadata: [String: String]) -> String {
+        var checksum = CRC32C()
+        for key in metadata.keys.sorted() where key != metadataChecksumKey && key != SafetensorsFile.checksumKey {
+            Array("\(key)\0\(metadata[key] ?? "")\0".utf8).withUnsafeBytes { checksum.update($0) }
+        }
+        return checksum.hexadecimal
+    }
+
+    /// Weights and moments that could be loaded again.
+    private static func isFinite(_ learner: Learner) -> Bool {
+        let weights = (learner.student.parameters.all + learner.teacher.parameters.all).allSatisfy { hssl_sum_squares($0.count, $0.values).isFinite }
+        return weights && zip(learner.optimizer.parameters, learner.optimizer.states).allSatisfy { parameter, state in
+            hssl_sum_squares(parameter.count, state.firstMoment.floats).isFinite && hssl_sum_squares(parameter.count, state.secondMoment.floats).isFinite
+        }
     }
 
     private static func floats(_ name: String, _ shape: [Int], _ values: UnsafeMutablePointer<Float>) -> SafetensorsTensor {
@@ -62,12 +90,18 @@ package struct Checkpoint {
             guard let value = Int(try text(key)), value >= 0 else { throw FileError(path: file.path, reason: "metadata '\(key)' is not a count") }
             return value
         }
+        if let recorded = file.metadata[metadataChecksumKey], recorded != checksum(of: file.metadata) {
+            throw FileError(path: file.path, reason: "the metadata are damaged: their checksum is \(checksum(of: file.metadata)), not \(oneLine(recorded))")
+        }
         let version = try text("hssl.checkpoint_version")
         guard version == formatVersion else { throw FileError(path: file.path, reason: "checkpoint version \(oneLine(version)) is not \(formatVersion)") }
         guard let seed = UInt64(try text("hssl.seed")) else { throw FileError(path: file.path, reason: "metadata 'hssl.seed' is not a number") }
+        let microBatch = try number("hssl.micro_batch")
+        guard microBatch > 0 else { throw FileError(path: file.path, reason: "metadata 'hssl.micro_batch' is 0") }
         return Position(step: try number("hssl.step"), epoch: try number("hssl.epoch"), samplerPosition: try number("hssl.sampler_position"), seed: seed,
-                        microBatch: try number("hssl.micro_batch"), skippedSteps: try number("hssl.skipped_steps"),
-                        datasetCount: try number("hssl.dataset_count"), datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"))
+                        microBatch: microBatch, skippedSteps: try number("hssl.skipped_steps"),
+                        datasetCount: try number("hssl.dataset_count"), datasetDigest: file.metadata["hssl.dataset_digest"],
+                        datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"))
     }
 
     /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.

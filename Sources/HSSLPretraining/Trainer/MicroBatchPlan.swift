@@ -11,22 +11,29 @@ package struct MicroBatchPlan {
     /// Bytes that do not depend on the micro-batch: the process, weights, moments, gradients, packed weights.
     package let fixedBytes: Int
     package let bytesPerImage: Int
+    /// Bytes outside the learner's pool: the process and the images of the data set, and the views of an image with all that the loader holds.
+    private let outsideFixedBytes: Int
+    private let outsideBytesPerImage: Int
 
     package func bytes(microBatch: Int) -> Int { fixedBytes + microBatch * bytesPerImage }
 
-    /// Micro-batches that the loader may hold besides the one being learnt from.
+    /// Micro-batches that the loader may hold besides the one being learnt from; with more threads, one a thread.
     package static let prefetched = 3
 
     /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped.
-    package init(probing learner: Learner, recipe: Recipe) {
+    package init(probing learner: Learner, recipe: Recipe, loaderThreads: Int) {
+        learner.pool.trim()
+        let outside = Self.residentBytes() - learner.pool.bytesReserved + Self.unseenBytes
         let peaks = [1, 2].map { Self.peak(learner, recipe: recipe, images: $0) }
         let grid = recipe.model.imageSize / recipe.model.patchSize
         let crops = 4 * 3 * (2 * recipe.model.imageSize * recipe.model.imageSize + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
             + 2 * grid * grid
         let perImage = max(0, peaks[1] - peaks[0])
-        // Size classes round up by as much as an eighth, and free lists of neighbouring classes do not help each other.
-        bytesPerImage = perImage + perImage / 8 + (1 + Self.prefetched) * crops
-        fixedBytes = Self.residentBytes() - learner.pool.bytesReserved + peaks[0] - perImage
+        outsideFixedBytes = outside
+        outsideBytesPerImage = (1 + max(Self.prefetched, loaderThreads)) * crops
+        // Size classes round up by as much as an eighth.
+        bytesPerImage = perImage + perImage / 8 + outsideBytesPerImage
+        fixedBytes = outside + peaks[0] - perImage
         learner.pool.trim()
     }
 
@@ -35,6 +42,12 @@ package struct MicroBatchPlan {
         let fitting = bytesPerImage > 0 ? (limit - fixedBytes) / bytesPerImage : largest
         return fitting >= 1 ? min(fitting, largest) : nil
     }
+
+    /// What the pool may keep so that the process stays within `limit`.
+    package func poolBytes(limit: Int, microBatch: Int) -> Int { limit - outsideFixedBytes - microBatch * outsideBytesPerImage }
+
+    /// Code that the probe does not touch, thread stacks, saving and the report's pictures: measured at 3 to 6 MB.
+    private static let unseenBytes = 8 << 20
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
         let grid = recipe.model.imageSize / recipe.model.patchSize

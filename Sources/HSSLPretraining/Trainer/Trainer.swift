@@ -24,7 +24,7 @@ public struct PretrainingOptions: Sendable {
 public final class Trainer {
     /// Updates in a row that may be skipped for a loss or gradient that is not finite.
     package static let patience = 10
-    /// Share of unreadable images above which a run stops, once `unreadableFloor` were met.
+    /// Share of images replaced for being unreadable above which a run stops, once there were `unreadableFloor`.
     package static let unreadableShare = 0.1
     package static let unreadableFloor = 20
 
@@ -42,6 +42,14 @@ public final class Trainer {
     private var skippedSteps = 0
     private var unreadable: [Int: String] = [:]
     private var imagesSeen = 0
+    /// Images whose turn it was and that another one replaced.
+    private var imagesReplaced = 0
+    private let datasetDigest: String
+    /// For tests of what a run does with a spoilt update: called with the step and each micro-batch before it is learnt from.
+    package var willLearn: ((_ step: Int, _ batch: CropBatch) -> Void)?
+
+    /// Returns idle activations before work that has memory of its own, where memory is limited.
+    private func makeRoom() { if options.memoryLimit != nil { learner.pool.trim() } }
 
     /// How a run ended.
     public enum Ending: Equatable, Sendable {
@@ -77,6 +85,7 @@ public final class Trainer {
         self.options = options
         folder = try RunFolder(path: output, resume: options.resume)
         learner = try Learner(recipe: recipe)
+        datasetDigest = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
         preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
                                           std: recipe.data.std.map { Float($0) })
@@ -86,7 +95,7 @@ public final class Trainer {
         if options.resume, folder.hasCheckpoint {
             let file = try SafetensorsFile(path: folder.checkpointPath)
             let position = try Checkpoint.position(of: file)
-            try Self.check(position, against: recipe, dataset: dataset, path: folder.checkpointPath)
+            try Self.check(position, against: recipe, dataset: dataset, digest: datasetDigest, path: folder.checkpointPath)
             try Checkpoint.load(file, into: learner)
             resumed = position
         }
@@ -98,9 +107,12 @@ public final class Trainer {
         try folder.openMetrics(after: step)
     }
 
-    private static func check(_ position: Checkpoint.Position, against recipe: Recipe, dataset: Dataset, path: String) throws {
+    private static func check(_ position: Checkpoint.Position, against recipe: Recipe, dataset: Dataset, digest: String, path: String) throws {
         guard position.datasetCount == dataset.count else {
             throw PretrainingError("\(path): was trained on \(position.datasetCount) images, \(dataset.path) has \(dataset.count)")
+        }
+        guard position.datasetDigest ?? digest == digest else {
+            throw PretrainingError("\(path): was trained on other images than those of \(dataset.path), though as many")
         }
         let old = position.recipe.split(separator: "\n"), new = recipe.yaml.split(separator: "\n")
         guard old == new else {
@@ -108,6 +120,28 @@ public final class Trainer {
             let hint = different.map { ": '\(oneLine($0.trimmed))' there, '\(oneLine($1.trimmed))' here" } ?? ""
             throw PretrainingError("\(path): the run has another recipe\(hint); resume with the recipe it was started with")
         }
+        let perEpoch = dataset.count / recipe.schedule.effectiveBatch
+        guard position.step <= recipe.schedule.epochs * perEpoch, position.seed == recipe.schedule.seed,
+              position.microBatch <= recipe.schedule.effectiveBatch, position.epoch == position.step / perEpoch,
+              position.samplerPosition == position.step % perEpoch * recipe.schedule.effectiveBatch else {
+            throw PretrainingError("\(path): its metadata contradict its recipe: step \(position.step), epoch \(position.epoch), seed \(position.seed)")
+        }
+    }
+
+    /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the images it began with, wherever they are
+    /// kept.
+    private static func digest(of dataset: Dataset) -> String {
+        var digest = CRC32C()
+        for index in 0..<dataset.count {
+            withUnsafeBytes(of: Int32(truncatingIfNeeded: dataset.label(index) ?? -1).littleEndian) { digest.update($0) }
+        }
+        let samples = min(8, dataset.count)
+        for sample in 0..<samples {
+            // An image that cannot be read stands for itself by adding nothing.
+            guard let image = try? dataset.image(sample * dataset.count / samples) else { continue }
+            image.pixels.withUnsafeBytes { digest.update($0) }
+        }
+        return digest.hexadecimal
     }
 
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
@@ -116,17 +150,22 @@ public final class Trainer {
         let preferred = defaultMicroBatch(tokens: grid * grid, width: learner.student.base.width)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
-            let plan = MicroBatchPlan(probing: learner, recipe: recipe)
+            learner.pool.reserveLimit = limit
+            let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: options.loaderThreads)
             guard let fitting = plan.microBatch(limit: limit, largest: size) else {
-                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(plan.bytes(microBatch: 1))")
+                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1)))")
             }
             if resumed != nil, fitting < size {
-                throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(plan.bytes(microBatch: size)) bytes")
+                throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(megabytes(plan.bytes(microBatch: size)))")
             }
             size = fitting
+            learner.pool.reserveLimit = plan.poolBytes(limit: limit, microBatch: size)
         }
         return size
     }
+
+    /// As `--memory-limit` takes it, rounded up.
+    private static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
 
     /// So many images that the widest activation of their two views (the MLP's hidden layer) takes about 4 MB.
     package static func defaultMicroBatch(tokens: Int, width: Int) -> Int { max(1, (4 << 20) / (2 * tokens * 4 * width * 4)) }
@@ -156,14 +195,15 @@ public final class Trainer {
             var sums = learner.newSums()
             for _ in 0..<parts {
                 guard let part = try loader.next()?.get() else { throw PretrainingError("the loader ended before the schedule") }
-                try note(part.unreadable, notice)
+                imagesSeen += part.batch.images
+                try note(part, notice)
+                willLearn?(step, part.batch)
                 learner.objective.accumulate(
                     part.batch,
                     context: .init(step: step, teacherTemperature: Float(schedule.teacherTemperature),
                                    teacherPatchTemperature: Float(schedule.teacherPatchTemperature), batchImages: source.batchImages,
                                    prototypesFrozen: schedule.prototypesFrozen),
                     centers: learner.centers, pool: learner.pool, into: &sums)
-                imagesSeen += part.batch.images
             }
             let outcome = learner.update(sums, schedule: schedule)
             step += 1
@@ -172,16 +212,18 @@ public final class Trainer {
                 skippedSteps += 1
                 notice("step \(step): the loss or a gradient is not finite; the update was skipped")
                 if skippedInARow >= Self.patience {
-                    throw PretrainingError("\(skippedInARow) updates in a row were not finite; \(folder.checkpointPath) holds the last good state")
+                    let left = folder.hasCheckpoint ? "\(folder.checkpointPath) holds the last good state" : "\(folder.path) has no checkpoint yet"
+                    throw PretrainingError("\(skippedInARow) updates in a row were not finite; \(left)")
                 }
             }
             var metrics = metrics(outcome, sums, schedule, seconds: seconds(since: clock))
             let epochEnds = step % schedules.stepsPerEpoch == 0
             if let evaluation, epochEnds, evaluation.isDue(epoch: step / schedules.stepsPerEpoch, last: step == schedules.totalSteps) {
+                makeRoom()
                 lastTop1 = try evaluation.run(learner.teacher).top1
                 metrics.knnTop1 = lastTop1
             }
-            if !warnedOfCollapse, let warning = collapse(metrics) {
+            if !warnedOfCollapse, !outcome.skipped, let warning = collapse(metrics) {
                 warnedOfCollapse = true
                 notice("step \(step): \(warning)")
             }
@@ -230,29 +272,33 @@ public final class Trainer {
         return nil
     }
 
-    private func note(_ failures: [BatchSource.Unreadable], _ notice: Notice) throws {
-        for failure in failures where unreadable[failure.index] == nil {
+    private func note(_ part: BatchSource.Part, _ notice: Notice) throws {
+        for failure in part.unreadable where unreadable[failure.index] == nil {
             unreadable[failure.index] = failure.reason
             notice("skipped \(failure.reason)")
         }
-        let share = Double(unreadable.count) / Double(max(1, imagesSeen))
-        if unreadable.count >= Self.unreadableFloor, share > Self.unreadableShare {
-            throw PretrainingError("\(dataset.path): \(unreadable.count) of about \(imagesSeen) images cannot be read")
+        // Turns, not files: bad files that lie together are all met when the first one's turn comes.
+        imagesReplaced += part.replaced
+        if imagesReplaced >= Self.unreadableFloor, Double(imagesReplaced) > Self.unreadableShare * Double(imagesSeen) {
+            throw PretrainingError("\(dataset.path): \(imagesReplaced) of \(imagesSeen) images could not be read, the last: \(part.unreadable.last?.reason ?? "")")
         }
     }
 
     // MARK: Files
 
     private func save() throws {
+        // First: a checkpoint never stands without the lines of its steps, while lines beyond it are dropped.
+        try folder.synchronizeMetrics()
         let perEpoch = schedules.stepsPerEpoch
         try Checkpoint.save(learner, position: .init(
             step: step, epoch: step / perEpoch, samplerPosition: step % perEpoch * recipe.schedule.effectiveBatch, seed: recipe.schedule.seed,
-            microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, datasetName: datasetName, recipe: recipe.yaml), to: folder.checkpointPath)
-        try folder.synchronizeMetrics()
+            microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, datasetDigest: datasetDigest, datasetName: datasetName,
+            recipe: recipe.yaml), to: folder.checkpointPath)
     }
 
     /// The base model of the teacher and the report.
     private func finish() throws {
+        makeRoom()
         let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch)
         try base.write(learner.teacher, to: folder.modelPath, precision: .float32)
         var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
