@@ -36,7 +36,7 @@ final class TrainerFaultTests: TrainerTestCase {
             spoil(trainer, at: 3...4, with: value)
             var states: [Int: [[UInt32]]] = [:]
             var notices: [String] = []
-            try trainer.run(shouldStop: {
+            _ = try trainer.run(shouldStop: {
                 if (2...6).contains(trainer.step) { states[trainer.step] = self.state(trainer.learner) }
                 return false
             }, progress: { _, _ in }, notice: { notices.append($0) })
