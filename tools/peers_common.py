@@ -53,6 +53,32 @@ def launch(*command: object) -> dict:
     return json.loads(result.stdout)
 
 
+class Worker:
+    """A Python process that answers JSON lines with JSON lines; its first one says that it is ready, and with which settings."""
+
+    def __init__(self, script: str, *arguments: object) -> None:
+        self.name = " ".join([script, *map(str, arguments)])
+        command = [sys.executable, "-W", "ignore", str(TOOLS / script), *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.settings = self._answer().get("settings", "")
+
+    def _answer(self) -> dict:
+        # Libraries may print lines of their own.
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise Fault(f"{self.name} ended with status {self.process.wait()}")
+
+    def ask(self, **request: object) -> dict:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
 # Machine
 
 
@@ -93,6 +119,14 @@ def tail() -> None:
 
 def note(text: str) -> None:
     print(f"tools/peers: {text}", file=sys.stderr, flush=True)
+
+
+def peak_rss() -> int:
+    """Of this process since its exec, bytes (ru_maxrss would include its parent's)."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 # Figures

@@ -8,11 +8,11 @@ A server reads JSON lines: {"seconds": s} → the median rate of a slice; {"imag
 
 import json
 import pathlib
-import resource
 import statistics
-import subprocess
 import sys
 import time
+
+from peers_common import Worker, peak_rss
 
 # What is timed: engine → (row, precision). Of several OpenVINO rows of one precision the fastest is the peer.
 ENGINES = {
@@ -181,7 +181,7 @@ def serve(engine: str, batch: int, folder: pathlib.Path, weights: str) -> None:
                 start = time.perf_counter()
                 run(images)
                 times.append(time.perf_counter() - start)
-            answer = {"images_per_second": batch / statistics.median(times), "calls": len(times), "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+            answer = {"images_per_second": batch / statistics.median(times), "calls": len(times), "peak_rss_bytes": peak_rss()}
         else:
             pixels = np.load(request["images"])
             rows = [run(pixels[i : i + batch]) for i in range(0, len(pixels) - batch + 1, batch)]
@@ -190,33 +190,11 @@ def serve(engine: str, batch: int, folder: pathlib.Path, weights: str) -> None:
         print(json.dumps(answer), flush=True)
 
 
-class Server:
+class Server(Worker):
     """The parent's side of one peer process."""
 
     def __init__(self, engine: str, batch: int, folder: pathlib.Path, weights: str = "plain") -> None:
-        from peers_common import Fault
-
-        command = [sys.executable, "-W", "ignore", __file__, "serve", engine, str(batch), str(folder), weights]
-        self.engine = engine
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parent)
-        self.fault = Fault
-        self.settings = self.answer()["settings"]
-
-    def answer(self) -> dict:
-        # Libraries may print banners of their own.
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise self.fault(f"{self.engine}: its process ended with status {self.process.wait()}")
-
-    def ask(self, **request: object) -> dict:
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        super().__init__("peers_engines.py", "serve", engine, batch, folder, weights)
 
 
 if __name__ == "__main__":
