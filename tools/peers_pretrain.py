@@ -36,7 +36,7 @@ class Bench:
     def close(self) -> None: ...
 
 
-def prove() -> bool:
+def prove() -> None:
     """The PyTorch step replays the float64 trajectories of the tests: a peer that computes something else proves nothing."""
     fixtures = sorted((ROOT / "Tests" / "HSSLPretrainingTests" / "Fixtures").glob("hssl-*.safetensors"))
     if not fixtures:
@@ -49,7 +49,6 @@ def prove() -> bool:
         if not (loss <= 1e-5 and final <= 2e-3):
             raise Fault(f"the PyTorch step does not follow {name}: its times would mean nothing")
     print()
-    return True
 
 
 def pretrain(rounds: int, seconds: float, configurations: str) -> bool:
@@ -82,6 +81,6 @@ def pretrain(rounds: int, seconds: float, configurations: str) -> bool:
         best = max(OURS, key=lambda name: results[name].median)
         reached &= verdict(f"{configuration}: {OURS[best][0]} / PyTorch float32, the published step", results[best].median / results["published"].median, 3.0)
         if configuration == "small":
-            reached &= verdict(f"{configuration}: {OURS[best][0]}, peak RSS", memory[best] / 1e9, 1.0, least=False, unit=" GB")
+            reached &= verdict(f"{configuration}: {OURS[best][0]}, peak RSS", memory[best] / 1e9, 1.0, least=False, unit=" GB", timed=False)
     tail()
     return reached
