@@ -138,6 +138,10 @@ def tail() -> None:
     print(f"after: other processes use {others():.2f} CPUs, load average {load():.2f}", flush=True)
 
 
+def note(text: str) -> None:
+    print(f"tools/peers: {text}", file=sys.stderr, flush=True)
+
+
 def peak_rss() -> int:
     """Of this process since its exec, bytes (ru_maxrss would include its parent's)."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
