@@ -1,5 +1,6 @@
 import CSupport
 import Foundation
+import TestSupport
 import XCTest
 
 @testable import HSSLData
@@ -111,9 +112,9 @@ final class PixelTests: XCTestCase {
         let preprocessing = try Preprocessing(resize: 256, crop: 224, mean: [0, 0, 0], std: [1, 1, 1])
         for (width, height) in [(1, 500_000), (500_000, 1)] {
             let image = RGBImage(width: width, height: height, pixels: [UInt8](repeating: 51, count: 3 * width * height))
-            let start = Date()
+            let start = processorTime()
             XCTAssertTrue(preprocessing.apply(to: image).allSatisfy { abs($0 - 0.2) < 1e-6 })
-            XCTAssertLessThan(Date().timeIntervalSince(start), 1)
+            if !isInstrumented { XCTAssertLessThan(processorTime() - start, 1) }
         }
     }
 

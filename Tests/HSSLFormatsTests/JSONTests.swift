@@ -1,3 +1,4 @@
+import TestSupport
 import XCTest
 
 @testable import HSSLFormats
@@ -46,11 +47,11 @@ final class JSONTests: XCTestCase {
 
     func testLongArraysAreParsedInLinearTime() throws {
         let text = "[" + repeatElement("{\"a\":1}", count: 50_000).joined(separator: ",") + "]"
-        let start = ContinuousClock.now
+        let start = processorTime()
         guard case .array(let elements) = try JSONValue.parse(text) else { return XCTFail("not an array") }
         XCTAssertEqual(elements.count, 50_000)
         // Quadratic copying takes minutes.
-        XCTAssertLessThan(ContinuousClock.now - start, .seconds(10))
+        if !isInstrumented { XCTAssertLessThan(processorTime() - start, 10) }
     }
 
     func testWriting() throws {
