@@ -237,7 +237,8 @@ public final class Trainer {
         }
         if lastSaved != step || !folder.hasCheckpoint { try save() }
         let finished = step >= schedules.totalSteps
-        if finished { try finish() }
+        // A stopped run has its curves too; neighbours need the features of thousands of images, which nobody who pressed Ctrl-C waits for.
+        if finished { try finish() } else { try writeReport() }
         return Summary(ending: finished ? .finished : .stopped, step: step,
                        unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
@@ -301,9 +302,13 @@ public final class Trainer {
         makeRoom()
         let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch)
         try base.write(learner.teacher, to: folder.modelPath, precision: .float32)
+        try writeReport(neighborhoods: evaluation.map { try neighborhoods($0.run(learner.teacher, illustrations: 8).neighbors) } ?? [])
+    }
+
+    private func writeReport(neighborhoods: [Report.Neighborhood] = []) throws {
         var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
         report.results = [("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)")]
-        if let evaluation { report.neighborhoods = try neighborhoods(evaluation.run(learner.teacher, illustrations: 8).neighbors) }
+        report.neighborhoods = neighborhoods
         try report.write(to: folder.reportPath)
     }
 
