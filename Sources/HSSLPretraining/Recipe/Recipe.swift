@@ -89,9 +89,9 @@ public struct Recipe: Equatable, Sendable {
 
     public struct Schedule: Equatable, Sendable {
         public var epochs: Int
-        /// Images of one micro-batch.
+        /// Images of one batch; an update has `accumulate` of them. How many go through the network at once is the trainer's choice.
         public var batchSize: Int
-        /// Micro-batches of one update.
+        /// Batches of one update.
         public var accumulate: Int
         public var seed: UInt64
         public var precision: Precision
