@@ -10,6 +10,6 @@
 #define HSSL_ROW hssl_attention__avx512
 #include "elementwise/vector.inc"
 #include "attention/body.inc"
-#include "attention/integers.inc"
+#include "attention/x86_integers.inc"
 #pragma clang attribute pop
 #endif
