@@ -1,5 +1,5 @@
 // Splits batch × heads (and, where those are fewer than the threads, the queries of the forward) over threads.
-#include "attention/attention.h"
+#include "attention/integers.h"
 #include "elementwise/partition.h"
 
 static const hssl_attention_kernels *selected(void) {
@@ -41,6 +41,27 @@ void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, 
         kernels->forward(&shape, begin + queries.begin, begin + queries.end, q, q + heads * head_dim, q + 2 * heads * head_dim,
                          out + b * tokens * shape.ld_out + h * head_dim, log_sum_exp ? log_sum_exp + (b * heads + h) * tokens : NULL,
                          (float *)workspace + omp_get_thread_num() * scratch);
+    }
+}
+
+size_t hssl_attention_s16_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim) {
+    return (size_t)hssl_get_threads() * hssl_attention_s16_scratch(tokens, head_dim, NULL).bytes;
+}
+
+void hssl_attention_s16(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
+                        void *workspace) {
+    const hssl_attention_kernels *kernels = selected();
+    const hssl_attention_shape shape = {tokens, head_dim, 3 * heads * head_dim, heads * head_dim};
+    const size_t scratch = hssl_attention_s16_scratch(tokens, head_dim, NULL).bytes;
+    const int threads = hssl_team((double)(2 * heads * (end - begin) * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD / 2);
+    const int parts = heads >= threads ? 1 : (int)hssl_ceil_div(threads, hssl_max(1, heads));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (ptrdiff_t task = 0; task < heads * parts; task++) {
+        const ptrdiff_t h = task / parts;
+        const hssl_range queries = hssl_range_of(end - begin, 6, (int)(task % parts), parts);
+        const float *const q = qkv + h * head_dim;
+        kernels->forward_s16(&shape, begin + queries.begin, begin + queries.end, q, q + heads * head_dim, q + 2 * heads * head_dim, out + h * head_dim,
+                             (char *)workspace + (size_t)omp_get_thread_num() * scratch);
     }
 }
 

@@ -1,5 +1,5 @@
 // The scalar row of the attention family: one query at a time, sums in float64 where they stay in a variable.
-#include "attention/attention.h"
+#include "attention/integers.h"
 #include <math.h>
 
 static double dot(ptrdiff_t n, const float *x, const float *y) {
@@ -54,4 +54,48 @@ static void backward(const hssl_attention_shape *shape, const float *q, const fl
     }
 }
 
-const hssl_attention_kernels hssl_attention__scalar = {forward, backward};
+static float largest_magnitude(ptrdiff_t rows, ptrdiff_t width, const float *x, ptrdiff_t ld) {
+    float largest = 0;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t c = 0; c < width; c++)
+            if (!(fabsf(x[r * ld + c]) <= largest)) largest = isnan(largest) ? largest : fabsf(x[r * ld + c]);
+    return largest;
+}
+
+static int32_t encode(float x, const hssl_attention_grid *grid) {
+    float scaled = rintf(x * grid->inverse);
+    scaled = scaled > -grid->limit ? scaled : -grid->limit;  // NaN too
+    return (int32_t)(scaled < grid->limit ? scaled : grid->limit);
+}
+
+static void forward_s16(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v, float *out,
+                        void *scratch) {
+    const ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv;
+    int32_t *const scores = hssl_attention_s16_scratch(tokens, head_dim, scratch).scores;
+    const float dot_limit = hssl_attention_dot_limit(head_dim), probability_limit = hssl_attention_probability_limit(tokens);
+    if (begin >= end) return;
+    const hssl_attention_grid k_grid = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, k, ld), dot_limit);
+    const hssl_attention_grid v_grid = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, v, ld), hssl_attention_value_limit(tokens));
+    for (ptrdiff_t i = begin; i < end; i++) {
+        const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, q + i * ld, ld), dot_limit);
+        const float scale = q_grid.scale * (k_grid.scale / sqrtf((float)head_dim));
+        int32_t top = INT32_MIN, sum = 0;
+        for (ptrdiff_t j = 0; j < tokens; j++) {
+            scores[j] = 0;
+            for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c], &k_grid);
+            top = scores[j] > top ? scores[j] : top;
+        }
+        for (ptrdiff_t j = 0; j < tokens; j++) {
+            const float e = expf((float)(scores[j] - top) * scale);
+            scores[j] = e > 0 ? (int32_t)rintf(e * probability_limit) : 0;
+            sum += scores[j];
+        }
+        for (ptrdiff_t c = 0; c < head_dim; c++) {
+            int32_t value = 0;
+            for (ptrdiff_t j = 0; j < tokens; j++) value += scores[j] * encode(v[j * ld + c], &v_grid);
+            out[i * shape->ld_out + c] = (float)value * (v_grid.scale / (float)sum + 0 * scale);
+        }
+    }
+}
+
+const hssl_attention_kernels hssl_attention__scalar = {forward, backward, forward_s16};

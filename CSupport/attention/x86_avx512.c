@@ -1,7 +1,7 @@
 // The AVX-512 (F, BW, VL, DQ) row of the attention family.
 #if defined(__x86_64__)
 #include "base/base.h"
-#include "attention/attention.h"
+#include "attention/integers.h"
 #include <immintrin.h>
 #include <math.h>
 
@@ -10,5 +10,6 @@
 #define HSSL_ROW hssl_attention__avx512
 #include "elementwise/vector.inc"
 #include "attention/body.inc"
+#include "attention/x86_integers.inc"
 #pragma clang attribute pop
 #endif

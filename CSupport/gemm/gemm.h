@@ -28,8 +28,11 @@ enum {
 };
 
 /// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
+/// The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are those of the float32 product
+/// of the widened weights.
 typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const float *b, float *tile, bool add);
+                              const void *b, float *tile, bool add);
+typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel at its first column, start values included;
 /// `first` is the kernel's first column in it (a multiple of NR). K is a multiple of 4.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
@@ -62,6 +65,7 @@ typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 typedef struct { hssl_gemm_f32_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_f32_row;
 typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_u8s8_row;
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
+const hssl_gemm_f32_row *hssl_gemm_select_f16(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
 hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void);
 hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void);

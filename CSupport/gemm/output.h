@@ -3,44 +3,65 @@
 #include "base/gelu.h"
 #include "gemm/gemm.h"
 
-// One vector of C. `n` lanes are real; the caller passes the constant HSSL_WIDTH for whole vectors so that the partial path folds away.
-HSSL_INLINE void hssl_output_vector(hssl_vf value, ptrdiff_t r, ptrdiff_t c, ptrdiff_t n, const hssl_gemm_target *t) {
-#define LOAD(p) (n == HSSL_WIDTH ? hssl_load(p) : hssl_load_first(p, n))
-#define STORE(p, v) (n == HSSL_WIDTH ? hssl_store(p, v) : hssl_store_first(p, v, n))
-    float *const out = t->c + r * t->ldc + c;
-    if (t->accumulate) value = value + LOAD(out);
-    if (t->bias) value = value + LOAD(t->bias + c);
-    if (t->preactivation) STORE(t->preactivation + r * t->ldc + c, value);
-    if (t->gelu) value = hssl_gelu_vector(value);
-    if (t->residual) value = value + LOAD(t->residual + r * t->ld_residual + c);
-    STORE(out, value);
+// One vector of columns, all rows. What is constant after inlining costs nothing a vector: `whole` (all lanes are real, else the first `n`),
+// `integers` (an int32 tile), `training` (C may be accumulated to, the preactivation stored), GELU and residual.
+HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, bool gelu, bool residual, ptrdiff_t rows, ptrdiff_t c, ptrdiff_t n,
+                                    const char *tile, const hssl_gemm_target *target) {
+#define LOAD(p) (whole ? hssl_load(p) : hssl_load_first(p, n))
+#define STORE(p, v) (whole ? hssl_store(p, v) : hssl_store_first(p, v, n))
+    const hssl_gemm_target t = *target;  // a copy that no store can alias
+    const hssl_vf bias = t.bias ? LOAD(t.bias + c) : hssl_splat(0), b_scale = integers && t.b_scale ? LOAD(t.b_scale + c) : hssl_splat(1);
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        float *const out = t.c + r * t.ldc + c;
+        const char *const in = tile + (r * PANEL + c) * 4;
+        hssl_vf value;
+        if (integers) {
+            hssl_vi sum;
+            memcpy(&sum, in, sizeof sum);
+            value = __builtin_convertvector(sum, hssl_vf) * (hssl_splat(t.a_scale[r]) * b_scale);
+        } else {
+            memcpy(&value, in, sizeof value);
+        }
+        if (training && t.accumulate) value = value + LOAD(out);
+        if (t.bias) value = value + bias;
+        if (training && t.preactivation) STORE(t.preactivation + r * t.ldc + c, value);
+        if (gelu) value = hssl_gelu_vector(value);
+        if (residual) value = value + LOAD(t.residual + r * t.ld_residual + c);
+        STORE(out, value);
+    }
+#undef LOAD
+#undef STORE
+}
+
+HSSL_INLINE void hssl_output_columns(bool integers, bool training, bool gelu, bool residual, ptrdiff_t rows, ptrdiff_t columns, const void *tile,
+                                     const hssl_gemm_target *target) {
+    ptrdiff_t c = 0;
+    for (; c + HSSL_WIDTH <= columns; c += HSSL_WIDTH) {
+        hssl_output_column(true, integers, training, gelu, residual, rows, c, HSSL_WIDTH, tile, target);
+    }
+    if (c < columns) hssl_output_column(false, integers, training, gelu, residual, rows, c, columns - c, tile, target);
+}
+
+HSSL_INLINE void hssl_output_tile(bool integers, ptrdiff_t rows, ptrdiff_t columns, const void *tile, const hssl_gemm_target *target) {
+    const bool training = target->accumulate || target->preactivation;
+#define CASE(TRAINING, GELU, RESIDUAL) hssl_output_columns(integers, TRAINING, GELU, RESIDUAL, rows, columns, tile, target)
+    switch (training * 4 + target->gelu * 2 + (target->residual != NULL)) {
+        case 0: CASE(false, false, false); break;
+        case 1: CASE(false, false, true); break;
+        case 2: CASE(false, true, false); break;
+        case 3: CASE(false, true, true); break;
+        case 4: CASE(true, false, false); break;
+        case 5: CASE(true, false, true); break;
+        case 6: CASE(true, true, false); break;
+        case 7: CASE(true, true, true); break;
+    }
+#undef CASE
 }
 
 void HSSL_OUTPUT_F32(ptrdiff_t rows, ptrdiff_t columns, const float *tile, const hssl_gemm_target *target) {
-    const ptrdiff_t whole = columns / HSSL_WIDTH * HSSL_WIDTH;
-    for (ptrdiff_t r = 0; r < rows; ++r) {
-        for (ptrdiff_t c = 0; c < whole; c += HSSL_WIDTH) hssl_output_vector(hssl_load(tile + r * PANEL + c), r, c, HSSL_WIDTH, target);
-        if (whole < columns) hssl_output_vector(hssl_load(tile + r * PANEL + whole), r, whole, columns - whole, target);
-    }
+    hssl_output_tile(false, rows, columns, tile, target);
 }
 
 void HSSL_OUTPUT_S32(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target) {
-    for (ptrdiff_t r = 0; r < rows; ++r) {
-        const hssl_vf a_scale = hssl_splat(target->a_scale[r]);
-        for (ptrdiff_t c = 0; c < columns; c += HSSL_WIDTH) {
-            hssl_vi sum;
-            memcpy(&sum, tile + r * PANEL + c, sizeof sum);
-            hssl_vf value = __builtin_convertvector(sum, hssl_vf);
-            const ptrdiff_t n = columns - c;
-            if (n >= HSSL_WIDTH) {
-                value = value * (target->b_scale ? a_scale * hssl_load(target->b_scale + c) : a_scale);
-                hssl_output_vector(value, r, c, HSSL_WIDTH, target);
-            } else {
-                value = value * (target->b_scale ? a_scale * hssl_load_first(target->b_scale + c, n) : a_scale);
-                hssl_output_vector(value, r, c, n, target);
-            }
-        }
-    }
+    hssl_output_tile(true, rows, columns, tile, target);
 }
-#undef LOAD
-#undef STORE

@@ -14,12 +14,17 @@
 #include "gemm/x86_tiles.h"
 
 // 12 accumulators, 2 vectors of B, 1 broadcast of A.
-HSSL_INLINE void f32_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add) {
+HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *panel, float *tile,
+                            bool add) {
     __m256 sum[6][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
-    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL) {
+    const float *b = panel;
+    const uint16_t *b_half = panel;
+    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL, b_half += PANEL) {
         __m256 y[2];
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm256_loadu_ps(b + 8 * v);
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+            y[v] = half ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(b_half + 8 * v))) : _mm256_loadu_ps(b + 8 * v);
+        }
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
             const __m256 x = _mm256_broadcast_ss(a + r * a_row);
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_fmadd_ps(x, y[v], sum[r][v]);
@@ -32,8 +37,15 @@ HSSL_INLINE void f32_tile(int rows, int vectors, ptrdiff_t K, const float *a, pt
 }
 
 void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const float *b, float *tile, bool add) {
-#define CASE(R, V) f32_tile(R, V, K, a, a_row, a_k, b, tile, add)
+                              const void *b, float *tile, bool add) {
+#define CASE(R, V) float_tile(false, R, V, K, a, a_row, a_k, b, tile, add)
+    HSSL_TILE_SWITCH_6x2(rows, (columns + 7) / 8, CASE)
+#undef CASE
+}
+
+void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                              const void *b, float *tile, bool add) {
+#define CASE(R, V) float_tile(true, R, V, K, a, a_row, a_k, b, tile, add)
     HSSL_TILE_SWITCH_6x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }

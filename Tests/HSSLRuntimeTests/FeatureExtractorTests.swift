@@ -33,12 +33,13 @@ final class FeatureExtractorTests: XCTestCase {
     func testReducedPrecisionsEqualTheTapeInTheSamePrecision() throws {
         let model = try RandomModel(embedDim: 48, depth: 2, numHeads: 2)
         let images = model.images(2)
-        for precision in [Precision.float16, .int8] {
+        // The tape's attention is float32, an int8 plan's runs over 16-bit codes (and next to it a code of a token may round the other way).
+        for (precision, bound) in [(Precision.float16, Float(1e-5)), (.int8, 1e-2)] {
             for features in Features.allCases {
                 let error = relativeError(
                     try model.extractor(precision: precision).rows(images, features),
                     model.expected(features, images, normalize: false, precision: precision))
-                XCTAssertLessThan(error, 1e-5, "\(precision) \(features)")
+                XCTAssertLessThan(error, bound, "\(precision) \(features)")
             }
         }
     }

@@ -100,9 +100,11 @@ struct Lowering {
             let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
             let x = try address(inputs[0])
             let y = allocate(output)
-            let workspace = allocate(byteCount: hssl_attention_workspace_size(1, tokens, heads, headDimension))
+            let integers = precision == .int8
+            let workspace = allocate(
+                byteCount: integers ? hssl_attention_s16_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
             emit(PlanStep(
-                kind: HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
+                kind: integers ? HSSL_STEP_ATTENTION_S16 : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
                 y: y.element(rows.lowerBound * width), workspace: workspace))
         case .patchify(let patch):
             let image = tape.shapes[inputs[0]]

@@ -1,12 +1,13 @@
-// Drivers of the float32 family: blocking, partial sums and threads.
+// Drivers of the float32 and binary16 families: blocking, partial sums and threads.
 #include "gemm/gemm.h"
 
 typedef struct {
     ptrdiff_t M, N, K;
     const float *a;
     ptrdiff_t m_stride, k_stride;
-    const float *b;
-    ptrdiff_t b_k_stride, b_n_stride;  // unpacked only; otherwise b is packed panels
+    const void *b;
+    ptrdiff_t b_element;               // bytes; packed only
+    ptrdiff_t b_k_stride, b_n_stride;  // unpacked float32 only; otherwise b is packed panels
     float *c;
     ptrdiff_t ldc;
     bool accumulate;
@@ -19,7 +20,7 @@ typedef struct {
 static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
     _Alignas(64) float partial[ROW_BLOCK * PANEL];
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
-    const float *panel = g->b + p * PANEL * g->K;
+    const char *panel = (const char *)g->b + p * PANEL * g->K * g->b_element;
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         for (ptrdiff_t r = 0; r < rows; r += mr) {
@@ -27,7 +28,7 @@ static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
             float *tile = partial + r * PANEL;
             for (ptrdiff_t n = 0; n < columns; n += nr) {
                 g->row->kernel(height, hssl_min(nr, columns - n), terms, g->a + (m + r) * g->m_stride + k * g->k_stride, g->m_stride,
-                               g->k_stride, panel + k * PANEL + n, tile + n, k > 0);
+                               g->k_stride, panel + (k * PANEL + n) * g->b_element, tile + n, k > 0);
             }
             if (k + KC < g->K) continue;
             const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
@@ -36,20 +37,30 @@ static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
     }
 }
 
-void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
-                   float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
-    if (M <= 0 || N <= 0) return;
-    const problem g = {.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride, .b = packed_b, .c = c, .ldc = ldc,
-                       .accumulate = accumulate, .output = output, .row = hssl_gemm_select_f32(), .stage = hssl_gemm_select_output_f32()};
-    const ptrdiff_t panels = hssl_ceil_div(N, PANEL);
-    const int team = hssl_team(2.0 * (double)M * (double)N * (double)K);
-    const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
+static void run(problem g) {
+    if (g.M <= 0 || g.N <= 0) return;
+    g.stage = hssl_gemm_select_output_f32();
+    const ptrdiff_t panels = hssl_ceil_div(g.N, PANEL);
+    const int team = hssl_team(2.0 * (double)g.M * (double)g.N * (double)g.K);
+    const ptrdiff_t block = hssl_gemm_row_block(g.M, g.row->mr, panels, team), tasks = hssl_ceil_div(g.M, block) * panels;
     atomic_long next = 0;
 #pragma omp parallel num_threads(team) if (team > 1)
     for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
         const ptrdiff_t m = t / panels * block;
-        task(&g, m, hssl_min(block, M - m), t % panels);
+        task(&g, m, hssl_min(block, g.M - m), t % panels);
     }
+}
+
+void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
+                   float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
+    run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride, .b = packed_b, .b_element = sizeof(float), .c = c,
+                  .ldc = ldc, .accumulate = accumulate, .output = output, .row = hssl_gemm_select_f32()});
+}
+
+void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
+                   float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
+    run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride, .b = packed_b, .b_element = sizeof(uint16_t), .c = c,
+                  .ldc = ldc, .accumulate = accumulate, .output = output, .row = hssl_gemm_select_f16()});
 }
 
 // Unpacked B, walked once: the weight gradient dW[out, in] = dYᵀ[out, tokens]·X[tokens, in], K = tokens up to some 13,000.
@@ -67,7 +78,7 @@ static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff
         if (!direct) hssl_gemm_pack_a(rows, terms, g->a + m * g->m_stride + k * g->k_stride, g->m_stride, g->k_stride, mr, a_block);
         for (ptrdiff_t p = first; p < last; ++p) {
             const ptrdiff_t columns = hssl_min(PANEL, g->N - p * PANEL);
-            hssl_gemm_pack_panel_f32(columns, terms, g->b + k * g->b_k_stride + p * PANEL * g->b_n_stride, g->b_k_stride, g->b_n_stride, b_block);
+            hssl_gemm_pack_panel_f32(columns, terms, (const float *)g->b + k * g->b_k_stride + p * PANEL * g->b_n_stride, g->b_k_stride, g->b_n_stride, b_block);
             for (ptrdiff_t r = 0; r < rows; r += mr) {
                 const ptrdiff_t height = hssl_min(mr, rows - r);
                 float *tile = workspace + (p * g->M + m + r) * PANEL;

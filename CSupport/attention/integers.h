@@ -1,0 +1,64 @@
+// Attention over 16-bit codes: both products in exact integers, softmax in float32. For models whose linear layers are int8.
+//
+// x ≈ code · scale, scale = max|x| / limit, with one scale a query, one for the keys of a head and one for its values; probabilities
+// e^(s − max) ≈ code / limit. The limits are as wide as 32-bit sums allow: 11 bits and more where int8 has 7. The sums are exact, hence the same on every row.
+#ifndef HSSL_ATTENTION_INTEGERS_H
+#define HSSL_ATTENTION_INTEGERS_H
+
+#include <math.h>
+
+#include "attention/attention.h"
+#include "base/base.h"
+
+/// Codes of q and k: Σ over head_dim products stays below 2³⁰, so that the difference of two scores fits 32 bits. 4096 at 64.
+static inline float hssl_attention_dot_limit(ptrdiff_t head_dim) { return fminf(32767, floorf(sqrtf(0x1p30f / (float)head_dim))); }
+
+/// Codes of probabilities and of values: Σ over the tokens of limit · limit < 2³¹. Probabilities get a bit more each: 6602 and 1650 at 197 tokens.
+static inline float hssl_attention_probability_limit(ptrdiff_t tokens) {
+    return fmaxf(1, fminf(32767, floorf(2 * sqrtf(0x1p31f / ((float)tokens + 1)))));
+}
+static inline float hssl_attention_value_limit(ptrdiff_t tokens) {
+    const float room = 0x1p31f / ((float)tokens + 1) / hssl_attention_probability_limit(tokens);
+    return fmaxf(1, fminf(32767, floorf(room)));
+}
+
+typedef struct {
+    float scale, inverse, limit;
+} hssl_attention_grid;
+
+/// `largest`: max|x|, possibly NaN or infinite: then the scale is too.
+static inline hssl_attention_grid hssl_attention_grid_of(float largest, float limit) {
+    const bool zero = largest < limit * 0x1p-126f;
+    return (hssl_attention_grid){zero ? 0 : largest / limit, zero ? 0 : limit / largest, limit};
+}
+
+/// Scratch of one kernel call. Without memory only the size is known.
+typedef struct {
+    ptrdiff_t ld;            // tokens, padded to whole vectors: an even number
+    ptrdiff_t ld_head;       // head_dim, the same
+    int32_t *keys;           // pairs along head_dim [head_dim / 2, ld]
+    int32_t *values;         // pairs along the tokens [tokens / 2, ld_head]
+    int16_t *queries;        // of a strip [strip, ld_head]
+    int32_t *scores;         // [strip, ld]
+    int16_t *probabilities;  // [strip, ld]
+    int32_t *sums;           // [strip, ld_head]
+    size_t bytes;            // of all of them
+} hssl_attention_s16_layout;
+
+static inline hssl_attention_s16_layout hssl_attention_s16_scratch(ptrdiff_t tokens, ptrdiff_t head_dim, void *scratch) {
+    hssl_attention_s16_layout at = {.ld = hssl_attention_ld(tokens), .ld_head = hssl_round_up(head_dim, 16)};
+    const ptrdiff_t strip = hssl_attention_strip(tokens);
+#define TAKE(member, count)                                                        \
+    at.member = scratch ? (void *)((char *)scratch + at.bytes) : NULL;             \
+    at.bytes += (size_t)hssl_round_up((ptrdiff_t)sizeof *at.member * (count), 64)
+    TAKE(keys, (head_dim + 1) / 2 * at.ld);
+    TAKE(values, (tokens + 1) / 2 * at.ld_head);
+    TAKE(queries, strip * at.ld_head);
+    TAKE(scores, strip * at.ld);
+    TAKE(probabilities, strip * at.ld);
+    TAKE(sums, strip * at.ld_head);
+#undef TAKE
+    return at;
+}
+
+#endif

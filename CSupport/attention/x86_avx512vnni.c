@@ -1,0 +1,16 @@
+// The AVX-512 VNNI row of the attention family.
+#if defined(__x86_64__)
+#include "base/base.h"
+#include "attention/integers.h"
+#include <immintrin.h>
+#include <math.h>
+
+#pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512VNNI))), apply_to = function)
+#define HSSL_WIDTH 16
+#define HSSL_VNNI
+#define HSSL_ROW hssl_attention__avx512vnni
+#include "elementwise/vector.inc"
+#include "attention/body.inc"
+#include "attention/x86_integers.inc"
+#pragma clang attribute pop
+#endif

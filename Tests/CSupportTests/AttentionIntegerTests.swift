@@ -1,0 +1,112 @@
+import CSupport
+import XCTest
+
+/// Attention over 16-bit codes (int8 models): near the float32 product, the same bits on every vector row, range and thread count.
+final class AttentionIntegerTests: KernelRowTestCase {
+    private struct Shape: CustomStringConvertible {
+        var tokens: Int, heads: Int, headDim: Int
+        var count: Int { tokens * heads * headDim }
+        var description: String { "[\(tokens), \(heads)×\(headDim)]" }
+    }
+
+    private func integers(_ s: Shape, qkv: [Float], queries: Range<Int>? = nil, edge: GuardedFloats.Edge = .end) -> [Float] {
+        let qkv = GuardedFloats(qkv, edge: edge), out = GuardedFloats(count: s.count, edge: edge)
+        let workspace = GuardedFloats(count: hssl_attention_s16_workspace_size(s.tokens, s.headDim) / 4, edge: edge)
+        let queries = queries ?? 0..<s.tokens
+        hssl_attention_s16(s.tokens, s.heads, s.headDim, queries.lowerBound, queries.upperBound, qkv.pointer, out.pointer, workspace.pointer)
+        return out.values
+    }
+
+    private func floats(_ s: Shape, qkv: [Float]) -> [Float] {
+        let workspace = GuardedFloats(count: hssl_attention_workspace_size(1, s.tokens, s.heads, s.headDim) / 4)
+        var out = [Float](repeating: 0, count: s.count)
+        hssl_attention(1, s.tokens, s.heads, s.headDim, qkv, &out, nil, workspace.pointer)
+        return out
+    }
+
+    private let shapes = (1...70).map { Shape(tokens: 1 + $0 * 7 % 75, heads: 1 + $0 % 3, headDim: $0) } + [
+        Shape(tokens: 197, heads: 2, headDim: 64), Shape(tokens: 50, heads: 3, headDim: 32), Shape(tokens: 257, heads: 1, headDim: 80),
+        Shape(tokens: 128, heads: 1, headDim: 48), Shape(tokens: 1025, heads: 1, headDim: 16),
+    ]
+
+    func testNearFloat32OnEveryRow() {
+        let inputs = shapes.enumerated().map { index, shape in uniform(3 * shape.count, seed: index).map { $0 * 2 } }
+        let expected = withScalarRow { zip(shapes, inputs).map { floats($0, qkv: $1) } }
+        var worst: Float = 0
+        func check(_ isa: hssl_isa) {
+            for (index, shape) in shapes.enumerated() {
+                let actual = integers(shape, qkv: inputs[index], edge: index % 2 == 0 ? .end : .start)
+                // Values are in ±2: 11 bits of v and of the probabilities, 12 of q and k.
+                for (a, b) in zip(actual, expected[index]) { worst = max(worst, abs(a - b)) }
+                assertClose(actual, expected[index], 2e-3, floor: 2, "\(shape), row \(isa.rawValue)")
+            }
+        }
+        withScalarRow { check(HSSL_ISA_SCALAR) }
+        forEachRow(of: "attention", check)
+        print("attention over 16-bit codes: largest difference to float32 \(worst), values within ±2")
+    }
+
+    /// The sums are exact and the softmax is one text for every width.
+    func testVectorRowsAgreeToTheBit() {
+        for (index, shape) in shapes.enumerated() {
+            let qkv = uniform(3 * shape.count, seed: 3 * index)
+            var first: [Float]?
+            forEachRow(of: "attention") { isa in
+                guard isa != HSSL_ISA_SCALAR else { return }
+                let out = integers(shape, qkv: qkv)
+                if let first { assertSameBits(out, first, "\(shape), row \(isa.rawValue)") }
+                first = first ?? out
+            }
+        }
+    }
+
+    func testQueryDoesNotDependOnTheRange() {
+        let s = Shape(tokens: 101, heads: 2, headDim: 24)
+        let qkv = uniform(3 * s.count, seed: 8)
+        forEachRow(of: "attention") { isa in
+            let all = integers(s, qkv: qkv)
+            for range in [0..<1, 5..<44, 100..<101] {
+                let width = s.heads * s.headDim
+                let some = integers(s, qkv: qkv, queries: range)
+                assertSameBits(Array(some[range.lowerBound * width..<range.upperBound * width]), Array(all[range.lowerBound * width..<range.upperBound * width]),
+                               "queries \(range), row \(isa.rawValue)")
+            }
+        }
+    }
+
+    func testThreadsDoNotMatter() {
+        for s in [Shape(tokens: 197, heads: 6, headDim: 64), Shape(tokens: 197, heads: 1, headDim: 64), Shape(tokens: 301, heads: 3, headDim: 24)] {
+            let qkv = uniform(3 * s.count, seed: 1)
+            assertThreadsDoNotMatter("attention") { [integers(s, qkv: qkv)] }
+        }
+    }
+
+    func testExtremesStayFiniteAndZerosAreZero() {
+        let s = Shape(tokens: 37, heads: 1, headDim: 16)
+        func check(_ isa: hssl_isa) {
+            for magnitude: Float in [1e-30, 100, 1e4, 1e15] {
+                var qkv = uniform(3 * s.count, seed: 4)
+                for t in 0..<s.tokens { for c in 0..<2 * s.headDim { qkv[t * 3 * s.headDim + c] *= magnitude } }
+                XCTAssertTrue(integers(s, qkv: qkv).allSatisfy { abs($0) <= 1.001 }, "magnitude \(magnitude), row \(isa.rawValue)")
+            }
+            XCTAssertTrue(integers(s, qkv: [Float](repeating: 0, count: 3 * s.count)).allSatisfy { $0 == 0 }, "zeros, row \(isa.rawValue)")
+        }
+        withScalarRow { check(HSSL_ISA_SCALAR) }
+        forEachRow(of: "attention", check)
+    }
+
+    func testNaNAndInfinityReachTheOutput() {
+        let s = Shape(tokens: 20, heads: 1, headDim: 8)
+        for spoilt: Float in [.nan, .infinity] {
+            for position in [0, 9, 17] {  // in q, k and v of token 0
+                var qkv = uniform(3 * s.count, seed: 4)
+                qkv[position] = spoilt
+                func check(_ isa: hssl_isa) {
+                    XCTAssertTrue(integers(s, qkv: qkv).contains { !$0.isFinite }, "\(spoilt) at \(position), row \(isa.rawValue)")
+                }
+                withScalarRow { check(HSSL_ISA_SCALAR) }
+                forEachRow(of: "attention", check)
+            }
+        }
+    }
+}
