@@ -71,7 +71,7 @@ struct HSSLExtract: ParsableCommand {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "exact: Pillow's pixels. fast: JPEGs of more than 4 times the model's size are decoded at 1/2, 1/4 or 1/8 of theirs, in less time and memory.",
+            "exact: Pillow's pixels. fast: JPEGs at least 4 times as large as the model resizes to are decoded at 1/2, 1/4 or 1/8 of their size, in less time and memory.",
             valueName: "exact|fast"))
     var jpegDecode: JPEGDecode = .exact
 
