@@ -9,13 +9,73 @@ size_t hssl_gemm_f32_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(pan
 size_t hssl_gemm_f16_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(panels(N) * PANEL * K) * sizeof(uint16_t); }
 size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(panels(N) * PANEL * (4 + hssl_round_up(K, 4))); }
 
+// Loading a model is mostly packing, and packing a PyTorch weight is a transpose: 4 × 4 blocks of 32-bit words, a cache line of a column at a time.
+// (Four int8 codes of a column are such a word too.) Vectors of 16 bytes exist on every machine: no rows per instruction set.
+typedef uint32_t words __attribute__((vector_size(16)));
+typedef uint8_t bytes16 __attribute__((vector_size(16)));
+enum { LINE = 16 };  // words of a cache line
+
+static inline words load_words(const void *p) {
+    words v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/// out[w][n] = in[n][w] for 4 columns n (of `stride` bytes) and 4 words w; a row of `out` has PANEL words.
+static inline void transpose_4x4(const char *in, ptrdiff_t stride, char *out) {
+    const words r0 = load_words(in), r1 = load_words(in + stride), r2 = load_words(in + 2 * stride), r3 = load_words(in + 3 * stride);
+    const words a = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), b = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+    const words c = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), d = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+    const words t[4] = {
+        __builtin_shufflevector(a, b, 0, 1, 4, 5), __builtin_shufflevector(a, b, 2, 3, 6, 7),
+        __builtin_shufflevector(c, d, 0, 1, 4, 5), __builtin_shufflevector(c, d, 2, 3, 6, 7)};
+    for (int w = 0; w < 4; ++w) memcpy(out + w * PANEL * 4, &t[w], sizeof t[w]);
+}
+
+/// out[w·PANEL + n] = word w of column n; columns are `stride` bytes apart. Other columns of `out` are left as they are.
+static void transpose_words(ptrdiff_t columns, ptrdiff_t count, const char *in, ptrdiff_t stride, char *out) {
+    for (ptrdiff_t w0 = 0; w0 < count; w0 += LINE) {
+        const ptrdiff_t end = hssl_min(count, w0 + LINE);
+        for (ptrdiff_t n0 = 0; n0 < columns; n0 += 4) {
+            const char *from = in + n0 * stride;
+            char *to = out + n0 * 4;
+            ptrdiff_t w = w0;
+            if (n0 + 4 <= columns) {
+                for (; w + 4 <= end; w += 4) transpose_4x4(from + w * 4, stride, to + w * PANEL * 4);
+            }
+            for (; w < end; ++w) {
+                for (ptrdiff_t n = 0; n < hssl_min(4, columns - n0); ++n) memcpy(to + (w * PANEL + n) * 4, from + n * stride + w * 4, 4);
+            }
+        }
+    }
+}
+
+/// Four rows k of B whose columns are neighbours, interleaved: out[n][k] for 16 columns n.
+static inline void interleave_4x16(const int8_t *in, ptrdiff_t k_stride, int8_t *out) {
+    bytes16 r[4];
+    for (int k = 0; k < 4; ++k) memcpy(&r[k], in + k * k_stride, sizeof r[k]);
+    for (int half = 0; half < 2; ++half) {
+        const bytes16 a = half ? __builtin_shufflevector(r[0], r[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+                               : __builtin_shufflevector(r[0], r[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const bytes16 b = half ? __builtin_shufflevector(r[2], r[3], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+                               : __builtin_shufflevector(r[2], r[3], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        const bytes16 low = __builtin_shufflevector(a, b, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
+        const bytes16 high = __builtin_shufflevector(a, b, 8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31);
+        memcpy(out + half * 32, &low, sizeof low);
+        memcpy(out + half * 32 + 16, &high, sizeof high);
+    }
+}
+
 void hssl_gemm_pack_panel_f32(ptrdiff_t columns, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride, float *packed) {
     if (n_stride == 1 && columns == PANEL) {
         for (ptrdiff_t k = 0; k < K; ++k) memcpy(packed + k * PANEL, b + k * k_stride, PANEL * sizeof(float));
         return;
     }
     if (columns < PANEL) memset(packed, 0, (size_t)(K * PANEL) * sizeof(float));
-    // Eight k at a time: with k_stride 1 (a PyTorch weight) that is half a cache line of every column.
+    if (k_stride == 1) {
+        transpose_words(columns, K, (const char *)b, n_stride * 4, (char *)packed);
+        return;
+    }
     for (ptrdiff_t k0 = 0; k0 < K; k0 += 8) {
         const ptrdiff_t end = hssl_min(K, k0 + 8);
         for (ptrdiff_t n = 0; n < columns; ++n) {
@@ -63,24 +123,53 @@ void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k
     }
 }
 
+/// Codes of one panel, k by k: any strides. Adds to `sum`.
+static void pack_codes(ptrdiff_t columns, ptrdiff_t begin, ptrdiff_t end, const int8_t *in, ptrdiff_t k_stride, ptrdiff_t n_stride, int8_t *codes, int32_t *sum) {
+    for (ptrdiff_t n = 0; n < columns; ++n) {
+        for (ptrdiff_t k = begin; k < end; ++k) {
+            const int8_t code = in[k * k_stride + n * n_stride];
+            codes[k / 4 * (4 * PANEL) + n * 4 + k % 4] = code;
+            sum[n] += code;
+        }
+    }
+}
+
+static void pack_panel_u8s8(ptrdiff_t columns, ptrdiff_t K, const int8_t *in, ptrdiff_t k_stride, ptrdiff_t n_stride, char *out) {
+    int32_t sum[PANEL] = {0};
+    int8_t *codes = (int8_t *)out + sizeof sum;
+    const ptrdiff_t whole = K / 4 * 4;
+    if (columns < PANEL) memset(codes, 0, (size_t)(PANEL * hssl_round_up(K, 4)));
+    else if (whole < K) memset(codes + whole * PANEL, 0, 4 * PANEL);
+    if (k_stride == 1) {  // a PyTorch weight
+        transpose_words(columns, K / 4, (const char *)in, n_stride, (char *)codes);
+        for (ptrdiff_t n = 0; n < columns; ++n) {
+            const int8_t *column = in + n * n_stride;
+            int32_t total = 0;
+            for (ptrdiff_t k = 0; k < whole; ++k) total += column[k];
+            sum[n] = total;
+        }
+        pack_codes(columns, whole, K, in, k_stride, n_stride, codes, sum);
+    } else if (n_stride == 1 && columns == PANEL) {  // the same weight, for gradients of inputs
+        for (ptrdiff_t k = 0; k < whole; k += 4) {
+            for (ptrdiff_t n = 0; n < PANEL; n += 16) interleave_4x16(in + k * k_stride + n, k_stride, codes + k * PANEL + n * 4);
+            for (ptrdiff_t n = 0; n < PANEL; ++n) {
+                const int8_t *c = in + k * k_stride + n;
+                sum[n] += c[0] + c[k_stride] + c[2 * k_stride] + c[3 * k_stride];
+            }
+        }
+        pack_codes(columns, whole, K, in, k_stride, n_stride, codes, sum);
+    } else {
+        pack_codes(columns, 0, K, in, k_stride, n_stride, codes, sum);
+    }
+    for (ptrdiff_t n = 0; n < PANEL; ++n) sum[n] *= -128;
+    memcpy(out, sum, sizeof sum);
+}
+
 void hssl_gemm_u8s8_pack(ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed) {
     const ptrdiff_t count = panels(N), bytes = PANEL * (4 + hssl_round_up(K, 4));
     const int team = hssl_team(16.0 * (double)N * (double)K);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
     for (ptrdiff_t p = 0; p < count; ++p) {
-        char *out = (char *)packed + p * bytes;
-        int32_t start[PANEL] = {0};
-        int8_t *codes = (int8_t *)out + sizeof start;
-        memset(codes, 0, (size_t)bytes - sizeof start);
-        for (ptrdiff_t n = 0; n < hssl_min(PANEL, N - p * PANEL); ++n) {
-            const int8_t *in = b + (p * PANEL + n) * n_stride;
-            int32_t sum = 0;
-            for (ptrdiff_t k = 0; k < K; ++k) {
-                codes[k / 4 * (4 * PANEL) + n * 4 + k % 4] = in[k * k_stride];
-                sum += in[k * k_stride];
-            }
-            start[n] = -128 * sum;
-        }
-        memcpy(out, start, sizeof start);
+        pack_panel_u8s8(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride, (char *)packed + p * bytes);
     }
 }

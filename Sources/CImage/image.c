@@ -14,7 +14,7 @@ cimage_status cimage_fail(char *message, cimage_status status, const char *forma
 }
 
 cimage_status cimage_check_limits(const cimage_info *info, const cimage_limits *limits, char *message) {
-    if ((uint64_t)info->width * info->height > limits->max_pixels) {
+    if (info->reduction == 1 && (uint64_t)info->width * info->height > limits->max_pixels) {
         return cimage_fail(message, CIMAGE_TOO_LARGE, "%u x %u pixels are more than the limit of %llu", info->width, info->height,
                            (unsigned long long)limits->max_pixels);
     }
@@ -31,6 +31,7 @@ static bool is_png(const uint8_t *data, size_t size) { return size >= 8 && memcm
 
 cimage_status cimage_probe(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info, char *message) {
     memset(info, 0, sizeof *info);
+    info->reduction = 1;
     message[0] = 0;
     if (size == 0) return cimage_fail(message, CIMAGE_TRUNCATED, "the file is empty");
     if (is_jpeg(data, size)) return cimage_jpeg_probe(data, size, limits, info, message);

@@ -118,9 +118,25 @@ static void read_header(jpeg_reader *reader) {
     jpeg_read_header(&reader->decoder, TRUE);
 }
 
-static uint64_t peak_bytes(struct jpeg_decompress_struct *decoder, bool turned) {
+// libjpeg decodes at n/8 by a smaller inverse DCT. Of these only the powers of two are fast.
+static uint32_t reduction_of(const struct jpeg_decompress_struct *decoder, const cimage_limits *limits) {
+    const uint64_t side = decoder->image_width < decoder->image_height ? decoder->image_width : decoder->image_height;
     const uint64_t pixels = (uint64_t)decoder->image_width * decoder->image_height;
-    uint64_t bytes = pixels * 3 * (turned ? 2 : 1);
+    // Above the limit nothing is reduced: what is refused does not depend on it.
+    if (limits->reduced_side == 0 || pixels > limits->max_pixels) return 1;
+    uint32_t reduction = 1;
+    while (reduction < 8 && side / (2 * reduction) >= limits->reduced_side) reduction *= 2;
+    return reduction;
+}
+
+static void reduce(struct jpeg_decompress_struct *decoder, uint32_t reduction) {
+    decoder->scale_num = 1;
+    decoder->scale_denom = reduction;
+    jpeg_calc_output_dimensions(decoder);
+}
+
+static uint64_t peak_bytes(struct jpeg_decompress_struct *decoder, bool turned) {
+    uint64_t bytes = (uint64_t)decoder->output_width * decoder->output_height * 3 * (turned ? 2 : 1);
     uint64_t widest = 0;
     for (int i = 0; i < decoder->num_components; i++) {
         const jpeg_component_info *component = &decoder->comp_info[i];
@@ -142,8 +158,10 @@ cimage_status cimage_jpeg_probe(const uint8_t *data, size_t size, const cimage_l
     }
     read_header(&reader);
     info->format = CIMAGE_JPEG;
-    info->width = reader.decoder.image_width;
-    info->height = reader.decoder.image_height;
+    info->reduction = reduction_of(&reader.decoder, limits);
+    reduce(&reader.decoder, info->reduction);
+    info->width = reader.decoder.output_width;
+    info->height = reader.decoder.output_height;
     info->orientation = 1;
     for (jpeg_saved_marker_ptr marker = reader.decoder.marker_list; marker; marker = marker->next) {
         if (marker->data_length < 6 || memcmp(marker->data, "Exif\0\0", 6) != 0) continue;
@@ -174,12 +192,13 @@ cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_
     }
     read_header(&reader);
     struct jpeg_decompress_struct *decoder = &reader.decoder;
-    if (decoder->image_width != info->width || decoder->image_height != info->height) {
+    const bool cmyk = decoder->jpeg_color_space == JCS_CMYK || decoder->jpeg_color_space == JCS_YCCK;
+    decoder->out_color_space = cmyk ? JCS_CMYK : JCS_RGB;  // greyscale is repeated by libjpeg
+    reduce(decoder, info->reduction);
+    if (decoder->output_width != info->width || decoder->output_height != info->height) {
         cimage_fail(message, CIMAGE_CORRUPT, "the size changed since it was probed");
         leave(&reader, CIMAGE_CORRUPT);
     }
-    const bool cmyk = decoder->jpeg_color_space == JCS_CMYK || decoder->jpeg_color_space == JCS_YCCK;
-    decoder->out_color_space = cmyk ? JCS_CMYK : JCS_RGB;  // greyscale is repeated by libjpeg
     decoder->mem->max_memory_to_use = limits->max_bytes > LONG_MAX ? LONG_MAX : (long)limits->max_bytes;
     if (cmyk) {
         row = malloc((size_t)info->width * 4);

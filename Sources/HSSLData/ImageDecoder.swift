@@ -38,18 +38,24 @@ public struct DecodeLimits: Equatable, Sendable {
     public var bytes: Int
     /// Scans of one (progressive) JPEG; usual files have about ten.
     public var scans: Int
+    /// Not 0: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that leaves its shorter side at least this long. Cheaper in time and memory;
+    /// the pixels are no longer those of the whole picture resized.
+    public var reducedSide: Int
 
     /// 100 megapixels, 512 MiB, 100 scans.
     public static let `default` = DecodeLimits()
 
-    public init(pixels: Int = 100_000_000, bytes: Int = 512 << 20, scans: Int = 100) {
+    public init(pixels: Int = 100_000_000, bytes: Int = 512 << 20, scans: Int = 100, reducedSide: Int = 0) {
         self.pixels = pixels
         self.bytes = bytes
         self.scans = scans
+        self.reducedSide = reducedSide
     }
 
     var native: cimage_limits {
-        cimage_limits(max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes, 0)), max_scans: UInt32(min(max(scans, 1), 10_000)))
+        cimage_limits(
+            max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes, 0)), max_scans: UInt32(min(max(scans, 1), 10_000)),
+            reduced_side: UInt32(min(max(reducedSide, 0), 1 << 16)))
     }
 }
 

@@ -1,4 +1,7 @@
 /// CRC-32C (Castagnoli, reflected polynomial 0x82F63B78; RFC 3720 appendix B.4), computed piece by piece, eight bytes a step.
+///
+/// A step waits for the look-ups of the one before it: long pieces are therefore taken as four strands side by side, joined by what a checksum becomes
+/// over as many zero bytes.
 package struct CRC32C: Sendable {
     private var state: UInt32 = ~0
 
@@ -22,15 +25,12 @@ package struct CRC32C: Sendable {
         let tables = Self.tables
         var crc = state
         var offset = 0
+        while bytes.count &- offset >= 4 &* Self.strand {
+            crc = Self.fourStrands(base + offset, crc, tables)
+            offset &+= 4 &* Self.strand
+        }
         while offset &+ 8 <= bytes.count {
-            let word = UInt64(littleEndian: base.loadUnaligned(fromByteOffset: offset, as: UInt64.self)) ^ UInt64(crc)
-            let low = UInt32(truncatingIfNeeded: word)
-            let high = UInt32(truncatingIfNeeded: word >> 32)
-            let a = tables[1792 &+ Int(low & 0xff)] ^ tables[1536 &+ Int((low >> 8) & 0xff)]
-            let b = tables[1280 &+ Int((low >> 16) & 0xff)] ^ tables[1024 &+ Int(low >> 24)]
-            let c = tables[768 &+ Int(high & 0xff)] ^ tables[512 &+ Int((high >> 8) & 0xff)]
-            let d = tables[256 &+ Int((high >> 16) & 0xff)] ^ tables[Int(high >> 24)]
-            crc = (a ^ b) ^ (c ^ d)
+            crc = Self.step(base + offset, crc, tables)
             offset &+= 8
         }
         while offset < bytes.count {
@@ -39,6 +39,51 @@ package struct CRC32C: Sendable {
         }
         state = crc
     }
+
+    /// Bytes of a strand; a power of two.
+    private static let strand = 4096
+
+    @inline(__always)
+    private static func step(_ bytes: UnsafeRawPointer, _ crc: UInt32, _ tables: UnsafePointer<UInt32>) -> UInt32 {
+        let word = UInt64(littleEndian: bytes.loadUnaligned(as: UInt64.self)) ^ UInt64(crc)
+        let low = UInt32(truncatingIfNeeded: word)
+        let high = UInt32(truncatingIfNeeded: word >> 32)
+        let a = tables[1792 &+ Int(low & 0xff)] ^ tables[1536 &+ Int((low >> 8) & 0xff)]
+        let b = tables[1280 &+ Int((low >> 16) & 0xff)] ^ tables[1024 &+ Int(low >> 24)]
+        let c = tables[768 &+ Int(high & 0xff)] ^ tables[512 &+ Int((high >> 8) & 0xff)]
+        let d = tables[256 &+ Int((high >> 16) & 0xff)] ^ tables[Int(high >> 24)]
+        return (a ^ b) ^ (c ^ d)
+    }
+
+    private static func fourStrands(_ bytes: UnsafeRawPointer, _ crc: UInt32, _ tables: UnsafePointer<UInt32>) -> UInt32 {
+        var (a, b, c, d) = (crc, UInt32(0), UInt32(0), UInt32(0))
+        var offset = 0
+        while offset < strand {
+            a = step(bytes + offset, a, tables)
+            b = step(bytes + (offset &+ strand), b, tables)
+            c = step(bytes + (offset &+ 2 &* strand), c, tables)
+            d = step(bytes + (offset &+ 3 &* strand), d, tables)
+            offset &+= 8
+        }
+        return advance(advance(advance(a) ^ b) ^ c) ^ d
+    }
+
+    /// A checksum after `strand` zero bytes. Linear over its bits.
+    private static func advance(_ crc: UInt32) -> UInt32 {
+        var result: UInt32 = 0
+        for bit in 0..<32 where crc >> bit & 1 == 1 { result ^= overStrand[bit] }
+        return result
+    }
+
+    /// What each bit of a checksum becomes over `strand` zero bytes: over one byte, squared log2(strand) times.
+    private static let overStrand: [UInt32] = {
+        var over = (0..<32).map { bit in bit < 8 ? tables[1 << bit] : 1 << UInt32(bit - 8) }
+        for _ in 0..<strand.trailingZeroBitCount {
+            let half = over
+            over = half.map { crc in (0..<32).reduce(UInt32(0)) { $0 ^ (crc >> $1 & 1 == 1 ? half[$1] : 0) } }
+        }
+        return over
+    }()
 
     /// Row j (256 entries) advances a byte past j further zero bytes. Written once, then only read: hence safe to share.
     private nonisolated(unsafe) static let tables: UnsafePointer<UInt32> = {

@@ -17,6 +17,8 @@ public final class FeatureExtractor {
     private let plan: Plan
     private let constants: AlignedMemory
     private let arenas: AlignedMemory
+    /// Kept, since a shape is an array: making one for every call would allocate.
+    private let rowCounts: [Features: Int]
 
     /// Channels D of a token.
     public var width: Int { plan.width }
@@ -31,7 +33,7 @@ public final class FeatureExtractor {
     /// Shape of the features of one image.
     public func rowShape(_ features: Features) -> [Int] { plan.rowShape(features) }
     /// float32 elements of the features of one image.
-    public func rowCount(_ features: Features) -> Int { plan.rowShape(features).reduce(1, *) }
+    public func rowCount(_ features: Features) -> Int { rowCounts[features] ?? 0 }
 
     /// Loads a model file.
     ///
@@ -73,7 +75,8 @@ public final class FeatureExtractor {
         _ plan: Plan, _ architecture: ModelArchitecture, _ precision: Precision, _ preprocessing: ModelPreprocessing?, _ weights: some WeightSource
     ) throws {
         (self.plan, self.architecture, self.precision, self.preprocessing) = (plan, architecture, precision, preprocessing)
-        constants = try AlignedMemory(byteCount: plan.constants.byteCount)
+        rowCounts = Dictionary(uniqueKeysWithValues: Features.allCases.map { ($0, plan.rowShape($0).reduce(1, *)) })
+        constants = try AlignedMemory(byteCount: plan.constants.byteCount, isFilled: true)
         arenas = try AlignedMemory(byteCount: plan.threads * plan.arenaBytes)
         try plan.constants.fill(constants.pointer, from: weights)
     }
@@ -114,11 +117,21 @@ public final class FeatureExtractor {
 private final class AlignedMemory {
     let pointer: UnsafeMutableRawPointer
 
-    init(byteCount: Int) throws {
+    /// - Parameter isFilled: all of it will be written at once. Then the kernel may give pages of 2 MB where they are whole: a page fault every 4 KB costs
+    ///   as much as packing what goes there, and products walk through the weights with fewer misses of the TLB.
+    init(byteCount: Int, isFilled: Bool = false) throws {
+        let isLarge = isFilled && byteCount >= Self.largePage
         var raw: UnsafeMutableRawPointer?
-        guard posix_memalign(&raw, 64, max(byteCount, 64)) == 0, let raw else { throw RuntimeError("out of memory: \(byteCount) bytes for the model") }
+        guard posix_memalign(&raw, isLarge ? Self.largePage : 64, max(byteCount, 64)) == 0, let raw else {
+            throw RuntimeError("out of memory: \(byteCount) bytes for the model")
+        }
         pointer = raw
+        // Whole pages only: the rest of the last one would cost memory. Without such pages this fails, and nothing is lost.
+        if isLarge { madvise(raw, byteCount / Self.largePage * Self.largePage, MADV_HUGEPAGE) }
     }
+
+    /// x86-64, and arm64 with pages of 4 KB.
+    private static let largePage = 2 << 20
 
     deinit { free(pointer) }
 }

@@ -29,12 +29,12 @@ final class ExtractCommandTests: XCTestCase {
     }
 
     /// The features of one image by the library.
-    private func expected(_ path: String, _ features: Features = .cls, normalize: Bool = false) throws -> [Float] {
+    private func expected(_ path: String, _ features: Features = .cls, normalize: Bool = false, reduced: Bool = false) throws -> [Float] {
         let file = try ModelFile(path: model)
         let extractor = try FeatureExtractor(model: file, threads: 1)
         let prepared = file.preprocessing
         let image: [Float] = try Preprocessing(resize: prepared.resize, crop: prepared.crop, mean: prepared.mean, std: prepared.std)
-            .apply(to: ImageDecoder.decode(path: path))
+            .apply(to: ImageDecoder.decode(path: path, limits: DecodeLimits(reducedSide: reduced ? 2 * prepared.resize : 0)))
         var row = [Float](repeating: 0, count: extractor.rowCount(features))
         extractor.extract(images: image, count: 1, features: features, normalize: normalize, into: &row)
         return row
@@ -55,6 +55,20 @@ final class ExtractCommandTests: XCTestCase {
     }
 
     private func index(_ output: String) throws -> [[String: Any]] { try jsonLines(String(contentsOfFile: output + ".index.jsonl", encoding: .utf8)) }
+
+    /// Exact unless fast is asked for; fast changes large JPEGs only.
+    func testJPEGDecode() throws {
+        let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../HSSLDataTests/Fixtures").standardized.path
+        let (photo, small) = (fixtures + "/photo.jpg", fixtures + "/grey.jpg")
+        let output = folder + "/out.npy"
+        for (options, reduced) in [([], false), (["--jpeg-decode", "exact"], false), (["--jpeg-decode", "fast"], true)] {
+            let result = try extract([photo, small, "--output", output] + options)
+            XCTAssertEqual(result.status, 0, result.error)
+            XCTAssertEqual(try npy(output).values, try expected(photo, reduced: reduced) + expected(small), "\(options)")
+        }
+        XCTAssertNotEqual(try expected(photo), try expected(photo, reduced: true))
+        XCTAssertEqual(try extract([photo, "--output", output, "--jpeg-decode", "slow"]).status, 64)
+    }
 
     // MARK: Many inputs
 

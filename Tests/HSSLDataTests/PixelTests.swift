@@ -29,6 +29,53 @@ final class PixelTests: XCTestCase {
         }
     }
 
+    /// A reduced JPEG has the size of the whole one divided, and resized the pixels of the whole one, nearly.
+    func testReducedJPEGs() throws {
+        let fixtures = try Fixtures()
+        for (name, least, reduction) in [
+            ("photo.jpg", 248, 1), ("photo.jpg", 124, 1), ("photo.jpg", 123, 2), ("photo.jpg", 61, 4), ("photo.jpg", 30, 8), ("photo.jpg", 2, 8), ("photo.jpg", 0, 1),
+            ("photo-tall.jpg", 30, 4), ("exif-6.jpg", 6, 2), ("cmyk.jpg", 6, 4), ("grey-progressive.jpg", 23, 2), ("rgb-progressive.jpg", 11, 4), ("one-pixel.jpg", 1, 1),
+            ("rgb.png", 8, 1),
+        ] {
+            let whole = try fixtures.image(name)
+            let found = try ImageDecoder.decode(path: fixtures.path(name), limits: DecodeLimits(reducedSide: least))
+            let (width, height) = ((whole.width + reduction - 1) / reduction, (whole.height + reduction - 1) / reduction)
+            XCTAssertEqual([found.width, found.height], [width, height], "\(name) at least \(least)")
+            if reduction == 1 {
+                XCTAssertEqual(found, whole, name)
+                continue
+            }
+            // Turned upright, the block that the picture fills only in part stands at the beginning.
+            if name.hasPrefix("exif") { continue }
+            // Each pixel against the mean of the block that it stands for: the smaller DCT is close to that.
+            var error = 0
+            for y in 0..<whole.height / reduction {
+                for x in 0..<whole.width / reduction {
+                    for channel in 0..<3 {
+                        var sum = 0
+                        for row in 0..<reduction {
+                            for column in 0..<reduction { sum += Int(whole.pixels[3 * ((y * reduction + row) * whole.width + x * reduction + column) + channel]) }
+                        }
+                        error += abs(Int(found.pixels[3 * (y * width + x) + channel]) - sum / (reduction * reduction))
+                    }
+                }
+            }
+            let mean = Double(error) / Double(3 * (whole.width / reduction) * (whole.height / reduction))
+            XCTAssertLessThan(mean, 6, "\(name) at least \(least)")
+        }
+    }
+
+    /// What is too large stays too large; a limit of memory counts what the reduced picture takes.
+    func testReducedJPEGsAndLimits() throws {
+        let path = try Fixtures().path("photo.jpg")
+        for reducedSide in [0, 30] {
+            XCTAssertThrowsError(try ImageDecoder.decode(path: path, limits: DecodeLimits(pixels: 331 * 247 - 1, reducedSide: reducedSide)))
+        }
+        // 245 KB of pixels, and the decoder's own.
+        XCTAssertThrowsError(try ImageDecoder.decode(path: path, limits: DecodeLimits(bytes: 250 << 10)))
+        XCTAssertNoThrow(try ImageDecoder.decode(path: path, limits: DecodeLimits(bytes: 250 << 10, reducedSide: 30)))
+    }
+
     func testResizedPixels() throws {
         let fixtures = try Fixtures()
         try withEveryRow {

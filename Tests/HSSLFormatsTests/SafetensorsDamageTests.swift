@@ -158,6 +158,25 @@ final class SafetensorsDamageTests: XCTestCase {
         }
     }
 
+    /// Long pieces are taken as strands side by side: the same value as bit by bit.
+    func testChecksumOfLongPieces() {
+        let bytes = (0..<70_003).map { UInt8(truncatingIfNeeded: ($0 &* $0) >> 3 ^ $0) }
+        var crc: UInt32 = ~0
+        var expected: [Int: UInt32] = [:]
+        for (index, byte) in bytes.enumerated() {
+            crc ^= UInt32(byte)
+            for _ in 0..<8 { crc = crc & 1 == 1 ? crc >> 1 ^ 0x82F6_3B78 : crc >> 1 }
+            expected[index + 1] = ~crc
+        }
+        for count in [16_383, 16_384, 16_385, 32_768, 49_160, 70_003] {
+            XCTAssertEqual(bytes[..<count].withUnsafeBytes { CRC32C($0).value }, expected[count], "\(count) bytes")
+        }
+        var pieces = CRC32C()
+        bytes[..<5].withUnsafeBytes { pieces.update($0) }
+        bytes[5...].withUnsafeBytes { pieces.update($0) }
+        XCTAssertEqual(pieces.value, expected[bytes.count])
+    }
+
     func testTheWriterRefuses() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/a"

@@ -26,14 +26,16 @@ typedef enum {
 typedef enum { CIMAGE_JPEG = 1, CIMAGE_PNG = 2 } cimage_format;
 
 typedef struct {
-    uint64_t max_pixels;  // width × height
+    uint64_t max_pixels;  // width × height as stored
     uint64_t max_bytes;   // memory of a decode: the RGB result and every buffer the decoder needs beside it
     uint32_t max_scans;   // scans of one JPEG
+    uint32_t reduced_side;  // above 0: a JPEG is decoded at 1/8, 1/4 or 1/2, the smallest that leaves both sides at least this long
 } cimage_limits;
 
 typedef struct {
     cimage_format format;
-    uint32_t width, height;    // as stored
+    uint32_t width, height;    // as decoded: as stored, divided by `reduction` and rounded up
+    uint32_t reduction;        // 1, 2, 4 or 8
     uint32_t orientation;      // EXIF: 1…8; 1 when absent or invalid
     uint64_t peak_bytes;       // upper estimate of what a decode allocates, the result included
 } cimage_info;

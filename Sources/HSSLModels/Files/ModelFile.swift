@@ -60,8 +60,8 @@ public struct ModelFile: Sendable {
     package enum StoredTensor {
         case float32([Float])
         case float16([UInt16])
-        /// codes [out, in] row-major, scale [out].
-        case int8(codes: [Int8], scale: [Float])
+        /// codes [out, in] row-major, in place in the file; scale [out].
+        case int8(codes: TensorView, scale: [Float])
     }
 
     /// The values of a parameter as stored, verified to be finite and, where quantised, in range.
@@ -70,8 +70,8 @@ public struct ModelFile: Sendable {
     package func stored(_ name: String) throws -> StoredTensor {
         let shape = shapes[name]
         if quantized.contains(name) {
-            let codes = try file.values(name, as: Int8.self, shape: shape)
-            if let index = codes.firstIndex(of: -128) { throw refuse(name, "holds the code -128 at element \(index); codes are in ±127") }
+            let codes = try file.tensor(name)
+            if let index = codes.withBytes(Self.firstBadCode) { throw refuse(name, "holds the code -128 at element \(index); codes are in ±127") }
             let scaleName = Self.scaleName(name)
             let scale = try file.floats(scaleName, allowingNonFinite: allowsNonFinite)
             if let index = scale.firstIndex(where: { $0 < 0 }) { throw refuse(scaleName, "holds a negative scale at element \(index)") }
@@ -102,12 +102,27 @@ public struct ModelFile: Sendable {
                 count = halves.count
             }
         case .int8(let codes, let scale):
-            let inputs = codes.count / max(scale.count, 1)
-            return [Float](unsafeUninitializedCapacity: codes.count) { values, count in
-                if let base = values.baseAddress { hssl_dequantize_rows_s8(scale.count, inputs, codes, inputs, scale, base, inputs) }
-                count = codes.count
+            let inputs = codes.elementCount / max(scale.count, 1)
+            return [Float](unsafeUninitializedCapacity: codes.elementCount) { values, count in
+                codes.withBytes { bytes in
+                    guard let base = values.baseAddress, let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress else { return }
+                    hssl_dequantize_rows_s8(scale.count, inputs, codes, inputs, scale, base, inputs)
+                }
+                count = codes.elementCount
             }
         }
+    }
+
+    /// The first code -128.
+    private static func firstBadCode(_ codes: UnsafeRawBufferPointer) -> Int? {
+        var least = SIMD32<Int8>()
+        var offset = 0
+        while offset + 32 <= codes.count {
+            least = pointwiseMin(least, codes.loadUnaligned(fromByteOffset: offset, as: SIMD32<Int8>.self))
+            offset += 32
+        }
+        if least.min() > -128, !codes[offset...].contains(0x80) { return nil }
+        return codes.firstIndex(of: 0x80)
     }
 
     /// A fault in the words that the safetensors reader has for it.

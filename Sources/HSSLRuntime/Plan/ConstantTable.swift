@@ -146,7 +146,10 @@ struct ConstantTable {
         case .int8:
             let scales = (target + scaleOffset(outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
             if case .parameter(let parameter) = expression, case .int8(let codes, let scale) = try weights.stored(parameter.name) {
-                hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
+                codes.withBytes { bytes in
+                    guard let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress else { return }
+                    hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
+                }
                 scales.update(from: scale, count: outputs)
             } else {
                 var codes = [Int8](repeating: 0, count: outputs * inputs)

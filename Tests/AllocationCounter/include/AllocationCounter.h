@@ -1,0 +1,14 @@
+// Counts what a test program asks of the C heap and of the kernel, on all its threads: the functions take the place of glibc's.
+#ifndef HSSL_ALLOCATION_COUNTER_H
+#define HSSL_ALLOCATION_COUNTER_H
+
+#include <stdint.h>
+
+/// Calls so far of malloc, calloc, realloc, the aligned kinds, and mmap by all code but OpenMP's run-time; −1 where they cannot be counted (another C
+/// library, a sanitizer). libomp takes a buffer when it enters a region of one thread and frees it at the region's end: see `heap_bytes`.
+int64_t allocation_count(void);
+
+/// Bytes of the C heap in use, OpenMP's included.
+int64_t heap_bytes(void);
+
+#endif
