@@ -14,6 +14,8 @@ package struct Node {
     package let shape: [Int]
     /// What the backward rule reads, in the operation's own order (see `Operation`).
     package let saved: [Saved]
+    /// The tape's policy when this was recorded.
+    package let precision: Precision
 }
 
 /// Memory kept for the backward pass.
@@ -45,7 +47,8 @@ public final class Tape {
     }
 
     public let mode: Mode
-    public let precision: Precision
+    /// Policy of the products recorded now.
+    public private(set) var precision: Precision
     package let pool: BufferPool
     /// Key of the stochastic rounding of this tape's backward pass: (seed, step, micro-batch) combined by the caller.
     package let roundingKey: UInt64
@@ -63,6 +66,14 @@ public final class Tape {
     }
 
     package var computes: Bool { mode != .shapes }
+
+    /// Records what `body` calls under another policy.
+    package func computing<T>(at precision: Precision, _ body: () -> T) -> T {
+        let outer = self.precision
+        defer { self.precision = outer }
+        self.precision = precision
+        return body()
+    }
 
     /// A tensor that the caller fills (images). No gradient.
     public func input(shape: [Int]) -> Tensor { leaf(.input, shape: shape, storage: computes ? pool.floats(shape.reduce(1, *)) : nil) }
@@ -112,7 +123,7 @@ public final class Tape {
         precondition(inputs.allSatisfy { $0.tape === self }, "operands of \(operation.kind) are on different tapes")
         let id = newValue(shape)
         guard computes else {
-            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: []))
+            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: [], precision: precision))
             return Tensor(shape: shape, id: id, storage: nil, tape: self, requiresGradient: false)
         }
         let needsGradient = mode == .training && inputs.contains { $0.requiresGradient }
@@ -120,7 +131,7 @@ public final class Tape {
         var saved = compute(output.floats, needsGradient)
         if needsGradient {
             if operation.savesOutput { saved.append(.floats(output)) }
-            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved))
+            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved, precision: precision))
             gradientValues.insert(id)
             for input in inputs where input.requiresGradient { gradientValues.insert(input.id) }
         }

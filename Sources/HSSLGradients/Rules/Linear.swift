@@ -10,7 +10,7 @@ extension Node {
         let outputs = width
         let inputWidth = tape.shapes[inputs[1]].reduce(1, *) / outputs
         let parameter = tape.parameter(of: inputs[1])
-        let precision = role == .full || parameter == nil ? Precision.float32 : tape.precision
+        let precision = role == .full || parameter == nil ? Precision.float32 : self.precision
 
         var pre = dy
         if activation == .gelu, let preactivation = saved.last {
