@@ -163,7 +163,7 @@ void hssl_scatter_add_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, c
 void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y);
 /// loss[r] = −Σ_k q[r,k]·log softmax(z[r]/T)[k]; log_sum_exp[r] of z/T is kept for the backward. Σ_k q[r,k] = 1.
 void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss, float *log_sum_exp);
-/// dz[r,k] = weight[r]/T·(softmax(z[r]/T)[k] − q[r,k]).
+/// dz[r,k] = weight[r]/T·(softmax(z[r]/T)[k] − q[r,k]). dz may be z or q.
 void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
                                       const float *log_sum_exp, const float *weight, float *dz);
 

@@ -38,6 +38,9 @@ public enum Operation {
     case scaleRows
     /// logits [R, K] with constant targets q [R, K] → Σ_r weight[r]·H(q[r], softmax(logits[r]/T)) [1]. Saved: q, logits, log-sum-exp, weights.
     case softCrossEntropy(temperature: Float)
+    /// streams x [R, d] …, prototypes W [K, d] → Σ weight·H(q, softmax(x·Wᵀ/T)) [1], logits tile by tile. Saved: the gradient of every input for a loss of
+    /// weight 1, `nothing` where none is wanted.
+    case prototypeCrossEntropy
 
     public enum Activation: Sendable { case none, gelu }
 
@@ -52,7 +55,7 @@ public enum Operation {
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
         case patchify, linear, layerNorm, gelu, attention, depthwiseConv, residual, addBroadcast, prependToken, maskTokens, gatherRows, dropTokens
-        case meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy
+        case meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy, prototypeCrossEntropy
     }
 
     public var kind: Kind {
@@ -74,6 +77,7 @@ public enum Operation {
         case .l2Normalize: .l2Normalize
         case .scaleRows: .scaleRows
         case .softCrossEntropy: .softCrossEntropy
+        case .prototypeCrossEntropy: .prototypeCrossEntropy
         }
     }
 }

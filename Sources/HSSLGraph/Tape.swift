@@ -83,7 +83,7 @@ public final class Tape {
         precondition(values.count == shape.reduce(1, *), "\(values.count) values for shape \(shape)")
         guard computes else { return leaf(.constant, shape: shape, storage: nil) }
         let buffer = pool.floats(values.count)
-        for (i, value) in values.enumerated() { buffer.floats[i] = value }
+        buffer.floats.update(from: values, count: values.count)
         return leaf(.constant, shape: shape, storage: buffer)
     }
 

@@ -76,6 +76,31 @@ final class MemoryTests: XCTestCase {
         XCTAssertEqual(peak(depth: 4), peak(depth: 24))
     }
 
+    /// Logits of tokens × K are never stored: with more rows than a tile, only the rows' own gradient grows.
+    func testPrototypeLogitsExistForOneTile() {
+        let (count, width, tile) = (512, 8, 4 * 512)
+        func peak(rows: Int) -> Int {
+            let pool = BufferPool()
+            let tape = Tape(mode: .training, pool: pool)
+            let (x, prototypes) = (Parameter(name: "x", shape: [rows, width], initializer: .ones), Parameter(name: "w", shape: [count, width], initializer: .ones))
+            for parameter in [x, prototypes] {
+                parameter.allocate(from: pool)
+                parameter.initialize(seed: 1)
+            }
+            let before = pool.bytesInUse
+            var rowLosses: [[Float]] = []
+            let targets = PrototypeTargets.projections(tape.parameter(x).detached(), prototypes: tape.parameter(prototypes).detached(),
+                                                       center: [Float](repeating: 0, count: count), temperature: 0.1)
+            let streams = [PrototypeRows(rows: tape.parameter(x), targets: [targets], weights: [Float](repeating: 1, count: rows))]
+            BackwardPass.run(from: [tape.parameter(prototypes).prototypeCrossEntropy(of: streams, temperature: 0.1, rowLosses: &rowLosses, tileElements: tile)])
+            XCTAssertEqual(rowLosses[0].count, rows)
+            return pool.peakBytes - before
+        }
+        let more = 256
+        XCTAssertLessThanOrEqual(peak(rows: 4 + more) - peak(rows: 4), 3 * more * width * 4)
+        XCTAssertLessThan(3 * more * width * 4, more * count * 4 / 10, "what storing them would take")
+    }
+
     func testBuffersAreAlignedAndReused() {
         let pool = BufferPool()
         for size in [0, 1, 63, 257, 4097, 1 << 20] {

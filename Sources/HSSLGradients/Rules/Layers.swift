@@ -77,4 +77,14 @@ extension Node {
         hssl_soft_cross_entropy_backward(rows, width, saved[0].floats, saved[1].floats, 1 / temperature, saved[2].floats, weights.floats, dz.floats)
         gradients.add(inputs[0], dz, owned: true, count: rows * width)
     }
+
+    /// The forward kept the gradients; the loss is one number.
+    func prototypeCrossEntropyRule(_ dy: Gradient, _ gradients: Gradients) {
+        for (input, kept) in zip(inputs, saved) {
+            guard case .floats(let gradient) = kept else { continue }
+            let count = gradients.tape.shapes[input].reduce(1, *)
+            if dy.values[0] != 1 { hssl_scale(count, dy.values[0], gradient.floats) }
+            gradients.add(input, gradient, owned: true, count: count)
+        }
+    }
 }
