@@ -122,6 +122,8 @@ void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_
 /// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or NULL multiplies x first.
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
                                       uint8_t *codes, ptrdiff_t ldq, float *scale);
+/// Of every row of u8 codes: how many are ±127, and how many are 0. Both [rows].
+void hssl_count_codes_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, int32_t *saturated, int32_t *zeros);
 void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
 void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
 

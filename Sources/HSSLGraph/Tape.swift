@@ -53,6 +53,9 @@ public final class Tape {
     /// Key of the stochastic rounding of this tape's backward pass: (seed, step, micro-batch) combined by the caller.
     package let roundingKey: UInt64
 
+    /// Where int8 products report what their codes look like; nil: they do not.
+    package var statistics: QuantizationStatistics?
+
     package private(set) var nodes: [Node] = []
     package private(set) var shapes: [[Int]] = []
     package private(set) var leaves: [Int: Leaf] = [:]

@@ -47,6 +47,7 @@ extension Node {
             let scale = pool.floats(rows)
             hssl_quantize_rows_u8_stochastic(rows, outputs, pre.values, outputs, pack.scale?.floats,
                                              CounterRandom.combine([tape.roundingKey, UInt64(output)]), codes.bytes, leading, scale.floats)
+            tape.statistics?.gradients.add(rows: rows, width: outputs, codes: codes, leading: leading, scale: scale, pool: pool)
             hssl_gemm_u8s8_f32(rows, inputWidth, outputs, codes.bytes, leading, scale.floats, pack.packed.pointer, nil, dx.floats, inputWidth,
                                false, nil)
         case (_, nil):

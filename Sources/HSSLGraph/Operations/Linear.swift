@@ -40,6 +40,7 @@ extension Tensor {
                 let codes = pool.allocate(byteCount: rows * leading)
                 let scale = pool.floats(rows)
                 hssl_quantize_rows_u8(rows, inputs, values, inputs, codes.bytes, leading, scale.floats)
+                tape.statistics?.activations.add(rows: rows, width: inputs, codes: codes, leading: leading, scale: scale, pool: pool)
                 hssl_gemm_u8s8_f32(rows, outputs, inputs, codes.bytes, leading, scale.floats, pack.packed.pointer, pack.scale?.floats,
                                    y, outputs, false, &stage)
                 if keepsInput { saved.append(.codes(codes, leading: leading, scale: scale)) }

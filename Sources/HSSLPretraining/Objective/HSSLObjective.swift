@@ -57,6 +57,8 @@ package struct HSSLObjective {
         package var features = FeatureSpread()
         /// Raw logits of the last micro-batch by the fixtures' names (plain evaluation only).
         package var logits: [String: [Float]] = [:]
+        /// int8: the student's codes in the last micro-batch of the update (one is enough to see them drift).
+        package var quantization: QuantizationStatistics?
 
         package init(prototypes: Int, bottleneck: Int) { centers = CenterSums(prototypes: prototypes, bottleneck: bottleneck) }
     }
@@ -72,6 +74,8 @@ package struct HSSLObjective {
     /// Adds one micro-batch: losses and centre statistics to `sums`, gradients to the student's parameters.
     package func accumulate(_ batch: CropBatch, context: StepContext, centers: Centers, pool: BufferPool, into sums: inout Sums) {
         for parameter in student.head.prototypes.parameters { parameter.requiresGradient = !context.prototypesFrozen }
+        let isLast = batch.firstImage + batch.images >= context.batchImages
+        sums.quantization = settings.precision == .int8 && isLast ? QuantizationStatistics() : nil
         let masks = batch.viewMajorMasks()
         let selection = TokenSelection(batch: batch, masks: masks, plain: settings.plain)
         let targets = teach(batch, selection, context: context, centers: centers, pool: pool, into: &sums)
@@ -129,7 +133,7 @@ package struct HSSLObjective {
 
     private func learnGlobal(_ batch: CropBatch, _ masks: [UInt8], _ selection: TokenSelection, _ targets: Targets, context: StepContext, centers: Centers,
                              pool: BufferPool, into sums: inout Sums) {
-        let tape = trainingTape(batch, context, part: 0, pool: pool)
+        let tape = trainingTape(batch, context, part: 0, pool: pool, sums.quantization)
         let grid = student.base.grid(height: batch.globalSize, width: batch.globalSize)
         let depth = stochasticDepth(batch, views: 0..<CropBatch.globalViews, context)
         let tokens = student.base.tokens(batch.globalInput(tape), mask: masks, stochasticDepth: depth)
@@ -166,7 +170,7 @@ package struct HSSLObjective {
 
     /// Local views learn the image's global content: their target is the mean over both teacher views (H is linear in q).
     private func learnLocal(_ batch: CropBatch, _ targets: Targets, context: StepContext, pool: BufferPool, into sums: inout Sums) {
-        let tape = trainingTape(batch, context, part: 1, pool: pool)
+        let tape = trainingTape(batch, context, part: 1, pool: pool, sums.quantization)
         let grid = student.base.grid(height: batch.localSize, width: batch.localSize)
         let views = CropBatch.globalViews
         let depth = stochasticDepth(batch, views: views..<(views + batch.localViews), context)
@@ -226,9 +230,11 @@ package struct HSSLObjective {
             : head.cls(tokens, grid: grid, stochasticDepth: depth, firstBlock: network.base.depth)
     }
 
-    private func trainingTape(_ batch: CropBatch, _ context: StepContext, part: UInt64, pool: BufferPool) -> Tape {
-        Tape(mode: .training, precision: settings.precision, pool: pool,
-             roundingKey: CounterRandom.combine([settings.seed, UInt64(context.step), UInt64(batch.firstImage), part]))
+    private func trainingTape(_ batch: CropBatch, _ context: StepContext, part: UInt64, pool: BufferPool, _ statistics: QuantizationStatistics?) -> Tape {
+        let tape = Tape(mode: .training, precision: settings.precision, pool: pool,
+                        roundingKey: CounterRandom.combine([settings.seed, UInt64(context.step), UInt64(batch.firstImage), part]))
+        tape.statistics = statistics
+        return tape
     }
 
     private func stochasticDepth(_ batch: CropBatch, views: Range<Int>, _ context: StepContext) -> StochasticDepth? {
