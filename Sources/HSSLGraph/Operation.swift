@@ -1,7 +1,8 @@
 /// The operation set. Everything that a model does is one of these; each has a forward (HSSLGraph/Operations), a backward rule (HSSLGradients/Rules) and a
 /// lowering (HSSLRuntime). The switches over it are exhaustive, so an operation without a rule does not compile.
 ///
-/// `saved` below is what a training tape keeps for the backward rule, in this order.
+/// `saved` below is what a training tape keeps for the backward rule, in this order; inputs and outputs of attention, norms, GELU and convolutions as
+/// `Tape.activation` stores them.
 public enum Operation {
     /// image [B, C, H, W] → [B, (H/p)·(W/p), C·p·p]. No gradient (images are data).
     case patchify(patch: Int)
@@ -44,11 +45,14 @@ public enum Operation {
 
     public enum Activation: Sendable { case none, gelu }
 
+    enum SavedOutput { case no, exactly, asActivation }
+
     /// Whether the backward rule reads the output: it is then the last saved value.
-    var savesOutput: Bool {
+    var savesOutput: SavedOutput {
         switch self {
-        case .attention, .l2Normalize: true
-        default: false
+        case .attention: .asActivation
+        case .l2Normalize: .exactly
+        default: .no
         }
     }
 

@@ -1,3 +1,5 @@
+import CSupport
+
 /// What a value on a tape is, when no operation made it.
 package enum Leaf {
     case input
@@ -30,6 +32,18 @@ package enum Saved {
     package var floats: UnsafeMutablePointer<Float> {
         guard case .floats(let buffer) = self else { preconditionFailure("saved value is not float32") }
         return buffer.floats
+    }
+
+    /// The first `count` elements of float32 or binary16 memory as float32: a fresh buffer for the latter.
+    package func widened(count: Int, pool: BufferPool) -> Buffer {
+        switch self {
+        case .floats(let buffer): return buffer
+        case .halves(let half):
+            let buffer = pool.floats(count)
+            hssl_convert_f16_f32(count, half.halves, buffer.floats)
+            return buffer
+        case .codes, .nothing: preconditionFailure("saved value is not floating point")
+        }
     }
 }
 
@@ -133,12 +147,26 @@ public final class Tape {
         let output = pool.floats(shape.reduce(1, *))
         var saved = compute(output.floats, needsGradient)
         if needsGradient {
-            if operation.savesOutput { saved.append(.floats(output)) }
+            switch operation.savesOutput {
+            case .no: break
+            case .exactly: saved.append(.floats(output))
+            case .asActivation: saved.append(activation(output, count: shape.reduce(1, *)))
+            }
             nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved, precision: precision))
             gradientValues.insert(id)
             for input in inputs where input.requiresGradient { gradientValues.insert(input.id) }
         }
         return Tensor(shape: shape, id: id, storage: output, tape: self, requiresGradient: needsGradient)
+    }
+
+    /// What the backward pass keeps of an activation: binary16 under the reduced policies. Their gradients carry more rounding than that, and activations
+    /// are most of a step's memory. Nobody else holds the float32 memory for long: a residual connection keeps none of its operands. (Beyond 65504 the
+    /// gradient is not finite, and the update is skipped.)
+    func activation(_ buffer: Buffer, count: Int) -> Saved {
+        guard precision != .float32 else { return .floats(buffer) }
+        let half = pool.allocate(byteCount: 2 * count)
+        hssl_convert_f32_f16(count, buffer.floats, half.halves)
+        return .halves(half)
     }
 
     /// Values through which a gradient flows.

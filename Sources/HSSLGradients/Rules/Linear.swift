@@ -15,7 +15,8 @@ extension Node {
         var pre = dy
         if activation == .gelu, let preactivation = saved.last {
             let target = dy.reusable(count: count, pool: pool)
-            hssl_gelu_backward(count, preactivation.floats, dy.values, target.floats)
+            let x = preactivation.widened(count: count, pool: pool)
+            withExtendedLifetime(x) { hssl_gelu_backward(count, x.floats, dy.values, target.floats) }
             pre = Gradient(buffer: target, owned: true)
         }
 
@@ -62,11 +63,7 @@ extension Node {
     /// The saved input as float32 [rows, width].
     private func savedInput(width: Int, pool: BufferPool) -> Buffer {
         switch saved[0] {
-        case .floats(let buffer): return buffer
-        case .halves(let half):
-            let buffer = pool.floats(rows * width)
-            hssl_convert_f16_f32(rows * width, half.halves, buffer.floats)
-            return buffer
+        case .floats, .halves: return saved[0].widened(count: rows * width, pool: pool)
         case .codes(let codes, let leading, let scale):
             let buffer = pool.floats(rows * width)
             hssl_dequantize_rows_u8(rows, width, codes.bytes, leading, scale.floats, buffer.floats, width)

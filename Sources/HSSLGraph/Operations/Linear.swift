@@ -47,7 +47,7 @@ extension Tensor {
             }
             if keeps, !keepsInput { saved.append(.nothing) }
             if keeps, tape.parameter(of: weight.id) == nil, let storage = weight.storage { saved.append(.floats(storage)) }
-            if let preactivation { saved.append(.floats(preactivation)) }
+            if let preactivation { saved.append(tape.activation(preactivation, count: rows * outputs)) }
             return saved
         }
     }
