@@ -122,6 +122,8 @@ void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_
 /// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or NULL multiplies x first.
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
                                       uint8_t *codes, ptrdiff_t ldq, float *scale);
+/// Of every row of u8 codes: how many are ±127, and how many are 0. Both [rows].
+void hssl_count_codes_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, int32_t *saturated, int32_t *zeros);
 void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
 void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy);
 
@@ -163,7 +165,7 @@ void hssl_scatter_add_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, c
 void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y);
 /// loss[r] = −Σ_k q[r,k]·log softmax(z[r]/T)[k]; log_sum_exp[r] of z/T is kept for the backward. Σ_k q[r,k] = 1.
 void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss, float *log_sum_exp);
-/// dz[r,k] = weight[r]/T·(softmax(z[r]/T)[k] − q[r,k]).
+/// dz[r,k] = weight[r]/T·(softmax(z[r]/T)[k] − q[r,k]). dz may be z or q.
 void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
                                       const float *log_sum_exp, const float *weight, float *dz);
 

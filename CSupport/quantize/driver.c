@@ -8,6 +8,7 @@
 #define HSSL_ROW_quantize_row ENTRY
 #define HSSL_ROW_quantize_row_stochastic SKIP
 #define HSSL_ROW_dequantize_row SKIP
+#define HSSL_ROW_count_codes SKIP
 static const struct { hssl_quantize_row_fn *kernel; } nearest_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
 };
@@ -23,6 +24,13 @@ static const struct { hssl_quantize_row_stochastic_fn *kernel; } stochastic_rows
 #define HSSL_ROW_quantize_row_stochastic SKIP
 #define HSSL_ROW_dequantize_row ENTRY
 static const struct { hssl_dequantize_row_fn *kernel; } dequantize_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_dequantize_row
+#undef HSSL_ROW_count_codes
+#define HSSL_ROW_dequantize_row SKIP
+#define HSSL_ROW_count_codes ENTRY
+static const struct { hssl_count_codes_fn *kernel; } count_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
 };
 
@@ -62,4 +70,11 @@ void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, 
 
 void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
     dequantize(rows, K, (const uint8_t *)codes, 0, ldq, scale, y, ldy);
+}
+
+void hssl_count_codes_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, int32_t *saturated, int32_t *zeros) {
+    hssl_count_codes_fn *const kernel = HSSL_SELECT_ROW(count_rows)->kernel;
+    const int team = hssl_team(2.0 * (double)rows * (double)K);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (ptrdiff_t r = 0; r < rows; ++r) kernel(K, codes + r * ldq, saturated + r, zeros + r);
 }

@@ -16,6 +16,8 @@ typedef float hssl_quantize_row_fn(ptrdiff_t K, const float *x, uint8_t flip, ui
 /// Same (flip 0x80) with stochastic rounding of x · column_scale (NULL: 1).
 typedef float hssl_quantize_row_stochastic_fn(ptrdiff_t K, const float *x, const float *column_scale, uint64_t key, uint64_t row,
                                               uint8_t *codes, ptrdiff_t ldq);
+/// How many of K u8 codes (flip 0x80) are ±127, and how many are 0.
+typedef void hssl_count_codes_fn(ptrdiff_t K, const uint8_t *codes, int32_t *saturated, int32_t *zeros);
 typedef void hssl_dequantize_row_fn(ptrdiff_t K, const uint8_t *codes, uint8_t flip, float scale, float *y);
 
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;

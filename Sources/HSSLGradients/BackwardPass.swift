@@ -100,6 +100,7 @@ extension Node {
         case .l2Normalize: l2NormalizeRule(dy, gradients)
         case .scaleRows: scaleRowsRule(dy, gradients)
         case .softCrossEntropy(let temperature): softCrossEntropyRule(dy, gradients, temperature: temperature)
+        case .prototypeCrossEntropy: prototypeCrossEntropyRule(dy, gradients)
         }
     }
 

@@ -1,7 +1,8 @@
 /// The operation set. Everything that a model does is one of these; each has a forward (HSSLGraph/Operations), a backward rule (HSSLGradients/Rules) and a
 /// lowering (HSSLRuntime). The switches over it are exhaustive, so an operation without a rule does not compile.
 ///
-/// `saved` below is what a training tape keeps for the backward rule, in this order.
+/// `saved` below is what a training tape keeps for the backward rule, in this order; inputs and outputs of attention, norms, GELU and convolutions as
+/// `Tape.activation` stores them.
 public enum Operation {
     /// image [B, C, H, W] → [B, (H/p)·(W/p), C·p·p]. No gradient (images are data).
     case patchify(patch: Int)
@@ -38,21 +39,27 @@ public enum Operation {
     case scaleRows
     /// logits [R, K] with constant targets q [R, K] → Σ_r weight[r]·H(q[r], softmax(logits[r]/T)) [1]. Saved: q, logits, log-sum-exp, weights.
     case softCrossEntropy(temperature: Float)
+    /// streams x [R, d] …, prototypes W [K, d] → Σ weight·H(q, softmax(x·Wᵀ/T)) [1], logits tile by tile. Saved: the gradient of every input for a loss of
+    /// weight 1, `nothing` where none is wanted.
+    case prototypeCrossEntropy
 
     public enum Activation: Sendable { case none, gelu }
 
+    enum SavedOutput { case no, exactly, asActivation }
+
     /// Whether the backward rule reads the output: it is then the last saved value.
-    var savesOutput: Bool {
+    var savesOutput: SavedOutput {
         switch self {
-        case .attention, .l2Normalize: true
-        default: false
+        case .attention: .asActivation
+        case .l2Normalize: .exactly
+        default: .no
         }
     }
 
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
         case patchify, linear, layerNorm, gelu, attention, depthwiseConv, residual, addBroadcast, prependToken, maskTokens, gatherRows, dropTokens
-        case meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy
+        case meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy, prototypeCrossEntropy
     }
 
     public var kind: Kind {
@@ -74,6 +81,7 @@ public enum Operation {
         case .l2Normalize: .l2Normalize
         case .scaleRows: .scaleRows
         case .softCrossEntropy: .softCrossEntropy
+        case .prototypeCrossEntropy: .prototypeCrossEntropy
         }
     }
 }

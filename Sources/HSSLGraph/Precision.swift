@@ -8,7 +8,7 @@ public enum Precision: String, Sendable, CaseIterable {
     /// binary16 storage of weights and of what the backward pass keeps; binary32 arithmetic.
     case float16
     /// Forward u8 (per token) × s8 (per output channel); input gradient int8 with stochastic rounding; weight gradient in binary32
-    /// over the saved codes. Source: SwitchBack, Wortsman et al., NeurIPS 2023.
+    /// over the saved codes; other activations are kept in binary16. Source: SwitchBack, Wortsman et al., NeurIPS 2023.
     case int8
 }
 

@@ -1,3 +1,5 @@
+import CSupport
+
 /// What a value on a tape is, when no operation made it.
 package enum Leaf {
     case input
@@ -14,6 +16,8 @@ package struct Node {
     package let shape: [Int]
     /// What the backward rule reads, in the operation's own order (see `Operation`).
     package let saved: [Saved]
+    /// The tape's policy when this was recorded.
+    package let precision: Precision
 }
 
 /// Memory kept for the backward pass.
@@ -28,6 +32,18 @@ package enum Saved {
     package var floats: UnsafeMutablePointer<Float> {
         guard case .floats(let buffer) = self else { preconditionFailure("saved value is not float32") }
         return buffer.floats
+    }
+
+    /// The first `count` elements of float32 or binary16 memory as float32: a fresh buffer for the latter.
+    package func widened(count: Int, pool: BufferPool) -> Buffer {
+        switch self {
+        case .floats(let buffer): return buffer
+        case .halves(let half):
+            let buffer = pool.floats(count)
+            hssl_convert_f16_f32(count, half.halves, buffer.floats)
+            return buffer
+        case .codes, .nothing: preconditionFailure("saved value is not floating point")
+        }
     }
 }
 
@@ -45,10 +61,14 @@ public final class Tape {
     }
 
     public let mode: Mode
-    public let precision: Precision
+    /// Policy of the products recorded now.
+    public private(set) var precision: Precision
     package let pool: BufferPool
     /// Key of the stochastic rounding of this tape's backward pass: (seed, step, micro-batch) combined by the caller.
     package let roundingKey: UInt64
+
+    /// Where int8 products report what their codes look like; nil: they do not.
+    package var statistics: QuantizationStatistics?
 
     package private(set) var nodes: [Node] = []
     package private(set) var shapes: [[Int]] = []
@@ -64,6 +84,14 @@ public final class Tape {
 
     package var computes: Bool { mode != .shapes }
 
+    /// Records what `body` calls under another policy.
+    package func computing<T>(at precision: Precision, _ body: () -> T) -> T {
+        let outer = self.precision
+        defer { self.precision = outer }
+        self.precision = precision
+        return body()
+    }
+
     /// A tensor that the caller fills (images). No gradient.
     public func input(shape: [Int]) -> Tensor { leaf(.input, shape: shape, storage: computes ? pool.floats(shape.reduce(1, *)) : nil) }
 
@@ -72,7 +100,7 @@ public final class Tape {
         precondition(values.count == shape.reduce(1, *), "\(values.count) values for shape \(shape)")
         guard computes else { return leaf(.constant, shape: shape, storage: nil) }
         let buffer = pool.floats(values.count)
-        for (i, value) in values.enumerated() { buffer.floats[i] = value }
+        buffer.floats.update(from: values, count: values.count)
         return leaf(.constant, shape: shape, storage: buffer)
     }
 
@@ -112,19 +140,33 @@ public final class Tape {
         precondition(inputs.allSatisfy { $0.tape === self }, "operands of \(operation.kind) are on different tapes")
         let id = newValue(shape)
         guard computes else {
-            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: []))
+            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: [], precision: precision))
             return Tensor(shape: shape, id: id, storage: nil, tape: self, requiresGradient: false)
         }
         let needsGradient = mode == .training && inputs.contains { $0.requiresGradient }
         let output = pool.floats(shape.reduce(1, *))
         var saved = compute(output.floats, needsGradient)
         if needsGradient {
-            if operation.savesOutput { saved.append(.floats(output)) }
-            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved))
+            switch operation.savesOutput {
+            case .no: break
+            case .exactly: saved.append(.floats(output))
+            case .asActivation: saved.append(activation(output, count: shape.reduce(1, *)))
+            }
+            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved, precision: precision))
             gradientValues.insert(id)
             for input in inputs where input.requiresGradient { gradientValues.insert(input.id) }
         }
         return Tensor(shape: shape, id: id, storage: output, tape: self, requiresGradient: needsGradient)
+    }
+
+    /// What the backward pass keeps of an activation: binary16 under the reduced policies. Their gradients carry more rounding than that, and activations
+    /// are most of a step's memory. Nobody else holds the float32 memory for long: a residual connection keeps none of its operands. (Beyond 65504 the
+    /// gradient is not finite, and the update is skipped.)
+    func activation(_ buffer: Buffer, count: Int) -> Saved {
+        guard precision != .float32 else { return .floats(buffer) }
+        let half = pool.allocate(byteCount: 2 * count)
+        hssl_convert_f32_f16(count, buffer.floats, half.halves)
+        return .halves(half)
     }
 
     /// Values through which a gradient flows.

@@ -32,5 +32,8 @@ public struct Tensor {
     package var rows: Int { count / max(width, 1) }
 
     /// The same values without history: no gradient flows through.
-    package func detached() -> Tensor { tape.constant(shape: shape, storage: storage) }
+    package func detached() -> Tensor { detached(on: tape) }
+
+    /// The same values as a constant of another tape.
+    package func detached(on other: Tape) -> Tensor { other.constant(shape: shape, storage: storage) }
 }

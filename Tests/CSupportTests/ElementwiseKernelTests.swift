@@ -169,6 +169,20 @@ final class ElementwiseKernelTests: KernelRowTestCase {
         }
     }
 
+    func testTheGradientMayTakeThePlaceOfTheLogits() {
+        forEachRow(of: "elementwise") { isa in
+            for K in [1, 7, 16, 37, 100] {
+                let z = uniform(2 * K, seed: K), q = uniform(2 * K, seed: K + 1)
+                var apart = [Float](repeating: 0, count: 2 * K), ofLogits = z, ofTargets = q
+                hssl_soft_cross_entropy_backward(2, K, q, z, 3, [0.5, 1], [1, 2], &apart)
+                ofLogits.withUnsafeMutableBufferPointer { hssl_soft_cross_entropy_backward(2, K, q, $0.baseAddress, 3, [0.5, 1], [1, 2], $0.baseAddress) }
+                ofTargets.withUnsafeMutableBufferPointer { hssl_soft_cross_entropy_backward(2, K, $0.baseAddress, z, 3, [0.5, 1], [1, 2], $0.baseAddress) }
+                XCTAssertEqual(ofLogits, apart, "K \(K), row \(isa.rawValue)")
+                XCTAssertEqual(ofTargets, apart, "K \(K), row \(isa.rawValue)")
+            }
+        }
+    }
+
     func testSoftmaxTakesExtremeLogits() {
         func check(_ isa: hssl_isa) {
             let K = 37

@@ -4,7 +4,7 @@ import TestSupport
 import XCTest
 
 final class QuantizeKernelTests: XCTestCase {
-    static let families = ["quantize_row", "quantize_row_stochastic", "dequantize_row"]
+    static let families = ["quantize_row", "quantize_row_stochastic", "dequantize_row", "count_codes"]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
@@ -36,6 +36,27 @@ final class QuantizeKernelTests: XCTestCase {
                 let scaleByColumn = K % 3 == 0 ? nil : columns.tail(K)
                 hssl_quantize_rows_u8_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s)
                 XCTAssertEqual(oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0, "\(isa), stochastic, K = \(K)")
+            }
+        }
+    }
+
+    /// Widths around the register and beyond what byte counters hold; padding is not counted.
+    func testCountsOfCodes() {
+        let rows = 3, widths = Array(1...140) + [255 * 16, 255 * 32 + 7, 255 * 64 + 65], limit = 255 * 64 + 65 + 3
+        let buffer = GuardedBuffer<UInt8>(capacity: rows * limit)
+        withEachInstructionSet { isa in
+            for K in widths {
+                let ldq = (K + 3) / 4 * 4, codes = buffer.tail(rows * ldq)
+                for i in 0..<rows * ldq {
+                    // Row 0: mixed; row 1: all zero; row 2: all ±127.
+                    let mixed: [UInt8] = [1, 128, 255, 0, 2, 254, 127, 129, 128]
+                    codes[i] = i < ldq ? mixed[(i * 7 + i / 9) % 9] : i < 2 * ldq ? 128 : i % 2 == 0 ? 1 : 255
+                }
+                var saturated = [Int32](repeating: -1, count: rows), zeros = saturated
+                hssl_count_codes_u8(rows, K, codes, ldq, &saturated, &zeros)
+                let row = (0..<K).map { codes[$0] }
+                XCTAssertEqual(saturated, [Int32(row.filter { $0 == 1 || $0 == 255 }.count), 0, Int32(K)], "\(isa), K = \(K)")
+                XCTAssertEqual(zeros, [Int32(row.filter { $0 == 128 }.count), Int32(K), 0], "\(isa), K = \(K)")
             }
         }
     }

@@ -166,7 +166,9 @@ enum GradientCases {
         return cases
     }
 
-    private static func losses() -> [GradientCase] {
+    private static func losses() -> [GradientCase] { softCrossEntropy() + prototypeCrossEntropy() }
+
+    private static func softCrossEntropy() -> [GradientCase] {
         [([1, 1], 1.0), ([1, 2], 0.1), ([3, 5], 0.5), ([4, 33], 0.1), ([2, 3, 7], 0.5)].map { (shape: [Int], temperature: Double) in
             let width = shape[shape.count - 1]
             let rows = shape.dropLast().reduce(1, *)
@@ -182,6 +184,48 @@ enum GradientCases {
                 reference: {
                     [Reference.softCrossEntropy($0[0].map(Reference.gelu), targets: targets.map { Double($0) }, weights: weights.map { Double($0) },
                                                 temperature: temperature)]
+                },
+                tolerance: 3e-5)
+        }
+    }
+
+    /// Two streams: the first learns from stored and from projected targets, the second from stored ones, several rows from the same.
+    private static func prototypeCrossEntropy() -> [GradientCase] {
+        [(1, 1, 1, 1, 64), (2, 3, 5, 7, 1 << 20), (1, 5, 4, 9, 18), (3, 7, 3, 40, 50)].map { (stored: Int, projected: Int, d: Int, k: Int, tile: Int) in
+            let temperature = 0.5, teacherTemperature = 0.25
+            let q = Reference.rows(randomValues(4 * k, 21), width: k, Reference.softmax).map { Float($0) }
+            let y = randomValues(projected * d, 22).map { Float($0) }, v = randomValues(k * d, 23).map { Float($0) }
+            let center = randomValues(k, 24).map { Float($0) * 0.1 }
+            let index = (0..<stored).map { Int32(3 - $0) }, second: [Int32] = [1, 1, 0]
+            let weights = (0..<stored + projected).map { $0 == 1 ? 0 : 0.5 + Float($0) }
+            return GradientCase(
+                kind: .prototypeCrossEntropy, name: "\(stored) + \(projected) rows of \(d), \(k) prototypes, tiles of \(tile)",
+                operands: [[stored + projected, d], [3, d], [k, d]],
+                apply: { tape, operands in
+                    // The targets are on a tape of their own, as a teacher's are.
+                    let teacher = Tape(mode: .inference, pool: tape.pool)
+                    let distributions = teacher.constant(q, shape: [4, k])
+                    var rowLosses: [[Float]] = []
+                    return operands[2].prototypeCrossEntropy(
+                        of: [
+                            PrototypeRows(rows: operands[0], targets: [
+                                .distributions(distributions, index: index),
+                                .projections(teacher.constant(y, shape: [projected, d]), prototypes: teacher.constant(v, shape: [k, d]), center: center,
+                                             temperature: Float(teacherTemperature)),
+                            ], weights: weights),
+                            PrototypeRows(rows: operands[1], targets: [.distributions(distributions, index: second)], weights: [1, 2, 3]),
+                        ],
+                        temperature: Float(temperature), rowLosses: &rowLosses, tileElements: tile)
+                },
+                reference: { operands in
+                    let logits = Reference.linear(y.map { Double($0) }, v.map { Double($0) }, nil, inputs: d)
+                    let targets = (index.flatMap { q[Int($0) * k..<(Int($0) + 1) * k] }).map { Double($0) }
+                        + Reference.rows(logits, width: k) { row in Reference.softmax(row.indices.map { (row[$0] - Double(center[$0])) / teacherTemperature }) }
+                    let others = (second.flatMap { q[Int($0) * k..<(Int($0) + 1) * k] }).map { Double($0) }
+                    return [Reference.softCrossEntropy(Reference.linear(operands[0], operands[2], nil, inputs: d), targets: targets,
+                                                       weights: weights.map { Double($0) }, temperature: temperature)
+                        + Reference.softCrossEntropy(Reference.linear(operands[1], operands[2], nil, inputs: d), targets: others, weights: [1, 2, 3],
+                                                     temperature: temperature)]
                 },
                 tolerance: 3e-5)
         }

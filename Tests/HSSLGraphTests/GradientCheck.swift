@@ -61,7 +61,7 @@ extension GradientCase {
         let kinds: Set<HSSLGraph.Operation.Kind>
     }
 
-    func run(_ values: [[Double]], coefficients: [Double], frozen: Set<Int> = []) -> Result {
+    func run(_ values: [[Double]], coefficients: [Double], frozen: Set<Int> = [], precision: Precision = .float32) -> Result {
         let pool = BufferPool()
         let parameters = zip(operands, values).enumerated().map { place, operand in
             let parameter = Parameter(name: "operand\(place)", shape: operand.0, initializer: .zeros)
@@ -70,7 +70,7 @@ extension GradientCase {
             parameter.requiresGradient = !frozen.contains(place)
             return parameter
         }
-        let tape = Tape(mode: .training, pool: pool)
+        let tape = Tape(mode: .training, precision: precision, pool: pool)
         let output = apply(tape, parameters.map { tape.parameter($0) })
         let kinds = Set(tape.nodes.map(\.operation.kind))
         // Σ c·y as a product with a constant, so that the seed of every element is c.

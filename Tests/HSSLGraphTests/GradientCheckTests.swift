@@ -50,6 +50,30 @@ final class GradientCheckTests: XCTestCase {
         }
     }
 
+    /// Activations kept as binary16 (11 bits) serve the same rules.
+    func testGradientsFromHalfActivations() {
+        let kinds: Set<HSSLGraph.Operation.Kind> = [.layerNorm, .gelu, .attention, .depthwiseConv, .linear]
+        var rounded: Set<HSSLGraph.Operation.Kind> = []
+        for (place, check) in GradientCases.all().enumerated() where kinds.contains(check.kind) {
+            // One channel is its own mean: what is divided by √ε is rounding.
+            if check.kind == .layerNorm, check.operands[1] == [1] { continue }
+            let values = check.values(seed: UInt64(place))
+            let coefficients = randomValues(check.reference(values).count, UInt64(place), 99)
+            let differences = check.differences(values, coefficients: coefficients)
+            let exact = check.run(values, coefficients: coefficients).gradients
+            let reduced = check.run(values, coefficients: coefficients, precision: .float16).gradients
+            for operand in values.indices {
+                guard let gradient = reduced[operand] else {
+                    XCTFail("\(check.kind) \(check.name): operand \(operand) got no gradient")
+                    continue
+                }
+                XCTAssertLessThanOrEqual(GradientCase.relativeError(gradient, differences[operand]), 5e-3, "\(check.kind) \(check.name): operand \(operand)")
+                if gradient != exact[operand] { rounded.insert(check.kind) }
+            }
+        }
+        XCTAssertEqual(rounded, kinds, "operations whose activations are rounded")
+    }
+
     /// A frozen operand gets no gradient, and the others' do not change.
     func testFrozenOperandsGetNoGradient() {
         for (place, check) in GradientCases.all().enumerated() where check.operands.count > 1 {

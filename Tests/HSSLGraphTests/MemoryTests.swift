@@ -76,6 +76,60 @@ final class MemoryTests: XCTestCase {
         XCTAssertEqual(peak(depth: 4), peak(depth: 24))
     }
 
+    /// Attention's qkv and output, preactivations and inputs of norms, GELU and convolutions: half the memory under the reduced policies.
+    func testReducedPoliciesKeepHalfOfTheActivations() {
+        func kept(_ precision: Precision) -> Int {
+            let pool = BufferPool()
+            let set = ParameterSet()
+            let scope = ParameterScope(set)
+            let (weight, bias) = (scope.declare("w", [64], .ones), scope.declare("b", [64], .zeros))
+            let (kernel, shift) = (scope.declare("k", [64, 1, 3, 3], .ones), scope.declare("s", [64], .zeros))
+            let widen = scope.declare("qkv", [192, 64], .truncatedNormal(standardDeviation: 0.2))
+            set.allocate(from: pool)
+            set.initialize(seed: 1)
+            let before = pool.bytesInUse
+            let tape = Tape(mode: .training, precision: precision, pool: pool)
+            func build() -> Tensor {
+                let x = tape.constant([Float](repeating: 1, count: 4 * 16 * 64), shape: [4, 4, 4, 64])
+                let grid = x.depthwiseConv(weight: tape.parameter(kernel), bias: tape.parameter(shift)).gelu()
+                let tokens = grid.reshaped([4, 16, 64]).layerNorm(weight: tape.parameter(weight), bias: tape.parameter(bias), epsilon: 1e-6)
+                return tokens.linear(weight: tape.parameter(widen), bias: nil, role: .full).attention(heads: 2).meanOverTokens()
+            }
+            return withExtendedLifetime(build()) { pool.bytesInUse - before }
+        }
+        let unit = 4 * 16 * 64
+        // In units: the convolution's input and output, GELU's output, qkv (3), out; and in full the linear layer's input, as its role says.
+        XCTAssertGreaterThan(kept(.float32), 7 * 4 * unit)
+        for precision in [Precision.float16, .int8] {
+            XCTAssertLessThan(kept(precision), kept(.float32) - (7 - 1) * 2 * unit, "\(precision)")
+        }
+    }
+
+    /// Logits of tokens × K are never stored: with more rows than a tile, only the rows' own gradient grows.
+    func testPrototypeLogitsExistForOneTile() {
+        let (count, width, tile) = (512, 8, 4 * 512)
+        func peak(rows: Int) -> Int {
+            let pool = BufferPool()
+            let tape = Tape(mode: .training, pool: pool)
+            let (x, prototypes) = (Parameter(name: "x", shape: [rows, width], initializer: .ones), Parameter(name: "w", shape: [count, width], initializer: .ones))
+            for parameter in [x, prototypes] {
+                parameter.allocate(from: pool)
+                parameter.initialize(seed: 1)
+            }
+            let before = pool.bytesInUse
+            var rowLosses: [[Float]] = []
+            let targets = PrototypeTargets.projections(tape.parameter(x).detached(), prototypes: tape.parameter(prototypes).detached(),
+                                                       center: [Float](repeating: 0, count: count), temperature: 0.1)
+            let streams = [PrototypeRows(rows: tape.parameter(x), targets: [targets], weights: [Float](repeating: 1, count: rows))]
+            BackwardPass.run(from: [tape.parameter(prototypes).prototypeCrossEntropy(of: streams, temperature: 0.1, rowLosses: &rowLosses, tileElements: tile)])
+            XCTAssertEqual(rowLosses[0].count, rows)
+            return pool.peakBytes - before
+        }
+        let more = 256
+        XCTAssertLessThanOrEqual(peak(rows: 4 + more) - peak(rows: 4), 3 * more * width * 4)
+        XCTAssertLessThan(3 * more * width * 4, more * count * 4 / 10, "what storing them would take")
+    }
+
     func testBuffersAreAlignedAndReused() {
         let pool = BufferPool()
         for size in [0, 1, 63, 257, 4097, 1 << 20] {

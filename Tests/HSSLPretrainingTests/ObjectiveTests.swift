@@ -56,16 +56,18 @@ final class ObjectiveTests: XCTestCase {
 
     func testTheCheaperEvaluationEqualsThePlainOne() throws {
         for masks in [SmallLearner.Masks.none, .one, .all, .random] {
-            for auxiliary in [true, false] {
-                for localViews in [0, 2] {
-                    let learner = try SmallLearner.make(auxiliary: auxiliary, learnedGain: localViews == 0)
-                    let batch = SmallLearner.batch(localViews: localViews, masks: masks)
-                    let cheap = learner.evaluate([batch], context: SmallLearner.context())
-                    learner.objective.settings.plain = true
-                    let plain = learner.evaluate([batch], context: SmallLearner.context())
-                    assertEqual(cheap, plain, tolerance: 5e-5, "masks \(masks), auxiliary \(auxiliary), \(localViews) local views")
-                    assertEqualCenters(cheap.centers, plain.centers, "masks \(masks)")
-                }
+            for (auxiliary, localViews, frozen) in [(true, 0, false), (true, 2, false), (true, 2, true), (false, 0, true), (false, 2, false)] {
+                let learner = try SmallLearner.make(auxiliary: auxiliary, learnedGain: localViews == 0)
+                var random = CounterRandom(seed: 5, stream: 6)
+                for k in 0..<40 { (learner.centers.cls[k], learner.centers.patch[k]) = (random.normal() * 0.05, random.normal() * 0.05) }
+                let batch = SmallLearner.batch(localViews: localViews, masks: masks), context = SmallLearner.context(prototypesFrozen: frozen)
+                let cheap = learner.evaluate([batch], context: context)
+                learner.objective.settings.plain = true
+                let plain = learner.evaluate([batch], context: context)
+                let label = "masks \(masks), auxiliary \(auxiliary), \(localViews) local views, frozen \(frozen)"
+                assertEqual(cheap, plain, tolerance: 5e-5, label)
+                assertEqualCenters(cheap.centers, plain.centers, label)
+                XCTAssertEqual(cheap.gradients.keys.contains("head.prototypes.weight_v"), !frozen, label)
             }
         }
     }
@@ -94,6 +96,7 @@ final class ObjectiveTests: XCTestCase {
             func entropy(_ q: [Double], _ z: [Double]) -> Double { zip(q, softmax(z, nil, 0.1)).reduce(0) { $0 - $1.0 * log($1.1) } }
 
             let targets = try rows("teacher.auxiliary_cls").map { softmax($0, learner.centers.cls, 0.04) }
+            XCTAssertEqual(result.targetEntropy, targets.joined().reduce(0.0) { $1 > 0 ? $0 - $1 * log($1) : $0 } / 6, accuracy: 1e-4)
             func cls(_ name: String) throws -> Double {
                 let student = try rows(name)
                 // Views u ≠ v: row r of view 1 learns from view 2 and the other way round; mean over 2 pairs and 3 images.

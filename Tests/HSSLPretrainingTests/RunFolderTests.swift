@@ -96,10 +96,13 @@ final class RunFolderTests: XCTestCase {
         full.loss = 1; full.clsBase = 2; full.clsAux = 3; full.patch = 4; full.learningRate = 1e-9; full.weightDecay = 0.1
         full.teacherMomentum = 0.99; full.teacherTemperature = 0.04; full.gradientNorm = 5; full.teacherEntropy = 6; full.featureStd = 7
         full.imagesPerSecond = 8; full.peakRSSBytes = 9; full.skippedSteps = 0; full.knnTop1 = 0.5
+        full.int8Saturation = 0.01; full.int8GradientSaturation = 0.02; full.int8GradientZeros = 0.3; full.int8GradientScaleMean = 1e-7
+        full.int8GradientScaleMax = 1e-5
         let object = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(full.json.utf8)) as? [String: Any])
         XCTAssertEqual(Set(object.keys), [
             "step", "epoch", "loss", "cls_base", "cls_aux", "patch", "lr", "weight_decay", "teacher_momentum", "teacher_temperature",
             "gradient_norm", "teacher_entropy", "feature_std", "images_per_second", "peak_rss_bytes", "skipped_steps", "knn_top1",
+            "int8_saturation", "int8_gradient_saturation", "int8_gradient_zeros", "int8_gradient_scale_mean", "int8_gradient_scale_max",
         ])
         XCTAssertEqual(Metrics(json: full.json), full)
         var broken = Metrics(step: 1, epoch: 0)

@@ -120,6 +120,10 @@ final class LoweringTests: XCTestCase {
         XCTAssertThrowsError(try lower(tape, masked)) { XCTAssertEqual("\($0)", "operation maskTokens is not part of inference") }
         let dropped = x.adding(branch: x, scale: [0])
         XCTAssertThrowsError(try lower(tape, dropped)) { XCTAssertEqual("\($0)", "stochastic depth is not part of inference") }
+        var rowLosses: [[Float]] = []
+        let rows = PrototypeRows(rows: tape.input(shape: [2, 8]), targets: [.distributions(tape.input(shape: [2, 3]), index: [0, 1])], weights: [1, 1])
+        let loss = tape.input(shape: [3, 8]).prototypeCrossEntropy(of: [rows], temperature: 0.1, rowLosses: &rowLosses)
+        XCTAssertThrowsError(try lower(tape, loss)) { XCTAssertEqual("\($0)", "operation prototypeCrossEntropy is not part of inference") }
     }
 
     private func run(_ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int) throws -> [Float] {

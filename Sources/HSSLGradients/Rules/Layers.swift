@@ -5,8 +5,12 @@ extension Node {
     func layerNormRule(_ dy: Gradient, _ gradients: Gradients) {
         guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a norm weight is a parameter") }
         let dx = gradients.pool.floats(count)
-        hssl_layer_norm_backward(rows, width, saved[0].floats, weight, saved[1].floats, saved[2].floats, dy.values, dx.floats,
-                                 gradients.accumulator(inputs[1], count: width), gradients.accumulator(inputs[2], count: width))
+        // Alive until the kernel returns: its memory would go to the next allocation.
+        let x = saved[0].widened(count: count, pool: gradients.pool)
+        withExtendedLifetime(x) {
+            hssl_layer_norm_backward(rows, width, x.floats, weight, saved[1].floats, saved[2].floats, dy.values, dx.floats,
+                                     gradients.accumulator(inputs[1], count: width), gradients.accumulator(inputs[2], count: width))
+        }
         gradients.add(inputs[0], dx, owned: true, count: count)
     }
 
@@ -35,7 +39,8 @@ extension Node {
 
     func geluRule(_ dy: Gradient, _ gradients: Gradients) {
         let dx = dy.reusable(count: count, pool: gradients.pool)
-        hssl_gelu_backward(count, saved[0].floats, dy.values, dx.floats)
+        let x = saved[0].widened(count: count, pool: gradients.pool)
+        withExtendedLifetime(x) { hssl_gelu_backward(count, x.floats, dy.values, dx.floats) }
         gradients.add(inputs[0], dx, owned: true, count: count)
     }
 
@@ -43,8 +48,10 @@ extension Node {
         let (batch, tokens, headDimension) = (shape[0], shape[1], width / heads)
         let workspace = gradients.pool.allocate(byteCount: hssl_attention_backward_workspace_size(batch, tokens, heads, headDimension))
         let dqkv = gradients.pool.floats(3 * count)
-        hssl_attention_backward(batch, tokens, heads, headDimension, saved[0].floats, saved[2].floats, saved[1].floats, dy.values, dqkv.floats,
-                                workspace.pointer)
+        let (qkv, out) = (saved[0].widened(count: 3 * count, pool: gradients.pool), saved[2].widened(count: count, pool: gradients.pool))
+        withExtendedLifetime((qkv, out)) {
+            hssl_attention_backward(batch, tokens, heads, headDimension, qkv.floats, out.floats, saved[1].floats, dy.values, dqkv.floats, workspace.pointer)
+        }
         gradients.add(inputs[0], dqkv, owned: true, count: 3 * count)
     }
 
@@ -52,8 +59,11 @@ extension Node {
         let (batch, height, gridWidth, channels) = (shape[0], shape[1], shape[2], shape[3])
         let workspace = gradients.pool.allocate(byteCount: hssl_depthwise_conv_workspace_size(channels, kernel))
         if let dweight = gradients.accumulator(inputs[1], count: channels * kernel * kernel) {
-            hssl_depthwise_conv_backward_weight(batch, height, gridWidth, channels, kernel, saved[0].floats, dy.values, dweight,
-                                                gradients.accumulator(inputs[2], count: channels), workspace.pointer)
+            let x = saved[0].widened(count: count, pool: gradients.pool)
+            withExtendedLifetime(x) {
+                hssl_depthwise_conv_backward_weight(batch, height, gridWidth, channels, kernel, x.floats, dy.values, dweight,
+                                                    gradients.accumulator(inputs[2], count: channels), workspace.pointer)
+            }
         } else if let dbias = gradients.accumulator(inputs[2], count: channels) {
             hssl_sum_rows(batch * height * gridWidth, channels, dy.values, dbias)
         }
@@ -76,5 +86,15 @@ extension Node {
         let dz = gradients.pool.floats(rows * width)
         hssl_soft_cross_entropy_backward(rows, width, saved[0].floats, saved[1].floats, 1 / temperature, saved[2].floats, weights.floats, dz.floats)
         gradients.add(inputs[0], dz, owned: true, count: rows * width)
+    }
+
+    /// The forward kept the gradients; the loss is one number.
+    func prototypeCrossEntropyRule(_ dy: Gradient, _ gradients: Gradients) {
+        for (input, kept) in zip(inputs, saved) {
+            guard case .floats(let gradient) = kept else { continue }
+            let count = gradients.tape.shapes[input].reduce(1, *)
+            if dy.values[0] != 1 { hssl_scale(count, dy.values[0], gradient.floats) }
+            gradients.add(input, gradient, owned: true, count: count)
+        }
     }
 }

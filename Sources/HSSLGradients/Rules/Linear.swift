@@ -10,12 +10,13 @@ extension Node {
         let outputs = width
         let inputWidth = tape.shapes[inputs[1]].reduce(1, *) / outputs
         let parameter = tape.parameter(of: inputs[1])
-        let precision = role == .full || parameter == nil ? Precision.float32 : tape.precision
+        let precision = role == .full || parameter == nil ? Precision.float32 : self.precision
 
         var pre = dy
         if activation == .gelu, let preactivation = saved.last {
             let target = dy.reusable(count: count, pool: pool)
-            hssl_gelu_backward(count, preactivation.floats, dy.values, target.floats)
+            let x = preactivation.widened(count: count, pool: pool)
+            withExtendedLifetime(x) { hssl_gelu_backward(count, x.floats, dy.values, target.floats) }
             pre = Gradient(buffer: target, owned: true)
         }
 
@@ -47,6 +48,7 @@ extension Node {
             let scale = pool.floats(rows)
             hssl_quantize_rows_u8_stochastic(rows, outputs, pre.values, outputs, pack.scale?.floats,
                                              CounterRandom.combine([tape.roundingKey, UInt64(output)]), codes.bytes, leading, scale.floats)
+            tape.statistics?.gradients.add(rows: rows, width: outputs, codes: codes, leading: leading, scale: scale, pool: pool)
             hssl_gemm_u8s8_f32(rows, inputWidth, outputs, codes.bytes, leading, scale.floats, pack.packed.pointer, nil, dx.floats, inputWidth,
                                false, nil)
         case (_, nil):
@@ -61,11 +63,7 @@ extension Node {
     /// The saved input as float32 [rows, width].
     private func savedInput(width: Int, pool: BufferPool) -> Buffer {
         switch saved[0] {
-        case .floats(let buffer): return buffer
-        case .halves(let half):
-            let buffer = pool.floats(rows * width)
-            hssl_convert_f16_f32(rows * width, half.halves, buffer.floats)
-            return buffer
+        case .floats, .halves: return saved[0].widened(count: rows * width, pool: pool)
         case .codes(let codes, let leading, let scale):
             let buffer = pool.floats(rows * width)
             hssl_dequantize_rows_u8(rows, width, codes.bytes, leading, scale.floats, buffer.floats, width)

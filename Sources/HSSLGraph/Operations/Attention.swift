@@ -11,7 +11,7 @@ extension Tensor {
             let logSumExp = keeps ? tape.pool.floats(batch * heads * tokens) : nil
             hssl_attention(batch, tokens, heads, headDimension, values, y, logSumExp?.floats, workspace.pointer)
             guard let logSumExp, let storage else { return [] }
-            return [.floats(storage), .floats(logSumExp)]
+            return [tape.activation(storage, count: count), .floats(logSumExp)]
         }
     }
 }

@@ -9,7 +9,7 @@ extension Tensor {
         return tape.record(.depthwiseConv(kernel: kernel), [self, weight, bias], shape: shape) { y, keeps in
             let workspace = tape.pool.allocate(byteCount: hssl_depthwise_conv_workspace_size(width, kernel))
             hssl_depthwise_conv(shape[0], shape[1], shape[2], width, kernel, values, weight.values, bias.values, y, workspace.pointer)
-            return keeps ? storage.map { [.floats($0)] } ?? [] : []
+            return keeps ? storage.map { [tape.activation($0, count: count)] } ?? [] : []
         }
     }
 

@@ -5,7 +5,7 @@ extension Tensor {
     package func gelu() -> Tensor {
         tape.record(.gelu, [self], shape: shape) { y, keeps in
             hssl_gelu(count, values, y)
-            return keeps ? storage.map { [.floats($0)] } ?? [] : []
+            return keeps ? storage.map { [tape.activation($0, count: count)] } ?? [] : []
         }
     }
 

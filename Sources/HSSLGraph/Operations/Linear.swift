@@ -40,13 +40,14 @@ extension Tensor {
                 let codes = pool.allocate(byteCount: rows * leading)
                 let scale = pool.floats(rows)
                 hssl_quantize_rows_u8(rows, inputs, values, inputs, codes.bytes, leading, scale.floats)
+                tape.statistics?.activations.add(rows: rows, width: inputs, codes: codes, leading: leading, scale: scale, pool: pool)
                 hssl_gemm_u8s8_f32(rows, outputs, inputs, codes.bytes, leading, scale.floats, pack.packed.pointer, pack.scale?.floats,
                                    y, outputs, false, &stage)
                 if keepsInput { saved.append(.codes(codes, leading: leading, scale: scale)) }
             }
             if keeps, !keepsInput { saved.append(.nothing) }
             if keeps, tape.parameter(of: weight.id) == nil, let storage = weight.storage { saved.append(.floats(storage)) }
-            if let preactivation { saved.append(.floats(preactivation)) }
+            if let preactivation { saved.append(tape.activation(preactivation, count: rows * outputs)) }
             return saved
         }
     }

@@ -12,7 +12,7 @@ extension Tensor {
             let mean = tape.pool.floats(rows)
             let rstd = tape.pool.floats(rows)
             hssl_layer_norm(rows, width, values, weight.values, bias.values, epsilon, y, mean.floats, rstd.floats)
-            return [.floats(storage), .floats(mean), .floats(rstd)]
+            return [tape.activation(storage, count: count), .floats(mean), .floats(rstd)]
         }
     }
 

@@ -1,7 +1,4 @@
 import CSupport
-#if canImport(Glibc)
-import Glibc
-#endif
 import HSSLGradients
 import HSSLGraph
 import HSSLModels
@@ -60,6 +57,8 @@ package struct HSSLObjective {
         package var features = FeatureSpread()
         /// Raw logits of the last micro-batch by the fixtures' names (plain evaluation only).
         package var logits: [String: [Float]] = [:]
+        /// int8: the student's codes in the last micro-batch of the update (one is enough to see them drift).
+        package var quantization: QuantizationStatistics?
 
         package init(prototypes: Int, bottleneck: Int) { centers = CenterSums(prototypes: prototypes, bottleneck: bottleneck) }
     }
@@ -75,21 +74,23 @@ package struct HSSLObjective {
     /// Adds one micro-batch: losses and centre statistics to `sums`, gradients to the student's parameters.
     package func accumulate(_ batch: CropBatch, context: StepContext, centers: Centers, pool: BufferPool, into sums: inout Sums) {
         for parameter in student.head.prototypes.parameters { parameter.requiresGradient = !context.prototypesFrozen }
+        let isLast = batch.firstImage + batch.images >= context.batchImages
+        sums.quantization = settings.precision == .int8 && isLast ? QuantizationStatistics() : nil
         let masks = batch.viewMajorMasks()
         let selection = TokenSelection(batch: batch, masks: masks, plain: settings.plain)
         let targets = teach(batch, selection, context: context, centers: centers, pool: pool, into: &sums)
-        learnGlobal(batch, masks, selection, targets, context: context, pool: pool, into: &sums)
+        learnGlobal(batch, masks, selection, targets, context: context, centers: centers, pool: pool, into: &sums)
         if batch.localViews > 0 { learnLocal(batch, targets, context: context, pool: pool, into: &sums) }
     }
 
     // MARK: Teacher
 
-    /// Target distributions of one micro-batch.
+    /// What one micro-batch learns from.
     private struct Targets {
-        /// [2·images, K], view-major
-        let cls: [Float]
-        /// [selected patches, K]
-        let patch: [Float]
+        /// Distributions [2·images, K], view-major.
+        let cls: Tensor
+        /// Bottleneck vectors of the selected patches; nil where there are none.
+        let patches: Tensor?
     }
 
     private func teach(_ batch: CropBatch, _ selection: TokenSelection, context: StepContext, centers: Centers, pool: BufferPool,
@@ -97,130 +98,125 @@ package struct HSSLObjective {
         let tape = Tape(mode: .inference, precision: settings.precision, pool: pool)
         let grid = teacher.base.grid(height: batch.globalSize, width: batch.globalSize)
         let tokens = teacher.base.tokens(batch.globalInput(tape), mask: nil, stochasticDepth: nil)
-        let prototypes = teacher.head.prototypes.weight(tape)
-        let crops = tokens.shape[0]
 
         let patches = teacher.head.base(teacher.base.norm(tokens.gatheringRows(selection.allPatchRows)))
         let clsBottleneck: Tensor
         if let auxiliary = teacher.auxiliary, let mlp = teacher.head.auxiliary {
-            clsBottleneck = mlp(cls(auxiliary, tokens, grid, nil, teacher))
+            let global = cls(auxiliary, tokens, grid, nil, teacher)
+            clsBottleneck = tape.computing(at: globalPrecision) { mlp(global) }
         } else {
-            clsBottleneck = teacher.head.base(teacher.base.norm(tokens.gatheringRows(selection.clsRows)))
+            let global = teacher.base.norm(tokens.gatheringRows(selection.clsRows))
+            clsBottleneck = tape.computing(at: globalPrecision) { teacher.head.base(global) }
         }
-        let clsLogits = clsBottleneck.linear(weight: prototypes, bias: nil, role: .full)
-        sums.centers.add(clsLogits: clsLogits, patchBottleneck: patches)
+        let logits = clsBottleneck.linear(weight: teacher.head.prototypes.weight(tape), bias: nil, role: .full)
+        sums.centers.add(clsLogits: logits, patchBottleneck: patches)
+        if settings.plain { sums.logits["teacher.auxiliary_cls"] = logits.array() }
 
-        let count = centers.cls.count
-        var qCLS = [Float](repeating: 0, count: crops * count)
-        hssl_softmax(crops, count, clsLogits.values, centers.cls, 1 / context.teacherTemperature, &qCLS)
-        sums.targetEntropy += entropy(qCLS)
-        sums.targets += crops
+        let targets = tape.input(shape: logits.shape)
+        hssl_softmax(logits.rows, logits.width, logits.values, centers.cls, 1 / context.teacherTemperature, targets.values)
+        sums.targetEntropy += entropy(of: targets, logits: logits, center: centers.cls, temperature: context.teacherTemperature)
+        sums.targets += targets.rows
 
         sums.features.add(teacher.base.norm(tokens.gatheringRows(selection.clsRows)).l2Normalized())
-
-        var qPatch: [Float] = []
-        if !selection.patchOfGrid.isEmpty {
-            let logits = patches.gatheringRows(selection.patchOfGrid).linear(weight: prototypes, bias: nil, role: .full)
-            if settings.plain { sums.logits["teacher.base_patch"] = logits.array() }
-            qPatch = [Float](repeating: 0, count: logits.count)
-            hssl_softmax(logits.rows, count, logits.values, centers.patch, 1 / context.teacherPatchTemperature, &qPatch)
-        }
-        if settings.plain { sums.logits["teacher.auxiliary_cls"] = clsLogits.array() }
-        return Targets(cls: qCLS, patch: qPatch)
+        return Targets(cls: targets, patches: selection.patchOfGrid.isEmpty ? nil : patches.gatheringRows(selection.patchOfGrid))
     }
 
-    private func entropy(_ distribution: [Float]) -> Double {
-        distribution.reduce(0.0) { $1 > 0 ? $0 - Double($1) * Double(logf($1)) : $0 }
+    /// Σ over rows of the entropy of q = softmax((logits − center)/temperature), which is its cross-entropy with itself. Overwrites the logits.
+    private func entropy(of q: Tensor, logits: Tensor, center: [Float], temperature: Float) -> Double {
+        hssl_add_broadcast(logits.rows, logits.width, logits.values, center.map { -$0 }, logits.values)
+        var entropies = [Float](repeating: 0, count: logits.rows), logSumExp = entropies
+        hssl_soft_cross_entropy(logits.rows, logits.width, q.values, logits.values, 1 / temperature, &entropies, &logSumExp)
+        return entropies.reduce(0.0) { $0 + Double($1) }
     }
 
     // MARK: Student
 
-    private func learnGlobal(_ batch: CropBatch, _ masks: [UInt8], _ selection: TokenSelection, _ targets: Targets, context: StepContext,
+    private func learnGlobal(_ batch: CropBatch, _ masks: [UInt8], _ selection: TokenSelection, _ targets: Targets, context: StepContext, centers: Centers,
                              pool: BufferPool, into sums: inout Sums) {
-        let tape = trainingTape(batch, context, part: 0, pool: pool)
+        let tape = trainingTape(batch, context, part: 0, pool: pool, sums.quantization)
         let grid = student.base.grid(height: batch.globalSize, width: batch.globalSize)
         let depth = stochasticDepth(batch, views: 0..<CropBatch.globalViews, context)
         let tokens = student.base.tokens(batch.globalInput(tape), mask: masks, stochasticDepth: depth)
-        let prototypes = student.head.prototypes.weight(tape)
         let crops = tokens.shape[0]
-        let count = prototypes.shape[0]
 
         // Target view u ≠ student view v: with two global views each learns from the other.
-        var otherView = [Float](repeating: 0, count: crops * count)
-        for row in 0..<crops {
-            let other = row < batch.images ? row + batch.images : row - batch.images
-            otherView.withUnsafeMutableBufferPointer { target in
-                targets.cls.withUnsafeBufferPointer { source in
-                    guard let t = target.baseAddress, let s = source.baseAddress else { return }
-                    (t + row * count).update(from: s + other * count, count: count)
-                }
-            }
-        }
+        let fromOtherView = PrototypeTargets.distributions(targets.cls, index: (0..<crops).map { Int32(($0 + batch.images) % crops) })
         let clsShare = 1 / (Float(pairs(batch)) * Float(context.batchImages))
+        let clsWeights = [Float](repeating: clsFactor * clsShare, count: crops)
+        let patchShare = 1 / (Float(CropBatch.globalViews) * Float(context.batchImages))
 
         // Base stream: CLS rows, then the selected patches, through one projection.
-        let base = student.head.base(student.base.norm(tokens.gatheringRows(selection.clsRows + selection.patchRows)))
-        let logits = base.linear(weight: prototypes, bias: nil, role: .full)
-        let patchShare = 1 / (Float(CropBatch.globalViews) * Float(context.batchImages))
-        let weights = [Float](repeating: clsFactor * clsShare, count: crops) + selection.patchWeights.map { patchFactor * patchShare * $0 }
-        var rowLosses: [Float] = []
-        var losses = [logits.softCrossEntropy(targets: tape.constant(otherView + targets.patch, shape: logits.shape), weights: weights,
-                                              temperature: settings.studentTemperature, rowLosses: &rowLosses)]
-        for row in 0..<crops { sums.losses.clsBase += Double(rowLosses[row] * clsShare) }
-        for (row, weight) in selection.patchWeights.enumerated() { sums.losses.patch += Double(rowLosses[crops + row] * weight * patchShare) }
-        if settings.plain {
-            let array = logits.array()
-            sums.logits["student.base_cls"] = Array(array[..<(crops * count)])
-            sums.logits["student.base_patch"] = Array(array[(crops * count)...])
-        }
-
+        var streams = [PrototypeRows(
+            rows: student.head.base(student.base.norm(tokens.gatheringRows(selection.clsRows + selection.patchRows))),
+            targets: [fromOtherView] + (targets.patches.map { patches in
+                [.projections(patches, prototypes: teacher.head.prototypes.weight(Tape(mode: .inference, pool: pool)), center: centers.patch,
+                              temperature: context.teacherPatchTemperature)]
+            } ?? []),
+            weights: clsWeights + selection.patchWeights.map { patchFactor * patchShare * $0 })]
         if let auxiliary = student.auxiliary, let mlp = student.head.auxiliary {
-            let logits = mlp(cls(auxiliary, tokens, grid, depth, student)).linear(weight: prototypes, bias: nil, role: .full)
-            losses.append(logits.softCrossEntropy(targets: tape.constant(otherView, shape: logits.shape),
-                                                  weights: [Float](repeating: clsFactor * clsShare, count: crops),
-                                                  temperature: settings.studentTemperature, rowLosses: &rowLosses))
-            for loss in rowLosses { sums.losses.clsAuxiliary += Double(loss * clsShare) }
-            if settings.plain { sums.logits["student.auxiliary_cls"] = logits.array() }
+            let global = cls(auxiliary, tokens, grid, depth, student)
+            streams.append(PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(global) }, targets: [fromOtherView], weights: clsWeights))
         }
-        BackwardPass.run(from: losses)
+        let rowLosses = learn(streams, tape) { plain in
+            sums.logits["teacher.base_patch"] = plain.teacherLogits
+            sums.logits["student.base_cls"] = Array(plain.logits[0][..<(crops * targets.cls.width)])
+            sums.logits["student.base_patch"] = Array(plain.logits[0][(crops * targets.cls.width)...])
+            if plain.logits.count > 1 { sums.logits["student.auxiliary_cls"] = plain.logits[1] }
+        }
+        for row in 0..<crops { sums.losses.clsBase += Double(rowLosses[0][row] * clsShare) }
+        for (row, weight) in selection.patchWeights.enumerated() { sums.losses.patch += Double(rowLosses[0][crops + row] * weight * patchShare) }
+        for loss in rowLosses.dropFirst().joined() { sums.losses.clsAuxiliary += Double(loss * clsShare) }
     }
 
     /// Local views learn the image's global content: their target is the mean over both teacher views (H is linear in q).
     private func learnLocal(_ batch: CropBatch, _ targets: Targets, context: StepContext, pool: BufferPool, into sums: inout Sums) {
-        let tape = trainingTape(batch, context, part: 1, pool: pool)
+        let tape = trainingTape(batch, context, part: 1, pool: pool, sums.quantization)
         let grid = student.base.grid(height: batch.localSize, width: batch.localSize)
         let views = CropBatch.globalViews
         let depth = stochasticDepth(batch, views: views..<(views + batch.localViews), context)
         let tokens = student.base.tokens(batch.localInput(tape), mask: nil, stochasticDepth: depth)
-        let prototypes = student.head.prototypes.weight(tape)
         let crops = tokens.shape[0]
-        let count = prototypes.shape[0]
 
-        var mean = [Float](repeating: 0, count: crops * count)
-        for row in 0..<crops {
-            let image = row % batch.images
-            for k in 0..<count {
-                mean[row * count + k] = 0.5 * (targets.cls[image * count + k] + targets.cls[(batch.images + image) * count + k])
-            }
-        }
-        let target = tape.constant(mean, shape: [crops, count])
+        let mean = tape.input(shape: [batch.images, targets.cls.width])
+        hssl_add(mean.count, targets.cls.values, targets.cls.values + mean.count, mean.values)
+        hssl_scale(mean.count, 0.5, mean.values)
+        let ofTheImage = PrototypeTargets.distributions(mean, index: (0..<crops).map { Int32($0 % batch.images) })
         let share = Float(views) / (Float(pairs(batch)) * Float(context.batchImages))
         let weights = [Float](repeating: clsFactor * share, count: crops)
-        let clsRows = (0..<crops).map { Int32($0 * tokens.shape[1]) }
 
-        var rowLosses: [Float] = []
-        let base = student.head.base(student.base.norm(tokens.gatheringRows(clsRows))).linear(weight: prototypes, bias: nil, role: .full)
-        var losses = [base.softCrossEntropy(targets: target, weights: weights, temperature: settings.studentTemperature, rowLosses: &rowLosses)]
-        for loss in rowLosses { sums.losses.clsBase += Double(loss * share) }
+        let base = student.head.base(student.base.norm(tokens.gatheringRows((0..<crops).map { Int32($0 * tokens.shape[1]) })))
+        var streams = [PrototypeRows(rows: base, targets: [ofTheImage], weights: weights)]
         if let auxiliary = student.auxiliary, let mlp = student.head.auxiliary {
-            let logits = mlp(cls(auxiliary, tokens, grid, depth, student)).linear(weight: prototypes, bias: nil, role: .full)
-            losses.append(logits.softCrossEntropy(targets: target, weights: weights, temperature: settings.studentTemperature, rowLosses: &rowLosses))
-            for loss in rowLosses { sums.losses.clsAuxiliary += Double(loss * share) }
+            let global = cls(auxiliary, tokens, grid, depth, student)
+            streams.append(PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(global) }, targets: [ofTheImage], weights: weights))
         }
-        BackwardPass.run(from: losses)
+        let rowLosses = learn(streams, tape)
+        for loss in rowLosses[0] { sums.losses.clsBase += Double(loss * share) }
+        for loss in rowLosses.dropFirst().joined() { sums.losses.clsAuxiliary += Double(loss * share) }
+    }
+
+    /// Losses of every row of the streams (base, then auxiliary) through the student's prototypes; their gradients go to the parameters.
+    ///
+    /// - Parameter plain: receives the plain evaluation where the settings ask for one.
+    private func learn(_ streams: [PrototypeRows], _ tape: Tape, plain: (PlainLosses) -> Void = { _ in }) -> [[Float]] {
+        let prototypes = student.head.prototypes.weight(tape)
+        var rowLosses: [[Float]] = []
+        if settings.plain {
+            let evaluation = PlainLosses(streams, prototypes: prototypes, temperature: settings.studentTemperature)
+            plain(evaluation)
+            rowLosses = evaluation.rowLosses
+            BackwardPass.run(from: evaluation.losses)
+        } else {
+            BackwardPass.run(from: [prototypes.prototypeCrossEntropy(of: streams, temperature: settings.studentTemperature, rowLosses: &rowLosses)])
+        }
+        return rowLosses
     }
 
     // MARK: Shared
+
+    /// Of the projections that see one row a crop. An int8 run computes them in float16: the temperatures multiply the rounding of the bottleneck by up to 25,
+    /// no mean over patches hides it, and so few rows cost nothing. (Least cosine of a gradient on the multi-crop fixture 0.9984 otherwise, 0.9991 so.)
+    private var globalPrecision: Precision { settings.precision == .int8 ? .float16 : settings.precision }
 
     /// loss = ½·[(cls_base + cls_aux) + 2·patch]; without a head, cls_base + patch.
     private var clsFactor: Float { hasAuxiliary ? 0.5 : 1 }
@@ -234,9 +230,11 @@ package struct HSSLObjective {
             : head.cls(tokens, grid: grid, stochasticDepth: depth, firstBlock: network.base.depth)
     }
 
-    private func trainingTape(_ batch: CropBatch, _ context: StepContext, part: UInt64, pool: BufferPool) -> Tape {
-        Tape(mode: .training, precision: settings.precision, pool: pool,
-             roundingKey: CounterRandom.combine([settings.seed, UInt64(context.step), UInt64(batch.firstImage), part]))
+    private func trainingTape(_ batch: CropBatch, _ context: StepContext, part: UInt64, pool: BufferPool, _ statistics: QuantizationStatistics?) -> Tape {
+        let tape = Tape(mode: .training, precision: settings.precision, pool: pool,
+                        roundingKey: CounterRandom.combine([settings.seed, UInt64(context.step), UInt64(batch.firstImage), part]))
+        tape.statistics = statistics
+        return tape
     }
 
     private func stochasticDepth(_ batch: CropBatch, views: Range<Int>, _ context: StepContext) -> StochasticDepth? {

@@ -19,6 +19,15 @@ public struct Metrics: Equatable, Sendable {
     public var teacherEntropy: Double?
     /// See `FeatureStatistics.meanStandardDeviation`.
     public var featureStd: Double?
+    /// int8 only, of the update's last micro-batch: share of activation codes at ±127 (one a row is there by construction).
+    public var int8Saturation: Double?
+    /// The same of the codes of gradients.
+    public var int8GradientSaturation: Double?
+    /// Share of gradient codes that are 0.
+    public var int8GradientZeros: Double?
+    /// Mean and largest scale of the rows of gradients: what one code stands for.
+    public var int8GradientScaleMean: Double?
+    public var int8GradientScaleMax: Double?
     /// Images, not views.
     public var imagesPerSecond: Double?
     public var peakRSSBytes: Int?
@@ -36,6 +45,8 @@ public struct Metrics: Equatable, Sendable {
         ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch), ("lr", \.learningRate),
         ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum), ("teacher_temperature", \.teacherTemperature),
         ("gradient_norm", \.gradientNorm), ("teacher_entropy", \.teacherEntropy), ("feature_std", \.featureStd),
+        ("int8_saturation", \.int8Saturation), ("int8_gradient_saturation", \.int8GradientSaturation), ("int8_gradient_zeros", \.int8GradientZeros),
+        ("int8_gradient_scale_mean", \.int8GradientScaleMean), ("int8_gradient_scale_max", \.int8GradientScaleMax),
         ("images_per_second", \.imagesPerSecond), ("knn_top1", \.knnTop1),
     ]
     private static let integerKeys: [(name: String, path: WritableKeyPath<Metrics, Int?> & Sendable)] = [

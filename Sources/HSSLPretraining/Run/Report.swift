@@ -111,6 +111,9 @@ public struct Report: Sendable {
             LineChart(title: "Feature spread (std of normalised features)", xLabel: "step", series: [series("feature std", 5, \.featureStd)], fromZero: true),
             LineChart(title: "Learning rate", xLabel: "step", series: [series("learning rate", 0, \.learningRate)], fromZero: true),
             LineChart(title: "Gradient norm", xLabel: "step", series: [series("gradient norm", 1, \.gradientNorm)], fromZero: true),
+            LineChart(title: "int8 codes of gradients", xLabel: "step", series: [
+                series("zero", 3, \.int8GradientZeros), series("at ±127", 1, \.int8GradientSaturation),
+            ], unit: .percent, fromZero: true),
             LineChart(title: "Teacher temperature", xLabel: "step", series: [series("temperature", 4, \.teacherTemperature)], fromZero: true),
             LineChart(title: "Throughput (images/s)", xLabel: "step", series: [series("images/s", 3, \.imagesPerSecond)], fromZero: true),
         ].compactMap { $0.svg() }

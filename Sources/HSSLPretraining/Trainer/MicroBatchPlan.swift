@@ -6,7 +6,9 @@ import Glibc
 
 /// How many images a micro-batch may have under a memory limit.
 ///
-/// Memory grows linearly with the micro-batch (every activation does), so two probes on synthetic views give the line: a fixed part and a part an image.
+/// Memory at any moment of a step grows linearly with the micro-batch (every activation does), so two probes on synthetic views give the line: a fixed part
+/// and a part an image. The peak is the largest of several moments, of which weights rule the first and activations the later ones: sizes are doubled while
+/// the line so far says that they fit, and the last two count.
 package struct MicroBatchPlan {
     /// Bytes that do not depend on the micro-batch: the process, weights, moments, gradients, packed weights.
     package let fixedBytes: Int
@@ -21,19 +23,30 @@ package struct MicroBatchPlan {
     package static let prefetched = 3
 
     /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped.
-    package init(probing learner: Learner, recipe: Recipe, loaderThreads: Int) {
+    /// - Parameters:
+    ///   - limit: bytes that no probe should exceed.
+    ///   - largest: images of the largest micro-batch in question.
+    package init(probing learner: Learner, recipe: Recipe, loaderThreads: Int, limit: Int, largest: Int) {
         learner.pool.trim()
         let outside = Self.residentBytes() - learner.pool.bytesReserved + Self.unseenBytes
-        let peaks = [1, 2].map { Self.peak(learner, recipe: recipe, images: $0) }
         let grid = recipe.model.imageSize / recipe.model.patchSize
         let crops = 4 * 3 * (2 * recipe.model.imageSize * recipe.model.imageSize + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
             + 2 * grid * grid
-        let perImage = max(0, peaks[1] - peaks[0])
+        let outsidePerImage = (1 + max(Self.prefetched, loaderThreads)) * crops
+        var images = 2
+        var peaks = (Self.peak(learner, recipe: recipe, images: 1), Self.peak(learner, recipe: recipe, images: 2))
+        func line() -> (fixed: Int, perImage: Int) {
+            let perImage = max(0, peaks.1 - peaks.0) / (images - images / 2)
+            // Size classes round up by as much as an eighth.
+            return (outside + peaks.1 - images * perImage, perImage + perImage / 8 + outsidePerImage)
+        }
+        while 2 * images <= largest, line().fixed + 2 * images * line().perImage <= limit {
+            images *= 2
+            peaks = (peaks.1, Self.peak(learner, recipe: recipe, images: images))
+        }
+        (fixedBytes, bytesPerImage) = line()
         outsideFixedBytes = outside
-        outsideBytesPerImage = (1 + max(Self.prefetched, loaderThreads)) * crops
-        // Size classes round up by as much as an eighth.
-        bytesPerImage = perImage + perImage / 8 + outsideBytesPerImage
-        fixedBytes = outside + peaks[0] - perImage
+        outsideBytesPerImage = outsidePerImage
         learner.pool.trim()
     }
 

@@ -151,7 +151,7 @@ public final class Trainer {
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
-            let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: options.loaderThreads)
+            let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: options.loaderThreads, limit: limit, largest: size)
             guard let fitting = plan.microBatch(limit: limit, largest: size) else {
                 throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1)))")
             }
@@ -181,6 +181,7 @@ public final class Trainer {
         var lastTop1: Double?
         var lastSaved = step
         var warnedOfCollapse = false
+        var underflow = UnderflowWatch()
         let parts = source.partsPerStep
         let first = step
         let source = self.source
@@ -227,6 +228,7 @@ public final class Trainer {
                 warnedOfCollapse = true
                 notice("step \(step): \(warning)")
             }
+            if !outcome.skipped, let warning = underflow.warning(metrics) { notice("step \(step): \(warning)") }
             try folder.append(metrics)
             progress(metrics, schedules.totalSteps)
             stopped = shouldStop()
@@ -258,6 +260,11 @@ public final class Trainer {
         metrics.gradientNorm = outcome.gradientNorm
         metrics.teacherEntropy = sums.targetEntropy / Double(max(1, sums.targets))
         metrics.featureStd = sums.features.meanStandardDeviation
+        metrics.int8Saturation = sums.quantization?.activations.saturation
+        metrics.int8GradientSaturation = sums.quantization?.gradients.saturation
+        metrics.int8GradientZeros = sums.quantization?.gradients.zeroShare
+        metrics.int8GradientScaleMean = sums.quantization?.gradients.meanScale
+        metrics.int8GradientScaleMax = sums.quantization?.gradients.maximumScale
         metrics.imagesPerSecond = Double(source.batchImages) / max(seconds, 1e-9)
         metrics.peakRSSBytes = Int(hssl_peak_rss())
         metrics.skippedSteps = skippedSteps
