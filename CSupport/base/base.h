@@ -19,6 +19,25 @@
 /// memory count as some 8 units): 1 where waking the team costs more than it saves, or inside another parallel region.
 int hssl_team(double work);
 
+// Swift's clang finds no omp.h: the functions of libomp that drivers call.
+extern int omp_get_thread_num(void);
+extern int omp_get_num_threads(void);
+
+/// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A team of one runs it in place. Nothing is allocated: libomp
+/// takes memory for a region of one thread and for every `parallel for`.
+#define HSSL_TEAM(team, part, ...)                                                                                      \
+    do {                                                                                                                \
+        const int team_ = (team);                                                                                       \
+        if (team_ > 1) {                                                                                                \
+            _Pragma("omp parallel num_threads(team_)")                                                                  \
+            for (int part = omp_get_thread_num(); part < team_; part += omp_get_num_threads()) __VA_ARGS__              \
+        } else {                                                                                                        \
+            const int part = 0;                                                                                         \
+            (void)part;                                                                                                 \
+            __VA_ARGS__                                                                                                 \
+        }                                                                                                               \
+    } while (0)
+
 /// Fixed split of `count` items into `parts`: items [begin, end) of `part`. Sizes differ by at most 1.
 static inline ptrdiff_t hssl_split(ptrdiff_t count, ptrdiff_t parts, ptrdiff_t part) {
     return count / parts * part + (part < count % parts ? part : count % parts);
@@ -48,8 +67,5 @@ typedef void hssl_convert_f16_f32_fn(ptrdiff_t n, const uint16_t *x, float *y);
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "base/kernels.inc"
 #undef HSSL_KERNEL
-
-/// The serial conversion kernel of the selected row, for drivers that convert inside their own parallel region.
-hssl_convert_f16_f32_fn *hssl_convert_f16_f32_kernel(void);
 
 #endif

@@ -66,32 +66,20 @@ static const struct { hssl_convert_f16_f32_fn *kernel; } widen_rows[HSSL_ISA_COU
 };
 #undef HSSL_KERNEL
 
-hssl_convert_f16_f32_fn *hssl_convert_f16_f32_kernel(void) { return HSSL_SELECT_ROW(widen_rows)->kernel; }
-
 void hssl_convert_f32_f16(ptrdiff_t n, const float *x, uint16_t *y) {
     hssl_convert_f32_f16_fn *const kernel = HSSL_SELECT_ROW(narrow_rows)->kernel;
     const int team = hssl_team(8.0 * (double)n);
-    if (team == 1) {
-        kernel(n, x, y);
-        return;
-    }
-#pragma omp parallel for num_threads(team) schedule(static, 1)
-    for (int part = 0; part < team; ++part) {
+    HSSL_TEAM(team, part, {
         const ptrdiff_t begin = hssl_split(n, team, part), end = hssl_split(n, team, part + 1);
         kernel(end - begin, x + begin, y + begin);
-    }
+    });
 }
 
 void hssl_convert_f16_f32(ptrdiff_t n, const uint16_t *x, float *y) {
-    hssl_convert_f16_f32_fn *const kernel = hssl_convert_f16_f32_kernel();
+    hssl_convert_f16_f32_fn *const kernel = HSSL_SELECT_ROW(widen_rows)->kernel;
     const int team = hssl_team(8.0 * (double)n);
-    if (team == 1) {
-        kernel(n, x, y);
-        return;
-    }
-#pragma omp parallel for num_threads(team) schedule(static, 1)
-    for (int part = 0; part < team; ++part) {
+    HSSL_TEAM(team, part, {
         const ptrdiff_t begin = hssl_split(n, team, part), end = hssl_split(n, team, part + 1);
         kernel(end - begin, x + begin, y + begin);
-    }
+    });
 }

@@ -26,11 +26,10 @@ static void pack(ptrdiff_t C, ptrdiff_t taps, const float *weight, bool flip, fl
 static void convolve(ptrdiff_t batch, const hssl_conv_shape *shape, const float *x, const float *packed, const float *bias, float *y) {
     const hssl_conv_kernels *kernels = selected();
     int threads = hssl_team((double)(batch * shape->h * shape->w * shape->C * shape->k * shape->k) * HSSL_WORK_MULTIPLY_ADD);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        hssl_range r = hssl_range_of_this_thread(batch * shape->h, 1);
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(batch * shape->h, 1, part, threads);
         kernels->depthwise(shape, r.begin, r.end, x, packed, bias, y);
-    }
+    });
 }
 
 void hssl_depthwise_conv(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x, const float *weight,
@@ -56,12 +55,13 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
     int threads = hssl_team((double)(batch * h * w * C * k * k) * HSSL_WORK_MULTIPLY_ADD);
     // Kernel rows are split only where channels alone do not occupy the threads: a split reads x and dy again.
     ptrdiff_t parts = groups >= threads ? 1 : k;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (ptrdiff_t task = 0; task < groups * parts; task++) {
-        ptrdiff_t begin = task / parts * 16, end = begin + 16 < C ? begin + 16 : C;
-        hssl_range rows = hssl_range_of(k, 1, (int)(task % parts), (int)parts);
-        kernels->depthwise_backward_weight(&shape, batch, begin, end, rows.begin, rows.end, x, dy, packed);
-    }
+    HSSL_TEAM(threads, part, {
+        for (ptrdiff_t task = hssl_split(groups * parts, threads, part); task < hssl_split(groups * parts, threads, part + 1); ++task) {
+            ptrdiff_t begin = task / parts * 16, end = begin + 16 < C ? begin + 16 : C;
+            hssl_range rows = hssl_range_of(k, 1, (int)(task % parts), (int)parts);
+            kernels->depthwise_backward_weight(&shape, batch, begin, end, rows.begin, rows.end, x, dy, packed);
+        }
+    });
     for (ptrdiff_t c = 0; c < C; c++)
         for (ptrdiff_t t = 0; t < k * k; t++) dweight[c * k * k + t] += packed[t * ld + c];
     if (dbias) hssl_sum_rows(batch * h * w, C, dy, dbias);
@@ -70,15 +70,16 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
 void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches) {
     const ptrdiff_t rows = H / p, columns = W / p;
     int threads = hssl_team((double)(batch * channels * H * W) * HSSL_WORK_STREAM);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (ptrdiff_t r = 0; r < batch * rows; r++) {
-        const float *sample = image + r / rows * channels * H * W;
-        float *row = patches + r * columns * channels * p * p;
-        for (ptrdiff_t c = 0; c < channels; c++)
-            for (ptrdiff_t y = 0; y < p; y++) {
-                const float *line = sample + (c * H + r % rows * p + y) * W;
-                for (ptrdiff_t i = 0; i < columns; i++)
-                    memcpy(row + (i * channels + c) * p * p + y * p, line + i * p, (size_t)p * sizeof(float));
-            }
-    }
+    HSSL_TEAM(threads, part, {
+        for (ptrdiff_t r = hssl_split(batch * rows, threads, part); r < hssl_split(batch * rows, threads, part + 1); ++r) {
+            const float *sample = image + r / rows * channels * H * W;
+            float *row = patches + r * columns * channels * p * p;
+            for (ptrdiff_t c = 0; c < channels; c++)
+                for (ptrdiff_t y = 0; y < p; y++) {
+                    const float *line = sample + (c * H + r % rows * p + y) * W;
+                    for (ptrdiff_t i = 0; i < columns; i++)
+                        memcpy(row + (i * channels + c) * p * p + y * p, line + i * p, (size_t)p * sizeof(float));
+                }
+        }
+    });
 }

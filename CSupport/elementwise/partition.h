@@ -4,10 +4,6 @@
 
 #include "base/base.h"
 
-// Swift's clang has no omp.h; these two are all that the drivers call.
-int omp_get_thread_num(void);
-int omp_get_num_threads(void);
-
 typedef struct {
     ptrdiff_t begin, end;
 } hssl_range;

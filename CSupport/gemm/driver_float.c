@@ -44,11 +44,12 @@ static void run(problem g) {
     const int team = hssl_team(2.0 * (double)g.M * (double)g.N * (double)g.K);
     const ptrdiff_t block = hssl_gemm_row_block(g.M, g.row->mr, panels, team), tasks = hssl_ceil_div(g.M, block) * panels;
     atomic_long next = 0;
-#pragma omp parallel num_threads(team) if (team > 1)
-    for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
-        const ptrdiff_t m = t / panels * block;
-        task(&g, m, hssl_min(block, g.M - m), t % panels);
-    }
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
+            const ptrdiff_t m = t / panels * block;
+            task(&g, m, hssl_min(block, g.M - m), t % panels);
+        }
+    });
 }
 
 void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
@@ -114,9 +115,10 @@ void hssl_gemm_f32_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *
     const ptrdiff_t block = hssl_round_up(hssl_ceil_div(M, row_blocks), g.row->mr);
     row_blocks = hssl_ceil_div(M, block);
     atomic_long next = 0;
-#pragma omp parallel num_threads(team) if (team > 1)
-    for (ptrdiff_t t; (t = hssl_next(&next)) < row_blocks * runs;) {
-        const ptrdiff_t m = t / runs * block, run = t % runs;
-        gradient_task(&g, m, hssl_min(block, M - m), hssl_split(panels, runs, run), hssl_split(panels, runs, run + 1), workspace);
-    }
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t t; (t = hssl_next(&next)) < row_blocks * runs;) {
+            const ptrdiff_t m = t / runs * block, run = t % runs;
+            gradient_task(&g, m, hssl_min(block, M - m), hssl_split(panels, runs, run), hssl_split(panels, runs, run + 1), workspace);
+        }
+    });
 }

@@ -48,11 +48,12 @@ static void run(ptrdiff_t M, ptrdiff_t K, problem g) {
     const int team = hssl_team(0.5 * (double)M * (double)g.N * (double)K);
     const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
     atomic_long next = 0;
-#pragma omp parallel num_threads(team) if (team > 1)
-    for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
-        const ptrdiff_t m = t / panels * block;
-        task(&g, m, hssl_min(block, M - m), t % panels);
-    }
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
+            const ptrdiff_t m = t / panels * block;
+            task(&g, m, hssl_min(block, M - m), t % panels);
+        }
+    });
 }
 
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,

@@ -100,27 +100,29 @@ void hssl_gemm_pack_a(ptrdiff_t M, ptrdiff_t K, const float *a, ptrdiff_t m_stri
 void hssl_gemm_f32_pack(ptrdiff_t N, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed) {
     const ptrdiff_t count = panels(N);
     const int team = hssl_team(16.0 * (double)N * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t p = 0; p < count; ++p) {
-        hssl_gemm_pack_panel_f32(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride, (float *)packed + p * PANEL * K);
-    }
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t p = hssl_split(count, team, part); p < hssl_split(count, team, part + 1); ++p) {
+            hssl_gemm_pack_panel_f32(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride, (float *)packed + p * PANEL * K);
+        }
+    });
 }
 
 void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed) {
     const ptrdiff_t count = panels(N);
     const int team = hssl_team(16.0 * (double)N * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t p = 0; p < count; ++p) {
-        uint16_t *out = (uint16_t *)packed + p * PANEL * K;
-        const uint16_t *in = b + p * PANEL * n_stride;
-        const ptrdiff_t columns = hssl_min(PANEL, N - p * PANEL);
-        memset(out, 0, (size_t)(K * PANEL) * sizeof *out);
-        for (ptrdiff_t k0 = 0; k0 < K; k0 += 8) {
-            for (ptrdiff_t n = 0; n < columns; ++n) {
-                for (ptrdiff_t k = k0; k < hssl_min(K, k0 + 8); ++k) out[k * PANEL + n] = in[k * k_stride + n * n_stride];
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t p = hssl_split(count, team, part); p < hssl_split(count, team, part + 1); ++p) {
+            uint16_t *out = (uint16_t *)packed + p * PANEL * K;
+            const uint16_t *in = b + p * PANEL * n_stride;
+            const ptrdiff_t columns = hssl_min(PANEL, N - p * PANEL);
+            memset(out, 0, (size_t)(K * PANEL) * sizeof *out);
+            for (ptrdiff_t k0 = 0; k0 < K; k0 += 8) {
+                for (ptrdiff_t n = 0; n < columns; ++n) {
+                    for (ptrdiff_t k = k0; k < hssl_min(K, k0 + 8); ++k) out[k * PANEL + n] = in[k * k_stride + n * n_stride];
+                }
             }
         }
-    }
+    });
 }
 
 /// Codes of one panel, k by k: any strides. Adds to `sum`.
@@ -168,8 +170,9 @@ static void pack_panel_u8s8(ptrdiff_t columns, ptrdiff_t K, const int8_t *in, pt
 void hssl_gemm_u8s8_pack(ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed) {
     const ptrdiff_t count = panels(N), bytes = PANEL * (4 + hssl_round_up(K, 4));
     const int team = hssl_team(16.0 * (double)N * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t p = 0; p < count; ++p) {
-        pack_panel_u8s8(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride, (char *)packed + p * bytes);
-    }
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t p = hssl_split(count, team, part); p < hssl_split(count, team, part + 1); ++p) {
+            pack_panel_u8s8(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride, (char *)packed + p * bytes);
+        }
+    });
 }

@@ -1,12 +1,8 @@
 // Runs a lowered model. Steps call the drivers of the other families; what is here is the walk over images, and one fusion that needs no kernel.
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "base/base.h"
-
-// Swift's clang finds no omp.h.
-int omp_get_thread_num(void);
 
 enum { FUSED_FLOATS = 16384, FUSED_ROWS = 8 };  // a stack block of 64 KB at most
 
@@ -33,13 +29,14 @@ static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, con
     const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, FUSED_FLOATS / D)), blocks = hssl_ceil_div(rows, height);
     const ptrdiff_t ldq = hssl_round_up(D, 4);
     const int team = hssl_team(24.0 * (double)rows * (double)D);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t block = 0; block < blocks; ++block) {
-        _Alignas(64) float normalized[FUSED_FLOATS];
-        const ptrdiff_t r = block * height, count = hssl_min(height, rows - r);
-        hssl_layer_norm(count, D, x + r * D, weight, bias, epsilon, normalized, NULL, NULL);
-        hssl_quantize_rows_u8(count, D, normalized, D, codes + r * ldq, ldq, scale + r);
-    }
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t block = hssl_split(blocks, team, part); block < hssl_split(blocks, team, part + 1); ++block) {
+            _Alignas(64) float normalized[FUSED_FLOATS];
+            const ptrdiff_t r = block * height, count = hssl_min(height, rows - r);
+            hssl_layer_norm(count, D, x + r * D, weight, bias, epsilon, normalized, NULL, NULL);
+            hssl_quantize_rows_u8(count, D, normalized, D, codes + r * ldq, ldq, scale + r);
+        }
+    });
 }
 
 static void run_step(const image_run *run, const hssl_plan_step *step) {
@@ -76,23 +73,20 @@ static void run_step(const image_run *run, const hssl_plan_step *step) {
     }
 }
 
+static void run_image(const hssl_plan *plan, ptrdiff_t i, const float *images, float *features, void *arena) {
+    const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes, arena};
+    for (ptrdiff_t s = 0; s < plan->step_count; ++s) run_step(&run, plan->steps + s);
+}
+
 void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas) {
     const int team = batch > 1 ? hssl_team(INFINITY) : 1;
     // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
     const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
     // Taken one by one, since threads share their cores with loaders. (OpenMP's own dynamic schedule calls a function that the libomp of clang 14
     // does not have.)
-    atomic_ptrdiff_t next = 0;
-#pragma omp parallel num_threads(team) if (whole > 0)
-    for (;;) {
-        const ptrdiff_t i = atomic_fetch_add_explicit(&next, 1, memory_order_relaxed);
-        if (i >= whole) break;
-        const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes,
-                               (char *)arenas + (size_t)omp_get_thread_num() * plan->arena_bytes};
-        for (ptrdiff_t s = 0; s < plan->step_count; ++s) run_step(&run, plan->steps + s);
-    }
-    for (ptrdiff_t i = whole; i < batch; ++i) {
-        const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes, arenas};
-        for (ptrdiff_t s = 0; s < plan->step_count; ++s) run_step(&run, plan->steps + s);
-    }
+    atomic_long next = 0;
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t i; (i = hssl_next(&next)) < whole;) run_image(plan, i, images, features, (char *)arenas + (size_t)part * plan->arena_bytes);
+    });
+    for (ptrdiff_t i = whole; i < batch; ++i) run_image(plan, i, images, features, arenas);
 }

@@ -37,15 +37,17 @@ static const struct { hssl_count_codes_fn *kernel; } count_rows[HSSL_ISA_COUNT] 
 static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, uint8_t *codes, ptrdiff_t ldq, float *scale) {
     hssl_quantize_row_fn *const kernel = HSSL_SELECT_ROW(nearest_rows)->kernel;
     const int team = hssl_team(16.0 * (double)rows * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t r = 0; r < rows; ++r) scale[r] = kernel(K, x + r * ldx, flip, codes + r * ldq, ldq);
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) scale[r] = kernel(K, x + r * ldx, flip, codes + r * ldq, ldq);
+    });
 }
 
 static void dequantize(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, uint8_t flip, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
     hssl_dequantize_row_fn *const kernel = HSSL_SELECT_ROW(dequantize_rows)->kernel;
     const int team = hssl_team(8.0 * (double)rows * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t r = 0; r < rows; ++r) kernel(K, codes + r * ldq, flip, scale[r], y + r * ldy);
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) kernel(K, codes + r * ldq, flip, scale[r], y + r * ldy);
+    });
 }
 
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale) {
@@ -60,8 +62,9 @@ void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *
                                       uint8_t *codes, ptrdiff_t ldq, float *scale) {
     hssl_quantize_row_stochastic_fn *const kernel = HSSL_SELECT_ROW(stochastic_rows)->kernel;
     const int team = hssl_team(64.0 * (double)rows * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t r = 0; r < rows; ++r) scale[r] = kernel(K, x + r * ldx, column_scale, key, (uint64_t)r, codes + r * ldq, ldq);
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) scale[r] = kernel(K, x + r * ldx, column_scale, key, (uint64_t)r, codes + r * ldq, ldq);
+    });
 }
 
 void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
@@ -75,6 +78,7 @@ void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, p
 void hssl_count_codes_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, int32_t *saturated, int32_t *zeros) {
     hssl_count_codes_fn *const kernel = HSSL_SELECT_ROW(count_rows)->kernel;
     const int team = hssl_team(2.0 * (double)rows * (double)K);
-#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (ptrdiff_t r = 0; r < rows; ++r) kernel(K, codes + r * ldq, saturated + r, zeros + r);
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) kernel(K, codes + r * ldq, saturated + r, zeros + r);
+    });
 }

@@ -2,12 +2,9 @@
 #include "AllocationCounter.h"
 
 #include <errno.h>
-#include <link.h>
 #include <malloc.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,29 +19,7 @@
 
 static atomic_int_fast64_t calls;
 
-/// Where libomp's code is, found once before anything is counted.
-static atomic_uintptr_t omp_begin, omp_end;
-
-static int find_omp(struct dl_phdr_info *library, size_t size, void *context) {
-    (void)size, (void)context;
-    if (!strstr(library->dlpi_name, "libomp") && !strstr(library->dlpi_name, "libiomp")) return 0;
-    for (int i = 0; i < library->dlpi_phnum; ++i) {
-        const ElfW(Phdr) *segment = &library->dlpi_phdr[i];
-        if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X)) continue;
-        omp_begin = library->dlpi_addr + segment->p_vaddr;
-        omp_end = omp_begin + segment->p_memsz;
-    }
-    return 1;
-}
-
-__attribute__((constructor)) static void start(void) { dl_iterate_phdr(find_omp, NULL); }
-
-static void count_for(const void *caller) {
-    const uintptr_t at = (uintptr_t)caller;
-    const bool omp = at >= atomic_load_explicit(&omp_begin, memory_order_relaxed) && at < atomic_load_explicit(&omp_end, memory_order_relaxed);
-    if (!omp) atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
-}
-#define count() count_for(__builtin_return_address(0))
+static void count(void) { atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed); }
 
 int64_t allocation_count(void) { return atomic_load_explicit(&calls, memory_order_relaxed); }
 int64_t heap_bytes(void) {

@@ -4,11 +4,11 @@
 
 #include <stdint.h>
 
-/// Calls so far of malloc, calloc, realloc, the aligned kinds, and mmap by all code but OpenMP's run-time; −1 where they cannot be counted (another C
-/// library, a sanitizer). libomp takes a buffer when it enters a region of one thread and frees it at the region's end: see `heap_bytes`.
+/// Calls so far of malloc, calloc, realloc, the aligned kinds, and mmap, OpenMP's run-time included; −1 where they cannot be counted (another C library,
+/// a sanitizer).
 int64_t allocation_count(void);
 
-/// Bytes of the C heap in use, OpenMP's included.
+/// Bytes of the C heap in use.
 int64_t heap_bytes(void);
 
 #endif
