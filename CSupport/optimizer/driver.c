@@ -39,15 +39,25 @@ bool hssl_all_finite(ptrdiff_t n, const float *x) {
     return finite;
 }
 
-void hssl_adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, float gradient_scale, float lr, float weight_decay, float beta1,
-                float beta2, float epsilon, float correction1, float correction2) {
+void hssl_update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *settings) {
     const hssl_optimizer_kernels *kernels = selected();
-    hssl_adamw_settings settings = {gradient_scale, lr, weight_decay, beta1, beta2, epsilon, correction1, correction2};
     int threads = hssl_team((double)n * 2 * HSSL_WORK_STREAM);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         hssl_range r = hssl_range_of_this_thread(n, 16);
-        kernels->adamw(r.end - r.begin, p + r.begin, g + r.begin, m + r.begin, v + r.begin, &settings);
+        kernels->update(r.end - r.begin, p + r.begin, teacher + r.begin, g + r.begin, m + r.begin, v + r.begin, settings);
+    }
+}
+
+void hssl_update_coded(ptrdiff_t n, float *p, float *teacher, const float *g, uint8_t *m, float *m_scale, uint8_t *v, float *v_scale, uint64_t key,
+                       const hssl_update_settings *settings) {
+    const hssl_optimizer_kernels *kernels = selected();
+    const hssl_coded_moments moments = {m, v, m_scale, v_scale};
+    int threads = hssl_team((double)n * 2 * HSSL_WORK_STREAM);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        hssl_range r = hssl_range_of_this_thread(n, HSSL_MOMENT_BLOCK);
+        kernels->update_coded(r.begin, r.end, p, teacher, g, &moments, key, settings);
     }
 }
 

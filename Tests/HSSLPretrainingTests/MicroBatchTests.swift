@@ -47,7 +47,8 @@ final class MicroBatchTests: TrainerTestCase {
     func testMemoryLimitSizesTheMicroBatchAndIsKeptByAResume() throws {
         let recipe = try recipe()
         let learner = try Learner(recipe: recipe)
-        let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: 2)
+        let plan = MicroBatchPlan.probe(learner, recipe: recipe, loaderThreads: 2, limit: .max, smallest: 1, largest: 16)
+        XCTAssertTrue(plan.keepsPackedWeights)
         XCTAssertGreaterThan(plan.bytesPerImage, 0)
         XCTAssertNil(plan.microBatch(limit: 1 << 20, largest: 16))
         XCTAssertEqual(plan.microBatch(limit: .max / 2, largest: 16), 16)

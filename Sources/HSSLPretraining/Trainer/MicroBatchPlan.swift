@@ -4,13 +4,15 @@ import HSSLGraph
 import Glibc
 #endif
 
-/// How many images a micro-batch may have under a memory limit.
+/// How many images a micro-batch may have under a memory limit, and whether packed weights can be kept beside them.
 ///
 /// Memory grows linearly with the micro-batch (every activation does), so two probes on synthetic views give the line: a fixed part and a part an image.
 package struct MicroBatchPlan {
-    /// Bytes that do not depend on the micro-batch: the process, weights, moments, gradients, packed weights.
+    /// Bytes that do not depend on the micro-batch: the process, weights, moments, gradients, packed weights if they are kept.
     package let fixedBytes: Int
     package let bytesPerImage: Int
+    /// See `BufferPool.keepsPackedWeights`.
+    package let keepsPackedWeights: Bool
     /// Bytes outside the learner's pool: the process and the images of the data set, and the views of an image with all that the loader holds.
     private let outsideFixedBytes: Int
     private let outsideBytesPerImage: Int
@@ -20,21 +22,46 @@ package struct MicroBatchPlan {
     /// Micro-batches that the loader may hold besides the one being learnt from; with more threads, one a thread.
     package static let prefetched = 3
 
-    /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped.
-    package init(probing learner: Learner, recipe: Recipe, loaderThreads: Int) {
+    /// The plan for micro-batches of `smallest` to `largest` images within `limit`, packing for every product only where that alone fits. The plan
+    /// may turn out not to fit: it is then the most frugal one.
+    ///
+    /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped. Leaves the pool as the plan says.
+    package static func probe(_ learner: Learner, recipe: Recipe, loaderThreads: Int, limit: Int, smallest: Int, largest: Int) -> MicroBatchPlan {
+        let frugal = MicroBatchPlan(learner, recipe: recipe, loaderThreads: loaderThreads, limit: limit, largest: largest, keepsPackedWeights: false)
+        // At most so many bytes: not every parameter is packed. Looked at first because the probe itself must stay within the limit.
+        let size = switch recipe.schedule.precision { case .float32: 4; case .float16: 2; case .int8: 1 }
+        let packs = (2 * learner.student.parameters.count + learner.teacher.parameters.count) * size
+        guard limit - packs >= frugal.bytes(microBatch: smallest) else { return frugal }
+        let plan = MicroBatchPlan(learner, recipe: recipe, loaderThreads: loaderThreads, limit: limit, largest: largest, keepsPackedWeights: true)
+        if plan.bytes(microBatch: smallest) <= limit { return plan }
+        learner.pool.keepsPackedWeights = false
+        for parameter in learner.student.parameters.all + learner.teacher.parameters.all { parameter.valuesDidChange() }
         learner.pool.trim()
-        let outside = Self.residentBytes() - learner.pool.bytesReserved + Self.unseenBytes
-        let peaks = [1, 2].map { Self.peak(learner, recipe: recipe, images: $0) }
-        let grid = recipe.model.imageSize / recipe.model.patchSize
-        let crops = 4 * 3 * (2 * recipe.model.imageSize * recipe.model.imageSize + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
-            + 2 * grid * grid
-        let perImage = max(0, peaks[1] - peaks[0])
+        return frugal
+    }
+
+    private init(_ learner: Learner, recipe: Recipe, loaderThreads: Int, limit: Int, largest: Int, keepsPackedWeights: Bool) {
+        let pool = learner.pool
+        pool.keepsPackedWeights = keepsPackedWeights
+        self.keepsPackedWeights = keepsPackedWeights
+        pool.trim()
+        let held = pool.bytesInUse
+        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes
+        let first = Self.peak(learner, recipe: recipe, images: 1)
+        // All that came with one image bounds what another can need; the second probe, if it fits so, says what it does need.
+        let bound = first - held
+        let perImage = largest > 1 && outside + first + bound <= limit ? max(0, Self.peak(learner, recipe: recipe, images: 2) - first) : bound
+        let side = recipe.model.imageSize, grid = side / recipe.model.patchSize
+        let crops = 4 * 3 * (CropBatch.globalViews * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
+            + CropBatch.globalViews * grid * grid
+        // The teacher's distributions: of every target, and once more in the order of the student's rows.
+        let targets = 2 * CropBatch.globalViews * (1 + Self.mostMasked(recipe)) * recipe.head.prototypes * 4
         outsideFixedBytes = outside
-        outsideBytesPerImage = (1 + max(Self.prefetched, loaderThreads)) * crops
+        outsideBytesPerImage = (1 + max(Self.prefetched, loaderThreads)) * crops + targets
         // Size classes round up by as much as an eighth.
         bytesPerImage = perImage + perImage / 8 + outsideBytesPerImage
-        fixedBytes = outside + peaks[0] - perImage
-        learner.pool.trim()
+        fixedBytes = outside + first - perImage
+        pool.trim()
     }
 
     /// The largest micro-batch within `limit`, at most `largest`; nil when not even one image fits.
@@ -46,6 +73,13 @@ package struct MicroBatchPlan {
     /// What the pool may keep so that the process stays within `limit`.
     package func poolBytes(limit: Int, microBatch: Int) -> Int { limit - outsideFixedBytes - microBatch * outsideBytesPerImage }
 
+    /// As many masked patches of a view as the recipe can draw: they enter the projection head.
+    private static func mostMasked(_ recipe: Recipe) -> Int {
+        let tokens = (recipe.model.imageSize / recipe.model.patchSize) * (recipe.model.imageSize / recipe.model.patchSize)
+        let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
+        return min(tokens, Int((ratio * Double(tokens)).rounded(.up)))
+    }
+
     /// Code that the probe does not touch, thread stacks, saving and the report's pictures: measured at 3 to 6 MB.
     private static let unseenBytes = 8 << 20
 
@@ -53,11 +87,8 @@ package struct MicroBatchPlan {
         let grid = recipe.model.imageSize / recipe.model.patchSize
         let batch = CropBatch(images: images, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
                               tokens: grid * grid, firstImage: 0)
-        // As many masked patches as the recipe can draw: they enter the projection head.
-        let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
-        let masked = min(grid * grid, Int((ratio * Double(grid * grid)).rounded(.up)))
         for crop in 0..<images * CropBatch.globalViews {
-            for token in 0..<masked { batch.masks[crop * grid * grid + token] = 1 }
+            for token in 0..<mostMasked(recipe) { batch.masks[crop * grid * grid + token] = 1 }
         }
         learner.pool.trim()
         learner.pool.resetPeak()

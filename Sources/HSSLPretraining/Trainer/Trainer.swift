@@ -151,7 +151,8 @@ public final class Trainer {
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
-            let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: options.loaderThreads)
+            let plan = MicroBatchPlan.probe(learner, recipe: recipe, loaderThreads: options.loaderThreads, limit: limit,
+                                            smallest: resumed?.microBatch ?? 1, largest: size)
             guard let fitting = plan.microBatch(limit: limit, largest: size) else {
                 throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1)))")
             }
