@@ -56,6 +56,10 @@ hssl_kernel_info hssl_kernel_at(ptrdiff_t index);
 /// Peak resident set of this process in bytes (VmHWM).
 uint64_t hssl_peak_rss(void);
 
+/// From now on, blocks of 1 MB and more that malloc gave go back to the system when they are freed (glibc; elsewhere nothing happens): its own
+/// threshold rises with what is freed, up to 32 MB, and each thread keeps blocks below it.
+void hssl_return_freed_memory(void);
+
 // MARK: base — counter-based random numbers (Philox4x32-10): value(key, counter), so threads do not matter
 
 /// Four uniform 32-bit words for `counter` under `key`.

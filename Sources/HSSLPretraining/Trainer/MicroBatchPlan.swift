@@ -22,17 +22,26 @@ package struct MicroBatchPlan {
     /// Micro-batches that the loader may hold besides the one being learnt from; with more threads, one a thread.
     package static let prefetched = 3
 
+    /// What decodes images beside the learner.
+    package struct Loader {
+        package let threads: Int
+        /// Of a large decoded image of the data set.
+        package let imageBytes: Int
+
+        package init(threads: Int, imageBytes: Int) { (self.threads, self.imageBytes) = (threads, imageBytes) }
+    }
+
     /// The plan for micro-batches of `smallest` to `largest` images within `limit`, packing for every product only where that alone fits. The plan
     /// may turn out not to fit: it is then the most frugal one.
     ///
     /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped. Leaves the pool as the plan says.
-    package static func probe(_ learner: Learner, recipe: Recipe, loaderThreads: Int, limit: Int, smallest: Int, largest: Int) -> MicroBatchPlan {
-        let frugal = MicroBatchPlan(learner, recipe: recipe, loaderThreads: loaderThreads, limit: limit, largest: largest, keepsPackedWeights: false)
+    package static func probe(_ learner: Learner, recipe: Recipe, loader: Loader, limit: Int, smallest: Int, largest: Int) -> MicroBatchPlan {
+        let frugal = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: false)
         // At most so many bytes: not every parameter is packed. Looked at first because the probe itself must stay within the limit.
         let size = switch recipe.schedule.precision { case .float32: 4; case .float16: 2; case .int8: 1 }
         let packs = (2 * learner.student.parameters.count + learner.teacher.parameters.count) * size
         guard limit - packs >= frugal.bytes(microBatch: smallest) else { return frugal }
-        let plan = MicroBatchPlan(learner, recipe: recipe, loaderThreads: loaderThreads, limit: limit, largest: largest, keepsPackedWeights: true)
+        let plan = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: true)
         if plan.bytes(microBatch: smallest) <= limit { return plan }
         learner.pool.keepsPackedWeights = false
         for parameter in learner.student.parameters.all + learner.teacher.parameters.all { parameter.valuesDidChange() }
@@ -40,13 +49,15 @@ package struct MicroBatchPlan {
         return frugal
     }
 
-    private init(_ learner: Learner, recipe: Recipe, loaderThreads: Int, limit: Int, largest: Int, keepsPackedWeights: Bool) {
+    private init(_ learner: Learner, recipe: Recipe, loader: Loader, limit: Int, largest: Int, keepsPackedWeights: Bool) {
         let pool = learner.pool
         pool.keepsPackedWeights = keepsPackedWeights
         self.keepsPackedWeights = keepsPackedWeights
         pool.trim()
         let held = pool.bytesInUse
-        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes
+        // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
+        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
+            + recipe.head.prototypes * recipe.head.bottleneckDim * 4  // the copy with which an update moves the centres
         let first = Self.peak(learner, recipe: recipe, images: 1)
         // All that came with one image bounds what another can need; the second probe, if it fits so, says what it does need.
         let bound = first - held
@@ -57,7 +68,7 @@ package struct MicroBatchPlan {
         // The teacher's distributions: of every target, and once more in the order of the student's rows.
         let targets = 2 * CropBatch.globalViews * (1 + Self.mostMasked(recipe)) * recipe.head.prototypes * 4
         outsideFixedBytes = outside
-        outsideBytesPerImage = (1 + max(Self.prefetched, loaderThreads)) * crops + targets
+        outsideBytesPerImage = (1 + max(Self.prefetched, loader.threads)) * crops + targets
         // Size classes round up by as much as an eighth.
         bytesPerImage = perImage + perImage / 8 + outsideBytesPerImage
         fixedBytes = outside + first - perImage
@@ -81,7 +92,9 @@ package struct MicroBatchPlan {
     }
 
     /// Code that the probe does not touch, thread stacks, saving and the report's pictures: measured at 3 to 6 MB.
-    private static let unseenBytes = 8 << 20
+    private static let unseenBytes = 10 << 20
+    /// By how much what is resident differs from one start of the program to the next: what a resumed run may need beyond what it was started with.
+    package static let jitterBytes = 4 << 20
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
         let grid = recipe.model.imageSize / recipe.model.patchSize
