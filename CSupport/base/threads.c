@@ -2,6 +2,9 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <string.h>
 #include <unistd.h>
 
@@ -56,4 +59,10 @@ uint64_t hssl_peak_rss(void) {
     }
     fclose(file);
     return (uint64_t)kilobytes * 1024;
+}
+
+void hssl_return_freed_memory(void) {
+#if defined(M_MMAP_THRESHOLD)
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
 }

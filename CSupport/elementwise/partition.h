@@ -15,10 +15,6 @@ static inline hssl_range hssl_range_of(ptrdiff_t n, ptrdiff_t granule, int part,
     return (hssl_range){hssl_min(n, hssl_split(units, parts, part) * granule), hssl_min(n, hssl_split(units, parts, part + 1) * granule)};
 }
 
-static inline hssl_range hssl_range_of_this_thread(ptrdiff_t n, ptrdiff_t granule) {
-    return hssl_range_of(n, granule, omp_get_thread_num(), omp_get_num_threads());
-}
-
 /// Units of `hssl_team` work: per streamed element, per element with an exponential, per multiply-add of a register-tiled loop.
 enum { HSSL_WORK_STREAM = 8, HSSL_WORK_EXP = 32, HSSL_WORK_MULTIPLY_ADD = 4 };
 

@@ -56,6 +56,10 @@ hssl_kernel_info hssl_kernel_at(ptrdiff_t index);
 /// Peak resident set of this process in bytes (VmHWM).
 uint64_t hssl_peak_rss(void);
 
+/// From now on, blocks of 1 MB and more that malloc gave go back to the system when they are freed (glibc; elsewhere nothing happens): its own
+/// threshold rises with what is freed, up to 32 MB, and each thread keeps blocks below it.
+void hssl_return_freed_memory(void);
+
 // MARK: base — counter-based random numbers (Philox4x32-10): value(key, counter), so threads do not matter
 
 /// Four uniform 32-bit words for `counter` under `key`.
@@ -208,10 +212,20 @@ void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W
 /// Σ x² in float64, summed by fixed blocks.
 double hssl_sum_squares(ptrdiff_t n, const float *x);
 bool hssl_all_finite(ptrdiff_t n, const float *x);
-/// AdamW on one tensor: g ← g·gradient_scale; p ← p(1 − lr·wd); p ← p − lr·(m/c1)/(√(v/c2) + ε), c = 1 − β^step.
-void hssl_adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, float gradient_scale, float lr, float weight_decay, float beta1,
-                float beta2, float epsilon, float correction1, float correction2);
-/// teacher ← momentum·teacher + (1 − momentum)·student, fp32.
+typedef struct {
+    float gradient_scale, lr, weight_decay, beta1, beta2, epsilon;
+    float correction1, correction2;  // 1 − β^step
+    float momentum;                  // of the teacher
+} hssl_update_settings;
+/// AdamW on one tensor, then the teacher's EMA of the result, in one walk: g ← g·gradient_scale; p ← p(1 − lr·wd);
+/// p ← p − lr·(m/c1)/(√(v/c2) + ε); teacher ← momentum·teacher + (1 − momentum)·p.
+void hssl_update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *settings);
+/// Same, with moments of 8 bits and one scale a block (optimizer/README.md has the format); all zero is a new tensor's. Rounding is stochastic and
+/// unbiased, from Philox(key; element): give every tensor and update its own key.
+#define HSSL_MOMENT_BLOCK 2048
+void hssl_update_coded(ptrdiff_t n, float *p, float *teacher, const float *g, uint8_t *m, float *m_scale, uint8_t *v, float *v_scale, uint64_t key,
+                       const hssl_update_settings *settings);
+/// teacher ← momentum·teacher + (1 − momentum)·student, fp32: for tensors that no update touches.
 void hssl_ema(ptrdiff_t n, float *teacher, const float *student, float momentum);
 
 // MARK: plan — a model's inference as an array of steps, run without allocation (HSSLRuntime lowers models to it)

@@ -20,9 +20,10 @@ double hssl_sum_squares(ptrdiff_t n, const float *x) {
     if (block < MIN_BLOCK) block = MIN_BLOCK;
     ptrdiff_t blocks = (n + block - 1) / block;
     int threads = hssl_team((double)n * HSSL_WORK_STREAM);
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (ptrdiff_t i = 0; i < blocks; i++)
-        sums[i] = kernels->sum_squares(i + 1 < blocks ? block : n - i * block, x + i * block);
+    HSSL_TEAM(threads, part, {
+        for (ptrdiff_t i = hssl_split(blocks, threads, part); i < hssl_split(blocks, threads, part + 1); ++i)
+            sums[i] = kernels->sum_squares(i + 1 < blocks ? block : n - i * block, x + i * block);
+    });
     for (ptrdiff_t i = 0; i < blocks; i++) total += sums[i];
     return total;
 }
@@ -30,33 +31,39 @@ double hssl_sum_squares(ptrdiff_t n, const float *x) {
 bool hssl_all_finite(ptrdiff_t n, const float *x) {
     const hssl_optimizer_kernels *kernels = selected();
     int threads = hssl_team((double)n * HSSL_WORK_STREAM);
-    int finite = 1;
-#pragma omp parallel num_threads(threads) if (threads > 1) reduction(&& : finite)
-    {
-        hssl_range r = hssl_range_of_this_thread(n, 16);
-        finite = kernels->all_finite(r.end - r.begin, x + r.begin);
-    }
+    atomic_bool finite = true;
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(n, 16, part, threads);
+        if (!kernels->all_finite(r.end - r.begin, x + r.begin)) atomic_store_explicit(&finite, false, memory_order_relaxed);
+    });
     return finite;
 }
 
-void hssl_adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, float gradient_scale, float lr, float weight_decay, float beta1,
-                float beta2, float epsilon, float correction1, float correction2) {
+void hssl_update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *settings) {
     const hssl_optimizer_kernels *kernels = selected();
-    hssl_adamw_settings settings = {gradient_scale, lr, weight_decay, beta1, beta2, epsilon, correction1, correction2};
     int threads = hssl_team((double)n * 2 * HSSL_WORK_STREAM);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        hssl_range r = hssl_range_of_this_thread(n, 16);
-        kernels->adamw(r.end - r.begin, p + r.begin, g + r.begin, m + r.begin, v + r.begin, &settings);
-    }
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(n, 16, part, threads);
+        kernels->update(r.end - r.begin, p + r.begin, teacher + r.begin, g + r.begin, m + r.begin, v + r.begin, settings);
+    });
+}
+
+void hssl_update_coded(ptrdiff_t n, float *p, float *teacher, const float *g, uint8_t *m, float *m_scale, uint8_t *v, float *v_scale, uint64_t key,
+                       const hssl_update_settings *settings) {
+    const hssl_optimizer_kernels *kernels = selected();
+    const hssl_coded_moments moments = {m, v, m_scale, v_scale};
+    int threads = hssl_team((double)n * 2 * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(n, HSSL_MOMENT_BLOCK, part, threads);
+        kernels->update_coded(r.begin, r.end, p, teacher, g, &moments, key, settings);
+    });
 }
 
 void hssl_ema(ptrdiff_t n, float *teacher, const float *student, float momentum) {
     const hssl_optimizer_kernels *kernels = selected();
     int threads = hssl_team((double)n * HSSL_WORK_STREAM);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        hssl_range r = hssl_range_of_this_thread(n, 16);
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(n, 16, part, threads);
         kernels->ema(r.end - r.begin, teacher + r.begin, student + r.begin, momentum);
-    }
+    });
 }

@@ -4,14 +4,19 @@
 
 #include "CSupport.h"
 
+/// Moments of a whole tensor as codes, with one scale a block of HSSL_MOMENT_BLOCK elements (README.md has the format).
 typedef struct {
-    float gradient_scale, lr, weight_decay, beta1, beta2, epsilon, correction1, correction2;
-} hssl_adamw_settings;
+    uint8_t *m, *v;
+    float *m_scale, *v_scale;
+} hssl_coded_moments;
 
 typedef struct {
     double (*sum_squares)(ptrdiff_t n, const float *x);
     bool (*all_finite)(ptrdiff_t n, const float *x);
-    void (*adamw)(ptrdiff_t n, float *p, const float *g, float *m, float *v, const hssl_adamw_settings *settings);
+    void (*update)(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *settings);
+    /// Elements begin ..< end of the tensor; begin is a multiple of HSSL_MOMENT_BLOCK.
+    void (*update_coded)(ptrdiff_t begin, ptrdiff_t end, float *p, float *teacher, const float *g, const hssl_coded_moments *moments, uint64_t key,
+                         const hssl_update_settings *settings);
     void (*ema)(ptrdiff_t n, float *teacher, const float *student, float momentum);
 } hssl_optimizer_kernels;
 

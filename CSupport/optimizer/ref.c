@@ -1,6 +1,12 @@
-// The scalar row of the optimizer family.
-#include "optimizer/optimizer.h"
+// The scalar row of the optimizer family: plain C but for the coded moments, whose body is shared so that every row has one rounding.
 #include <math.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "optimizer/optimizer.h"
+
+#define HSSL_WIDTH 4
+#include "optimizer/coded.inc"
 
 static double sum_squares(ptrdiff_t n, const float *x) {
     double sum = 0;
@@ -14,13 +20,14 @@ static bool all_finite(ptrdiff_t n, const float *x) {
     return true;
 }
 
-static void adamw(ptrdiff_t n, float *p, const float *g, float *m, float *v, const hssl_adamw_settings *s) {
+static void update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *s) {
     for (ptrdiff_t i = 0; i < n; i++) {
         float gradient = g[i] * s->gradient_scale;
         m[i] = fmaf(s->beta1, m[i], (1 - s->beta1) * gradient);
         v[i] = fmaf(s->beta2, v[i], (1 - s->beta2) * gradient * gradient);
         float decayed = p[i] * (1 - s->lr * s->weight_decay);
         p[i] = decayed - s->lr * (m[i] / s->correction1) / (sqrtf(v[i] / s->correction2) + s->epsilon);
+        teacher[i] = fmaf(s->momentum, teacher[i], (1 - s->momentum) * p[i]);
     }
 }
 
@@ -28,4 +35,4 @@ static void ema(ptrdiff_t n, float *teacher, const float *student, float momentu
     for (ptrdiff_t i = 0; i < n; i++) teacher[i] = fmaf(momentum, teacher[i], (1 - momentum) * student[i]);
 }
 
-const hssl_optimizer_kernels hssl_optimizer__scalar = {sum_squares, all_finite, adamw, ema};
+const hssl_optimizer_kernels hssl_optimizer__scalar = {sum_squares, all_finite, update, update_coded, ema};

@@ -9,6 +9,7 @@
 #define HSSL_WIDTH 16
 #define HSSL_ROW hssl_optimizer__avx512
 #include "elementwise/vector.inc"
+#include "optimizer/coded.inc"
 #include "optimizer/body.inc"
 #pragma clang attribute pop
 #endif

@@ -4,8 +4,7 @@
 // (127 / max would overflow). The maximum is taken on the bits of |x|, so a NaN or infinity in a row makes its scale non-finite:
 // a bad activation stays visible after dequantisation.
 //
-// Stochastic rounding: element k of row r uses word (k / 16) mod 4 of Philox(key, counter_low = k / 64 · 16 + k mod 16,
-// counter_high = r), top 24 bits as u in [0, 1): a vector of 16 counters serves 64 neighbours, and no order or thread enters.
+// Stochastic rounding: element k of row r takes its word of stream r (base/philox_vector.h), top 24 bits, as u in [0, 1).
 #ifndef HSSL_QUANTIZE_H
 #define HSSL_QUANTIZE_H
 

@@ -91,6 +91,14 @@ package final class MappedFile: @unchecked Sendable {  // immutable after init, 
         return try body(bytes)
     }
 
+    /// Gives the memory of the whole pages of `part` back; the mapping stays.
+    func dropResident(_ part: UnsafeRawBufferPointer) {
+        let page = Int(getpagesize())
+        guard let start = part.baseAddress, part.count >= 16 * page else { return }
+        let address = Int(bitPattern: start), first = (address + page - 1) / page * page, end = (address + part.count) / page * page
+        if let pages = UnsafeMutableRawPointer(bitPattern: first) { madvise(pages, end - first, MADV_DONTNEED) }
+    }
+
     deinit {
         if let address = bytes.baseAddress { munmap(UnsafeMutableRawPointer(mutating: address), bytes.count) }
     }

@@ -184,13 +184,16 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
     }
 
     func copy<Element: BitwiseCopyable>(as type: Element.Type) -> [Element] {
-        withBytes { bytes in
+        let elements: [Element] = withBytes { bytes in
             let count = bytes.count / MemoryLayout<Element>.stride
             return [Element](unsafeUninitializedCapacity: count) { target, initialized in
                 if count > 0 { UnsafeMutableRawBufferPointer(target).copyMemory(from: bytes) }
                 initialized = count
             }
         }
+        // Not held twice: the pages come back from the file should they be read again.
+        owner.dropResident(bytes)
+        return elements
     }
 }
 

@@ -41,6 +41,9 @@ public final class BufferPool {
     /// Above so many reserved bytes, idle memory goes back to the system before more is asked for: sizes vary from step to step, and each class would
     /// keep what it needed once. Set it before what it should cover is allocated.
     public var reserveLimit = Int.max
+    /// Whether parameters keep their packed forms from use to use. Without them a network needs its weights' memory only once, and packs again for
+    /// every product; the values are the same. Set it before the first product.
+    public var keepsPackedWeights = true
     /// Blocks mapped one by one while there is a limit: the C heap would keep most of what is freed.
     private var mapped: Set<UnsafeMutableRawPointer> = []
     private static let leastMapped = 128 << 10

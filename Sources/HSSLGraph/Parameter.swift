@@ -30,6 +30,9 @@ public final class Parameter {
 
     public var count: Int { shape.reduce(1, *) }
 
+    /// Identity of the name in streams of random numbers (FNV-1a).
+    package var nameHash: UInt64 { name.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 } }
+
     package var isAllocated: Bool { storage != nil }
 
     /// The values. Allocated by `ParameterSet.allocate`.
@@ -61,19 +64,16 @@ public final class Parameter {
     /// Must follow every change of `values`: packed forms made from the old ones are dropped.
     package func valuesDidChange() { packs.removeAll(keepingCapacity: true) }
 
-    /// The packed form for a kernel, made once per change of the values.
+    /// The packed form for a kernel: made once per change of the values, or for every use where the pool keeps none.
     package func packed(_ form: WeightForm, from pool: BufferPool) -> PackedWeight {
         if let pack = packs[form] { return pack }
-        let quantized = form == .int8Backward ? packed(.int8Forward, from: pool) : nil
-        let pack = PackedWeight(form, values: values, outputs: shape[0], inputs: count / shape[0], pool: pool, quantized: quantized)
-        packs[form] = pack
+        let pack = PackedWeight(form, values: values, outputs: shape[0], inputs: count / shape[0], pool: pool)
+        if pool.keepsPackedWeights { packs[form] = pack }
         return pack
     }
 
     /// Fills the values from `initializer`; the draw depends on (seed, name) only.
     package func initialize(seed: UInt64) {
-        var nameHash: UInt64 = 0xCBF2_9CE4_8422_2325  // FNV-1a
-        for byte in name.utf8 { nameHash = (nameHash ^ UInt64(byte)) &* 0x100_0000_01B3 }
         var random = CounterRandom(seed: seed, stream: 0x494E_4954, nameHash)
         let values = self.values
         switch initializer {

@@ -112,6 +112,9 @@ struct Bench: ParsableCommand {
         @Option(name: .long, help: ArgumentHelp("Images of a micro-batch (default: chosen for the cache).", valueName: "n"))
         var microBatch: Int?
 
+        @Option(name: .long, help: ArgumentHelp("float32 or int8 moments (default: int8 with int8).", valueName: "p"))
+        var optimizerStates: MomentStorage?
+
         @Option(name: .long, help: ArgumentHelp("Write one JSON document to a file, or - for standard output.", valueName: "file"))
         var json: String?
 
@@ -125,15 +128,18 @@ struct Bench: ParsableCommand {
         func run() throws {
             shared.apply()
             let target = try json.map { try JSONTarget($0) }
-            let result = try PretrainBenchmark(architecture: model.resolve(), precision: work.precision, batchSize: work.batchSize, prototypes: prototypes,
-                                               steps: work.steps).run(microBatch: microBatch)
+            let benchmark = try PretrainBenchmark(architecture: model.resolve(), precision: work.precision, batchSize: work.batchSize, prototypes: prototypes,
+                                                  steps: work.steps, moments: optimizerStates)
+            let result = try benchmark.run(microBatch: microBatch)
             var parts = JSONObject()
             for (part, share) in result.shares { parts[part] = .number(share) }
             try target?.write((["images_per_second": .number(result.imagesPerSecond), "peak_rss_bytes": .integer(result.peakRSSBytes),
-                                "micro_batch": .integer(result.microBatch), "time": .object(parts), "threads": .integer(shared.threadCount)] as JSONValue).text())
+                                "micro_batch": .integer(result.microBatch), "optimizer_states": .string(benchmark.moments.rawValue), "time": .object(parts), "threads": .integer(shared.threadCount)] as JSONValue).text())
             if json == "-" { return }
             print("\((result.imagesPerSecond * 100).rounded() / 100) images/s in micro-batches of \(result.microBatch), \(result.peakRSSBytes >> 20) MB")
             for (part, share) in result.shares { print("  \(part): \((share * 1000).rounded() / 10) %") }
         }
     }
 }
+
+extension MomentStorage: ExpressibleByArgument {}

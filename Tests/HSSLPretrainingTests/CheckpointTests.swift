@@ -101,6 +101,48 @@ final class CheckpointTests: TrainerTestCase {
         XCTAssertTrue(try with(["hssl.metadata_crc32c": "00000000"]).contains("the metadata are damaged"))
     }
 
+    /// 8-bit moments: written as codes and scales, read back to the bit, refused when they are damaged or of the other kind.
+    func testCodedMoments() throws {
+        let recipe = try recipe("optimizer.states=int8")
+        try train(recipe, "run", maxSteps: 2)
+        let file = try SafetensorsFile(path: copy())
+        let weight = "base.blocks.0.attn.qkv.weight", small = "auxiliary.blocks.0.dwconv.weight", bias = "base.blocks.0.mlp.fc1.bias"
+        XCTAssertEqual(try file.tensor("optimizer.exp_avg." + weight).dtype, .uint8)
+        XCTAssertEqual(try file.tensor("optimizer.exp_avg_sq." + weight).shape, [288, 96])
+        XCTAssertEqual(try file.tensor("optimizer.exp_avg_sq_scale." + weight).shape, [14])
+        for name in [small, bias] { XCTAssertEqual(try file.tensor("optimizer.exp_avg." + name).dtype, .float32, name) }
+        XCTAssertFalse(file.contains("optimizer.exp_avg_scale." + small))
+        let learner = try Learner(recipe: recipe)
+        try Checkpoint.load(file, into: learner)
+        let again = root + "/again.safetensors"
+        try Checkpoint.save(learner, position: Checkpoint.position(of: file), to: again)
+        XCTAssertTrue(try Data(contentsOf: URL(fileURLWithPath: again)) == checkpoint("run"), "a round trip changed the file")
+
+        func with(_ name: String, _ tensor: SafetensorsTensor?) throws -> String {
+            let other = root + "/other.safetensors"
+            let kept = file.tensors.filter { $0.name != name }.map { SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes) }
+            var metadata = file.metadata
+            metadata["hssl.crc32c"] = nil
+            try SafetensorsWriter.write(path: other, tensors: kept + (tensor.map { [$0] } ?? []), metadata: metadata)
+            try write(Data(contentsOf: URL(fileURLWithPath: other)))
+            return message { _ = try trainer(recipe, "run", resume: true) }
+        }
+        let scale = "optimizer.exp_avg_sq_scale." + weight, codes = "optimizer.exp_avg." + weight
+        func scales(_ value: Float) -> SafetensorsTensor { SafetensorsTensor(name: scale, shape: [14], values: [Float](repeating: value, count: 14)) }
+        XCTAssertEqual(try with(scale, scales(0.5)), "accepted")
+        for (value, reason) in [(-1, "has a negative scale"), (Float.nan, scale), (.infinity, scale)] {
+            let text = try with(scale, scales(value))
+            XCTAssertTrue(text.hasPrefix("ROOT/run/checkpoint.safetensors: ") && text.contains(reason), "\(value): \(text)")
+        }
+        XCTAssertTrue(try with(scale, SafetensorsTensor(name: scale, shape: [13], values: [Float](repeating: 1, count: 13))).contains(scale))
+        XCTAssertTrue(try with(scale, nil).contains(scale))
+        let floats = try with(codes, SafetensorsTensor(name: codes, shape: [288, 96], values: [Float](repeating: 0, count: 288 * 96)))
+        XCTAssertTrue(floats.contains(codes) && floats.contains("U8") && floats.contains("F32"), floats)
+        let bytes = try with("optimizer.exp_avg." + bias, SafetensorsTensor(name: "optimizer.exp_avg." + bias, shape: [384], values: [UInt8](repeating: 1, count: 384)))
+        XCTAssertTrue(bytes.contains(bias) && bytes.contains("U8"), bytes)
+        XCTAssertTrue(try with("", SafetensorsTensor(name: "optimizer.exp_avg_scale." + bias, shape: [1], values: [Float(1)])).contains("unexpected tensor"))
+    }
+
     func testMissingUnexpectedAndMisshapenTensors() throws {
         try train(recipe(), "run", maxSteps: 2)
         let file = try SafetensorsFile(path: copy())

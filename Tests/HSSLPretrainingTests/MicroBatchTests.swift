@@ -47,7 +47,8 @@ final class MicroBatchTests: TrainerTestCase {
     func testMemoryLimitSizesTheMicroBatchAndIsKeptByAResume() throws {
         let recipe = try recipe()
         let learner = try Learner(recipe: recipe)
-        let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: 2, limit: .max, largest: 8)
+        let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: .init(threads: 2, imageBytes: 0), limit: .max, smallest: 1, largest: 16)
+        XCTAssertTrue(plan.keepsPackedWeights)
         XCTAssertGreaterThan(plan.bytesPerImage, 0)
         XCTAssertNil(plan.microBatch(limit: 1 << 20, largest: 16))
         XCTAssertEqual(plan.microBatch(limit: .max / 2, largest: 16), 16)
@@ -71,6 +72,32 @@ final class MicroBatchTests: TrainerTestCase {
         let resumed = try trainer(recipe, "limited", resume: true)
         XCTAssertEqual(resumed.microBatch, size, "rounding depends on it: a resumed run keeps it")
         try resumed.runQuietly()
+    }
+
+    /// Where packed weights do not fit they are made for every product: less memory, the same bits.
+    func testPackingForEveryProductChangesNothing() throws {
+        for precision in ["float32", "float16", "int8"] {
+            let recipe = try recipe("schedule.precision=\(precision)")
+            var weights: [[[Float]]] = [], peaks: [Int] = []
+            for keeps in [true, false] {
+                let learner = try Learner(recipe: recipe)
+                learner.pool.keepsPackedWeights = keeps
+                let source = BatchSource(recipe: recipe, dataset: try .init(path: root + "/train"), microBatch: 2)
+                learner.pool.resetPeak()
+                var sums = learner.newSums()
+                for part in 0..<2 {
+                    learner.objective.accumulate(
+                        try source.make(step: 4, part: part).batch,
+                        context: .init(step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: 4, prototypesFrozen: false),
+                        centers: learner.centers, pool: learner.pool, into: &sums)
+                }
+                _ = learner.update(sums, schedule: Schedules(recipe: recipe, stepsPerEpoch: 4).values(step: 4))
+                weights.append(learner.student.parameters.all.map { p in (0..<p.count).map { p.values[$0] } })
+                peaks.append(learner.pool.peakBytes)
+            }
+            XCTAssertTrue(weights[0] == weights[1], precision)
+            XCTAssertLessThan(peaks[1], peaks[0], precision)
+        }
     }
 
     func testAMicroBatchThatDoesNotDivideTheBatchResumesBitForBit() throws {

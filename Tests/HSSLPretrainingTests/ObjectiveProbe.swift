@@ -36,11 +36,29 @@ extension Learner {
             for parameter in network.parameters.all { state[role + parameter.name] = Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count)) }
         }
         for (parameter, moments) in zip(optimizer.parameters, optimizer.states) {
-            state["exp_avg." + parameter.name] = Array(UnsafeBufferPointer(start: moments.firstMoment.floats, count: parameter.count))
-            state["exp_avg_sq." + parameter.name] = Array(UnsafeBufferPointer(start: moments.secondMoment.floats, count: parameter.count))
+            (state["exp_avg." + parameter.name], state["exp_avg_sq." + parameter.name]) = moments.values(count: parameter.count)
             state["step." + parameter.name] = [Float(moments.step)]
         }
         return state
+    }
+}
+
+extension AdamW.State {
+    /// The moments as numbers, decoded by the definition of the format.
+    func values(count: Int) -> (first: [Float], second: [Float]) {
+        func floats(_ buffer: Buffer) -> [Float] { Array(UnsafeBufferPointer(start: buffer.floats, count: count)) }
+        switch moments {
+        case .float32(let first, let second): return (floats(first), floats(second))
+        case .int8(let first, let second):
+            return ((0..<count).map { i in
+                let code = first.codes.bytes[i], magnitude = UInt32(code & 127)
+                let ratio = magnitude == 0 ? 0 : Float(bitPattern: (magnitude + 889) << 20)
+                return (code < 128 ? ratio : -ratio) * first.scale.floats[i / 2048]
+            }, (0..<count).map { i in
+                let code = UInt32(second.codes.bytes[i])
+                return (code == 0 ? 0 : Float(bitPattern: (code + 761) << 20)) * second.scale.floats[i / 2048]
+            })
+        }
     }
 }
 

@@ -14,7 +14,7 @@ final class RecipeTests: XCTestCase {
         objective:  {name: ibot, student_temperature: 0.1, teacher_temperature: [0.04, 0.07], teacher_patch_temperature: [0.04, 0.07],
                      warmup_teacher_temperature_epochs: 3, mask_ratio: [0, 0.3], mask_ratio_variance: [0, 0.2], mask_shape: block, center_momentum: 0.9}
         optimizer:  {learning_rate: 1.0e-3, min_learning_rate: 1.0e-6, warmup_epochs: 1, weight_decay: [0.04, 0.4], clip_gradient: 0.3,
-                     teacher_momentum: 0.992, freeze_prototypes_epochs: 1}
+                     teacher_momentum: 0.992, freeze_prototypes_epochs: 1, states: float32}
         schedule:   {epochs: 10, batch_size: 128, accumulate: 1, seed: 18446744073709551615, precision: float32}
         data:
           global_crops_scale: [0.3, 1.0]
@@ -64,7 +64,7 @@ final class RecipeTests: XCTestCase {
             warmupTeacherTemperatureEpochs: 3, maskRatio: [0, 0.3], maskRatioVariance: [0, 0.2], maskShape: .block, centerMomentum: 0.9))
         XCTAssertEqual(recipe.optimizer, .init(
             learningRate: 1e-3, minLearningRate: 1e-6, warmupEpochs: 1, weightDecay: [0.04, 0.4], clipGradient: 0.3, teacherMomentum: 0.992,
-            freezePrototypesEpochs: 1))
+            freezePrototypesEpochs: 1, states: .float32))
         XCTAssertEqual(recipe.schedule, .init(epochs: 10, batchSize: 128, accumulate: 1, seed: .max, precision: .float32))
         XCTAssertEqual(recipe.data, .init(
             globalCropsScale: [0.3, 1], localCrops: 2, localCropsScale: [0.05, 0.4], localCropsSize: 16, mean: [0.286, 0.286, 0.286],
@@ -89,6 +89,7 @@ final class RecipeTests: XCTestCase {
         let recipe = try parse(Self.smallest)
         XCTAssertEqual(recipe.head.prototypes, 8192)
         XCTAssertEqual(recipe.optimizer.learningRate, 7.5e-4)
+        XCTAssertEqual(recipe.optimizer.states, .auto)
         XCTAssertEqual(recipe.schedule.epochs, 100)
         XCTAssertEqual(recipe.data.globalCropsScale, [0.14, 1])
         XCTAssertEqual(recipe.data.blurProbability, [1, 0.1, 0.5])
@@ -122,6 +123,7 @@ final class RecipeTests: XCTestCase {
             ("optimizer: {learning_rate: 0}", "optimizer.learning_rate must be above 0 and at most 1000, not 0"),
             ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate must be a number"),
             ("optimizer: {learning_rate: 1e999}", "optimizer.learning_rate must be above 0 and at most 1000, not 1e999"),
+            ("optimizer: {states: int4}", "optimizer.states must be one of auto, float32, int8, not int4"),
             ("optimizer: {weight_decay: 0.1}", "optimizer.weight_decay must be a list of 2 numbers"),
             ("optimizer: {weight_decay: [0.1, x]}", "optimizer.weight_decay each number must be a number"),
             ("objective: {mask_ratio: [0, 0.1]}", "objective.mask_ratio_variance 0.2 takes the ratio 0.1 outside 0…1"),

@@ -52,6 +52,29 @@ final class ResumeTests: TrainerTestCase {
         XCTAssertFalse(full == half || full == codes || half == codes, "the precision changed nothing")
     }
 
+    /// Moments of 8 bits with float32 products and the reverse: every combination goes on to the bit, whatever the threads.
+    func testMomentStorageIsAChoice() throws {
+        var files: [Data] = []
+        for states in ["float32", "int8"] {
+            for precision in ["float32", "int8"] {
+                let recipe = try recipe("schedule.precision=\(precision)", "optimizer.states=\(states)"), run = "\(states)-\(precision)"
+                hssl_set_threads(1)
+                try train(recipe, run)
+                hssl_set_threads(2)
+                try train(recipe, run + "-resumed", maxSteps: 5, loaderThreads: 1)
+                try train(recipe, run + "-resumed", resume: true)
+                try assertSameCheckpoint(run, run + "-resumed", run)
+                files.append(try checkpoint(run))
+                let coded = try SafetensorsFile(path: root + "/\(run)/checkpoint.safetensors").names.contains { $0.hasPrefix("optimizer.exp_avg_scale.") }
+                XCTAssertEqual(coded, states == "int8")
+            }
+        }
+        XCTAssertEqual(Set(files).count, 4)
+        XCTAssertEqual(try recipe("schedule.precision=int8").optimizer.states, .auto)
+        XCTAssertEqual(MomentStorage(for: .int8), .int8)
+        XCTAssertEqual(MomentStorage(for: .float16), .float32)
+    }
+
     func testAccumulationAndALearnedGain() throws {
         let recipe = try recipe("schedule.batch_size=8", "schedule.accumulate=2", "head.norm_last_layer=false", "auxiliary.family=none", "data.local_crops=0")
         try train(recipe, "straight")

@@ -21,8 +21,9 @@ final class TrainerFaultTests: TrainerTestCase {
             result.append((0..<parameter.count).map { parameter.values[$0].bitPattern })
         }
         for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
-            result.append((0..<parameter.count).map { state.firstMoment.floats[$0].bitPattern } + [UInt32(state.step)])
-            result.append((0..<parameter.count).map { state.secondMoment.floats[$0].bitPattern })
+            let (first, second) = state.values(count: parameter.count)
+            result.append(first.map(\.bitPattern) + [UInt32(state.step)])
+            result.append(second.map(\.bitPattern))
         }
         result.append(learner.centers.cls.map(\.bitPattern))
         result.append(learner.centers.patch.map(\.bitPattern))
@@ -88,19 +89,26 @@ final class TrainerFaultTests: TrainerTestCase {
 
     /// A checkpoint that could not be loaded again never replaces one that can.
     func testNonFiniteWeightsAreNotSaved() throws {
-        var good: Data?
-        do {
-            let trainer = try trainer(recipe("checkpoint.every_steps=1"), "run")
-            trainer.willLearn = { [self, unowned trainer] step, _ in
-                guard step == 2 else { return }
-                good = try? checkpoint("run")
-                trainer.learner.optimizer.states[3].secondMoment.floats[0] = .infinity
+        for states in ["float32", "int8"] {
+            let recipe = try recipe("checkpoint.every_steps=1", "optimizer.states=\(states)")
+            var good: Data?
+            do {
+                let trainer = try trainer(recipe, states)
+                let coded = try XCTUnwrap(trainer.learner.optimizer.states.firstIndex { if case .int8 = $0.moments { true } else { states == "float32" } })
+                trainer.willLearn = { [self, unowned trainer] step, _ in
+                    guard step == 2 else { return }
+                    good = try? checkpoint(states)
+                    switch trainer.learner.optimizer.states[coded].moments {
+                    case .float32(_, let second): second.floats[0] = .infinity
+                    case .int8(_, let second): second.scale.floats[0] = .infinity
+                    }
+                }
+                XCTAssertEqual(message { try trainer.runQuietly() },
+                               "ROOT/\(states)/checkpoint.safetensors: step 3 left weights that are not finite; the file stays as it was")
             }
-            XCTAssertEqual(message { try trainer.runQuietly() },
-                           "ROOT/run/checkpoint.safetensors: step 3 left weights that are not finite; the file stays as it was")
+            XCTAssertTrue(try checkpoint(states) == good)
+            XCTAssertEqual(message { try train(recipe, states, resume: true) }, "accepted")
         }
-        XCTAssertTrue(try checkpoint("run") == good)
-        XCTAssertEqual(message { try train(recipe("checkpoint.every_steps=1"), "run", resume: true) }, "accepted")
     }
 
     // MARK: Images

@@ -9,9 +9,12 @@ public struct PretrainBenchmark {
     public let batchSize: Int
     public let prototypes: Int
     public let steps: Int
+    public let moments: MomentStorage
 
-    public init(architecture: ModelArchitecture, precision: Precision, batchSize: Int, prototypes: Int, steps: Int) {
+    /// - Parameter moments: of the optimizer; nil: as goes with the precision.
+    public init(architecture: ModelArchitecture, precision: Precision, batchSize: Int, prototypes: Int, steps: Int, moments: MomentStorage? = nil) {
         (self.architecture, self.precision, self.batchSize, self.prototypes, self.steps) = (architecture, precision, batchSize, prototypes, steps)
+        self.moments = moments ?? MomentStorage(for: precision)
     }
 
     public struct Result: Sendable {
@@ -31,7 +34,7 @@ public struct PretrainBenchmark {
         let sizes = NetworkSizes(base: architecture, auxiliary: .init(depth: nano ? 2 : 3, kernel: 7, firstShortcut: false), hidden: nano ? 256 : 2048,
                                  bottleneck: nano ? 64 : 256, prototypes: prototypes, learnedGain: false)
         let learner = try Learner(sizes: sizes, settings: .init(studentTemperature: 0.1, precision: precision, dropPath: 0.1), centerMomentum: 0.9,
-                                  clipGradient: 0.3)
+                                  clipGradient: 0.3, moments: moments)
         let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(tokens: tokens, width: architecture.embedDim))
         let parts = stride(from: 0, to: batchSize, by: micro).map { views(first: $0, count: min(micro, batchSize - $0)) }
         var seconds: [Double] = [], objective = 0.0, update = 0.0

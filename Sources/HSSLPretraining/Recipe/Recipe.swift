@@ -85,6 +85,17 @@ public struct Recipe: Equatable, Sendable {
         /// First value of a cosine that ends at 1.
         public var teacherMomentum: Double
         public var freezePrototypesEpochs: Int
+        /// How the moments of large matrices are kept.
+        public var states: States
+    }
+
+    public enum States: String, CaseIterable, Sendable {
+        /// int8 where `Schedule.precision` is, else float32.
+        case auto
+        case float32, int8
+
+        /// Nil: as goes with the precision.
+        package var storage: MomentStorage? { MomentStorage(rawValue: rawValue) }
     }
 
     public struct Schedule: Equatable, Sendable {

@@ -190,6 +190,7 @@ extension Recipe.Optimizer {
         clipGradient = reader.number("clip_gradient", default: 0.3, in: .from(0, to: 1e6))
         teacherMomentum = reader.number("teacher_momentum", default: 0.996, in: .probability)
         freezePrototypesEpochs = reader.integer("freeze_prototypes_epochs", default: 3, in: 0...1_000_000)
+        states = reader.choice("states", default: Recipe.States.auto)
     }
 }
 

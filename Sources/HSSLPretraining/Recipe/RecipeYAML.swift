@@ -37,6 +37,7 @@ extension Recipe {
                 ("warmup_epochs", .integer(optimizer.warmupEpochs)), ("weight_decay", .numbers(optimizer.weightDecay)),
                 ("clip_gradient", .number(optimizer.clipGradient)), ("teacher_momentum", .number(optimizer.teacherMomentum)),
                 ("freeze_prototypes_epochs", .integer(optimizer.freezePrototypesEpochs)),
+                ("states", .text(optimizer.states.rawValue)),
             ]),
             ("schedule", [
                 ("epochs", .integer(schedule.epochs)), ("batch_size", .integer(schedule.batchSize)),

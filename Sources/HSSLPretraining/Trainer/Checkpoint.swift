@@ -36,8 +36,18 @@ package struct Checkpoint {
             for parameter in network.parameters.all { tensors.append(floats(role + parameter.name, parameter.shape, parameter.values)) }
         }
         for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
-            tensors.append(floats("optimizer.exp_avg." + parameter.name, parameter.shape, state.firstMoment.floats))
-            tensors.append(floats("optimizer.exp_avg_sq." + parameter.name, parameter.shape, state.secondMoment.floats))
+            switch state.moments {
+            case .float32(let first, let second):
+                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                    tensors.append(floats("optimizer.\(kind).\(parameter.name)", parameter.shape, moment.floats))
+                }
+            case .int8(let first, let second):
+                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                    tensors.append(SafetensorsTensor(name: "optimizer.\(kind).\(parameter.name)", dtype: .uint8, shape: parameter.shape,
+                                                     bytes: UnsafeRawBufferPointer(start: moment.codes.pointer, count: parameter.count)))
+                    tensors.append(floats("optimizer.\(kind)_scale.\(parameter.name)", [AdamW.blocks(parameter.count)], moment.scale.floats))
+                }
+            }
             tensors.append(SafetensorsTensor(name: "optimizer.step." + parameter.name, shape: [1], values: [Int64(state.step)]))
         }
         tensors.append(SafetensorsTensor(name: "center.cls", shape: [learner.centers.cls.count], values: learner.centers.cls))
@@ -69,9 +79,12 @@ package struct Checkpoint {
 
     /// Weights and moments that could be loaded again.
     private static func isFinite(_ learner: Learner) -> Bool {
-        let weights = (learner.student.parameters.all + learner.teacher.parameters.all).allSatisfy { hssl_sum_squares($0.count, $0.values).isFinite }
+        let weights = (learner.student.parameters.all + learner.teacher.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
         return weights && zip(learner.optimizer.parameters, learner.optimizer.states).allSatisfy { parameter, state in
-            hssl_sum_squares(parameter.count, state.firstMoment.floats).isFinite && hssl_sum_squares(parameter.count, state.secondMoment.floats).isFinite
+            switch state.moments {
+            case .float32(let first, let second): [first, second].allSatisfy { hssl_all_finite(parameter.count, $0.floats) }
+            case .int8(let first, let second): [first, second].allSatisfy { hssl_all_finite(AdamW.blocks(parameter.count), $0.scale.floats) }
+            }
         }
     }
 
@@ -115,12 +128,29 @@ package struct Checkpoint {
             }
         }
         for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
-            let names = ["exp_avg", "exp_avg_sq", "step"].map { "optimizer.\($0).\(parameter.name)" }
-            expected.formUnion(names)
-            try read(names[0], parameter.shape, from: file, into: state.firstMoment.floats)
-            try read(names[1], parameter.shape, from: file, into: state.secondMoment.floats)
-            guard let step = try file.values(names[2], as: Int64.self, shape: [1]).first, step >= 0 else {
-                throw FileError(path: file.path, reason: "tensor '\(names[2])' is not a count")
+            func name(_ kind: String) -> String {
+                expected.insert("optimizer.\(kind).\(parameter.name)")
+                return "optimizer.\(kind).\(parameter.name)"
+            }
+            switch state.moments {
+            case .float32(let first, let second):
+                try read(name("exp_avg"), parameter.shape, from: file, into: first.floats)
+                try read(name("exp_avg_sq"), parameter.shape, from: file, into: second.floats)
+            case .int8(let first, let second):
+                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                    // Any byte is a code.
+                    let codes = try file.values(name(kind), as: UInt8.self, shape: parameter.shape)
+                    moment.codes.bytes.update(from: codes, count: codes.count)
+                    let scale = name(kind + "_scale"), blocks = AdamW.blocks(parameter.count)
+                    try read(scale, [blocks], from: file, into: moment.scale.floats)
+                    guard (0..<blocks).allSatisfy({ moment.scale.floats[$0] >= 0 }) else {
+                        throw FileError(path: file.path, reason: "tensor '\(scale)' has a negative scale")
+                    }
+                }
+            }
+            let count = name("step")
+            guard let step = try file.values(count, as: Int64.self, shape: [1]).first, step >= 0 else {
+                throw FileError(path: file.path, reason: "tensor '\(count)' is not a count")
             }
             state.step = Int(step)
         }

@@ -4,15 +4,17 @@ import HSSLGraph
 import Glibc
 #endif
 
-/// How many images a micro-batch may have under a memory limit.
+/// How many images a micro-batch may have under a memory limit, and whether packed weights can be kept beside them.
 ///
 /// Memory at any moment of a step grows linearly with the micro-batch (every activation does), so two probes on synthetic views give the line: a fixed part
 /// and a part an image. The peak is the largest of several moments, of which weights rule the first and activations the later ones: sizes are doubled while
 /// the line so far says that they fit, and the last two count.
 package struct MicroBatchPlan {
-    /// Bytes that do not depend on the micro-batch: the process, weights, moments, gradients, packed weights.
+    /// Bytes that do not depend on the micro-batch: the process, weights, moments, gradients, packed weights if they are kept.
     package let fixedBytes: Int
     package let bytesPerImage: Int
+    /// See `BufferPool.keepsPackedWeights`.
+    package let keepsPackedWeights: Bool
     /// Bytes outside the learner's pool: the process and the images of the data set, and the views of an image with all that the loader holds.
     private let outsideFixedBytes: Int
     private let outsideBytesPerImage: Int
@@ -22,19 +24,50 @@ package struct MicroBatchPlan {
     /// Micro-batches that the loader may hold besides the one being learnt from; with more threads, one a thread.
     package static let prefetched = 3
 
-    /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped.
-    /// - Parameters:
-    ///   - limit: bytes that no probe should exceed.
-    ///   - largest: images of the largest micro-batch in question.
-    package init(probing learner: Learner, recipe: Recipe, loaderThreads: Int, limit: Int, largest: Int) {
+    /// What decodes images beside the learner.
+    package struct Loader {
+        package let threads: Int
+        /// Of a large decoded image of the data set.
+        package let imageBytes: Int
+
+        package init(threads: Int, imageBytes: Int) { (self.threads, self.imageBytes) = (threads, imageBytes) }
+    }
+
+    /// The plan for micro-batches of `smallest` to `largest` images within `limit`, packing for every product only where that alone fits. The plan
+    /// may turn out not to fit: it is then the most frugal one.
+    ///
+    /// Probes a learner that has not been trained; weights stay as they are, the probe's gradients are dropped. Leaves the pool as the plan says.
+    package static func probe(_ learner: Learner, recipe: Recipe, loader: Loader, limit: Int, smallest: Int, largest: Int) -> MicroBatchPlan {
+        let frugal = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: false)
+        // At most so many bytes: not every parameter is packed. Looked at first because the probe itself must stay within the limit.
+        let size = switch recipe.schedule.precision { case .float32: 4; case .float16: 2; case .int8: 1 }
+        let packs = (2 * learner.student.parameters.count + learner.teacher.parameters.count) * size
+        guard limit - packs >= frugal.bytes(microBatch: smallest) else { return frugal }
+        let plan = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: true)
+        if plan.bytes(microBatch: smallest) <= limit { return plan }
+        learner.pool.keepsPackedWeights = false
+        for parameter in learner.student.parameters.all + learner.teacher.parameters.all { parameter.valuesDidChange() }
         learner.pool.trim()
-        let outside = Self.residentBytes() - learner.pool.bytesReserved + Self.unseenBytes
-        let grid = recipe.model.imageSize / recipe.model.patchSize
-        let crops = 4 * 3 * (2 * recipe.model.imageSize * recipe.model.imageSize + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
-            + 2 * grid * grid
-        let outsidePerImage = (1 + max(Self.prefetched, loaderThreads)) * crops
-        var images = 2
-        var peaks = (Self.peak(learner, recipe: recipe, images: 1), Self.peak(learner, recipe: recipe, images: 2))
+        return frugal
+    }
+
+    private init(_ learner: Learner, recipe: Recipe, loader: Loader, limit: Int, largest: Int, keepsPackedWeights: Bool) {
+        let pool = learner.pool
+        pool.keepsPackedWeights = keepsPackedWeights
+        self.keepsPackedWeights = keepsPackedWeights
+        pool.trim()
+        // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
+        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
+            + recipe.head.prototypes * recipe.head.bottleneckDim * 4  // the copy with which an update moves the centres
+        let side = recipe.model.imageSize, grid = side / recipe.model.patchSize
+        let crops = 4 * 3 * (CropBatch.globalViews * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
+            + CropBatch.globalViews * grid * grid
+        // The teacher's CLS distributions, and once more in the order of the student's rows.
+        let targets = 2 * CropBatch.globalViews * recipe.head.prototypes * 4
+        let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + targets
+        // All that comes with one image bounds what another can need.
+        var images = 1
+        var peaks = (pool.bytesInUse, Self.peak(learner, recipe: recipe, images: 1))
         func line() -> (fixed: Int, perImage: Int) {
             let perImage = max(0, peaks.1 - peaks.0) / (images - images / 2)
             // Size classes round up by as much as an eighth.
@@ -47,7 +80,7 @@ package struct MicroBatchPlan {
         (fixedBytes, bytesPerImage) = line()
         outsideFixedBytes = outside
         outsideBytesPerImage = outsidePerImage
-        learner.pool.trim()
+        pool.trim()
     }
 
     /// The largest micro-batch within `limit`, at most `largest`; nil when not even one image fits.
@@ -59,18 +92,24 @@ package struct MicroBatchPlan {
     /// What the pool may keep so that the process stays within `limit`.
     package func poolBytes(limit: Int, microBatch: Int) -> Int { limit - outsideFixedBytes - microBatch * outsideBytesPerImage }
 
+    /// As many masked patches of a view as the recipe can draw: they enter the projection head.
+    private static func mostMasked(_ recipe: Recipe) -> Int {
+        let tokens = (recipe.model.imageSize / recipe.model.patchSize) * (recipe.model.imageSize / recipe.model.patchSize)
+        let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
+        return min(tokens, Int((ratio * Double(tokens)).rounded(.up)))
+    }
+
     /// Code that the probe does not touch, thread stacks, saving and the report's pictures: measured at 3 to 6 MB.
-    private static let unseenBytes = 8 << 20
+    private static let unseenBytes = 10 << 20
+    /// By how much what is resident differs from one start of the program to the next: what a resumed run may need beyond what it was started with.
+    package static let jitterBytes = 4 << 20
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
         let grid = recipe.model.imageSize / recipe.model.patchSize
         let batch = CropBatch(images: images, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
                               tokens: grid * grid, firstImage: 0)
-        // As many masked patches as the recipe can draw: they enter the projection head.
-        let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
-        let masked = min(grid * grid, Int((ratio * Double(grid * grid)).rounded(.up)))
         for crop in 0..<images * CropBatch.globalViews {
-            for token in 0..<masked { batch.masks[crop * grid * grid + token] = 1 }
+            for token in 0..<mostMasked(recipe) { batch.masks[crop * grid * grid + token] = 1 }
         }
         learner.pool.trim()
         learner.pool.resetPeak()

@@ -20,6 +20,7 @@ extension Learner {
         try self.init(sizes: NetworkSizes(recipe: recipe),
                       settings: .init(studentTemperature: Float(recipe.objective.studentTemperature), precision: precision,
                                       dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
-                      centerMomentum: Float(recipe.objective.centerMomentum), clipGradient: Float(recipe.optimizer.clipGradient))
+                      centerMomentum: Float(recipe.objective.centerMomentum), clipGradient: Float(recipe.optimizer.clipGradient),
+                      moments: recipe.optimizer.states.storage)
     }
 }

@@ -76,6 +76,8 @@ public final class Trainer {
 
     /// Opens data set and run folder, builds or restores the networks. Nothing is written before all of this succeeds.
     public init(recipe: Recipe, dataset: Dataset, output: String, options: PretrainingOptions) throws {
+        // The C heap would keep a decoded photograph for every thread.
+        if options.memoryLimit != nil { hssl_return_freed_memory() }
         let batch = recipe.schedule.effectiveBatch
         guard dataset.count >= batch else {
             throw PretrainingError("\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size × accumulate)")
@@ -85,7 +87,8 @@ public final class Trainer {
         self.options = options
         folder = try RunFolder(path: output, resume: options.resume)
         learner = try Learner(recipe: recipe)
-        datasetDigest = Self.digest(of: dataset)
+        let largestImage: Int
+        (datasetDigest, largestImage) = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
         preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
                                           std: recipe.data.std.map { Float($0) })
@@ -99,7 +102,7 @@ public final class Trainer {
             try Checkpoint.load(file, into: learner)
             resumed = position
         }
-        microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed)
+        microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, largestImage: largestImage)
         source = BatchSource(recipe: recipe, dataset: dataset, microBatch: microBatch)
         step = resumed?.step ?? 0
         skippedSteps = resumed?.skippedSteps ?? 0
@@ -129,9 +132,10 @@ public final class Trainer {
     }
 
     /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the images it began with, wherever they are
-    /// kept.
-    private static func digest(of dataset: Dataset) -> String {
+    /// kept. Also the bytes of the largest of those images.
+    private static func digest(of dataset: Dataset) -> (String, largestImage: Int) {
         var digest = CRC32C()
+        var largest = 0
         for index in 0..<dataset.count {
             withUnsafeBytes(of: Int32(truncatingIfNeeded: dataset.label(index) ?? -1).littleEndian) { digest.update($0) }
         }
@@ -140,20 +144,24 @@ public final class Trainer {
             // An image that cannot be read stands for itself by adding nothing.
             guard let image = try? dataset.image(sample * dataset.count / samples) else { continue }
             image.pixels.withUnsafeBytes { digest.update($0) }
+            largest = max(largest, image.pixels.count)
         }
-        return digest.hexadecimal
+        return (digest.hexadecimal, largest)
     }
 
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
-    private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?) throws -> Int {
+    private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
+                                   largestImage: Int) throws -> Int {
         let grid = recipe.model.imageSize / recipe.model.patchSize
         let preferred = defaultMicroBatch(tokens: grid * grid, width: learner.student.base.width)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
-            let plan = MicroBatchPlan(probing: learner, recipe: recipe, loaderThreads: options.loaderThreads, limit: limit, largest: size)
-            guard let fitting = plan.microBatch(limit: limit, largest: size) else {
-                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1)))")
+            let needed = resumed == nil ? limit : limit + MicroBatchPlan.jitterBytes
+            let loader = MicroBatchPlan.Loader(threads: options.loaderThreads, imageBytes: largestImage)
+            let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: loader, limit: needed, smallest: resumed?.microBatch ?? 1, largest: size)
+            guard let fitting = plan.microBatch(limit: needed, largest: size) else {
+                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1) + MicroBatchPlan.jitterBytes))")
             }
             if resumed != nil, fitting < size {
                 throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(megabytes(plan.bytes(microBatch: size)))")

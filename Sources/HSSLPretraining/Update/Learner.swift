@@ -16,8 +16,10 @@ package final class Learner {
     package let clipGradient: Float
     private let sizes: NetworkSizes
 
-    /// - Parameter seed: of the initial weights; the teacher starts as a copy of the student.
-    package init(sizes: NetworkSizes, settings: HSSLObjective.Settings, centerMomentum: Float, clipGradient: Float) throws {
+    /// The teacher starts as a copy of the student.
+    ///
+    /// - Parameter moments: how the optimizer keeps large moments; nil: as goes with the precision.
+    package init(sizes: NetworkSizes, settings: HSSLObjective.Settings, centerMomentum: Float, clipGradient: Float, moments: MomentStorage? = nil) throws {
         // Without it every kernel would silently be the scalar one.
         var message = [CChar](repeating: 0, count: 256)
         guard hssl_initialize(&message, message.count) == 0 else {
@@ -29,7 +31,7 @@ package final class Learner {
         teacher = try Network(sizes, pool: pool)
         student.parameters.initialize(seed: settings.seed)
         teacher.copy(from: student)
-        optimizer = AdamW(parameters: student.parameters, pool: pool)
+        optimizer = AdamW(student: student, teacher: teacher, storage: moments ?? MomentStorage(for: settings.precision), seed: settings.seed, pool: pool)
         centers = Centers(prototypes: sizes.prototypes)
         objective = HSSLObjective(student: student, teacher: teacher, settings: settings)
         self.centerMomentum = centerMomentum
@@ -59,8 +61,8 @@ package final class Learner {
         let frozen = schedule.prototypesFrozen ? Set(student.head.prototypes.parameters.map(\.name)) : []
         // The centre of the patch logits needs the prototypes that made them.
         let prototypes = teacher.head.prototypes.weight(Tape(mode: .inference, pool: pool)).array()
-        optimizer.update(norms: norms, learningRate: Float(schedule.learningRate), weightDecay: Float(schedule.weightDecay), clip: clipGradient, frozen: frozen)
-        teacher.follow(student, momentum: Float(schedule.teacherMomentum))
+        optimizer.update(norms: norms, learningRate: Float(schedule.learningRate), weightDecay: Float(schedule.weightDecay), clip: clipGradient,
+                         frozen: frozen, momentum: Float(schedule.teacherMomentum))
         centers.update(with: sums.centers, prototypes: prototypes, momentum: centerMomentum)
         return Outcome(loss: loss, gradientNorm: total, skipped: false)
     }
