@@ -153,7 +153,7 @@ void hssl_scale(ptrdiff_t n, float alpha, float *x);                            
 void hssl_axpy(ptrdiff_t n, float alpha, const float *x, float *y);                   // y += alpha·x
 /// y[b, i] = x[b, i] + scale[b]·branch[b, i]: the residual connection with stochastic depth. scale NULL: 1. y may be x.
 void hssl_add_scaled_samples(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *branch, const float *scale, float *y);
-/// y[b, i] = scale[b]·x[b, i].
+/// y[b, i] = scale[b]·x[b, i]. y may be x.
 void hssl_scale_samples(ptrdiff_t batch, ptrdiff_t n, const float *scale, const float *x, float *y);
 /// y[b, i] = x[b, i] + v[i] (position embeddings: i over tokens·D; biases: n = N). y may be x.
 void hssl_add_broadcast(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *v, float *y);

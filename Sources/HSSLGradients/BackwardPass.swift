@@ -90,6 +90,7 @@ extension Node {
         case .attention(let heads): attentionRule(dy, gradients, heads: heads)
         case .depthwiseConv(let kernel): depthwiseConvRule(dy, gradients, kernel: kernel)
         case .residual(let scale): residualRule(dy, gradients, scale: scale)
+        case .residualOfSamples(let index, let scale): residualOfSamplesRule(dy, gradients, index: index, scale: scale)
         case .addBroadcast: addBroadcastRule(dy, gradients)
         case .prependToken: prependTokenRule(dy, gradients)
         case .maskTokens(let mask): maskTokensRule(dy, gradients, mask: mask)

@@ -19,6 +19,8 @@ public enum Operation {
     case depthwiseConv(kernel: Int)
     /// x [B, …], branch [B, …] → x + scale[b]·branch (scale nil: 1): a residual connection with stochastic depth. Saved: nothing.
     case residual(scale: [Float]?)
+    /// x [B, …], branch [k, …] → x, plus scale[i]·branch[i] at sample index[i]: the same where dropped samples never entered the branch. Saved: nothing.
+    case residualOfSamples(index: [Int32], scale: [Float])
     /// x [B, …], v [1, …] → x + v. Saved: nothing.
     case addBroadcast
     /// tokens [B, N, D], token [1, 1, D] → [B, 1+N, D]. Saved: nothing.
@@ -58,8 +60,8 @@ public enum Operation {
 
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
-        case patchify, linear, layerNorm, gelu, attention, depthwiseConv, residual, addBroadcast, prependToken, maskTokens, gatherRows, dropTokens
-        case meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy, prototypeCrossEntropy
+        case patchify, linear, layerNorm, gelu, attention, depthwiseConv, residual, residualOfSamples, addBroadcast, prependToken, maskTokens, gatherRows
+        case dropTokens, meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy, prototypeCrossEntropy
     }
 
     public var kind: Kind {
@@ -71,6 +73,7 @@ public enum Operation {
         case .attention: .attention
         case .depthwiseConv: .depthwiseConv
         case .residual: .residual
+        case .residualOfSamples: .residualOfSamples
         case .addBroadcast: .addBroadcast
         case .prependToken: .prependToken
         case .maskTokens: .maskTokens

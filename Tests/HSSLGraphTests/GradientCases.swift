@@ -83,6 +83,30 @@ enum GradientCases {
         cases.append(GradientCase(
             kind: .residual, name: "x + x", operands: [[2, 3]], apply: { $1[0].adding(branch: $1[0], scale: [2, 0.5]) },
             reference: { v in v[0].indices.map { v[0][$0] * ($0 < 3 ? 3 : 1.5) } }))
+        for (index, scale) in [([0], [2]), ([2, 0], [1.25, 0.5]), ([1, 0, 2], [1, 0, 3])] as [([Int32], [Float])] {
+            cases.append(GradientCase(
+                kind: .residualOfSamples, name: "index \(index)", operands: [[3, 2, 5], [index.count, 2, 5]],
+                apply: { $1[0].adding(branch: $1[1], at: index, scale: scale) },
+                reference: { v in
+                    v[0].indices.map { i in
+                        let place = index.firstIndex(of: Int32(i / 10))
+                        return v[0][i] + (place.map { Double(scale[$0]) * v[1][$0 * 10 + i % 10] } ?? 0)
+                    }
+                }))
+        }
+        // The branch reads x or another value, and sees the kept samples alone.
+        let drops: [[Float]?] = [nil, [0, 1.5, 0], [2, 1, 0], [0, 0, 0], [1, 1, 1]]
+        for drop in drops {
+            let kind: HSSLGraph.Operation.Kind = drop.map { $0.contains(0) && $0.contains { $0 != 0 } } == true ? .residualOfSamples : .residual
+            cases.append(GradientCase(
+                kind: kind, name: "branch of kept samples \(String(describing: drop))", operands: [[3, 2, 5]],
+                apply: { $1[0].adding(scale: drop) { $0.gelu() } },
+                reference: { v in v[0].indices.map { v[0][$0] + Double(drop?[$0 / 10] ?? 1) * Reference.gelu(v[0][$0]) } }))
+            cases.append(GradientCase(
+                kind: kind, name: "branch of another value \(String(describing: drop))", operands: [[3, 4], [3, 1, 4]],
+                apply: { $1[0].adding(of: $1[1], scale: drop) { $0.gelu().reshaped([$0.shape[0], 4]) } },
+                reference: { v in v[0].indices.map { v[0][$0] + Double(drop?[$0 / 4] ?? 1) * Reference.gelu(v[1][$0]) } }))
+        }
         for shape in [[1, 1, 1], [3, 2, 7], [1, 5, 3]] {
             let count = shape[1] * shape[2]
             cases.append(GradientCase(

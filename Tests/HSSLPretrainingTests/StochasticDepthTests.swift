@@ -60,7 +60,15 @@ final class StochasticDepthTests: XCTestCase {
         _ = learner.student.auxiliary?.cls(tokens, grid: Grid(height: 4, width: 4), stochasticDepth: depth, firstBlock: learner.student.base.depth)
         var scales: [[Float]?] = []
         for node in tape.nodes {
-            if case .residual(let scale) = node.operation { scales.append(scale) }
+            switch node.operation {
+            case .residual(let scale): scales.append(scale)
+            case .residualOfSamples(let index, let kept):
+                // The dropped samples did not enter the branch.
+                var scale = [Float](repeating: 0, count: 64)
+                for (sample, value) in zip(index, kept) { scale[Int(sample)] = value }
+                scales.append(scale)
+            default: break
+            }
         }
         return scales
     }

@@ -15,6 +15,16 @@ extension Node {
         }
     }
 
+    func residualOfSamplesRule(_ dy: Gradient, _ gradients: Gradients, index: [Int32], scale: [Float]) {
+        gradients.add(inputs[0], dy.buffer, owned: false, count: count)
+        guard gradients.wants(inputs[1]) else { return }
+        let sample = count / shape[0]
+        let dbranch = gradients.pool.floats(index.count * sample)
+        hssl_gather_rows(index.count, sample, index, dy.values, dbranch.floats)
+        hssl_scale_samples(index.count, sample, scale, dbranch.floats, dbranch.floats)
+        gradients.add(inputs[1], dbranch, owned: true, count: index.count * sample)
+    }
+
     func addBroadcastRule(_ dy: Gradient, _ gradients: Gradients) {
         let broadcast = count / shape[0]
         if let accumulator = gradients.accumulator(inputs[1], count: broadcast) { hssl_sum_rows(shape[0], broadcast, dy.values, accumulator) }

@@ -113,9 +113,7 @@ private struct TransformerBlock {
 
     /// x [B, 1+N, D] → [B, 1+N, D].
     func callAsFunction(_ x: Tensor, index: Int, stochasticDepth: StochasticDepth?) -> Tensor {
-        let attended = projection(qkv(norm1(x)).attention(heads: heads))
-        let middle = x.adding(branch: attended, scale: stochasticDepth?.scale(block: index, branch: 0))
-        let transformed = fc2(fc1(norm2(middle), activation: .gelu))
-        return middle.adding(branch: transformed, scale: stochasticDepth?.scale(block: index, branch: 1))
+        let middle = x.adding(scale: stochasticDepth?.scale(block: index, branch: 0)) { projection(qkv(norm1($0)).attention(heads: heads)) }
+        return middle.adding(scale: stochasticDepth?.scale(block: index, branch: 1)) { fc2(fc1(norm2($0), activation: .gelu)) }
     }
 }

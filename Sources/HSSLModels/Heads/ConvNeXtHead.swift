@@ -72,14 +72,13 @@ package struct ConvNeXtHead: AuxiliaryHead {
 
         /// x [B, h, w, D] → [B, h, w, D].
         func callAsFunction(_ x: Tensor, scale: [Float]?) -> Tensor {
-            let branch = pwconv2(hidden(x))
-            return shortcut ? x.adding(branch: branch, scale: scale) : branch
+            shortcut ? x.adding(scale: scale) { pwconv2(hidden($0)) } : pwconv2(hidden(x))
         }
 
         /// Mean over the grid of the block's output [B, D]: pwconv2 is linear, so it runs once a crop, on the mean of its input.
         func mean(_ x: Tensor, scale: [Float]?) -> Tensor {
-            let branch = pwconv2(hidden(x).flattenedGrid().meanOverTokens())
-            return shortcut ? x.flattenedGrid().meanOverTokens().adding(branch: branch, scale: scale) : branch
+            func branch(_ x: Tensor) -> Tensor { pwconv2(hidden(x).flattenedGrid().meanOverTokens()) }
+            return shortcut ? x.flattenedGrid().meanOverTokens().adding(of: x, scale: scale, branch: branch) : branch(x)
         }
 
         private func hidden(_ x: Tensor) -> Tensor { pwconv1(norm(dwconv(x)), activation: .gelu) }

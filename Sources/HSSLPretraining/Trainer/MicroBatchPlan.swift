@@ -111,6 +111,10 @@ package struct MicroBatchPlan {
         for crop in 0..<images * CropBatch.globalViews {
             for token in 0..<mostMasked(recipe) { batch.masks[crop * grid * grid + token] = 1 }
         }
+        // A dropped branch takes no memory; another step may drop none.
+        let dropPath = learner.objective.settings.dropPath
+        learner.objective.settings.dropPath = 0
+        defer { learner.objective.settings.dropPath = dropPath }
         learner.pool.trim()
         learner.pool.resetPeak()
         var sums = learner.newSums()

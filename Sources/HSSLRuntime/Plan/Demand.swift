@@ -60,7 +60,7 @@ struct Demand {
             let rows = index[rows].map(Int.init)
             return [elements((rows.min() ?? 0)..<(rows.max() ?? -1) + 1, width)]
         case .patchify, .attention, .depthwiseConv, .meanTokens, .resamplePositions: return node.inputs.indices.map(whole)
-        case .maskTokens, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
+        case .maskTokens, .residualOfSamples, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
             throw RuntimeError("operation \(node.operation.kind) is not part of inference")
         }
     }

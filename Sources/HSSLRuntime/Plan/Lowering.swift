@@ -140,7 +140,7 @@ struct Lowering {
         case .resamplePositions(let matrix, let rows):
             guard case .constant(let positions)? = places[inputs[0]] else { throw RuntimeError("positions that depend on the image are not supported") }
             places[output] = .constant(.resampled(positions, matrix: matrix, rows: rows, width: width))
-        case .maskTokens, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
+        case .maskTokens, .residualOfSamples, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
             throw RuntimeError("operation \(node.operation.kind) is not part of inference")
         }
     }
