@@ -56,14 +56,29 @@ public final class BufferPool {
 
     /// Uninitialised memory of at least `byteCount` bytes (at least one class unit).
     package func allocate(byteCount: Int) -> Buffer {
-        let size = Self.sizeClass(byteCount)
+        var size = Self.sizeClass(byteCount)
+        // Steps differ in what they drop: idle memory of up to twice the size serves before more is asked for.
+        let recycled = takeFree(from: &size)
         bytesInUse += size
         peakBytes = max(peakBytes, bytesInUse)
-        if let pointer = free[size]?.popLast() { return Buffer(pointer: pointer, byteCount: size, pool: self) }
+        if let recycled { return Buffer(pointer: recycled, byteCount: size, pool: self) }
         if bytesReserved + size > reserveLimit { trim() }
         guard let pointer = fresh(size) else { fatalError("out of memory: \(size) bytes after \(bytesReserved)") }
         bytesReserved += size
         return Buffer(pointer: pointer, byteCount: size, pool: self)
+    }
+
+    /// The smallest idle block of at least `size` and less than twice as much; sets `size` to what it has.
+    private func takeFree(from size: inout Int) -> UnsafeMutableRawPointer? {
+        var candidate = size
+        while candidate < 2 * size {
+            if let pointer = free[candidate]?.popLast() {
+                size = candidate
+                return pointer
+            }
+            candidate = Self.sizeClass(candidate + 1)
+        }
+        return nil
     }
 
     private func fresh(_ size: Int) -> UnsafeMutableRawPointer? {
