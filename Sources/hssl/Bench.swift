@@ -115,6 +115,9 @@ struct Bench: ParsableCommand {
         @Option(name: .long, help: ArgumentHelp("float32 or int8 moments (default: int8 with int8).", valueName: "p"))
         var optimizerStates: MomentStorage?
 
+        @Flag(name: .long, help: "Evaluate the published definition, without the savings that leave the results as they are.")
+        var plain = false
+
         @Option(name: .long, help: ArgumentHelp("Write one JSON document to a file, or - for standard output.", valueName: "file"))
         var json: String?
 
@@ -130,7 +133,7 @@ struct Bench: ParsableCommand {
             let target = try json.map { try JSONTarget($0) }
             let benchmark = try PretrainBenchmark(architecture: model.resolve(), precision: work.precision, batchSize: work.batchSize, prototypes: prototypes,
                                                   steps: work.steps, moments: optimizerStates)
-            let result = try benchmark.run(microBatch: microBatch)
+            let result = try benchmark.run(microBatch: microBatch, plain: plain)
             var parts = JSONObject()
             for (part, share) in result.shares { parts[part] = .number(share) }
             try target?.write((["images_per_second": .number(result.imagesPerSecond), "peak_rss_bytes": .integer(result.peakRSSBytes),

@@ -60,7 +60,17 @@ package struct HSSLObjective {
         /// int8: the student's codes in the last micro-batch of the update (one is enough to see them drift).
         package var quantization: QuantizationStatistics?
 
+        /// Where the time went.
+        package var time = Time()
+
         package init(prototypes: Int, bottleneck: Int) { centers = CenterSums(prototypes: prototypes, bottleneck: bottleneck) }
+    }
+
+    /// Wall time by part of the objective; the student's losses count as its forward pass.
+    package struct Time: Sendable {
+        package var teacher = Duration.zero
+        package var forward = Duration.zero
+        package var backward = Duration.zero
     }
 
     package init(student: Network, teacher: Network, settings: Settings) {
@@ -78,9 +88,13 @@ package struct HSSLObjective {
         sums.quantization = settings.precision == .int8 && isLast ? QuantizationStatistics() : nil
         let masks = batch.viewMajorMasks()
         let selection = TokenSelection(batch: batch, masks: masks, plain: settings.plain)
+        let clock = ContinuousClock.now, backward = sums.time.backward
         let targets = teach(batch, selection, context: context, centers: centers, pool: pool, into: &sums)
+        let taught = ContinuousClock.now
         learnGlobal(batch, masks, selection, targets, context: context, centers: centers, pool: pool, into: &sums)
         if batch.localViews > 0 { learnLocal(batch, targets, context: context, pool: pool, into: &sums) }
+        sums.time.teacher += taught - clock
+        sums.time.forward += ContinuousClock.now - taught - (sums.time.backward - backward)
     }
 
     // MARK: Teacher
@@ -157,12 +171,13 @@ package struct HSSLObjective {
             let global = cls(auxiliary, tokens, grid, depth, student)
             streams.append(PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(global) }, targets: [fromOtherView], weights: clsWeights))
         }
-        let rowLosses = learn(streams, tape) { plain in
+        let (rowLosses, backward) = learn(streams, tape) { plain in
             sums.logits["teacher.base_patch"] = plain.teacherLogits
             sums.logits["student.base_cls"] = Array(plain.logits[0][..<(crops * targets.cls.width)])
             sums.logits["student.base_patch"] = Array(plain.logits[0][(crops * targets.cls.width)...])
             if plain.logits.count > 1 { sums.logits["student.auxiliary_cls"] = plain.logits[1] }
         }
+        sums.time.backward += backward
         for row in 0..<crops { sums.losses.clsBase += Double(rowLosses[0][row] * clsShare) }
         for (row, weight) in selection.patchWeights.enumerated() { sums.losses.patch += Double(rowLosses[0][crops + row] * weight * patchShare) }
         for loss in rowLosses.dropFirst().joined() { sums.losses.clsAuxiliary += Double(loss * clsShare) }
@@ -190,7 +205,8 @@ package struct HSSLObjective {
             let global = cls(auxiliary, tokens, grid, depth, student)
             streams.append(PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(global) }, targets: [ofTheImage], weights: weights))
         }
-        let rowLosses = learn(streams, tape)
+        let (rowLosses, backward) = learn(streams, tape)
+        sums.time.backward += backward
         for loss in rowLosses[0] { sums.losses.clsBase += Double(loss * share) }
         for loss in rowLosses.dropFirst().joined() { sums.losses.clsAuxiliary += Double(loss * share) }
     }
@@ -198,18 +214,20 @@ package struct HSSLObjective {
     /// Losses of every row of the streams (base, then auxiliary) through the student's prototypes; their gradients go to the parameters.
     ///
     /// - Parameter plain: receives the plain evaluation where the settings ask for one.
-    private func learn(_ streams: [PrototypeRows], _ tape: Tape, plain: (PlainLosses) -> Void = { _ in }) -> [[Float]] {
+    private func learn(_ streams: [PrototypeRows], _ tape: Tape, plain: (PlainLosses) -> Void = { _ in }) -> (rowLosses: [[Float]], backward: Duration) {
         let prototypes = student.head.prototypes.weight(tape)
         var rowLosses: [[Float]] = []
+        let losses: [Tensor]
         if settings.plain {
             let evaluation = PlainLosses(streams, prototypes: prototypes, temperature: settings.studentTemperature)
             plain(evaluation)
-            rowLosses = evaluation.rowLosses
-            BackwardPass.run(from: evaluation.losses)
+            (rowLosses, losses) = (evaluation.rowLosses, evaluation.losses)
         } else {
-            BackwardPass.run(from: [prototypes.prototypeCrossEntropy(of: streams, temperature: settings.studentTemperature, rowLosses: &rowLosses)])
+            losses = [prototypes.prototypeCrossEntropy(of: streams, temperature: settings.studentTemperature, rowLosses: &rowLosses)]
         }
-        return rowLosses
+        let clock = ContinuousClock.now
+        BackwardPass.run(from: losses)
+        return (rowLosses, ContinuousClock.now - clock)
     }
 
     // MARK: Shared
