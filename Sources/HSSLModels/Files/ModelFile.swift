@@ -115,13 +115,15 @@ public struct ModelFile: Sendable {
 
     /// The first code -128.
     private static func firstBadCode(_ codes: UnsafeRawBufferPointer) -> Int? {
-        var least = SIMD32<Int8>()
+        // Eight codes a word: a byte of the exclusive or is 0 where a code is 0x80, and a borrow then reaches its top bit.
+        var found: UInt64 = 0
         var offset = 0
-        while offset + 32 <= codes.count {
-            least = pointwiseMin(least, codes.loadUnaligned(fromByteOffset: offset, as: SIMD32<Int8>.self))
-            offset += 32
+        while offset + 8 <= codes.count {
+            let word = codes.loadUnaligned(fromByteOffset: offset, as: UInt64.self) ^ 0x8080_8080_8080_8080
+            found |= (word &- 0x0101_0101_0101_0101) & ~word & 0x8080_8080_8080_8080
+            offset += 8
         }
-        if least.min() > -128, !codes[offset...].contains(0x80) { return nil }
+        if found == 0, !codes[offset...].contains(0x80) { return nil }
         return codes.firstIndex(of: 0x80)
     }
 
