@@ -67,14 +67,14 @@ void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdif
 // Unpacked B, walked once: the weight gradient dW[out, in] = dYᵀ[out, tokens]·X[tokens, in], K = tokens up to some 13,000.
 // A task owns rows × a run of panels and walks all of K: for each K block it packs its rows of A once and each panel of B once, on its
 // stack, so threads never wait for one another. Partial sums of the panels lie in the workspace, [panel][M][PANEL], as C may alias the residual.
-enum { GRADIENT_ROWS = 192, GRADIENT_KC = 256 };
+enum { GRADIENT_ROWS = 192 };
 
 static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, float *workspace) {
-    _Alignas(64) float a_block[GRADIENT_ROWS * GRADIENT_KC];
-    _Alignas(64) float b_block[GRADIENT_KC * PANEL];
+    _Alignas(64) float a_block[GRADIENT_ROWS * KC];
+    _Alignas(64) float b_block[KC * PANEL];
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr;
-    for (ptrdiff_t k = 0; k == 0 || k < g->K; k += GRADIENT_KC) {
-        const ptrdiff_t terms = hssl_min(GRADIENT_KC, g->K - k);
+    for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
+        const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool direct = g->k_stride == 1;
         if (!direct) hssl_gemm_pack_a(rows, terms, g->a + m * g->m_stride + k * g->k_stride, g->m_stride, g->k_stride, mr, a_block);
         for (ptrdiff_t p = first; p < last; ++p) {
@@ -87,7 +87,7 @@ static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff
                 for (ptrdiff_t n = 0; n < columns; n += nr) {
                     g->row->kernel(height, hssl_min(nr, columns - n), terms, a, direct ? g->m_stride : 1, direct ? 1 : mr, b_block + n, tile + n, k > 0);
                 }
-                if (k + GRADIENT_KC < g->K) continue;
+                if (k + KC < g->K) continue;
                 const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
                 g->stage(height, columns, tile, &target);
             }

@@ -22,7 +22,7 @@
 
 enum {
     PANEL = 64,        // columns of a packed panel
-    KC = 128,          // terms of a block sum: KC × PANEL floats (32 KB) stay in L1 while rows pass
+    KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
     ROW_BLOCK = 96,    // rows of a task: a multiple of every MR
     MAX_MR = 12
 };
