@@ -68,10 +68,12 @@ public final class BufferPool {
         return Buffer(pointer: pointer, byteCount: size, pool: self)
     }
 
-    /// The smallest idle block of at least `size` and less than twice as much; sets `size` to what it has.
+    /// The smallest idle block of at least `size` and less than twice as much; sets `size` to what it has. Under a limit only one of that very class:
+    /// what a step needs must not depend on what lay idle.
     private func takeFree(from size: inout Int) -> UnsafeMutableRawPointer? {
+        let bound = reserveLimit < .max ? size + 1 : 2 * size
         var candidate = size
-        while candidate < 2 * size {
+        while candidate < bound {
             if let pointer = free[candidate]?.popLast() {
                 size = candidate
                 return pointer
