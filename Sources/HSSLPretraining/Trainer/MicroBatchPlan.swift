@@ -65,9 +65,10 @@ package struct MicroBatchPlan {
         // The teacher's CLS distributions, and once more in the order of the student's rows.
         let targets = 2 * CropBatch.globalViews * recipe.head.prototypes * 4
         let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + targets
-        // All that comes with one image bounds what another can need.
+        // All that comes with one image bounds what another can need; gradients come with the first and are no part of it.
+        let gradients = learner.student.parameters.count * MemoryLayout<Float>.stride
         var images = 1
-        var peaks = (pool.bytesInUse, Self.peak(learner, recipe: recipe, images: 1))
+        var peaks = (pool.bytesInUse + gradients, Self.peak(learner, recipe: recipe, images: 1))
         func line() -> (fixed: Int, perImage: Int) {
             let perImage = max(0, peaks.1 - peaks.0) / (images - images / 2)
             // Size classes round up by as much as an eighth.
@@ -116,11 +117,14 @@ package struct MicroBatchPlan {
         learner.objective.settings.dropPath = 0
         defer { learner.objective.settings.dropPath = dropPath }
         learner.pool.trim()
-        learner.pool.resetPeak()
-        var sums = learner.newSums()
-        learner.objective.accumulate(batch, context: .init(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: images,
-                                                           prototypesFrozen: false),
-                                     centers: learner.centers, pool: learner.pool, into: &sums)
+        // Twice: from an update's second micro-batch on, every gradient is there from the start.
+        for _ in 0..<2 {
+            learner.pool.resetPeak()
+            var sums = learner.newSums()
+            learner.objective.accumulate(batch, context: .init(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: images,
+                                                               prototypesFrozen: false),
+                                         centers: learner.centers, pool: learner.pool, into: &sums)
+        }
         learner.student.parameters.clearGradients()
         return learner.pool.peakBytes
     }
