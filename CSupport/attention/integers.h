@@ -32,9 +32,16 @@ static inline hssl_attention_grid hssl_attention_grid_of(float largest, float li
     return (hssl_attention_grid){zero ? 0 : largest / limit, zero ? 0 : limit / largest, limit};
 }
 
+/// e^x · limit for x ≤ 0 as round(2^−t · limit) in 16-bit arithmetic, t = −x·log₂e in steps of 1/4096 up to 16, so that every row has the same codes:
+///
+///   y = t · 4096 as u16, n = y >> 12, g = y << 4 (the fraction of t in 16 bits),
+///   p = 65535 − ⌊g·(C1 − ⌊g·(C2 − ⌊g·C3⌋)⌋)⌋, products shifted right by 16: 2^−g · 65536 within 1.1e-4 of itself (minimax by reweighted least
+///   squares, then a search over the last bits), code = (⌊⌊p · 2·limit / 65536⌋ / 2ⁿ⌋ + 1) >> 1.
+enum { HSSL_EXPONENT_STEPS = 4096, HSSL_EXPONENT_C1 = 45322, HSSL_EXPONENT_C2 = 15147, HSSL_EXPONENT_C3 = 2596 };
+
 /// Scratch of one kernel call. Without memory only the size is known.
 typedef struct {
-    ptrdiff_t ld;            // tokens, padded to whole vectors: an even number
+    ptrdiff_t ld;            // tokens, padded to pairs of the widest vectors
     ptrdiff_t ld_head;       // head_dim, the same
     int32_t *keys;           // pairs along head_dim [head_dim / 2, ld]
     int32_t *values;         // pairs along the tokens [tokens / 2, ld_head]
@@ -46,7 +53,7 @@ typedef struct {
 } hssl_attention_s16_layout;
 
 static inline hssl_attention_s16_layout hssl_attention_s16_scratch(ptrdiff_t tokens, ptrdiff_t head_dim, void *scratch) {
-    hssl_attention_s16_layout at = {.ld = hssl_attention_ld(tokens), .ld_head = hssl_round_up(head_dim, 16)};
+    hssl_attention_s16_layout at = {.ld = hssl_attention_ld(hssl_round_up(tokens, 32)), .ld_head = hssl_round_up(head_dim, 16)};
     const ptrdiff_t strip = hssl_attention_strip(tokens);
 #define TAKE(member, count)                                                        \
     at.member = scratch ? (void *)((char *)scratch + at.bytes) : NULL;             \

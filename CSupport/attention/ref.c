@@ -68,6 +68,15 @@ static int32_t encode(float x, const hssl_attention_grid *grid) {
     return (int32_t)(scaled < grid->limit ? scaled : grid->limit);
 }
 
+/// 2^(−t / HSSL_EXPONENT_STEPS) on the grid 1/limit; the formula of integers.h.
+static int32_t encode_exponential(float t, float limit) {
+    const uint32_t y = t < 65535 ? (uint32_t)rintf(t) : 65535, g = y << 4 & 0xFFFF;
+    uint32_t p = HSSL_EXPONENT_C2 - (g * HSSL_EXPONENT_C3 >> 16);
+    p = HSSL_EXPONENT_C1 - (g * p >> 16);
+    p = 65535 - (g * p >> 16);
+    return (int32_t)(((p * (uint32_t)(2 * limit) >> 16 >> (y >> 12)) + 1) >> 1);
+}
+
 static void forward_s16(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v, float *out,
                         void *scratch) {
     const ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv;
@@ -85,9 +94,9 @@ static void forward_s16(const hssl_attention_shape *shape, ptrdiff_t begin, ptrd
             for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c], &k_grid);
             top = scores[j] > top ? scores[j] : top;
         }
+        const float steps = scale * (1.44269504089f * HSSL_EXPONENT_STEPS);
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            const float e = expf((float)(scores[j] - top) * scale);
-            scores[j] = e > 0 ? (int32_t)rintf(e * probability_limit) : 0;
+            scores[j] = encode_exponential((float)(top - scores[j]) * steps, probability_limit);
             sum += scores[j];
         }
         for (ptrdiff_t c = 0; c < head_dim; c++) {
