@@ -85,6 +85,32 @@ void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdif
 #undef CASE
 }
 
+HSSL_INLINE void s16_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
+    __m512i sum[6][4];
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_setzero_si512();
+    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL) {
+        __m512i y[4];
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(b + 64 * v);
+        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+            int32_t pair;
+            memcpy(&pair, a + r * lda + k, 4);
+            const __m512i x = _mm512_set1_epi32(pair);
+            HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_add_epi32(sum[r][v], _mm512_madd_epi16(x, y[v]));
+        }
+    }
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+        _mm512_storeu_si512(tile + r * PANEL + 16 * v, sum[r][v]);
+    }
+}
+
+void hssl_gemm_s16_s32_6x64c2__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
+                                    ptrdiff_t first, int32_t *tile) {
+    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
+#define CASE(R, V) s16_tile(R, V, K, a, lda, b, tile)
+    HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
+#undef CASE
+}
+
 enum { ACCUMULATORS = 24 };
 
 double hssl_peak_f32__avx512(ptrdiff_t iterations) {

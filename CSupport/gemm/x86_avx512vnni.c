@@ -11,8 +11,8 @@
 #include "base/vector.h"
 #include "gemm/x86_tiles.h"
 
-// VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values.
-HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
+// VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values. VPDPWSSD takes pairs of `words` at half the rate.
+HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
                            int32_t *tile) {
     __m512i sum[6][4];
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
@@ -26,7 +26,9 @@ HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a,
             int32_t four;
             memcpy(&four, a + r * lda, 4);
             const __m512i x = _mm512_set1_epi32(four);
-            HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], x, y[v]);
+            HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+                sum[r][v] = words ? _mm512_dpwssd_epi32(sum[r][v], x, y[v]) : _mm512_dpbusd_epi32(sum[r][v], x, y[v]);
+            }
         }
     }
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
@@ -38,7 +40,16 @@ void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, pt
                                            const void *panel, ptrdiff_t first, int32_t *tile) {
     const int32_t *start = (const int32_t *)panel + first;
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) u8s8_tile(R, V, K, a, lda, start, b, tile)
+#define CASE(R, V) integer_tile(false, R, V, K, a, lda, start, b, tile)
+    HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
+#undef CASE
+}
+
+void hssl_gemm_s16_s32_6x64c2__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
+                                          const void *panel, ptrdiff_t first, int32_t *tile) {
+    const int32_t *start = (const int32_t *)panel + first;
+    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
+#define CASE(R, V) integer_tile(true, R, V, K, a, lda, start, b, tile)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }

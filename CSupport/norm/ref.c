@@ -1,18 +1,32 @@
-// The scalar row of the norm family: the formulas as written, sums in float64.
+// The scalar row of the norm family: the formulas as written, sums in float64. Only the forward adds in the order of the vector rows, with their bits: its
+// output is quantised in int8 models.
 #include "norm/norm.h"
 #include <math.h>
+
+/// Σ x, or Σ (x − center)², over four accumulators of 16 lanes, which are then folded in halves (SUM_ROW of body.inc).
+static float sum_lanes(ptrdiff_t D, const float *x, float center, bool squared) {
+    enum { LANES = 16, BLOCK = 4 * LANES };
+    float s[BLOCK] = {0};
+    for (ptrdiff_t i = 0; i < D; i++) {
+        // Whole groups of lanes behind the last block go to the first accumulator, a partial one to the second.
+        const ptrdiff_t in_block = i < D / BLOCK * BLOCK ? i % BLOCK : i % LANES + (i < D / LANES * LANES ? 0 : LANES);
+        s[in_block] += squared ? (x[i] - center) * (x[i] - center) : x[i];
+    }
+    for (int lane = 0; lane < LANES; lane++) s[lane] = (s[lane] + s[LANES + lane]) + (s[2 * LANES + lane] + s[3 * LANES + lane]);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; lane++) s[lane] += s[half + lane];
+    }
+    return s[0];
+}
 
 static void layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
                        float *mean, float *rstd) {
     for (ptrdiff_t r = 0; r < rows; r++, x += D, y += D) {
-        double sum = 0, squares = 0;
-        for (ptrdiff_t i = 0; i < D; i++) sum += x[i];
-        double center = sum / (double)D;
-        for (ptrdiff_t i = 0; i < D; i++) squares += (x[i] - center) * (x[i] - center);
-        double scale = 1 / sqrt(squares / (double)D + epsilon);
-        for (ptrdiff_t i = 0; i < D; i++) y[i] = (float)((x[i] - center) * scale * weight[i] + bias[i]);
-        if (mean) mean[r] = (float)center;
-        if (rstd) rstd[r] = (float)scale;
+        const float center = sum_lanes(D, x, 0, false) / (float)D;
+        const float scale = 1 / sqrtf(sum_lanes(D, x, center, true) / (float)D + epsilon);
+        for (ptrdiff_t i = 0; i < D; i++) y[i] = fmaf((x[i] - center) * scale, weight[i], bias[i]);
+        if (mean) mean[r] = center;
+        if (rstd) rstd[r] = scale;
     }
 }
 

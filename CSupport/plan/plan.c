@@ -52,6 +52,13 @@ static void run_step(const image_run *run, const hssl_plan_step *step) {
         hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
                            at(run, step->weight_scale), y, size[1], false, &output);
         break;
+    case HSSL_STEP_LINEAR_S16:
+        hssl_gemm_s16_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 2), at(run, step->x_scale), weight, at(run, step->weight_scale), y,
+                          size[1], &output);
+        break;
+    case HSSL_STEP_QUANTIZE_S16:
+        hssl_quantize_rows_s16(size[0], size[1], x, size[1], hssl_gemm_s16_limit(size[1]), y, hssl_round_up(size[1], 2), at(run, step->y_scale));
+        break;
     case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
     case HSSL_STEP_LAYER_NORM: hssl_layer_norm(size[0], size[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
     case HSSL_STEP_LAYER_NORM_QUANTIZE:

@@ -30,9 +30,9 @@ final class NormKernelTests: KernelRowTestCase {
                 let label = "D \(D), row \(isa.rawValue)"
                 // A row of two nearly equal values has a large rstd, which magnifies the rounding of the mean.
                 let bound = D < 4 ? 1e-4 : 2e-6
-                assertClose(actual.y, expected.y, bound, "y, \(label)")
-                assertClose(actual.mean, expected.mean, 1e-6, "mean, \(label)")
-                assertClose(actual.rstd, expected.rstd, bound, "rstd, \(label)")
+                assertSameBits(actual.y, expected.y, "y, \(label)")
+                assertSameBits(actual.mean, expected.mean, "mean, \(label)")
+                assertSameBits(actual.rstd, expected.rstd, "rstd, \(label)")
                 if D > 2 { assertClose(actual.dx, expected.dx, bound, "dx, \(label)") }
                 assertClose(actual.dweight, expected.dweight, bound, "dweight, \(label)")
                 assertClose(actual.dbias, expected.dbias, 1e-6, "dbias, \(label)")

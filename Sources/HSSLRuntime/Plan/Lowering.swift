@@ -207,7 +207,7 @@ struct Lowering {
     private mutating func quantized(_ value: Int, width: Int) throws -> Codes {
         if let known = codes[value] { return known }
         let rows = Demand.rows(wanted(value), width: width)
-        let leading = (width + 3) / 4 * 4
+        let leading = Self.leading(.int8, width)
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         var step: PlanStep
@@ -225,6 +225,19 @@ struct Lowering {
         codes[value] = result
         return result
     }
+
+    /// The same as 16-bit codes, for one product that wants `rows`.
+    private mutating func quantizedWide(_ value: Int, _ rows: Range<Int>, width: Int) throws -> Codes {
+        let leading = Self.leading(.int16, width)
+        let x = try address(value)
+        let target = allocate(byteCount: rows.count * leading)
+        let scale = allocate(byteCount: rows.count * 4)
+        emit(PlanStep(kind: HSSL_STEP_QUANTIZE_S16, size: [rows.count, width], x: x.element(rows.lowerBound * width), y: target, yScale: scale))
+        return Codes(codes: target.advanced(by: -rows.lowerBound * leading), scale: scale.element(-rows.lowerBound))
+    }
+
+    /// Bytes of a row of codes.
+    private static func leading(_ form: ProductForm, _ width: Int) -> Int { form == .int16 ? (width + 1) / 2 * 4 : (width + 3) / 4 * 4 }
 
     /// See `HSSL_STEP_LAYER_NORM_QUANTIZE`.
     private static let fusedNormLimit = 16_384
@@ -252,7 +265,7 @@ struct Lowering {
         let outputs = node.shape.last ?? 1
         let inputs = weight.count / outputs
         let rows = Demand.rows(range, width: outputs)
-        let form = role == .policy ? precision : .float32
+        let form = ProductForm(role, precision, inputs: inputs)
         guard form != .int8 || inputs <= 65_536 else { throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)") }
 
         var step = PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [rows.count, outputs, inputs])
@@ -262,12 +275,12 @@ struct Lowering {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
-        case .int8:
-            step.kind = HSSL_STEP_LINEAR_U8S8
-            let x = try quantized(node.inputs[0], width: inputs)
-            step.x = x.codes.advanced(by: rows.lowerBound * ((inputs + 3) / 4 * 4))
+        case .int8, .int16:
+            step.kind = form == .int8 ? HSSL_STEP_LINEAR_U8S8 : HSSL_STEP_LINEAR_S16
+            let x = form == .int8 ? try quantized(node.inputs[0], width: inputs) : try quantizedWide(node.inputs[0], rows, width: inputs)
+            step.x = x.codes.advanced(by: rows.lowerBound * Self.leading(form, inputs))
             step.xScale = x.scale.element(rows.lowerBound)
-            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(outputs: outputs, inputs: inputs))
+            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs))
         }
         if hasBias { step.bias = try address(node.inputs[2]) }
         step.activation = product.activation == .gelu ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE

@@ -1,8 +1,10 @@
-// Drivers of the int8 family. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to K = 8192.
+// Drivers of the integer families. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to 8192 bytes of K.
+#include <math.h>
+
 #include "gemm/gemm.h"
 
 typedef struct {
-    ptrdiff_t N, K4, panel_bytes;
+    ptrdiff_t N, K;   // K and lda in bytes, K a multiple of 4
     const uint8_t *a;
     ptrdiff_t lda;
     const char *b;
@@ -24,7 +26,7 @@ static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
         for (ptrdiff_t n = 0; n < columns; n += nr) {
-            g->row->kernel(height, hssl_min(nr, columns - n), g->K4, g->a + (m + r) * g->lda, g->lda, g->b + p * g->panel_bytes, n, tile + n);
+            g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, g->b + p * PANEL * (4 + g->K), n, tile + n);
         }
         if (g->c_s32) {
             for (ptrdiff_t i = 0; i < height; ++i) {
@@ -39,13 +41,10 @@ static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
     }
 }
 
-static void run(ptrdiff_t M, ptrdiff_t K, problem g) {
+static void run(ptrdiff_t M, problem g) {
     if (M <= 0 || g.N <= 0) return;
-    g.K4 = hssl_round_up(K, 4);
-    g.panel_bytes = PANEL * (4 + g.K4);
-    g.row = hssl_gemm_select_u8s8();
     const ptrdiff_t panels = hssl_ceil_div(g.N, PANEL);
-    const int team = hssl_team(0.5 * (double)M * (double)g.N * (double)K);
+    const int team = hssl_team(0.5 * (double)M * (double)g.N * (double)g.K);
     const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
     atomic_long next = 0;
     HSSL_TEAM(team, part, {
@@ -59,10 +58,18 @@ static void run(ptrdiff_t M, ptrdiff_t K, problem g) {
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output) {
-    run(M, K, (problem){.N = N, .a = a, .lda = lda, .b = packed_b, .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc,
-                        .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
+    run(M, (problem){.N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .a_scale = a_scale,
+                     .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
 }
 
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc) {
-    run(M, K, (problem){.N = N, .a = a, .lda = lda, .b = packed_b, .c_s32 = c, .ldc = ldc});
+    run(M, (problem){.N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .c_s32 = c, .ldc = ldc});
 }
+
+void hssl_gemm_s16_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const int16_t *a, ptrdiff_t lda, const float *a_scale, const void *packed_b,
+                       const float *b_scale, float *c, ptrdiff_t ldc, const hssl_gemm_output *output) {
+    run(M, (problem){.N = N, .K = 2 * hssl_round_up(K, 2), .a = (const uint8_t *)a, .lda = 2 * lda, .b = packed_b, .row = hssl_gemm_select_s16(),
+                     .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .output = output, .stage = hssl_gemm_select_output_s32()});
+}
+
+int32_t hssl_gemm_s16_limit(ptrdiff_t K) { return (int32_t)fmin(32767, floor(sqrt(0x1p31 / ((double)K + 1)))); }
