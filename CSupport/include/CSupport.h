@@ -280,6 +280,9 @@ typedef struct {
     hssl_activation activation;
     float epsilon;
     ptrdiff_t size[5];
+    /// Steps from this one on that form a chain, at least 1. Those of a longer chain are QUANTIZE…, LAYER_NORM… and LINEAR… with equal `rows`, and row r of
+    /// each reads only row r of what the chain has written: a thread may take its rows through all of them.
+    ptrdiff_t chain;
     hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, y_scale, workspace;
 } hssl_plan_step;
 

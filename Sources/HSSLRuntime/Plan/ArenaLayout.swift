@@ -9,9 +9,12 @@ struct ArenaLayout {
 
     static let alignment = 64
 
-    init(sizes: [Int], steps: [PlanStep]) {
+    /// - Parameter chains: steps that run together (`RowChains`): what one of them touches is alive during all of them.
+    init(sizes: [Int], steps: [PlanStep], chains: [Range<Int>]) {
         offsets = Array(repeating: nil, count: sizes.count)
-        let lifetimes = Self.lifetimes(sizes.count, steps)
+        var turns = Array(repeating: 0, count: steps.count)
+        for (turn, chain) in chains.enumerated() { for step in chain { turns[step] = turn } }
+        let lifetimes = Self.lifetimes(sizes.count, steps).map { $0.map { turns[$0.lowerBound]...turns[$0.upperBound] } }
         let order = sizes.indices.filter { lifetimes[$0] != nil }.sorted { sizes[$0] == sizes[$1] ? $0 < $1 : sizes[$0] > sizes[$1] }
         var placed: [(begin: Int, end: Int, lifetime: ClosedRange<Int>)] = []
         for storage in order {

@@ -44,6 +44,9 @@ enum ProductForm: Hashable {
         case (.int8, _): self = inputs <= 8192 ? .int16 : .float32
         }
     }
+
+    /// Bytes of a row of codes.
+    func leading(_ width: Int) -> Int { self == .int16 ? (width + 1) / 2 * 4 : (width + 3) / 4 * 4 }
 }
 
 /// What a plan reads besides the image: packed weights, biases, positions. Sizes are known before any value is.

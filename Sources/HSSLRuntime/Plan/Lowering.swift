@@ -59,7 +59,10 @@ struct Lowering {
         }
         constants = lowering.constants
         ArenaLayout.shareResiduals(&lowering.steps, sizes: lowering.storageSizes)
-        return Result(steps: lowering.steps, sizes: lowering.storageSizes, arena: ArenaLayout(sizes: lowering.storageSizes, steps: lowering.steps))
+        let chains = RowChains.ranges(lowering.steps)
+        for chain in chains { lowering.steps[chain.lowerBound].chain = chain.count }
+        let arena = ArenaLayout(sizes: lowering.storageSizes, steps: lowering.steps, chains: chains)
+        return Result(steps: lowering.steps, sizes: lowering.storageSizes, arena: arena)
     }
 
     private init(tape: Tape, demand: Demand, precision: Precision, constants: ConstantTable) {
@@ -207,7 +210,7 @@ struct Lowering {
     private mutating func quantized(_ value: Int, width: Int) throws -> Codes {
         if let known = codes[value] { return known }
         let rows = Demand.rows(wanted(value), width: width)
-        let leading = Self.leading(.int8, width)
+        let leading = ProductForm.int8.leading(width)
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         var step: PlanStep
@@ -228,16 +231,13 @@ struct Lowering {
 
     /// The same as 16-bit codes, for one product that wants `rows`.
     private mutating func quantizedWide(_ value: Int, _ rows: Range<Int>, width: Int) throws -> Codes {
-        let leading = Self.leading(.int16, width)
+        let leading = ProductForm.int16.leading(width)
         let x = try address(value)
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         emit(PlanStep(kind: HSSL_STEP_QUANTIZE_S16, size: [rows.count, width], x: x.element(rows.lowerBound * width), y: target, yScale: scale))
         return Codes(codes: target.advanced(by: -rows.lowerBound * leading), scale: scale.element(-rows.lowerBound))
     }
-
-    /// Bytes of a row of codes.
-    private static func leading(_ form: ProductForm, _ width: Int) -> Int { form == .int16 ? (width + 1) / 2 * 4 : (width + 3) / 4 * 4 }
 
     /// See `HSSL_STEP_LAYER_NORM_QUANTIZE`.
     private static let fusedNormLimit = 16_384
@@ -278,7 +278,7 @@ struct Lowering {
         case .int8, .int16:
             step.kind = form == .int8 ? HSSL_STEP_LINEAR_U8S8 : HSSL_STEP_LINEAR_S16
             let x = form == .int8 ? try quantized(node.inputs[0], width: inputs) : try quantizedWide(node.inputs[0], rows, width: inputs)
-            step.x = x.codes.advanced(by: rows.lowerBound * Self.leading(form, inputs))
+            step.x = x.codes.advanced(by: rows.lowerBound * form.leading(inputs))
             step.xScale = x.scale.element(rows.lowerBound)
             step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs))
         }

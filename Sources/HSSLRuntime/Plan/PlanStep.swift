@@ -35,6 +35,8 @@ struct PlanStep {
     var workspace = Operand.none
     var activation = HSSL_ACTIVATION_NONE
     var epsilon: Float = 0
+    /// See `hssl_plan_step`; given once all steps are known.
+    var chain = 1
 
     var operands: [Operand] { [x, xScale, weight, weightScale, bias, residual, y, yScale, workspace] }
 
@@ -52,6 +54,7 @@ struct PlanStep {
         step.kind = kind
         step.activation = activation
         step.epsilon = epsilon
+        step.chain = chain
         withUnsafeMutableBytes(of: &step.size) { sizes in
             for (position, value) in size.enumerated() { sizes.storeBytes(of: value, toByteOffset: position * MemoryLayout<Int>.stride, as: Int.self) }
         }

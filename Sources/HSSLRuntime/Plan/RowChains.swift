@@ -1,0 +1,60 @@
+import CSupport
+
+/// Finds the steps through which a thread may take its rows without meeting the others (`hssl_plan_step.chain`).
+///
+/// In a ViT everything from one attention to the next is such a chain.
+enum RowChains {
+    /// Consecutive ranges that cover all steps; those of one element are no chain.
+    static func ranges(_ steps: [PlanStep]) -> [Range<Int>] {
+        var ranges: [Range<Int>] = []
+        var begin = 0
+        while begin < steps.count {
+            var end = begin + 1
+            var known: [Int: Row] = [:]
+            if let first = steps[begin].rowAccess {
+                add(first, to: &known)
+                while end < steps.count, steps[end].size[0] == steps[begin].size[0], let access = steps[end].rowAccess, agrees(access, with: known) {
+                    add(access, to: &known)
+                    end += 1
+                }
+            }
+            ranges.append(begin..<end)
+            begin = end
+        }
+        return ranges
+    }
+
+    private static func add(_ access: [(storage: Int, row: Row)], to known: inout [Int: Row]) {
+        for (storage, row) in access { known[storage] = row }
+    }
+
+    /// Row r of a storage is the same bytes in every step that touches it.
+    private static func agrees(_ access: [(storage: Int, row: Row)], with known: [Int: Row]) -> Bool {
+        access.allSatisfy { known[$0.storage] == nil || known[$0.storage] == $0.row }
+    }
+
+    /// Row r is at offset + r · pitch, in bytes.
+    struct Row: Equatable {
+        let offset, pitch: Int
+    }
+}
+
+extension PlanStep {
+    /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
+    fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
+        let width = size.count > 1 ? size[1] : 0
+        let pitches: [(Operand, Int)]
+        switch kind {
+        case HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16: pitches = [(x, 4 * size[2]), (residual, 4 * width), (y, 4 * width)]
+        case HSSL_STEP_LINEAR_U8S8: pitches = [(x, ProductForm.int8.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
+        case HSSL_STEP_LINEAR_S16: pitches = [(x, ProductForm.int16.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
+        case HSSL_STEP_LAYER_NORM: pitches = [(x, 4 * width), (y, 4 * width)]
+        case HSSL_STEP_QUANTIZE, HSSL_STEP_LAYER_NORM_QUANTIZE: pitches = [(x, 4 * width), (y, ProductForm.int8.leading(width)), (yScale, 4)]
+        case HSSL_STEP_QUANTIZE_S16: pitches = [(x, 4 * width), (y, ProductForm.int16.leading(width)), (yScale, 4)]
+        default: return nil
+        }
+        return pitches.compactMap { operand, pitch in
+            if case .arena(let storage, let offset) = operand { (storage, RowChains.Row(offset: offset, pitch: pitch)) } else { nil }
+        }
+    }
+}
