@@ -9,20 +9,16 @@
 
 #include "base/vector.h"
 
-/// table[index mod 16] in every lane.
-HSSL_INLINE hssl_vf hssl_gelu_lookup(const float table[16], hssl_vi index) {
-#if HSSL_WIDTH == 16 && defined(__x86_64__)
-    return (hssl_vf)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(table));
-#elif HSSL_WIDTH == 8 && defined(__x86_64__)
-    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)index);
-    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), (__m256i)index);
-    return (hssl_vf)_mm256_blendv_ps(low, high, (__m256)(index << 28));
+#if HSSL_WIDTH > 4 && defined(__x86_64__)
+#include "base/x86_lookup.h"
 #else
+/// table[index mod 16] in every lane.
+HSSL_INLINE hssl_vf hssl_lookup(const float table[16], hssl_vi index) {
     hssl_vf v;
     for (int i = 0; i < HSSL_WIDTH; ++i) v[i] = table[index[i] & 15];
     return v;
-#endif
 }
+#endif
 
 /// Φ(x) − ½.
 HSSL_INLINE hssl_vf hssl_normal_cdf_centered(hssl_vf x) {
@@ -45,11 +41,11 @@ HSSL_INLINE hssl_vf hssl_normal_cdf_centered(hssl_vf x) {
     const hssl_vf shifted = hssl_fma(a, hssl_splat(3.0f), hssl_splat(0x1.8p23f));
     const hssl_vi i = (hssl_vi)shifted;
     const hssl_vf d = hssl_fma(shifted - hssl_splat(0x1.8p23f), hssl_splat(-1.0f / 3.0f), a);
-    hssl_vf p = hssl_gelu_lookup(coefficients[4], i);
-    p = hssl_fma(p, d, hssl_gelu_lookup(coefficients[3], i));
-    p = hssl_fma(p, d, hssl_gelu_lookup(coefficients[2], i));
-    p = hssl_fma(p, d, hssl_gelu_lookup(coefficients[1], i));
-    p = hssl_fma(p, d, hssl_gelu_lookup(coefficients[0], i));
+    hssl_vf p = hssl_lookup(coefficients[4], i);
+    p = hssl_fma(p, d, hssl_lookup(coefficients[3], i));
+    p = hssl_fma(p, d, hssl_lookup(coefficients[2], i));
+    p = hssl_fma(p, d, hssl_lookup(coefficients[1], i));
+    p = hssl_fma(p, d, hssl_lookup(coefficients[0], i));
     const hssl_vf half = hssl_splat(0.5f);
     return (hssl_vf)((hssl_vi)hssl_pick(p < half, p, half) | sign);
 }
