@@ -105,7 +105,7 @@ static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff
 }
 
 // Each thread takes its rows through the whole chain. That is one meeting of the threads instead of one a step, and what a thread wrote it reads itself:
-// where lines travel slowly between cores, batch 1 gains up to a fifth. One thread gains nothing, so there the steps run one by one.
+// where lines travel slowly between cores, batch 1 gains up to a third. One thread gains nothing, so there the steps run one by one.
 static void run_chain(const image_run *run, const hssl_plan_step *steps) {
     const ptrdiff_t rows = steps->size[0], units = hssl_ceil_div(rows, CHAIN_UNIT);
     double work = 0;

@@ -38,7 +38,7 @@ enum ProductForm: Hashable {
     init(_ role: MatrixRole, _ precision: Precision, inputs: Int) {
         switch (precision, role) {
         case (.float32, _): self = .float32
-        case (.float16, let role): self = role == .policy ? .float16 : .float32
+        case (.float16, _): self = role == .policy ? .float16 : .float32
         case (.int8, .policy): self = .int8
         // So long a sum leaves too few bits a code.
         case (.int8, _): self = inputs <= 8192 ? .int16 : .float32
