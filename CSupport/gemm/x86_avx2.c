@@ -51,7 +51,8 @@ void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 }
 
 // |a| × sign(b, a): VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
-HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
+// Pairs of `words` need one VPMADDWD.
+HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
     __m256i sum[4][2];
     const __m256i ones = _mm256_set1_epi16(1);
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
@@ -61,10 +62,11 @@ HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a,
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
             int32_t four;
             memcpy(&four, a + r * lda + k, 4);
-            const __m256i x = _mm256_set1_epi32(four ^ (int32_t)0x80808080), magnitude = _mm256_abs_epi8(x);
+            const __m256i x = _mm256_set1_epi32(words ? four : four ^ (int32_t)0x80808080), magnitude = _mm256_abs_epi8(x);
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(y[v], x));
-                sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(pairs, ones));
+                const __m256i products = words ? _mm256_madd_epi16(x, y[v])
+                                               : _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(y[v], x)), ones);
+                sum[r][v] = _mm256_add_epi32(sum[r][v], products);
             }
         }
     }
@@ -76,44 +78,16 @@ HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a,
 void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                      ptrdiff_t first, int32_t *tile) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) u8s8_tile(R, V, K, a, lda, b, tile)
-    switch ((rows - 1) * 2 + (columns + 7) / 8 - 1) {
-        case 0: CASE(1, 1); break; case 1: CASE(1, 2); break;
-        case 2: CASE(2, 1); break; case 3: CASE(2, 2); break;
-        case 4: CASE(3, 1); break; case 5: CASE(3, 2); break;
-        case 6: CASE(4, 1); break; case 7: CASE(4, 2); break;
-    }
+#define CASE(R, V) integer_tile(false, R, V, K, a, lda, b, tile)
+    HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
-}
-
-HSSL_INLINE void s16_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
-    __m256i sum[4][2];
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
-    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL) {
-        __m256i y[2];
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm256_loadu_si256((const __m256i *)(b + 32 * v));
-        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            int32_t pair;
-            memcpy(&pair, a + r * lda + k, 4);
-            const __m256i x = _mm256_set1_epi32(pair);
-            HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(x, y[v]));
-        }
-    }
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        _mm256_storeu_si256((__m256i *)(tile + r * PANEL + 8 * v), sum[r][v]);
-    }
 }
 
 void hssl_gemm_s16_s32_4x16c2__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                     ptrdiff_t first, int32_t *tile) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) s16_tile(R, V, K, a, lda, b, tile)
-    switch ((rows - 1) * 2 + (columns + 7) / 8 - 1) {
-        case 0: CASE(1, 1); break; case 1: CASE(1, 2); break;
-        case 2: CASE(2, 1); break; case 3: CASE(2, 2); break;
-        case 4: CASE(3, 1); break; case 5: CASE(3, 2); break;
-        case 6: CASE(4, 1); break; case 7: CASE(4, 2); break;
-    }
+#define CASE(R, V) integer_tile(true, R, V, K, a, lda, b, tile)
+    HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }
 

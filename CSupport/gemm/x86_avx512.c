@@ -53,7 +53,8 @@ void hssl_gemm_f16_12x32__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K,
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
-HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
+// Pairs of `words` need one VPMADDWD.
+HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
     __m512i sum[6][4];
     const __m512i ones = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = zero;
@@ -63,12 +64,14 @@ HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a,
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
             int32_t four;
             memcpy(&four, a + r * lda + k, 4);
-            const __m512i x = _mm512_set1_epi32(four ^ (int32_t)0x80808080);
+            const __m512i x = _mm512_set1_epi32(words ? four : four ^ (int32_t)0x80808080);
             const __m512i magnitude = _mm512_abs_epi8(x);
             const __mmask64 negative = _mm512_movepi8_mask(x);
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-                const __m512i pairs = _mm512_maddubs_epi16(magnitude, _mm512_mask_sub_epi8(y[v], negative, zero, y[v]));
-                sum[r][v] = _mm512_add_epi32(sum[r][v], _mm512_madd_epi16(pairs, ones));
+                const __m512i products =
+                    words ? _mm512_madd_epi16(x, y[v])
+                          : _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, _mm512_mask_sub_epi8(y[v], negative, zero, y[v])), ones);
+                sum[r][v] = _mm512_add_epi32(sum[r][v], products);
             }
         }
     }
@@ -80,33 +83,15 @@ HSSL_INLINE void u8s8_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a,
 void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                        ptrdiff_t first, int32_t *tile) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) u8s8_tile(R, V, K, a, lda, b, tile)
+#define CASE(R, V) integer_tile(false, R, V, K, a, lda, b, tile)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
 
-HSSL_INLINE void s16_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
-    __m512i sum[6][4];
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_setzero_si512();
-    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL) {
-        __m512i y[4];
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(b + 64 * v);
-        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            int32_t pair;
-            memcpy(&pair, a + r * lda + k, 4);
-            const __m512i x = _mm512_set1_epi32(pair);
-            HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_add_epi32(sum[r][v], _mm512_madd_epi16(x, y[v]));
-        }
-    }
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        _mm512_storeu_si512(tile + r * PANEL + 16 * v, sum[r][v]);
-    }
-}
-
 void hssl_gemm_s16_s32_6x64c2__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                    ptrdiff_t first, int32_t *tile) {
+                                      ptrdiff_t first, int32_t *tile) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) s16_tile(R, V, K, a, lda, b, tile)
+#define CASE(R, V) integer_tile(true, R, V, K, a, lda, b, tile)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }

@@ -14,6 +14,14 @@
         case 20: CASE(6, 1); break; case 21: CASE(6, 2); break; case 22: CASE(6, 3); break; case 23: CASE(6, 4); break; \
     }
 
+#define HSSL_TILE_SWITCH_4x2(rows, vectors, CASE)                        \
+    switch (((rows) - 1) * 2 + (vectors) - 1) {                          \
+        case 0: CASE(1, 1); break;  case 1: CASE(1, 2); break;           \
+        case 2: CASE(2, 1); break;  case 3: CASE(2, 2); break;           \
+        case 4: CASE(3, 1); break;  case 5: CASE(3, 2); break;           \
+        case 6: CASE(4, 1); break;  case 7: CASE(4, 2); break;           \
+    }
+
 #define HSSL_TILE_SWITCH_6x2(rows, vectors, CASE)                        \
     switch (((rows) - 1) * 2 + (vectors) - 1) {                          \
         case 0: CASE(1, 1); break;  case 1: CASE(1, 2); break;           \

@@ -32,7 +32,7 @@ final class GemmChecker {
     private let rowScale: GuardedBuffer<Float>, columnScale: GuardedBuffer<Float>
     private let packed: GuardedBuffer<UInt8>, workspace: GuardedBuffer<Float>
     private let half: GuardedBuffer<UInt16>, codesA: GuardedBuffer<UInt8>, codesB: GuardedBuffer<Int8>
-    private let wideA: GuardedBuffer<Int16>, wideB: GuardedBuffer<Int16>
+    private let wideA: GuardedBuffer<Int16>, wideB: GuardedBuffer<Int16>, rowPower: GuardedBuffer<Float>, columnPower: GuardedBuffer<Float>
 
     /// Buffers for products up to `limit` in every size.
     init(M: Int, N: Int, K: Int) {
@@ -60,6 +60,8 @@ final class GemmChecker {
         codesB = GuardedBuffer(capacity: N * K)
         wideA = GuardedBuffer(capacity: M * (K + 2 + 2 * gap))
         wideB = GuardedBuffer(capacity: N * K)
+        rowPower = GuardedBuffer(capacity: M)
+        columnPower = GuardedBuffer(capacity: N)
         codesB.tail(N * K).withMemoryRebound(to: UInt8.self, capacity: N * K) { oracle_fill_bytes(N * K, 11, -127, 127, $0) }
     }
 
@@ -145,14 +147,14 @@ final class GemmChecker {
         (g.accumulate, g.transposedA) = (false, false)
         let s = strides(g), even = (g.K + 1) / 2 * 2, lda = even + 2 * g.gap
         let limit = Float(hssl_gemm_s16_limit(g.K)), random = aBuffer(g), weights = b.tail(g.N * g.K)
-        let x = wideA.tail((g.M - 1) * lda + even), y = wideB.tail(g.N * g.K), scaleA = rowScale.tail(g.M), scaleB = columnScale.tail(g.N)
+        let x = wideA.tail((g.M - 1) * lda + even), y = wideB.tail(g.N * g.K), scaleA = rowPower.tail(g.M), scaleB = columnPower.tail(g.N)
+        func code(_ value: Float) -> Int16 { Int16(max(-limit, min(limit, (1.1 * value * limit).rounded()))) }
         var a = [Float](repeating: 0, count: g.M * g.K), b = [Float](repeating: 0, count: g.N * g.K)
         for m in 0..<g.M {
-            scaleA[m] = m % 2 == 0 ? 1 / limit : 0.5 / limit
-            scaleA[m] = Float(sign: .plus, exponent: scaleA[m].exponent, significand: 1)
+            scaleA[m] = m % 2 == 0 ? 0x1p-11 : 0x1p-12
             if even > g.K { x[m * lda + g.K] = Int16(limit) }  // padding does not matter
             for k in 0..<g.K {
-                x[m * lda + k] = Int16(max(-limit, min(limit, (1.1 * random[m * s.aM + k * s.aK] * limit).rounded())))
+                x[m * lda + k] = code(random[m * s.aM + k * s.aK])
                 a[m * g.K + k] = Float(x[m * lda + k]) * scaleA[m]
             }
         }
@@ -160,7 +162,7 @@ final class GemmChecker {
             scaleB[n] = n % 3 == 0 ? 0x1p-10 : 0x1p-12
             for k in 0..<g.K {
                 let at = k * s.bK + n * s.bN
-                y[at] = Int16(max(-limit, min(limit, (1.1 * weights[at] * limit).rounded())))
+                y[at] = code(weights[at])
                 b[at] = Float(y[at]) * scaleB[n]
             }
         }
