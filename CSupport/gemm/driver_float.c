@@ -16,21 +16,27 @@ typedef struct {
     hssl_gemm_output_f32_fn *stage;
 } problem;
 
-// Rows [m, m + rows) × panel `p`. The partial sums of all row tiles stay in a 24 KB scratch until their last K block.
-static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
+// The partial sums of all row tiles stay in a 52 KB scratch until their last K block.
+static void run_task(const problem *g, hssl_gemm_task task) {
     _Alignas(64) float partial[ROW_BLOCK * PANEL];
-    const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
-    const char *panel = (const char *)g->b + p * PANEL * g->K * g->b_element;
+    const ptrdiff_t m = task.m, rows = task.rows, p = task.panel;
+    const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL), line = PANEL * g->b_element;
+    const char *panel = (const char *)g->b + p * g->K * line;
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
+        const bool last = k + KC >= g->K;
+        const ptrdiff_t next_panel = last ? task.next_panel : p, next_k = last ? 0 : k + KC;
+        const char *const next = task.prefetches && next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : NULL;
+        const ptrdiff_t next_bytes = hssl_min(KC, g->K - next_k) * line;
         for (ptrdiff_t r = 0; r < rows; r += mr) {
             const ptrdiff_t height = hssl_min(mr, rows - r);
             float *tile = partial + r * PANEL;
             for (ptrdiff_t n = 0; n < columns; n += nr) {
                 g->row->kernel(height, hssl_min(nr, columns - n), terms, g->a + (m + r) * g->m_stride + k * g->k_stride, g->m_stride,
-                               g->k_stride, panel + (k * PANEL + n) * g->b_element, tile + n, k > 0);
+                               g->k_stride, panel + k * line + n * g->b_element, tile + n, k > 0);
             }
-            if (k + KC < g->K) continue;
+            hssl_gemm_prefetch(next, next_bytes, r, height, rows);
+            if (!last) continue;
             const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
             g->stage(height, columns, tile, &target);
         }
@@ -45,10 +51,7 @@ static void run(problem g) {
     const ptrdiff_t block = hssl_gemm_row_block(g.M, g.row->mr, panels, team), tasks = hssl_ceil_div(g.M, block) * panels;
     atomic_long next = 0;
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
-            const ptrdiff_t m = t / panels * block;
-            task(&g, m, hssl_min(block, g.M - m), t % panels);
-        }
+        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) run_task(&g, hssl_gemm_task_at(t, g.M, block, panels, team));
     });
 }
 

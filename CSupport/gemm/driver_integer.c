@@ -20,14 +20,17 @@ typedef struct {
     int32_t *c_s32;
 } problem;
 
-static void task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t p) {
+static void run_task(const problem *g, hssl_gemm_task task) {
     _Alignas(64) int32_t tile[MAX_MR * PANEL];
+    const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
+    const char *const next = task.prefetches && task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : NULL;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
         for (ptrdiff_t n = 0; n < columns; n += nr) {
-            g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, g->b + p * PANEL * (4 + g->K), n, tile + n);
+            g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, g->b + p * panel_bytes, n, tile + n);
         }
+        hssl_gemm_prefetch(next, panel_bytes, r, height, rows);
         if (g->c_s32) {
             for (ptrdiff_t i = 0; i < height; ++i) {
                 for (ptrdiff_t n = 0; n < columns; ++n) g->c_s32[(m + r + i) * g->ldc + p * PANEL + n] = tile[i * PANEL + n];
@@ -48,10 +51,7 @@ static void run(ptrdiff_t M, problem g) {
     const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
     atomic_long next = 0;
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) {
-            const ptrdiff_t m = t / panels * block;
-            task(&g, m, hssl_min(block, M - m), t % panels);
-        }
+        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) run_task(&g, hssl_gemm_task_at(t, M, block, panels, team));
     });
 }
 

@@ -24,7 +24,7 @@
 enum {
     PANEL = 64,        // columns of a packed panel
     KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
-    ROW_BLOCK = 96,    // rows of a task: a multiple of every MR
+    ROW_BLOCK = 204,   // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     MAX_MR = 12
 };
 
@@ -81,6 +81,23 @@ hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff
 
 /// Rows of a task: ROW_BLOCK, or fewer (in whole tiles) where that balances the last one or feeds every thread.
 ptrdiff_t hssl_gemm_row_block(ptrdiff_t M, ptrdiff_t mr, ptrdiff_t panels, int team);
+
+/// Tasks are taken panel by panel, the row blocks of a panel one after another, so that a panel crosses from memory once. The last row block
+/// prefetches what follows: the panel's next K block, then `next_panel`, the one this thread is likely to take (−1: there is none).
+typedef struct { ptrdiff_t m, rows, panel, next_panel; bool prefetches; } hssl_gemm_task;
+static inline hssl_gemm_task hssl_gemm_task_at(ptrdiff_t t, ptrdiff_t M, ptrdiff_t block, ptrdiff_t panels, int team) {
+    const ptrdiff_t blocks = hssl_ceil_div(M, block), m = t % blocks * block, rows = hssl_min(block, M - m), panel = t / blocks;
+    const ptrdiff_t next = panel + hssl_ceil_div(team, blocks);
+    return (hssl_gemm_task){m, rows, panel, next < panels ? next : -1, m + rows == M};
+}
+
+/// Prefetches the share of `bytes` at `next` that belongs to rows [r, r + height) of `rows`: the weights that follow arrive while the products of
+/// these are computed. Nothing where `next` is NULL.
+static inline void hssl_gemm_prefetch(const char *next, ptrdiff_t bytes, ptrdiff_t r, ptrdiff_t height, ptrdiff_t rows) {
+    enum { LINE = 64 };
+    if (!next) return;
+    for (ptrdiff_t i = bytes * r / rows / LINE * LINE; i < bytes * (r + height) / rows; i += LINE) __builtin_prefetch(next + i, 0, 2);
+}
 
 /// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last one may be ragged:
 /// its missing rows are left as they are.
