@@ -31,11 +31,11 @@ static void run_task(const problem *g, hssl_gemm_task task) {
         for (ptrdiff_t r = 0; r < rows; r += mr) {
             const ptrdiff_t height = hssl_min(mr, rows - r);
             float *tile = partial + r * PANEL;
-            for (ptrdiff_t n = 0; n < columns; n += nr) {
+            hssl_gemm_prefetch ahead = hssl_gemm_prefetch_share(next, next_bytes, r, height, rows, terms * hssl_ceil_div(columns, nr), panel);
+            for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += terms * ahead.step) {
                 g->row->kernel(height, hssl_min(nr, columns - n), terms, g->a + (m + r) * g->m_stride + k * g->k_stride, g->m_stride,
-                               g->k_stride, panel + k * line + n * g->b_element, tile + n, k > 0);
+                               g->k_stride, panel + k * line + n * g->b_element, tile + n, k > 0, ahead);
             }
-            hssl_gemm_prefetch(next, next_bytes, r, height, rows);
             if (!last) continue;
             const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
             g->stage(height, columns, tile, &target);
@@ -88,7 +88,8 @@ static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff
                 float *tile = workspace + (p * g->M + m + r) * PANEL;
                 const float *a = direct ? g->a + (m + r) * g->m_stride + k : a_block + r * terms;
                 for (ptrdiff_t n = 0; n < columns; n += nr) {
-                    g->row->kernel(height, hssl_min(nr, columns - n), terms, a, direct ? g->m_stride : 1, direct ? 1 : mr, b_block + n, tile + n, k > 0);
+                    g->row->kernel(height, hssl_min(nr, columns - n), terms, a, direct ? g->m_stride : 1, direct ? 1 : mr, b_block + n, tile + n, k > 0,
+                                   (hssl_gemm_prefetch){(const char *)b_block, 0});
                 }
                 if (k + KC < g->K) continue;
                 const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);

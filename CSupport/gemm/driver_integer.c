@@ -23,14 +23,16 @@ typedef struct {
 static void run_task(const problem *g, hssl_gemm_task task) {
     _Alignas(64) int32_t tile[MAX_MR * PANEL];
     const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
+    const char *const panel = g->b + p * panel_bytes;
     const char *const next = task.prefetches && task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : NULL;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
-        for (ptrdiff_t n = 0; n < columns; n += nr) {
-            g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, g->b + p * panel_bytes, n, tile + n);
+        const ptrdiff_t steps = g->K / 4;
+        hssl_gemm_prefetch ahead = hssl_gemm_prefetch_share(next, panel_bytes, r, height, rows, steps * hssl_ceil_div(columns, nr), panel);
+        for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
+            g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, panel, n, tile + n, ahead);
         }
-        hssl_gemm_prefetch(next, panel_bytes, r, height, rows);
         if (g->c_s32) {
             for (ptrdiff_t i = 0; i < height; ++i) {
                 for (ptrdiff_t n = 0; n < columns; ++n) g->c_s32[(m + r + i) * g->ldc + p * PANEL + n] = tile[i * PANEL + n];

@@ -28,16 +28,20 @@ enum {
     MAX_MR = 12
 };
 
+/// What a kernel prefetches while it multiplies: at each step of its loop over K the line at `line`, which then moves by `step` bytes. A step of 0
+/// asks for nothing new. (Asked for between tiles, in one burst, the lines wait for one another and the products for them: 2 % of ViT-S.)
+typedef struct { const char *line; ptrdiff_t step; } hssl_gemm_prefetch;
+
 /// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
 /// The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are those of the float32 product
 /// of the widened weights.
 typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add);
+                              const void *b, float *tile, bool add, hssl_gemm_prefetch next);
 typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel at its first column, start values included;
 /// `first` is the kernel's first column in it (a multiple of NR). K is a multiple of 4.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                               ptrdiff_t first, int32_t *tile);
+                               ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next);
 /// tile[r, c] = Σ_k A(r, k) · B(k, c) over 16-bit codes, exact where the caller keeps it below 2³¹ (hssl_gemm_s16_limit). `a`, `lda` and `K` count bytes.
 typedef hssl_gemm_u8s8_fn hssl_gemm_s16_fn;
 
@@ -91,12 +95,12 @@ static inline hssl_gemm_task hssl_gemm_task_at(ptrdiff_t t, ptrdiff_t M, ptrdiff
     return (hssl_gemm_task){m, rows, panel, next < panels ? next : -1, m + rows == M};
 }
 
-/// Prefetches the share of `bytes` at `next` that belongs to rows [r, r + height) of `rows`: the weights that follow arrive while the products of
-/// these are computed. Nothing where `next` is NULL.
-static inline void hssl_gemm_prefetch(const char *next, ptrdiff_t bytes, ptrdiff_t r, ptrdiff_t height, ptrdiff_t rows) {
-    enum { LINE = 64 };
-    if (!next) return;
-    for (ptrdiff_t i = bytes * r / rows / LINE * LINE; i < bytes * (r + height) / rows; i += LINE) __builtin_prefetch(next + i, 0, 2);
+/// The share of the `bytes` at `from` that falls to the `steps` of rows [r, r + height) of `rows`: the weights that follow arrive while the products
+/// of these are computed. Nothing but `held`, which is in L1, where `from` is NULL.
+static inline hssl_gemm_prefetch hssl_gemm_prefetch_share(const char *from, ptrdiff_t bytes, ptrdiff_t r, ptrdiff_t height, ptrdiff_t rows, ptrdiff_t steps,
+                                                          const void *held) {
+    if (!from || steps == 0) return (hssl_gemm_prefetch){held, 0};
+    return (hssl_gemm_prefetch){from + bytes * r / rows, hssl_ceil_div(bytes * height, rows * steps)};
 }
 
 /// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last one may be ragged:

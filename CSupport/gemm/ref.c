@@ -14,7 +14,8 @@ static inline float multiply_add(float a, float b, float c) {
 }
 
 void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                const void *panel, float *tile, bool add) {
+                                const void *panel, float *tile, bool add, hssl_gemm_prefetch next) {
+    (void)next;
     const float *b = panel;
     for (ptrdiff_t r = 0; r < rows; ++r) {
         float sum[PANEL] = {0};
@@ -27,7 +28,8 @@ void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
 }
 
 void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                const void *panel, float *tile, bool add) {
+                                const void *panel, float *tile, bool add, hssl_gemm_prefetch next) {
+    (void)next;
     const uint16_t *b = panel;
     float sum[6][PANEL] = {{0}}, y[PANEL];
     for (ptrdiff_t k = 0; k < K; ++k) {
@@ -43,7 +45,8 @@ void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                       ptrdiff_t first, int32_t *tile) {
+                                       ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
+    (void)next;
     const int32_t *start = (const int32_t *)panel + first;
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
     for (ptrdiff_t r = 0; r < rows; ++r) {
@@ -59,7 +62,8 @@ void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdif
 }
 
 void hssl_gemm_s16_s32_6x64c2__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                      ptrdiff_t first, int32_t *tile) {
+                                      ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
+    (void)next;
     const int16_t *b = (const int16_t *)((const char *)panel + 4 * PANEL) + 2 * first;
     for (ptrdiff_t r = 0; r < rows; ++r) {
         for (ptrdiff_t c = 0; c < columns; ++c) tile[r * PANEL + c] = 0;

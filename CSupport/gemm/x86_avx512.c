@@ -16,12 +16,13 @@
 // rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
 // half as often and keeps the rate of float32.
 HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *panel, float *tile,
-                            bool add) {
+                            bool add, hssl_gemm_prefetch next) {
     __m512 sum[12][4];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_setzero_ps();
     const float *b = panel;
     const uint16_t *b_half = panel;
-    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL, b_half += PANEL) {
+    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL, b_half += PANEL, next.line += next.step) {
+        __builtin_prefetch(next.line, 0, 2);
         __m512 y[4];
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
             y[v] = half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(b_half + 16 * v))) : _mm512_loadu_ps(b + 16 * v);
@@ -38,15 +39,15 @@ HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const
 }
 
 void hssl_gemm_f32_6x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                const void *b, float *tile, bool add) {
-#define CASE(R, V) float_tile(false, R, V, K, a, a_row, a_k, b, tile, add)
+                                const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
+#define CASE(R, V) float_tile(false, R, V, K, a, a_row, a_k, b, tile, add, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
 
 void hssl_gemm_f16_12x32__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                 const void *b, float *tile, bool add) {
-#define CASE(R, V) float_tile(true, R, V, K, a, a_row, a_k, b, tile, add)
+                                 const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
+#define CASE(R, V) float_tile(true, R, V, K, a, a_row, a_k, b, tile, add, next)
     HSSL_TILE_SWITCH_12x2(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
@@ -54,11 +55,13 @@ void hssl_gemm_f16_12x32__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K,
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
 // Pairs of `words` need one VPMADDWD.
-HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
+HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
+                              hssl_gemm_prefetch next) {
     __m512i sum[6][4];
     const __m512i ones = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = zero;
-    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL) {
+    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL, next.line += next.step) {
+        __builtin_prefetch(next.line, 0, 2);
         __m512i y[4];
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(b + 64 * v);
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
@@ -81,17 +84,17 @@ HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, co
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                       ptrdiff_t first, int32_t *tile) {
+                                       ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(false, R, V, K, a, lda, b, tile)
+#define CASE(R, V) integer_tile(false, R, V, K, a, lda, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
 
 void hssl_gemm_s16_s32_6x64c2__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                      ptrdiff_t first, int32_t *tile) {
+                                      ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(true, R, V, K, a, lda, b, tile)
+#define CASE(R, V) integer_tile(true, R, V, K, a, lda, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
