@@ -5,8 +5,9 @@
 #include "base/base.h"
 
 enum { FUSED_FLOATS = 16384, FUSED_ROWS = 8 };  // a stack block of 64 KB at most
-// Rows of a chain are shared out in whole tiles. With fewer than 8 tiles a thread the steps' own drivers, which split columns too, waste less.
-enum { CHAIN_UNIT = 6, CHAIN_UNITS_A_THREAD = 8 };
+// Rows of a chain are shared out in half tiles of 6 rows, which lose little: 197 rows fall into 99 and 98, whole tiles would make it 102 and 95. With fewer
+// than 8 tiles a thread the steps' own drivers, which split columns too, waste less.
+enum { CHAIN_UNIT = 3, CHAIN_UNITS_A_THREAD = 16 };
 
 typedef struct {
     const hssl_plan *plan;
