@@ -16,8 +16,8 @@ typedef struct {
                     float *out, float *log_sum_exp, float *scratch);
     void (*backward)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
                      const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch);
-    /// The forward over 16-bit codes (integers.h), which sizes the scratch.
-    void (*forward_s16)(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
+    /// The forward over integer codes (integers.h), which sizes the scratch.
+    void (*forward_integer)(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
                         float *out, void *scratch);
 } hssl_attention_kernels;
 

@@ -45,15 +45,15 @@ void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, 
     });
 }
 
-size_t hssl_attention_s16_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim) {
-    return (size_t)hssl_get_threads() * hssl_attention_s16_scratch(tokens, head_dim, NULL).bytes;
+size_t hssl_attention_integer_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim) {
+    return (size_t)hssl_get_threads() * hssl_attention_integer_scratch(tokens, head_dim, NULL).bytes;
 }
 
-void hssl_attention_s16(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
+void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
                         void *workspace) {
     const hssl_attention_kernels *kernels = selected();
     const hssl_attention_shape shape = {tokens, head_dim, 3 * heads * head_dim, heads * head_dim};
-    const size_t scratch = hssl_attention_s16_scratch(tokens, head_dim, NULL).bytes;
+    const size_t scratch = hssl_attention_integer_scratch(tokens, head_dim, NULL).bytes;
     const int threads = hssl_team((double)(2 * heads * (end - begin) * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD / 2);
     const int parts = heads >= threads ? 1 : (int)hssl_ceil_div(threads, hssl_max(1, heads));
     HSSL_TEAM(threads, part, {
@@ -61,7 +61,7 @@ void hssl_attention_s16(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, p
             const ptrdiff_t h = task / parts;
             const hssl_range queries = hssl_range_of(end - begin, 6, (int)(task % parts), parts);
             const float *const q = qkv + h * head_dim;
-            kernels->forward_s16(&shape, begin + queries.begin, begin + queries.end, q, q + heads * head_dim, q + 2 * heads * head_dim, out + h * head_dim,
+            kernels->forward_integer(&shape, begin + queries.begin, begin + queries.end, q, q + heads * head_dim, q + 2 * heads * head_dim, out + h * head_dim,
                                  (char *)workspace + (size_t)part * scratch);
         }
     });

@@ -1,7 +1,9 @@
-// Attention over 16-bit codes: both products in exact integers, softmax in float32. For models whose linear layers are int8.
+// Attention over integer codes: both products exact, softmax in 16-bit arithmetic. For models whose linear layers are int8.
 //
-// x ≈ code · scale, scale = max|x| / limit, with one scale a query, one for the keys of a head and one for its values; probabilities
-// e^(s − max) ≈ code / limit. The limits are as wide as 32-bit sums allow: 11 bits and more where int8 has 7. The sums are exact, hence the same on every row.
+// x ≈ code · scale, scale = max|x| / limit. Scores are products of 8-bit codes, as in the linear layers: one scale a query, one for the keys of a head.
+// Of the keys their mean over the tokens is taken away first: it adds the same to all scores of a query, which softmax does not see, but in trained
+// models it is what is largest in them. Values and probabilities, e^(s − max) ≈ code / limit, have 16 bits, one scale for the values of a head: in 8 bits
+// the small probabilities, which matter in sum, would be 0. The limits are as wide as 32-bit sums allow. The sums are exact, hence the same on every row.
 #ifndef HSSL_ATTENTION_INTEGERS_H
 #define HSSL_ATTENTION_INTEGERS_H
 
@@ -10,8 +12,8 @@
 #include "attention/attention.h"
 #include "base/base.h"
 
-/// Codes of q and k: Σ over head_dim products stays below 2³⁰, so that the difference of two scores fits 32 bits. 4096 at 64.
-static inline float hssl_attention_dot_limit(ptrdiff_t head_dim) { return fminf(32767, floorf(sqrtf(0x1p30f / (float)head_dim))); }
+/// Codes of q and k.
+static const float hssl_attention_dot_limit = 127;
 
 /// Codes of probabilities and of values: Σ over the tokens of limit · limit < 2³¹. Probabilities get a bit more each: 6602 and 1650 at 197 tokens.
 static inline float hssl_attention_probability_limit(ptrdiff_t tokens) {
@@ -43,22 +45,26 @@ enum { HSSL_EXPONENT_STEPS = 4096, HSSL_EXPONENT_C1 = 45322, HSSL_EXPONENT_C2 = 
 typedef struct {
     ptrdiff_t ld;            // tokens, padded to pairs of the widest vectors
     ptrdiff_t ld_head;       // head_dim, the same
-    int32_t *keys;           // pairs along head_dim [head_dim / 2, ld]
+    float *key_mean;         // [ld_head]
+    int32_t *key_sums;       // −128 · the sum of a token's codes [ld]
+    int32_t *keys;           // fours along head_dim [head_dim / 4, ld]
     int32_t *values;         // pairs along the tokens [tokens / 2, ld_head]
-    int16_t *queries;        // of a strip [strip, ld_head]
+    int8_t *queries;         // of a strip [strip, ld_head]
     int32_t *scores;         // [strip, ld]
     int16_t *probabilities;  // [strip, ld]
     int32_t *sums;           // [strip, ld_head]
     size_t bytes;            // of all of them
-} hssl_attention_s16_layout;
+} hssl_attention_integer_layout;
 
-static inline hssl_attention_s16_layout hssl_attention_s16_scratch(ptrdiff_t tokens, ptrdiff_t head_dim, void *scratch) {
-    hssl_attention_s16_layout at = {.ld = hssl_attention_ld(hssl_round_up(tokens, 32)), .ld_head = hssl_round_up(head_dim, 16)};
+static inline hssl_attention_integer_layout hssl_attention_integer_scratch(ptrdiff_t tokens, ptrdiff_t head_dim, void *scratch) {
+    hssl_attention_integer_layout at = {.ld = hssl_attention_ld(hssl_round_up(tokens, 32)), .ld_head = hssl_round_up(head_dim, 16)};
     const ptrdiff_t strip = hssl_attention_strip(tokens);
 #define TAKE(member, count)                                                        \
     at.member = scratch ? (void *)((char *)scratch + at.bytes) : NULL;             \
     at.bytes += (size_t)hssl_round_up((ptrdiff_t)sizeof *at.member * (count), 64)
-    TAKE(keys, (head_dim + 1) / 2 * at.ld);
+    TAKE(key_mean, at.ld_head);
+    TAKE(key_sums, at.ld);
+    TAKE(keys, (head_dim + 3) / 4 * at.ld);
     TAKE(values, (tokens + 1) / 2 * at.ld_head);
     TAKE(queries, strip * at.ld_head);
     TAKE(scores, strip * at.ld);

@@ -54,11 +54,12 @@ static void backward(const hssl_attention_shape *shape, const float *q, const fl
     }
 }
 
+static float larger_magnitude(float largest, float x) { return fabsf(x) <= largest || isnan(largest) ? largest : fabsf(x); }
+
 static float largest_magnitude(ptrdiff_t rows, ptrdiff_t width, const float *x, ptrdiff_t ld) {
     float largest = 0;
     for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t c = 0; c < width; c++)
-            if (!(fabsf(x[r * ld + c]) <= largest)) largest = isnan(largest) ? largest : fabsf(x[r * ld + c]);
+        for (ptrdiff_t c = 0; c < width; c++) largest = larger_magnitude(largest, x[r * ld + c]);
     return largest;
 }
 
@@ -77,21 +78,30 @@ static int32_t encode_exponential(float t, float limit) {
     return (int32_t)(((p * (uint32_t)(2 * limit) >> 16 >> (y >> 12)) + 1) >> 1);
 }
 
-static void forward_s16(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v, float *out,
+static void forward_integer(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v, float *out,
                         void *scratch) {
     const ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv;
-    int32_t *const scores = hssl_attention_s16_scratch(tokens, head_dim, scratch).scores;
-    const float dot_limit = hssl_attention_dot_limit(head_dim), probability_limit = hssl_attention_probability_limit(tokens);
+    const hssl_attention_integer_layout at = hssl_attention_integer_scratch(tokens, head_dim, scratch);
+    int32_t *const scores = at.scores;
+    float *const mean = at.key_mean;
+    float largest = 0;
+    const float probability_limit = hssl_attention_probability_limit(tokens);
     if (begin >= end) return;
-    const hssl_attention_grid k_grid = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, k, ld), dot_limit);
+    for (ptrdiff_t c = 0; c < head_dim; c++) {
+        mean[c] = 0;
+        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += k[j * ld + c];
+        mean[c] /= (float)tokens;
+        for (ptrdiff_t j = 0; j < tokens; j++) largest = larger_magnitude(largest, k[j * ld + c] - mean[c]);
+    }
+    const hssl_attention_grid k_grid = hssl_attention_grid_of(largest, hssl_attention_dot_limit);
     const hssl_attention_grid v_grid = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, v, ld), hssl_attention_value_limit(tokens));
     for (ptrdiff_t i = begin; i < end; i++) {
-        const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, q + i * ld, ld), dot_limit);
+        const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, q + i * ld, ld), hssl_attention_dot_limit);
         const float scale = q_grid.scale * (k_grid.scale / sqrtf((float)head_dim));
         int32_t top = INT32_MIN, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
             scores[j] = 0;
-            for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c], &k_grid);
+            for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c] - mean[c], &k_grid);
             top = scores[j] > top ? scores[j] : top;
         }
         const float steps = scale * (1.44269504089f * HSSL_EXPONENT_STEPS);
@@ -107,4 +117,4 @@ static void forward_s16(const hssl_attention_shape *shape, ptrdiff_t begin, ptrd
     }
 }
 
-const hssl_attention_kernels hssl_attention__scalar = {forward, backward, forward_s16};
+const hssl_attention_kernels hssl_attention__scalar = {forward, backward, forward_integer};

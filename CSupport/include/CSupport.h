@@ -193,10 +193,10 @@ void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_
 /// Same for the queries begin ..< end of every sample only: other rows of `out` are left as they are. A query's bits do not depend on the range.
 void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
                             const float *qkv, float *out, float *log_sum_exp, void *workspace);
-/// The queries of one image over 16-bit codes with exact integer sums, softmax in float32: for models whose linear layers are int8. About 11 bits
-/// of q, k, v and the probabilities are kept; NaN and infinities reach the output.
-size_t hssl_attention_s16_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim);
-void hssl_attention_s16(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
+/// The queries of one image over integer codes with exact sums: for models whose linear layers are int8. q and k (less the keys' mean, which softmax
+/// does not see) are kept in 8 bits, v and the probabilities in some 11; NaN and infinities reach the output.
+size_t hssl_attention_integer_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim);
+void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
                         void *workspace);
 size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// dqkv (=, not +=), probabilities recomputed from log_sum_exp.
@@ -267,7 +267,7 @@ typedef enum {
     HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ 16384): the same, then quantised, a few rows at a time → y u8 codes, y_scale
     HSSL_STEP_GELU,                 // (count): x → y
     HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
-    HSSL_STEP_ATTENTION_S16,        // same, over 16-bit codes
+    HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes
     HSSL_STEP_DEPTHWISE_CONV,       // (h, w, C, k): x, weight, bias → y; workspace
     HSSL_STEP_ADD,                  // (count): x + residual → y
     HSSL_STEP_COPY,                 // (bytes): x → y

@@ -71,8 +71,8 @@ static void run_step(const image_run *run, const hssl_plan_step *step) {
     case HSSL_STEP_ATTENTION:
         hssl_attention_queries(1, size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], NULL, workspace);
         break;
-    case HSSL_STEP_ATTENTION_S16:
-        hssl_attention_s16(size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], workspace);
+    case HSSL_STEP_ATTENTION_INTEGER:
+        hssl_attention_integer(size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], workspace);
         break;
     case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, size[0], size[1], size[2], size[3], x, weight, bias, y, workspace); break;
     case HSSL_STEP_ADD: hssl_add(size[0], x, residual, y); break;

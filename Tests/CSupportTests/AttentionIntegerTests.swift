@@ -1,7 +1,7 @@
 import CSupport
 import XCTest
 
-/// Attention over 16-bit codes (int8 models): near the float32 product, the same bits on every row, range and thread count.
+/// Attention over integer codes (int8 models): near the float32 product, the same bits on every row, range and thread count.
 final class AttentionIntegerTests: KernelRowTestCase {
     private struct Shape: CustomStringConvertible {
         var tokens: Int, heads: Int, headDim: Int
@@ -11,9 +11,9 @@ final class AttentionIntegerTests: KernelRowTestCase {
 
     private func integers(_ s: Shape, qkv: [Float], queries: Range<Int>? = nil, edge: GuardedFloats.Edge = .end) -> [Float] {
         let qkv = GuardedFloats(qkv, edge: edge), out = GuardedFloats(count: s.count, edge: edge)
-        let workspace = GuardedFloats(count: hssl_attention_s16_workspace_size(s.tokens, s.headDim) / 4, edge: edge)
+        let workspace = GuardedFloats(count: hssl_attention_integer_workspace_size(s.tokens, s.headDim) / 4, edge: edge)
         let queries = queries ?? 0..<s.tokens
-        hssl_attention_s16(s.tokens, s.heads, s.headDim, queries.lowerBound, queries.upperBound, qkv.pointer, out.pointer, workspace.pointer)
+        hssl_attention_integer(s.tokens, s.heads, s.headDim, queries.lowerBound, queries.upperBound, qkv.pointer, out.pointer, workspace.pointer)
         return out.values
     }
 
@@ -32,18 +32,41 @@ final class AttentionIntegerTests: KernelRowTestCase {
     func testNearFloat32OnEveryRow() {
         let inputs = shapes.enumerated().map { index, shape in uniform(3 * shape.count, seed: index).map { $0 * 2 } }
         let expected = withScalarRow { zip(shapes, inputs).map { floats($0, qkv: $1) } }
-        var worst: Float = 0
+        var worst: Float = 0, worstMean: Float = 0
         func check(_ isa: hssl_isa) {
             for (index, shape) in shapes.enumerated() {
                 let actual = integers(shape, qkv: inputs[index], edge: index % 2 == 0 ? .end : .start)
-                // Values are in ±2: 11 bits of v and of the probabilities, 12 of q and k.
+                // Values are in ±2: 11 bits of v and of the probabilities, 7 of q and k.
                 for (a, b) in zip(actual, expected[index]) { worst = max(worst, abs(a - b)) }
-                assertClose(actual, expected[index], 2e-3, floor: 2, "\(shape), row \(isa.rawValue)")
+                assertClose(actual, expected[index], 1.5e-2, floor: 2, "\(shape), row \(isa.rawValue)")
+                worstMean = max(worstMean, rootMeanSquare(zip(actual, expected[index]).map(-)))
             }
         }
         withScalarRow { check(HSSL_ISA_SCALAR) }
         forEachRow(of: "attention", check)
-        print("attention over 16-bit codes: largest difference to float32 \(worst), values within ±2")
+        print("attention over integer codes: largest difference to float32 \(worst), root mean square at most \(worstMean), values within ±2")
+        XCTAssertLessThan(worstMean, 5e-3)
+    }
+
+    private func rootMeanSquare(_ x: [Float]) -> Float { sqrt(x.reduce(0) { $0 + $1 * $1 } / Float(x.count)) }
+
+    /// What all keys have in common moves no probability, and must not take bits from what they differ in; scores as sharp as trained models have them.
+    func testCommonPartOfTheKeysCostsNoAccuracy() {
+        let s = Shape(tokens: 197, heads: 1, headDim: 64)
+        var qkv = uniform(3 * s.count, seed: 12).map { $0 * 4 }
+        func error(_ isa: hssl_isa) -> Float {
+            let expected = floats(s, qkv: qkv)
+            return rootMeanSquare(zip(integers(s, qkv: qkv), expected).map(-)) / rootMeanSquare(expected)
+        }
+        forEachRow(of: "attention") { isa in
+            let without = error(isa)
+            for t in 0..<s.tokens { for c in 0..<4 { qkv[(t * 3 + 1) * s.headDim + c] += 100 } }
+            let with = error(isa)
+            for t in 0..<s.tokens { for c in 0..<4 { qkv[(t * 3 + 1) * s.headDim + c] -= 100 } }
+            print("attention over integer codes: relative error \(without), with a common part of the keys \(with), row \(isa.rawValue)")
+            XCTAssertLessThan(without, 0.05)
+            XCTAssertLessThan(with, 1.2 * without)
+        }
     }
 
     /// The sums are exact, and the softmax is 16-bit arithmetic.

@@ -105,9 +105,9 @@ struct Lowering {
             let y = allocate(output)
             let integers = precision == .int8
             let workspace = allocate(
-                byteCount: integers ? hssl_attention_s16_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
+                byteCount: integers ? hssl_attention_integer_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
             emit(PlanStep(
-                kind: integers ? HSSL_STEP_ATTENTION_S16 : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
+                kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
                 y: y.element(rows.lowerBound * width), workspace: workspace))
         case .patchify(let patch):
             let image = tape.shapes[inputs[0]]
