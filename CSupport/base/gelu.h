@@ -12,6 +12,7 @@
 #if HSSL_WIDTH > 4 && defined(__x86_64__)
 #include "base/x86_lookup.h"
 #else
+HSSL_INLINE hssl_vf hssl_smaller(hssl_vf a, hssl_vf b) { return hssl_pick(a < b, a, b); }
 /// table[index mod 16] in every lane.
 HSSL_INLINE hssl_vf hssl_lookup(const float table[16], hssl_vi index) {
     hssl_vf v;
@@ -36,7 +37,7 @@ HSSL_INLINE hssl_vf hssl_normal_cdf_centered(hssl_vf x) {
          -0.00519412663f, -0.00332919601f, -0.0017468998f, -0.000773642794f, -0.000293984485f, -9.68284803e-05f, -2.78281641e-05f, 2.1227148e-05f}};
     const hssl_vi sign = (hssl_vi)x & INT32_MIN;
     const hssl_vf magnitude = (hssl_vf)((hssl_vi)x & INT32_MAX), bound = hssl_splat(5.125f);
-    const hssl_vf a = hssl_pick(magnitude < bound, magnitude, bound);
+    const hssl_vf a = hssl_smaller(magnitude, bound);
     // Adding 1.5·2²³ rounds to the nearest integer, which then stands in the low bits.
     const hssl_vf shifted = hssl_fma(a, hssl_splat(3.0f), hssl_splat(0x1.8p23f));
     const hssl_vi i = (hssl_vi)shifted;
@@ -47,7 +48,7 @@ HSSL_INLINE hssl_vf hssl_normal_cdf_centered(hssl_vf x) {
     p = hssl_fma(p, d, hssl_lookup(coefficients[1], i));
     p = hssl_fma(p, d, hssl_lookup(coefficients[0], i));
     const hssl_vf half = hssl_splat(0.5f);
-    return (hssl_vf)((hssl_vi)hssl_pick(p < half, p, half) | sign);
+    return (hssl_vf)((hssl_vi)hssl_smaller(p, half) | sign);
 }
 
 HSSL_INLINE hssl_vf hssl_gelu_vector(hssl_vf x) { return x * (hssl_normal_cdf_centered(x) + 0.5f); }

@@ -21,17 +21,17 @@ static void run_task(const problem *g, hssl_gemm_task task) {
     _Alignas(64) float partial[ROW_BLOCK * PANEL];
     const ptrdiff_t m = task.m, rows = task.rows, p = task.panel;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL), line = PANEL * g->b_element;
+    const ptrdiff_t tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
     const char *panel = (const char *)g->b + p * g->K * line;
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool last = k + KC >= g->K;
         const ptrdiff_t next_panel = last ? task.next_panel : p, next_k = last ? 0 : k + KC;
         const char *const next = task.prefetches && next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : NULL;
-        const ptrdiff_t next_bytes = hssl_min(KC, g->K - next_k) * line;
+        hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, hssl_min(KC, g->K - next_k) * line, tiles * terms, panel);
         for (ptrdiff_t r = 0; r < rows; r += mr) {
             const ptrdiff_t height = hssl_min(mr, rows - r);
             float *tile = partial + r * PANEL;
-            hssl_gemm_prefetch ahead = hssl_gemm_prefetch_share(next, next_bytes, r, height, rows, terms * hssl_ceil_div(columns, nr), panel);
             for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += terms * ahead.step) {
                 g->row->kernel(height, hssl_min(nr, columns - n), terms, g->a + (m + r) * g->m_stride + k * g->k_stride, g->m_stride,
                                g->k_stride, panel + k * line + n * g->b_element, tile + n, k > 0, ahead);

@@ -26,10 +26,10 @@ static void run_task(const problem *g, hssl_gemm_task task) {
     const char *const panel = g->b + p * panel_bytes;
     const char *const next = task.prefetches && task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : NULL;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
+    const ptrdiff_t steps = g->K / 4, tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
+    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, tiles * steps, panel);
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
-        const ptrdiff_t steps = g->K / 4;
-        hssl_gemm_prefetch ahead = hssl_gemm_prefetch_share(next, panel_bytes, r, height, rows, steps * hssl_ceil_div(columns, nr), panel);
         for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
             g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, panel, n, tile + n, ahead);
         }

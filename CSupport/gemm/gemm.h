@@ -95,12 +95,11 @@ static inline hssl_gemm_task hssl_gemm_task_at(ptrdiff_t t, ptrdiff_t M, ptrdiff
     return (hssl_gemm_task){m, rows, panel, next < panels ? next : -1, m + rows == M};
 }
 
-/// The share of the `bytes` at `from` that falls to the `steps` of rows [r, r + height) of `rows`: the weights that follow arrive while the products
-/// of these are computed. Nothing but `held`, which is in L1, where `from` is NULL.
-static inline hssl_gemm_prefetch hssl_gemm_prefetch_share(const char *from, ptrdiff_t bytes, ptrdiff_t r, ptrdiff_t height, ptrdiff_t rows, ptrdiff_t steps,
-                                                          const void *held) {
+/// The `bytes` at `from` spread over the `steps` to come: the weights that follow arrive while the products of these are computed. Nothing but `held`,
+/// which is in L1, where `from` is NULL.
+static inline hssl_gemm_prefetch hssl_gemm_prefetch_over(const char *from, ptrdiff_t bytes, ptrdiff_t steps, const void *held) {
     if (!from || steps == 0) return (hssl_gemm_prefetch){held, 0};
-    return (hssl_gemm_prefetch){from + bytes * r / rows, hssl_ceil_div(bytes * height, rows * steps)};
+    return (hssl_gemm_prefetch){from, hssl_ceil_div(bytes, steps)};
 }
 
 /// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last one may be ragged:
