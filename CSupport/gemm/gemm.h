@@ -22,7 +22,7 @@
 #include "base/base.h"
 
 enum {
-    PANEL = 64,        // columns of a packed panel
+    PANEL = HSSL_GEMM_PANEL,
     KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
     ROW_BLOCK = 204,   // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     MAX_MR = 12

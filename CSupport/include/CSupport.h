@@ -83,6 +83,9 @@ typedef struct {
     ptrdiff_t ld_residual;
 } hssl_gemm_output;
 
+/// Columns of a panel of packed B. Panels follow one another: from the start of any of them on stand the packed weights of the columns from there on.
+enum { HSSL_GEMM_PANEL = 64 };
+
 /// Packed B of float32. B(k, n) = b[k * k_stride + n * n_stride]; so a PyTorch weight [out=N, in=K] has k_stride 1, n_stride K.
 size_t hssl_gemm_f32_packed_size(ptrdiff_t N, ptrdiff_t K);
 void hssl_gemm_f32_pack(ptrdiff_t N, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed);
@@ -257,7 +260,7 @@ typedef struct {
 /// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
 typedef enum {
     HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
-    HSSL_STEP_LINEAR_F32,           // (rows, N, K): y = activation(x·weight + bias) + residual; weight packed
+    HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
     HSSL_STEP_LINEAR_S16,           // same over 16-bit codes, rows of K rounded up to 2

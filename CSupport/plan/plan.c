@@ -46,18 +46,18 @@ static void run_step(const image_run *run, const hssl_plan_step *step) {
     const ptrdiff_t *size = step->size;
     const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
     void *y = at(run, step->y), *workspace = at(run, step->workspace);
-    const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[1]};
+    const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[3]};
     switch (step->kind) {
     case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
-    case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[1], false, &output); break;
-    case HSSL_STEP_LINEAR_F16: hssl_gemm_f16(size[0], size[1], size[2], x, size[2], 1, weight, y, size[1], false, &output); break;
+    case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
+    case HSSL_STEP_LINEAR_F16: hssl_gemm_f16(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
     case HSSL_STEP_LINEAR_U8S8:
         hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
-                           at(run, step->weight_scale), y, size[1], false, &output);
+                           at(run, step->weight_scale), y, size[3], false, &output);
         break;
     case HSSL_STEP_LINEAR_S16:
         hssl_gemm_s16_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 2), at(run, step->x_scale), weight, at(run, step->weight_scale), y,
-                          size[1], &output);
+                          size[3], &output);
         break;
     case HSSL_STEP_QUANTIZE_S16:
         hssl_quantize_rows_s16(size[0], size[1], x, size[1], hssl_gemm_s16_limit(size[1]), y, hssl_round_up(size[1], 2), at(run, step->y_scale));
@@ -87,7 +87,7 @@ static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_ST
 
 // The step on `rows` rows from `first` on.
 static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff_t rows) {
-    const ptrdiff_t floats = (ptrdiff_t)sizeof(float), width = step.size[1];
+    const ptrdiff_t floats = (ptrdiff_t)sizeof(float), width = step.size[is_linear(&step) ? 3 : 1];
     ptrdiff_t x_row = floats * (is_linear(&step) ? step.size[2] : width), y_row = floats * width;
     switch (step.kind) {
     case HSSL_STEP_LINEAR_U8S8: x_row = hssl_round_up(step.size[2], 4); break;

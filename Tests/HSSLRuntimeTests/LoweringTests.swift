@@ -14,14 +14,17 @@ final class LoweringTests: XCTestCase {
     func testTransformerIsFused() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
         let float = try lower(trace.tape, trace.tokens.gatheringRows([0]))
-        // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual.
-        XCTAssertEqual(float.steps.count, 3 + 12 * 7 + 2)
+        // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual; the last
+        // block's one query.
+        XCTAssertEqual(float.steps.count, 3 + 12 * 7 + 1 + 2)
         XCTAssertFalse(float.steps.contains { [HSSL_STEP_ADD, HSSL_STEP_GELU].contains($0.kind) })
         let int8 = try lower(trace.tape, trace.tokens.gatheringRows([0]), .int8)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM_QUANTIZE }.count, 24)
-        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LINEAR_U8S8 }.count, 48)
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LINEAR_U8S8 }.count, 49)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM }.count, 1)
-        // The last block's MLP sees the CLS row only.
+        // The last block computes keys and values of all tokens, all else for the CLS row only.
+        XCTAssertEqual(float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(5).map { $0.size[0] }, [197, 1, 1, 1, 1])
+        XCTAssertEqual(float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(5).prefix(2).map { $0.size[1] }, [768, 384])
         XCTAssertEqual(float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(2).map { $0.size[0] }, [1, 1])
         // Residual stream, attention output, norms, hidden layer and the next qkv: what is alive during one chain, not the sum.
         XCTAssertLessThanOrEqual(float.arena.byteCount, 197 * 4 * 384 * 11)
@@ -42,7 +45,7 @@ final class LoweringTests: XCTestCase {
 
     /// A row that another thread may still need is no chain: here one step reads the rows beside those that the step before it wrote.
     func testShiftedRowsAreNoChain() {
-        func product(_ x: Operand, _ y: Operand) -> PlanStep { PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [8, 16, 16], x: x, y: y) }
+        func product(_ x: Operand, _ y: Operand) -> PlanStep { PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [8, 16, 16, 16], x: x, y: y) }
         let first = product(.arena(storage: 0, offset: 0), .arena(storage: 1, offset: 0))
         XCTAssertEqual(RowChains.ranges([first, product(.arena(storage: 1, offset: 0), .arena(storage: 2, offset: 0))]), [0..<2])
         XCTAssertEqual(RowChains.ranges([first, product(.arena(storage: 1, offset: 64), .arena(storage: 2, offset: 0))]), [0..<1, 1..<2])

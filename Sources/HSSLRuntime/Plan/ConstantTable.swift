@@ -47,6 +47,18 @@ enum ProductForm: Hashable {
 
     /// Bytes of a row of codes.
     func leading(_ width: Int) -> Int { self == .int16 ? (width + 1) / 2 * 4 : (width + 3) / 4 * 4 }
+
+    /// Bytes of a packed weight without its scales. Packed columns come in panels of `panelWidth`, one after the other.
+    func packedSize(outputs: Int, inputs: Int) -> Int {
+        switch self {
+        case .float32: hssl_gemm_f32_packed_size(outputs, inputs)
+        case .float16: hssl_gemm_f16_packed_size(outputs, inputs)
+        case .int8: hssl_gemm_u8s8_packed_size(outputs, inputs)
+        case .int16: hssl_gemm_s16_packed_size(outputs, inputs)
+        }
+    }
+
+    static let panelWidth = Int(HSSL_GEMM_PANEL)
 }
 
 /// What a plan reads besides the image: packed weights, biases, positions. Sizes are known before any value is.
@@ -96,15 +108,15 @@ struct ConstantTable {
         switch form {
         case .floats: count * 4
         case .index(let index): index.count * 4
-        case .product(.float32, let outputs, let inputs): hssl_gemm_f32_packed_size(outputs, inputs)
-        case .product(.float16, let outputs, let inputs): hssl_gemm_f16_packed_size(outputs, inputs)
-        case .product(let form, let outputs, let inputs): scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4
+        case .product(let form, let outputs, let inputs):
+            form == .int8 || form == .int16
+                ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4 : form.packedSize(outputs: outputs, inputs: inputs)
         }
     }
 
     /// Where the scales of an integer weight stand, bytes from its start.
     static func scaleOffset(_ form: ProductForm, outputs: Int, inputs: Int) -> Int {
-        ArenaLayout.aligned(form == .int16 ? hssl_gemm_s16_packed_size(outputs, inputs) : hssl_gemm_u8s8_packed_size(outputs, inputs))
+        ArenaLayout.aligned(form.packedSize(outputs: outputs, inputs: inputs))
     }
 
     // MARK: Filling

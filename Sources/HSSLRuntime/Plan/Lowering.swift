@@ -101,7 +101,7 @@ struct Lowering {
         case .attention(let heads):
             let rows = Demand.rows(wanted(output), width: width)
             let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
-            let x = try address(inputs[0])
+            let x = try queriesKeysAndValues(inputs[0], of: rows, width: width)
             let y = allocate(output)
             let integers = precision == .int8
             let workspace = allocate(
@@ -256,8 +256,22 @@ struct Lowering {
             bias: try address(node.inputs[2]), epsilon: epsilon)
     }
 
+    /// What attention reads, [tokens, 3·width]. Of tokens whose attention nobody wants the queries are not computed.
+    private mutating func queriesKeysAndValues(_ value: Int, of queries: Range<Int>, width: Int) throws -> Operand {
+        let tokens = Demand.rows(wanted(value), width: 3 * width)
+        guard case .product(let product)? = places[value], demand.uses[value] == 1, width % ProductForm.panelWidth == 0, queries.count < tokens.count else {
+            return try address(value)
+        }
+        let y = allocate(value)
+        try emit(product, wanted: wanted(value), columns: width..<3 * width, y: y, residual: .none)
+        try emit(product, wanted: queries.lowerBound * 3 * width..<queries.upperBound * 3 * width, columns: 0..<width, y: y, residual: .none)
+        return y
+    }
+
     /// activation(x·Wᵀ + b) + residual for the wanted elements; `y` and `residual` are the addresses of element 0.
-    private mutating func emit(_ product: Product, wanted range: Range<Int>, y: Operand, residual: Operand) throws {
+    ///
+    /// - Parameter columns: some outputs only, from the first of a packed panel on.
+    private mutating func emit(_ product: Product, wanted range: Range<Int>, columns: Range<Int>? = nil, y: Operand, residual: Operand) throws {
         let node = product.node
         guard case .linear(let hasBias, _, let role) = node.operation, case .constant(let weight)? = places[node.inputs[1]] else {
             throw RuntimeError("a product with a weight that depends on the image is not supported")
@@ -268,9 +282,10 @@ struct Lowering {
         let form = ProductForm(role, precision, inputs: inputs)
         guard form != .int8 || inputs <= 65_536 else { throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)") }
 
-        var step = PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [rows.count, outputs, inputs])
+        let columns = columns ?? 0..<outputs, first = rows.lowerBound * outputs + columns.lowerBound
+        var step = PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [rows.count, columns.count, inputs, outputs])
         let packed = constants.add(weight, .product(form, outputs: outputs, inputs: inputs))
-        step.weight = packed
+        step.weight = packed.advanced(by: form.packedSize(outputs: columns.lowerBound, inputs: inputs))
         switch form {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
@@ -280,12 +295,12 @@ struct Lowering {
             let x = form == .int8 ? try quantized(node.inputs[0], width: inputs) : try quantizedWide(node.inputs[0], rows, width: inputs)
             step.x = x.codes.advanced(by: rows.lowerBound * form.leading(inputs))
             step.xScale = x.scale.element(rows.lowerBound)
-            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs))
+            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs)).element(columns.lowerBound)
         }
-        if hasBias { step.bias = try address(node.inputs[2]) }
+        if hasBias { step.bias = try address(node.inputs[2]).element(columns.lowerBound) }
         step.activation = product.activation == .gelu ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE
-        if residual != .none { step.residual = residual.element(rows.lowerBound * outputs) }
-        step.y = y.element(rows.lowerBound * outputs)
+        if residual != .none { step.residual = residual.element(first) }
+        step.y = y.element(first)
         emit(step)
     }
 

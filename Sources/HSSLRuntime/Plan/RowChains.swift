@@ -39,10 +39,15 @@ enum RowChains {
     }
 }
 
+extension hssl_plan_kind {
+    fileprivate var isLinear: Bool { [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_S16].contains(self) }
+}
+
 extension PlanStep {
     /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
     fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
-        let width = size.count > 1 ? size[1] : 0
+        // Of y and residual; a product may write some of their columns.
+        let width = kind.isLinear ? size[3] : size.count > 1 ? size[1] : 0
         let pitches: [(Operand, Int)]
         switch kind {
         case HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16: pitches = [(x, 4 * size[2]), (residual, 4 * width), (y, 4 * width)]
