@@ -29,6 +29,8 @@ public final class FeatureExtractor {
     public var threads: Int { plan.threads }
     /// Bytes of packed weights and arenas.
     public var residentBytes: Int { plan.residentBytes }
+    /// Operations of the products and attentions behind one image's features.
+    package func operations(_ features: Features) -> Double { plan.operations(features) }
 
     /// Shape of the features of one image.
     public func rowShape(_ features: Features) -> [Int] { plan.rowShape(features) }

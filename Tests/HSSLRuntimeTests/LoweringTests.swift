@@ -30,6 +30,16 @@ final class LoweringTests: XCTestCase {
         XCTAssertLessThanOrEqual(float.arena.byteCount, 197 * 4 * 384 * 11)
     }
 
+    /// The figure that rates are divided by counts what is computed, not what the model could.
+    func testOperationsOfClsFeatures() throws {
+        let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32, threads: 2)
+        let (n, d) = (197.0, 384.0)
+        let blocks = 11 * (24 * n * d * d + 4 * n * n * d)
+        let last = 4 * n * d * d + 20 * d * d + 4 * n * d  // keys and values of all; the query, projection and MLP of one
+        XCTAssertEqual(plan.operations(.cls), 2 * 196 * d * 768 + blocks + last)
+        XCTAssertEqual(plan.operations(.patch), 2 * 196 * d * 768 + 12 * (24 * n * d * d + 4 * n * n * d), accuracy: 0.01 * plan.operations(.patch))
+    }
+
     /// From one attention to the next a thread may walk alone; the CLS row of the last block is a chain of its own.
     func testRowsPassFromAttentionToAttention() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))

@@ -44,23 +44,9 @@ public struct ExtractBenchmark {
             if step > 0 { seconds.append(PretrainBenchmark.seconds(ContinuousClock.now - start)) }
         }
         let rate = Double(batchSize) / seconds.sorted()[seconds.count / 2]
-        let operations = try Self.operations(architecture)
-        return Result(imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * operations / (precision == .int8 ? peak.int8 : peak.float32), operationsPerImage: operations)
-    }
-
-    /// 2·M·N·K over the linear layers, 4·N²·D over the attentions, of one image.
-    private static func operations(_ architecture: ModelArchitecture) throws -> Double {
-        let set = ParameterSet()
-        let model = try architecture.makeModel(ParameterScope(set), pretraining: false)
-        let tape = Tape(mode: .shapes, pool: BufferPool())
-        _ = model.tokens(tape.input(shape: [1, architecture.channels, architecture.imageSize, architecture.imageSize]), mask: nil, stochasticDepth: nil)
-        return tape.nodes.reduce(0.0) { sum, node in
-            let count = Double(node.shape.reduce(1, *))
-            switch node.operation {
-            case .linear: return sum + 2 * count * Double(tape.shapes[node.inputs[1]].dropFirst().reduce(1, *))
-            case .attention: return sum + 4 * count * Double(node.shape[1])
-            default: return sum
-            }
-        }
+        let operations = extractor.operations(.cls)
+        return Result(
+            imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * operations / (precision == .int8 ? peak.int8 : peak.float32),
+            operationsPerImage: operations)
     }
 }
