@@ -2,8 +2,9 @@
 //
 // x ≈ code · scale, scale = max|x| / limit. Scores are products of 8-bit codes, as in the linear layers: one scale a query, one for the keys of a head.
 // Of the keys their mean over the tokens is taken away first: it adds the same to all scores of a query, which softmax does not see, but in trained
-// models it is what is largest in them. Values and probabilities, e^(s − max) ≈ code / limit, have 16 bits, one scale for the values of a head: in 8 bits
-// the small probabilities, which matter in sum, would be 0. The limits are as wide as 32-bit sums allow. The sums are exact, hence the same on every row.
+// models it is what is largest in them (SageAttention, arXiv 2410.02367). Values and probabilities, e^(s − max) ≈ code / limit, have 16 bits, one scale for
+// the values of a head: in 8 bits the small probabilities, which matter in sum, would be 0. Their limits are as wide as 32-bit sums allow. The sums are
+// exact, hence the same on every row.
 #ifndef HSSL_ATTENTION_INTEGERS_H
 #define HSSL_ATTENTION_INTEGERS_H
 
