@@ -50,6 +50,28 @@ final class AttentionIntegerTests: KernelRowTestCase {
 
     private func rootMeanSquare(_ x: [Float]) -> Float { sqrt(x.reduce(0) { $0 + $1 * $1 } / Float(x.count)) }
 
+    /// Queries and keys that 8 bits hold exactly leave the error of softmax, probabilities and values, which have 16 bits.
+    func testWhatHasSixteenBitsIsAsNear() {
+        for s in shapes where s.tokens % 2 == 0 || s.tokens == 197 {
+            var qkv = uniform(3 * s.count, seed: s.tokens).map { $0 * 2 }
+            let width = s.heads * s.headDim
+            // On a grid of 1/64, the largest code in every query and every head's keys; token t + 1 has the opposite key, an odd last one none: their mean is 0.
+            for t in 0..<s.tokens {
+                for c in 0..<width {
+                    let q = t * 3 * width + c, isFirst = c % s.headDim == 0
+                    qkv[q] = isFirst ? 127.0 / 64 : max(-127, min(127, (qkv[q] * 64).rounded())) / 64
+                    let k = q + width
+                    if t % 2 == 1 { qkv[k] = -qkv[k - 3 * width] } else { qkv[k] = isFirst && t == 0 ? 127.0 / 64 : max(-127, min(127, (qkv[k] * 64).rounded())) / 64 }
+                    if t == s.tokens - 1 && t % 2 == 0 { qkv[k] = 0 }
+                }
+            }
+            let expected = withScalarRow { floats(s, qkv: qkv) }
+            func check(_ isa: hssl_isa) { assertClose(integers(s, qkv: qkv), expected, 2e-3, floor: 2, "\(s), row \(isa.rawValue)") }
+            withScalarRow { check(HSSL_ISA_SCALAR) }
+            forEachRow(of: "attention", check)
+        }
+    }
+
     /// What all keys have in common moves no probability, and must not take bits from what they differ in; scores as sharp as trained models have them.
     func testCommonPartOfTheKeysCostsNoAccuracy() {
         let s = Shape(tokens: 197, heads: 1, headDim: 64)

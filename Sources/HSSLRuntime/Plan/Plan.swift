@@ -92,13 +92,9 @@ package struct Plan {
     /// Operations (a multiply and an add are two) of the products and attentions that one image's features need; what is left out does not count.
     package func operations(_ features: Features) -> Double {
         (programs[features]?.steps ?? []).reduce(0) { sum, step in
-            switch step.kind {
-            case HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_S16:
-                sum + 2 * Double(step.size.0) * Double(step.size.1) * Double(step.size.2)
-            case HSSL_STEP_ATTENTION, HSSL_STEP_ATTENTION_INTEGER:
-                sum + 4 * Double(step.size.0) * Double(step.size.4 - step.size.3) * Double(step.size.1 * step.size.2)
-            default: sum
-            }
+            if step.kind.isLinear { return sum + 2 * Double(step.size.0) * Double(step.size.1) * Double(step.size.2) }
+            guard [HSSL_STEP_ATTENTION, HSSL_STEP_ATTENTION_INTEGER].contains(step.kind) else { return sum }
+            return sum + 4 * Double(step.size.0) * Double(step.size.4 - step.size.3) * Double(step.size.1 * step.size.2)
         }
     }
 

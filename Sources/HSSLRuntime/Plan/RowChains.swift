@@ -39,10 +39,6 @@ enum RowChains {
     }
 }
 
-extension hssl_plan_kind {
-    fileprivate var isLinear: Bool { [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_S16].contains(self) }
-}
-
 extension PlanStep {
     /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
     fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
