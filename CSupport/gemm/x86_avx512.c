@@ -45,10 +45,19 @@ void hssl_gemm_f32_6x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
 #undef CASE
 }
 
-void hssl_gemm_f16_12x32__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+// Of a ragged end of at most 6 rows, 12 × 2 would leave too few accumulators to hide the latency of a multiply-add.
+void hssl_gemm_f16_12x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
                                  const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
 #define CASE(R, V) float_tile(true, R, V, K, a, a_row, a_k, b, tile, add, next)
-    HSSL_TILE_SWITCH_12x2(rows, (columns + 15) / 16, CASE)
+    if (rows <= 6) {
+        HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
+        return;
+    }
+    HSSL_TILE_SWITCH_7TO12x2(rows, hssl_min(2, (columns + 15) / 16), CASE)
+    if (columns <= 32) return;
+    b = (const uint16_t *)b + 32, tile += 32, columns -= 32;
+    next.step = 0;  // all that was to be asked for has been
+    HSSL_TILE_SWITCH_7TO12x2(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
 
