@@ -13,6 +13,7 @@
 #include "base/x86_lookup.h"
 #else
 HSSL_INLINE hssl_vf hssl_smaller(hssl_vf a, hssl_vf b) { return hssl_pick(a < b, a, b); }
+HSSL_INLINE hssl_vf hssl_larger(hssl_vf a, hssl_vf b) { return hssl_pick(a > b, a, b); }
 /// table[index mod 16] in every lane.
 HSSL_INLINE hssl_vf hssl_lookup(const float table[16], hssl_vi index) {
     hssl_vf v;
@@ -52,5 +53,26 @@ HSSL_INLINE hssl_vf hssl_normal_cdf_centered(hssl_vf x) {
 }
 
 HSSL_INLINE hssl_vf hssl_gelu_vector(hssl_vf x) { return x * (hssl_normal_cdf_centered(x) + 0.5f); }
+
+/// GELU(x) = max(x, 0) − |x|·Φ(−|x|), the product as one of 16 polynomials of degree 2 in d = |x| − i/4, i = round(4|x|), of which the last is bent to
+/// reach 0 at the bound. |error| < 2.1e-4, a twentieth of half a step of 8-bit codes of a row whose largest element is 1: for what becomes such codes, at two
+/// multiply-adds instead of seven (multiplications included). GELU(NaN) is NaN, GELU(−∞) 0.
+HSSL_INLINE hssl_vf hssl_gelu_coarse_vector(hssl_vf x) {
+    static const float coefficients[3][16] = {
+        {1.02583658e-06f, 0.100319937f, 0.1542667f, 0.169970214f, 0.158656478f, 0.132064298f, 0.100212999f, 0.0701052845f,
+         0.0455008671f, 0.0275055319f, 0.0155241964f, 0.00819415972f, 0.00404944737f, 0.00187511684f, 0.000814050087f, 0.000232033868f},
+        {0.499878556f, 0.305366933f, 0.133790269f, 0.0022868074f, -0.0819004178f, -0.121575877f, -0.126805052f, -0.110648893f,
+         -0.0852311999f, -0.059336666f, -0.0378029421f, -0.0222012457f, -0.0120754642f, -0.00610200129f, -0.0028710966f, -0.00292300689f},
+        {-0.39706555f, -0.373466134f, -0.307395846f, -0.216348916f, -0.12137717f, -0.0406205021f, 0.015486558f, 0.0452700146f,
+         0.053696949f, 0.0484509207f, 0.0372372121f, 0.0253520757f, 0.0155905588f, 0.00875552185f, 0.00452103233f, 0.0085288221f}};
+    const hssl_vf a = hssl_smaller((hssl_vf)((hssl_vi)x & INT32_MAX), hssl_splat(3.8749f));
+    // Floats from 2²¹ to 2²² are quarters: adding 1.5·2²¹ rounds to one, whose number then stands in the low bits. No multiply-add is needed.
+    const hssl_vf shifted = a + hssl_splat(0x1.8p21f);
+    const hssl_vi i = (hssl_vi)shifted;
+    const hssl_vf d = a - (shifted - hssl_splat(0x1.8p21f));
+    hssl_vf p = hssl_fma(hssl_lookup(coefficients[2], i), d, hssl_lookup(coefficients[1], i));
+    p = hssl_fma(p, d, hssl_lookup(coefficients[0], i));
+    return hssl_larger(hssl_splat(0), x) - p;
+}
 
 #endif

@@ -1,4 +1,5 @@
-// What gelu.h wants of x86 and generic vectors do not become, for 8 and 16 lanes: a minimum of one instruction and a table of 16 floats in registers.
+// What gelu.h wants of x86 and generic vectors do not become, for 8 and 16 lanes: minima and maxima of one instruction and a table of 16 floats in
+// registers.
 #ifndef HSSL_X86_LOOKUP_H
 #define HSSL_X86_LOOKUP_H
 
@@ -10,6 +11,15 @@ HSSL_INLINE hssl_vf hssl_smaller(hssl_vf a, hssl_vf b) {
     return (hssl_vf)_mm512_min_ps((__m512)a, (__m512)b);
 #else
     return (hssl_vf)_mm256_min_ps((__m256)a, (__m256)b);
+#endif
+}
+
+/// a > b ? a : b, so b where one of them is NaN.
+HSSL_INLINE hssl_vf hssl_larger(hssl_vf a, hssl_vf b) {
+#if HSSL_WIDTH == 16
+    return (hssl_vf)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return (hssl_vf)_mm256_max_ps((__m256)a, (__m256)b);
 #endif
 }
 

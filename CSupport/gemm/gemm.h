@@ -53,10 +53,11 @@ typedef struct {
     float *preactivation;
     ptrdiff_t ld_residual;
     const float *a_scale, *b_scale;  // int32 tiles only; b_scale may be NULL
-    bool accumulate, gelu;
+    hssl_activation activation;
+    bool accumulate;
 } hssl_gemm_target;
 
-/// C = stage(tile): value (+ old C) → + bias → preactivation → GELU → + residual.
+/// C = stage(tile): value (+ old C) → + bias → preactivation → activation → + residual.
 typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const float *tile, const hssl_gemm_target *target);
 /// Same, where value = a_scale[r] · b_scale[c] · tile[r, c].
 typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);

@@ -1,11 +1,11 @@
-// The output stage of a tile, for one vector width (see base/vector.h): value (+ old C) → + bias → preactivation → GELU → + residual → C.
+// The output stage of a tile, for one vector width (see base/vector.h): value (+ old C) → + bias → preactivation → activation → + residual → C.
 // Included once by each ISA file; defines the two stage functions under the names given by HSSL_OUTPUT_F32 and HSSL_OUTPUT_S32.
 #include "base/gelu.h"
 #include "gemm/gemm.h"
 
 // One vector of columns, all rows. What is constant after inlining costs nothing a vector: `whole` (all lanes are real, else the first `n`),
-// `integers` (an int32 tile), `training` (C may be accumulated to, the preactivation stored), GELU and residual.
-HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, bool gelu, bool residual, ptrdiff_t rows, ptrdiff_t c, ptrdiff_t n,
+// `integers` (an int32 tile), `training` (C may be accumulated to, the preactivation stored), activation and residual.
+HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, hssl_activation activation, bool residual, ptrdiff_t rows, ptrdiff_t c, ptrdiff_t n,
                                     const char *tile, const hssl_gemm_target *target) {
 #define LOAD(p) (whole ? hssl_load(p) : hssl_load_first(p, n))
 #define STORE(p, v) (whole ? hssl_store(p, v) : hssl_store_first(p, v, n))
@@ -25,7 +25,8 @@ HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, bo
         if (training && t.accumulate) value = value + LOAD(out);
         if (t.bias) value = value + bias;
         if (training && t.preactivation) STORE(t.preactivation + r * t.ldc + c, value);
-        if (gelu) value = hssl_gelu_vector(value);
+        if (activation == HSSL_ACTIVATION_GELU) value = hssl_gelu_vector(value);
+        if (activation == HSSL_ACTIVATION_GELU_COARSE) value = hssl_gelu_coarse_vector(value);
         if (residual) value = value + LOAD(t.residual + r * t.ld_residual + c);
         STORE(out, value);
     }
@@ -33,27 +34,31 @@ HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, bo
 #undef STORE
 }
 
-HSSL_INLINE void hssl_output_columns(bool integers, bool training, bool gelu, bool residual, ptrdiff_t rows, ptrdiff_t columns, const void *tile,
+HSSL_INLINE void hssl_output_columns(bool integers, bool training, hssl_activation activation, bool residual, ptrdiff_t rows, ptrdiff_t columns, const void *tile,
                                      const hssl_gemm_target *target) {
     ptrdiff_t c = 0;
     for (; c + HSSL_WIDTH <= columns; c += HSSL_WIDTH) {
-        hssl_output_column(true, integers, training, gelu, residual, rows, c, HSSL_WIDTH, tile, target);
+        hssl_output_column(true, integers, training, activation, residual, rows, c, HSSL_WIDTH, tile, target);
     }
-    if (c < columns) hssl_output_column(false, integers, training, gelu, residual, rows, c, columns - c, tile, target);
+    if (c < columns) hssl_output_column(false, integers, training, activation, residual, rows, c, columns - c, tile, target);
 }
 
 HSSL_INLINE void hssl_output_tile(bool integers, ptrdiff_t rows, ptrdiff_t columns, const void *tile, const hssl_gemm_target *target) {
     const bool training = target->accumulate || target->preactivation;
-#define CASE(TRAINING, GELU, RESIDUAL) hssl_output_columns(integers, TRAINING, GELU, RESIDUAL, rows, columns, tile, target)
-    switch (training * 4 + target->gelu * 2 + (target->residual != NULL)) {
-        case 0: CASE(false, false, false); break;
-        case 1: CASE(false, false, true); break;
-        case 2: CASE(false, true, false); break;
-        case 3: CASE(false, true, true); break;
-        case 4: CASE(true, false, false); break;
-        case 5: CASE(true, false, true); break;
-        case 6: CASE(true, true, false); break;
-        case 7: CASE(true, true, true); break;
+#define CASE(TRAINING, ACTIVATION, RESIDUAL) hssl_output_columns(integers, TRAINING, ACTIVATION, RESIDUAL, rows, columns, tile, target)
+    switch ((int)target->activation * 4 + training * 2 + (target->residual != NULL)) {
+        case 0: CASE(false, HSSL_ACTIVATION_NONE, false); break;
+        case 1: CASE(false, HSSL_ACTIVATION_NONE, true); break;
+        case 2: CASE(true, HSSL_ACTIVATION_NONE, false); break;
+        case 3: CASE(true, HSSL_ACTIVATION_NONE, true); break;
+        case 4: CASE(false, HSSL_ACTIVATION_GELU, false); break;
+        case 5: CASE(false, HSSL_ACTIVATION_GELU, true); break;
+        case 6: CASE(true, HSSL_ACTIVATION_GELU, false); break;
+        case 7: CASE(true, HSSL_ACTIVATION_GELU, true); break;
+        case 8: CASE(false, HSSL_ACTIVATION_GELU_COARSE, false); break;
+        case 9: CASE(false, HSSL_ACTIVATION_GELU_COARSE, true); break;
+        case 10: CASE(true, HSSL_ACTIVATION_GELU_COARSE, false); break;
+        case 11: CASE(true, HSSL_ACTIVATION_GELU_COARSE, true); break;
     }
 #undef CASE
 }

@@ -95,7 +95,7 @@ hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff
     if (output->preactivation) target.preactivation = output->preactivation + m * ldc + n;
     if (output->residual) target.residual = output->residual + m * output->ld_residual + n;
     target.ld_residual = output->ld_residual;
-    target.gelu = output->activation == HSSL_ACTIVATION_GELU;
+    target.activation = output->activation;
     return target;
 }
 

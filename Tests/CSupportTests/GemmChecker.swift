@@ -11,6 +11,8 @@ typealias GemmInteger = (Int, Int, Int, UnsafePointer<UInt8>?, Int, UnsafeRawPoi
 struct GemmCase {
     var M, N, K: Int
     var transposedA = false, transposedB = false, accumulate = false, bias = false, gelu = false, preactivation = false
+    /// Of GELU.
+    var coarse = false
     var residual = false, residualIsC = false
     /// Elements between the end of one row and the next, of A, C and the residual.
     var gap = 0
@@ -20,7 +22,7 @@ struct GemmCase {
         let bits = UInt64(truncatingIfNeeded: seed) &* 0x9E37_79B9_7F4A_7C15 >> 40
         func option(_ bit: UInt64) -> Bool { bits >> bit & 1 == 1 }
         return GemmCase(M: M, N: N, K: K, transposedA: option(0), transposedB: option(1), accumulate: option(2), bias: option(3), gelu: option(4),
-                        preactivation: option(5), residual: option(6), residualIsC: option(7), gap: option(8) ? 3 : 0)
+                        preactivation: option(5), coarse: option(9), residual: option(6), residualIsC: option(7), gap: option(8) ? 3 : 0)
     }
 }
 
@@ -77,7 +79,7 @@ final class GemmChecker {
         var output = hssl_gemm_output()
         if g.bias { output.bias = UnsafePointer(bias.tail(g.N)) }
         if g.preactivation { output.preactivation = preactivation.tail(count) }
-        output.activation = g.gelu ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE
+        output.activation = !g.gelu ? HSSL_ACTIVATION_NONE : g.coarse ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU
         if g.residual {
             output.residual = UnsafePointer(g.residualIsC ? target : residual.tail(count))
             output.ld_residual = ldc

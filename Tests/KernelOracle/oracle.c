@@ -14,7 +14,10 @@ static double stage(double sum, double error, ptrdiff_t m, ptrdiff_t n, const fl
     if (accumulate) value += before[m * ldc + n], error += 2 * unit * (fabs(sum) + fabs((double)before[m * ldc + n]));
     if (o && o->bias) value += o->bias[n], error += 2 * unit * (fabs(value) + fabs((double)o->bias[n]));
     if (o && o->preactivation) worst = fabs(o->preactivation[m * ldc + n] - value) / (error + 1e-30);
-    if (o && o->activation == HSSL_ACTIVATION_GELU) error = 1.13 * error + 1e-6 * fmax(1, fabs(value)), value = exact_gelu(value);
+    if (o && o->activation != HSSL_ACTIVATION_NONE) {
+        error = 1.13 * error + 1e-6 * fmax(1, fabs(value)) + (o->activation == HSSL_ACTIVATION_GELU_COARSE ? 2.1e-4 : 0);
+        value = exact_gelu(value);
+    }
     if (o && o->residual) {
         const double residual = o->residual == c ? before[m * ldc + n] : o->residual[m * o->ld_residual + n];
         error += 2 * unit * (fabs(value) + fabs(residual)), value += residual;

@@ -19,6 +19,8 @@ struct Lowering {
     private struct Product {
         let node: Node
         var activation: Operation.Activation
+        /// The tape's value that it becomes.
+        var value: Int
     }
 
     private struct Codes {
@@ -82,12 +84,12 @@ struct Lowering {
         let (inputs, output) = (node.inputs, node.output)
         let width = node.shape.last ?? 1
         switch node.operation {
-        case .linear(_, let activation, _): places[output] = .product(Product(node: node, activation: activation))
+        case .linear(_, let activation, _): places[output] = .product(Product(node: node, activation: activation, value: output))
         case .layerNorm: places[output] = .norm(node)
         case .prependToken: places[output] = .prefixed(node)
         case .gelu:
             if case .product(var product)? = places[inputs[0]], product.activation == .none, demand.uses[inputs[0]] == 1 {
-                product.activation = .gelu
+                (product.activation, product.value) = (.gelu, output)
                 places[output] = .product(product)
             } else {
                 let (x, range) = (try address(inputs[0]), wanted(output))
@@ -214,9 +216,7 @@ struct Lowering {
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         var step: PlanStep
-        if case .norm(let node)? = places[value], width <= Self.fusedNormLimit, demand.readers[value].count == demand.uses[value],
-            demand.readers[value].allSatisfy({ isQuantizedProduct(tape.nodes[$0], reading: value) })
-        {
+        if case .norm(let node)? = places[value], width <= Self.fusedNormLimit, isReadAsCodesOnly(value) {
             step = try normStep(node, HSSL_STEP_LAYER_NORM_QUANTIZE, x: try address(node.inputs[0]))
         } else {
             let x = try address(value)
@@ -242,9 +242,14 @@ struct Lowering {
     /// See `HSSL_STEP_LAYER_NORM_QUANTIZE`.
     private static let fusedNormLimit = 16_384
 
-    private func isQuantizedProduct(_ node: Node, reading value: Int) -> Bool {
-        guard case .linear(_, _, .policy) = node.operation, precision == .int8 else { return false }
-        return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
+    /// Nothing but int8 products reads the value.
+    private func isReadAsCodesOnly(_ value: Int) -> Bool {
+        guard precision == .int8, demand.readers[value].count == demand.uses[value] else { return false }
+        return demand.readers[value].allSatisfy {
+            let node = tape.nodes[$0]
+            guard case .linear(_, _, .policy) = node.operation else { return false }
+            return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
+        }
     }
 
     private mutating func normStep(_ node: Node, _ kind: hssl_plan_kind, x: Operand) throws -> PlanStep {
@@ -298,7 +303,9 @@ struct Lowering {
             step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs)).element(columns.lowerBound)
         }
         if hasBias { step.bias = try address(node.inputs[2]).element(columns.lowerBound) }
-        step.activation = product.activation == .gelu ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE
+        if product.activation == .gelu {
+            step.activation = residual == .none && isReadAsCodesOnly(product.value) ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU
+        }
         if residual != .none { step.residual = residual.element(first) }
         step.y = y.element(first)
         emit(step)

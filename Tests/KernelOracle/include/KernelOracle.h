@@ -5,7 +5,8 @@
 #include "CSupport.h"
 
 /// Largest |C − exact| / bound over C[M,N] of a float32 product and its output stage; the bound is the running-error bound of blocked
-/// summation, 2⁻²⁴·(min(K, 256) + K/256 + 8)·Σ|a·b|, plus 1e-6·max(1, |x|) for GELU. NaN or a changed byte between N and ldc: infinity.
+/// summation, 2⁻²⁴·(min(K, 256) + K/256 + 8)·Σ|a·b|, plus 1e-6·max(1, |x|) for GELU
+/// and 2.1e-4 where it is coarse. NaN or a changed byte between N and ldc: infinity.
 /// `before` is C (and, where output->residual == c, the residual) as it was; preactivation is checked where set.
 double oracle_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m, ptrdiff_t a_k, const float *b, ptrdiff_t b_k,
                        ptrdiff_t b_n, const float *before, const float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
