@@ -10,6 +10,7 @@ import numpy as np
 from peers_common import CACHE, Fault, Samples, binaries, head, hssl, launch, note, paired, table, tail, verdict
 from peers_engines import ENGINES, Server
 from peers_images import crops
+from peers_turns import Contestant, turns
 
 PACKAGES = ("torch", "onnxruntime", "openvino", "numpy", "pillow")
 OURS = {"hssl-float32": ("HSSL float32", "float32"), "hssl-float16": ("HSSL float16", "float16"), "hssl-int8": ("HSSL int8", "int8")}
@@ -90,6 +91,7 @@ def rates(rounds: int, seconds: float, batches: tuple[int, ...] = (1, 16)) -> bo
     time.sleep(2)
     results: dict[tuple[str, int], Samples] = {}
     memory: dict[tuple[str, int], int] = {}
+    halves: dict[int, float] = {}
     runners = {}
     reached = True
     for batch in batches:
@@ -107,6 +109,9 @@ def rates(rounds: int, seconds: float, batches: tuple[int, ...] = (1, 16)) -> bo
             note(f"batch {batch}: {OURS[name][0]} at {runners[name].fraction:.0%} of its peak in the last slice")
         for runner in runners.values():
             runner.close()
+        # The two differ by less than slices can tell.
+        single, half = turns([Contestant(f"float32:{batch}"), Contestant(f"float16:{batch}")], 10 if rounds > 1 else 2)
+        halves[batch] = half / single
 
     def best(engines: list[str], batch: int) -> str:
         return max(engines, key=lambda name: results[name, batch].median)
@@ -132,6 +137,7 @@ def rates(rounds: int, seconds: float, batches: tuple[int, ...] = (1, 16)) -> bo
             rival = rivals[name, batch]
             ratio = results[name, batch].median / results[rival, batch].median
             reached &= verdict(f"{names[name]} / {names[rival]}, batch {batch}", ratio, goal)
+        reached &= verdict(f"HSSL float16 / HSSL float32 in turns of ours alone, batch {batch}", halves[batch], 1, digits=3)
         # The same precision on both sides: what is not a product of codes stays float32.
         same = "ov-int8-qdq-f32"
         print(f"beside   HSSL int8 / {names[same]}, batch {batch}: {paired(results['hssl-int8', batch], results[same, batch])}")
