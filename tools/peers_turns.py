@@ -70,9 +70,12 @@ def turns(contestants: list[Contestant], count: int = 10) -> list[float]:
             alive = alive[1:] + alive[:1]
             if any(process.poll() is not None for _, process in alive):
                 break
-        for process in processes:
+        rates = []
+        for contestant, process in zip(contestants, processes):
+            # Its last calls, again alone.
             process.send_signal(signal.SIGCONT)
-        return [contestant.rate(process) for contestant, process in zip(contestants, processes)]
+            rates.append(contestant.rate(process))
+        return rates
     finally:
         for process in processes:
             process.kill()
