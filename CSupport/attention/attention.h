@@ -1,5 +1,5 @@
-// The attention family: one row of kernels per instruction set (kernels.inc). A kernel is serial and treats one head of one sample.
-// README.md describes the products and the scratch panels.
+// The attention family: one row of kernels per instruction set (kernels.inc). A kernel is serial and treats one head of one sample, the forwards a
+// strip of its queries. README.md describes the products and the scratch panels.
 #ifndef HSSL_ATTENTION_H
 #define HSSL_ATTENTION_H
 
@@ -10,15 +10,26 @@ typedef struct {
     ptrdiff_t tokens, head_dim, ld_qkv, ld_out;
 } hssl_attention_shape;
 
+/// What the strips of one head have in common. `log_sum_exp` [tokens] may be NULL. `panels` is what `prepare` makes of k and v.
 typedef struct {
-    /// Queries begin ..< end. `log_sum_exp` [tokens] may be NULL. A query's result does not depend on the range.
-    void (*forward)(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
-                    float *out, float *log_sum_exp, float *scratch);
+    hssl_attention_shape shape;
+    const float *q, *k, *v;
+    float *out, *log_sum_exp;
+    void *panels;
+} hssl_attention_head;
+
+/// What a forward does with a head before its strips, and with the queries begin ..< end, at most a strip. A query's result does not depend on the range.
+typedef struct {
+    void (*prepare)(const hssl_attention_head *head);
+    void (*strip)(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+} hssl_attention_forward;
+
+typedef struct {
+    hssl_attention_forward forward;
     void (*backward)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
                      const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch);
-    /// The forward over integer codes (integers.h), which sizes the scratch.
-    void (*forward_integer)(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
-                        float *out, void *scratch);
+    /// The forward over integer codes (integers.h).
+    hssl_attention_forward forward_integer;
 } hssl_attention_kernels;
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_attention_kernels table;
@@ -36,12 +47,18 @@ static inline ptrdiff_t hssl_attention_ld(ptrdiff_t tokens) {
 enum { HSSL_ATTENTION_MAX_STRIP = 64 };
 static inline ptrdiff_t hssl_attention_strip(ptrdiff_t tokens) { return tokens <= HSSL_ATTENTION_MAX_STRIP ? tokens : 36; }
 
-/// Floats of scratch, the same for every row: kᵀ and a strip of scores; in the backward also vᵀ and a strip of their gradients.
-static inline ptrdiff_t hssl_attention_forward_scratch(ptrdiff_t tokens, ptrdiff_t head_dim) {
-    return (head_dim + hssl_attention_strip(tokens)) * hssl_attention_ld(tokens);
+/// Bytes of a forward's panels and of the scratch of a strip, the same for every row.
+typedef struct { size_t panels, strip; } hssl_attention_bytes;
+
+/// kᵀ and a strip of scores.
+static inline hssl_attention_bytes hssl_attention_forward_bytes(ptrdiff_t tokens, ptrdiff_t head_dim) {
+    const size_t row = sizeof(float) * (size_t)hssl_attention_ld(tokens);
+    return (hssl_attention_bytes){(size_t)head_dim * row, (size_t)hssl_attention_strip(tokens) * row};
 }
+
+/// Floats of scratch of a backward: kᵀ, vᵀ, a strip of scores and one of their gradients.
 static inline ptrdiff_t hssl_attention_backward_scratch(ptrdiff_t tokens, ptrdiff_t head_dim) {
-    return 2 * hssl_attention_forward_scratch(tokens, head_dim);
+    return 2 * (head_dim + hssl_attention_strip(tokens)) * hssl_attention_ld(tokens);
 }
 
 #endif

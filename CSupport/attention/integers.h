@@ -42,35 +42,37 @@ static inline hssl_attention_grid hssl_attention_grid_of(float largest, float li
 ///   squares, then a search over the last bits), code = (⌊⌊p · 2·limit / 65536⌋ / 2ⁿ⌋ + 1) >> 1.
 enum { HSSL_EXPONENT_STEPS = 4096, HSSL_EXPONENT_C1 = 45322, HSSL_EXPONENT_C2 = 15147, HSSL_EXPONENT_C3 = 2596 };
 
-/// Scratch of one kernel call. Without memory only the size is known.
+typedef struct { hssl_attention_grid keys, values; } hssl_attention_grids;
+
+/// The panels of a head and the scratch of a strip. Where there is no memory only the sizes are known.
 typedef struct {
-    ptrdiff_t ld;            // tokens, padded to pairs of the widest vectors
-    ptrdiff_t ld_head;       // head_dim, the same
-    float *key_mean;         // [ld_head]
-    int32_t *key_sums;       // −128 · the sum of a token's codes [ld]
-    int32_t *keys;           // fours along head_dim [head_dim / 4, ld]
-    int32_t *values;         // pairs along the tokens [tokens / 2, ld_head]
-    int8_t *queries;         // of a strip [strip, ld_head]
-    int32_t *scores;         // [strip, ld]
-    int16_t *probabilities;  // [strip, ld]
-    int32_t *sums;           // [strip, ld_head]
-    size_t bytes;            // of all of them
+    ptrdiff_t ld;                 // tokens, padded to pairs of the widest vectors
+    ptrdiff_t ld_head;            // head_dim, the same
+    hssl_attention_grids *grids;  // [1]
+    float *key_mean;              // [ld_head]
+    int32_t *key_sums;            // −128 · the sum of a token's codes [ld]
+    int32_t *keys;                // fours along head_dim [head_dim / 4, ld]
+    int32_t *values;              // pairs along the tokens [tokens / 2, ld_head]
+    int8_t *queries;              // of a strip [strip, ld_head]
+    int32_t *scores;              // [strip, ld]
+    int16_t *probabilities;       // [strip, ld]
+    hssl_attention_bytes bytes;
 } hssl_attention_integer_layout;
 
-static inline hssl_attention_integer_layout hssl_attention_integer_scratch(ptrdiff_t tokens, ptrdiff_t head_dim, void *scratch) {
+static inline hssl_attention_integer_layout hssl_attention_integer_layout_at(ptrdiff_t tokens, ptrdiff_t head_dim, void *panels, void *scratch) {
     hssl_attention_integer_layout at = {.ld = hssl_attention_ld(hssl_round_up(tokens, 32)), .ld_head = hssl_round_up(head_dim, 16)};
     const ptrdiff_t strip = hssl_attention_strip(tokens);
-#define TAKE(member, count)                                                        \
-    at.member = scratch ? (void *)((char *)scratch + at.bytes) : NULL;             \
-    at.bytes += (size_t)hssl_round_up((ptrdiff_t)sizeof *at.member * (count), 64)
-    TAKE(key_mean, at.ld_head);
-    TAKE(key_sums, at.ld);
-    TAKE(keys, (head_dim + 3) / 4 * at.ld);
-    TAKE(values, (tokens + 1) / 2 * at.ld_head);
-    TAKE(queries, strip * at.ld_head);
-    TAKE(scores, strip * at.ld);
-    TAKE(probabilities, strip * at.ld);
-    TAKE(sums, strip * at.ld_head);
+#define TAKE(member, count, memory, taken)                                         \
+    at.member = memory ? (void *)((char *)memory + at.bytes.taken) : NULL;         \
+    at.bytes.taken += (size_t)hssl_round_up((ptrdiff_t)sizeof *at.member * (count), 64)
+    TAKE(grids, 1, panels, panels);
+    TAKE(key_mean, at.ld_head, panels, panels);
+    TAKE(key_sums, at.ld, panels, panels);
+    TAKE(keys, (head_dim + 3) / 4 * at.ld, panels, panels);
+    TAKE(values, (tokens + 1) / 2 * at.ld_head, panels, panels);
+    TAKE(queries, strip * at.ld_head, scratch, strip);
+    TAKE(scores, strip * at.ld, scratch, strip);
+    TAKE(probabilities, strip * at.ld, scratch, strip);
 #undef TAKE
     return at;
 }

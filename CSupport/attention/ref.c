@@ -8,24 +8,26 @@ static double dot(ptrdiff_t n, const float *x, const float *y) {
     return sum;
 }
 
-static void forward(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v,
-                    float *out, float *log_sum_exp, float *scratch) {
-    ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv;
-    double scale = 1 / sqrt((double)head_dim);
+static void prepare(const hssl_attention_head *head) { (void)head; }
+
+static void strip(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
+    const double scale = 1 / sqrt((double)head_dim);
+    float *const scores = scratch;
     for (ptrdiff_t i = begin; i < end; i++) {
         double maximum = -INFINITY, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            scratch[j] = (float)(dot(head_dim, q + i * ld, k + j * ld) * scale);
-            maximum = fmax(maximum, scratch[j]);
+            scores[j] = (float)(dot(head_dim, head->q + i * ld, head->k + j * ld) * scale);
+            maximum = fmax(maximum, scores[j]);
         }
-        for (ptrdiff_t j = 0; j < tokens; j++) sum += exp(scratch[j] - maximum);
-        for (ptrdiff_t j = 0; j < tokens; j++) scratch[j] = (float)(exp(scratch[j] - maximum) / sum);
+        for (ptrdiff_t j = 0; j < tokens; j++) sum += exp(scores[j] - maximum);
+        for (ptrdiff_t j = 0; j < tokens; j++) scores[j] = (float)(exp(scores[j] - maximum) / sum);
         for (ptrdiff_t c = 0; c < head_dim; c++) {
             double value = 0;
-            for (ptrdiff_t j = 0; j < tokens; j++) value += (double)scratch[j] * v[j * ld + c];
-            out[i * shape->ld_out + c] = (float)value;
+            for (ptrdiff_t j = 0; j < tokens; j++) value += (double)scores[j] * head->v[j * ld + c];
+            head->out[i * head->shape.ld_out + c] = (float)value;
         }
-        if (log_sum_exp) log_sum_exp[i] = (float)(maximum + log(sum));
+        if (head->log_sum_exp) head->log_sum_exp[i] = (float)(maximum + log(sum));
     }
 }
 
@@ -78,23 +80,28 @@ static int32_t encode_exponential(float t, float limit) {
     return (int32_t)(((p * (uint32_t)(2 * limit) >> 16 >> (y >> 12)) + 1) >> 1);
 }
 
-static void forward_integer(const hssl_attention_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *q, const float *k, const float *v, float *out,
-                        void *scratch) {
-    const ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv;
-    const hssl_attention_integer_layout at = hssl_attention_integer_scratch(tokens, head_dim, scratch);
-    int32_t *const scores = at.scores;
+static void prepare_integer(const hssl_attention_head *head) {
+    const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
+    const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, NULL);
     float *const mean = at.key_mean;
     float largest = 0;
-    const float probability_limit = hssl_attention_probability_limit(tokens);
-    if (begin >= end) return;
     for (ptrdiff_t c = 0; c < head_dim; c++) {
         mean[c] = 0;
-        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += k[j * ld + c];
+        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += head->k[j * ld + c];
         mean[c] /= (float)tokens;
-        for (ptrdiff_t j = 0; j < tokens; j++) largest = larger_magnitude(largest, k[j * ld + c] - mean[c]);
+        for (ptrdiff_t j = 0; j < tokens; j++) largest = larger_magnitude(largest, head->k[j * ld + c] - mean[c]);
     }
-    const hssl_attention_grid k_grid = hssl_attention_grid_of(largest, hssl_attention_dot_limit);
-    const hssl_attention_grid v_grid = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, v, ld), hssl_attention_value_limit(tokens));
+    at.grids->keys = hssl_attention_grid_of(largest, hssl_attention_dot_limit);
+    at.grids->values = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, head->v, ld), hssl_attention_value_limit(tokens));
+}
+
+static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
+    const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, scratch);
+    const float *const q = head->q, *const k = head->k, *const v = head->v, *const mean = at.key_mean;
+    const hssl_attention_grid k_grid = at.grids->keys, v_grid = at.grids->values;
+    const float probability_limit = hssl_attention_probability_limit(tokens);
+    int32_t *const scores = at.scores;
     for (ptrdiff_t i = begin; i < end; i++) {
         const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, q + i * ld, ld), hssl_attention_dot_limit);
         const float scale = q_grid.scale * (k_grid.scale / sqrtf((float)head_dim));
@@ -112,9 +119,9 @@ static void forward_integer(const hssl_attention_shape *shape, ptrdiff_t begin, 
         for (ptrdiff_t c = 0; c < head_dim; c++) {
             int32_t value = 0;
             for (ptrdiff_t j = 0; j < tokens; j++) value += scores[j] * encode(v[j * ld + c], &v_grid);
-            out[i * shape->ld_out + c] = (float)value * (v_grid.scale / (float)sum + 0 * scale);
+            head->out[i * head->shape.ld_out + c] = (float)value * (v_grid.scale / (float)sum + 0 * scale);
         }
     }
 }
 
-const hssl_attention_kernels hssl_attention__scalar = {forward, backward, forward_integer};
+const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, {prepare_integer, strip_integer}};

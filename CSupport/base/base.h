@@ -23,14 +23,42 @@ int hssl_team(double work);
 extern int omp_get_thread_num(void);
 extern int omp_get_num_threads(void);
 
-/// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A team of one runs it in place. Nothing is allocated: libomp
-/// takes memory for a region of one thread and for every `parallel for`.
+/// A task of `job`; `part` is that of the thread which runs it, 0 outside regions.
+typedef void hssl_task_fn(const void *job, ptrdiff_t task, int part);
+
+/// What the threads of a region share: a line each, on which a thread puts the tasks that others may take.
+typedef struct hssl_shared_tasks hssl_shared_tasks;
+typedef struct {
+    int team;
+    atomic_int busy;  // parts that have not come to their end
+    struct {
+        _Alignas(64) _Atomic(hssl_shared_tasks *) tasks;
+        atomic_int visitors;  // threads that look at them
+    } shared[HSSL_MAX_THREADS];
+} hssl_region;
+void hssl_region_open(hssl_region *region, int team);
+void hssl_region_enter(hssl_region *region, int part);
+void hssl_region_leave(hssl_region *region);
+/// Takes tasks of those that are still busy until nobody is.
+void hssl_region_help(hssl_region *region);
+
+/// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A thread whose part is done takes tasks (hssl_share) from those
+/// whose are not. A team of one runs the block in place. Nothing is allocated: libomp takes memory for a region of one thread and for every `parallel for`.
 #define HSSL_TEAM(team, part, ...)                                                                                      \
     do {                                                                                                                \
         const int team_ = (team);                                                                                       \
         if (team_ > 1) {                                                                                                \
+            hssl_region region_;                                                                                        \
+            hssl_region_open(&region_, team_);                                                                          \
             _Pragma("omp parallel num_threads(team_)")                                                                  \
-            for (int part = omp_get_thread_num(); part < team_; part += omp_get_num_threads()) __VA_ARGS__              \
+            {                                                                                                           \
+                for (int part = omp_get_thread_num(); part < team_; part += omp_get_num_threads()) {                    \
+                    hssl_region_enter(&region_, part);                                                                  \
+                    __VA_ARGS__                                                                                         \
+                    hssl_region_leave(&region_);                                                                        \
+                }                                                                                                       \
+                hssl_region_help(&region_);                                                                             \
+            }                                                                                                           \
         } else {                                                                                                        \
             const int part = 0;                                                                                         \
             (void)part;                                                                                                 \
@@ -46,6 +74,13 @@ static inline ptrdiff_t hssl_split(ptrdiff_t count, ptrdiff_t parts, ptrdiff_t p
 /// Next task of a region whose threads take tasks as they come. (OpenMP's schedule(dynamic) needs a newer libomp than Ubuntu 22.04's;
 /// reduction clauses and static schedules work.) Results do not depend on who takes what.
 static inline ptrdiff_t hssl_next(atomic_long *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
+
+/// Runs tasks 0 ..< count of a part, with those threads of its region that have nothing else to do: cores differ in speed, by 10 % for seconds on a shared
+/// machine, and work cannot always be cut fine enough to be taken as it comes. Serial outside regions. Results must not depend on who takes what.
+void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job);
+
+/// Same in a region of its own where team > 1.
+void hssl_run_tasks(int team, ptrdiff_t count, hssl_task_fn *run, const void *job);
 
 static inline ptrdiff_t hssl_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t hssl_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }

@@ -67,6 +67,13 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
     if (dbias) hssl_sum_rows(batch * h * w, C, dy, dbias);
 }
 
+// Of the usual patch a line is one vector or two: calls of memcpy would take three quarters of the time.
+static inline void copy_line(ptrdiff_t p, const float *from, float *to) {
+    if (p == 16) memcpy(to, from, 16 * sizeof(float));
+    else if (p == 8) memcpy(to, from, 8 * sizeof(float));
+    else memcpy(to, from, (size_t)p * sizeof(float));
+}
+
 void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches) {
     const ptrdiff_t rows = H / p, columns = W / p;
     int threads = hssl_team((double)(batch * channels * H * W) * HSSL_WORK_STREAM);
@@ -77,8 +84,7 @@ void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W
             for (ptrdiff_t c = 0; c < channels; c++)
                 for (ptrdiff_t y = 0; y < p; y++) {
                     const float *line = sample + (c * H + r % rows * p + y) * W;
-                    for (ptrdiff_t i = 0; i < columns; i++)
-                        memcpy(row + (i * channels + c) * p * p + y * p, line + i * p, (size_t)p * sizeof(float));
+                    for (ptrdiff_t i = 0; i < columns; i++) copy_line(p, line + i * p, row + (i * channels + c) * p * p + y * p);
                 }
         }
     });

@@ -14,11 +14,17 @@ typedef struct {
     const hssl_gemm_output *output;
     const hssl_gemm_f32_row *row;
     hssl_gemm_output_f32_fn *stage;
+    // the split into tasks, of packed B
+    ptrdiff_t block, panels;
+    int team;
 } problem;
 
 // The partial sums of all row tiles stay in a 52 KB scratch until their last K block.
-static void run_task(const problem *g, hssl_gemm_task task) {
+static void run_task(const void *job, ptrdiff_t index, int part) {
+    (void)part;
     _Alignas(64) float partial[ROW_BLOCK * PANEL];
+    const problem *const g = job;
+    const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
     const ptrdiff_t m = task.m, rows = task.rows, p = task.panel;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL), line = PANEL * g->b_element;
     const ptrdiff_t tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
@@ -46,13 +52,11 @@ static void run_task(const problem *g, hssl_gemm_task task) {
 static void run(problem g) {
     if (g.M <= 0 || g.N <= 0) return;
     g.stage = hssl_gemm_select_output_f32();
-    const ptrdiff_t panels = hssl_ceil_div(g.N, PANEL);
-    const int team = hssl_team(2.0 * (double)g.M * (double)g.N * (double)g.K);
-    const ptrdiff_t block = hssl_gemm_row_block(g.M, g.row->mr, panels, team), tasks = hssl_ceil_div(g.M, block) * panels;
-    atomic_long next = 0;
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) run_task(&g, hssl_gemm_task_at(t, g.M, block, panels, team));
-    });
+    g.panels = hssl_ceil_div(g.N, PANEL);
+    // One row is little work, but the weights have to come from memory all the same.
+    g.team = hssl_team((2.0 * (double)g.M + 2.0 * (double)g.b_element) * (double)g.N * (double)g.K);
+    g.block = hssl_gemm_row_block(g.M, g.row->mr, g.panels, g.team);
+    hssl_run_tasks(g.team, hssl_ceil_div(g.M, g.block) * g.panels, run_task, &g);
 }
 
 void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,

@@ -18,10 +18,16 @@ typedef struct {
     hssl_gemm_output_s32_fn *stage;
     // int32 output, where not NULL
     int32_t *c_s32;
+    // the split into tasks
+    ptrdiff_t M, block, panels;
+    int team;
 } problem;
 
-static void run_task(const problem *g, hssl_gemm_task task) {
+static void run_task(const void *job, ptrdiff_t index, int part) {
+    (void)part;
     _Alignas(64) int32_t tile[MAX_MR * PANEL];
+    const problem *const g = job;
+    const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
     const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
     const char *const panel = g->b + p * panel_bytes;
     const char *const next = task.prefetches && task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : NULL;
@@ -48,13 +54,12 @@ static void run_task(const problem *g, hssl_gemm_task task) {
 
 static void run(ptrdiff_t M, problem g) {
     if (M <= 0 || g.N <= 0) return;
-    const ptrdiff_t panels = hssl_ceil_div(g.N, PANEL);
-    const int team = hssl_team(0.5 * (double)M * (double)g.N * (double)g.K);
-    const ptrdiff_t block = hssl_gemm_row_block(M, g.row->mr, panels, team), tasks = hssl_ceil_div(M, block) * panels;
-    atomic_long next = 0;
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t t; (t = hssl_next(&next)) < tasks;) run_task(&g, hssl_gemm_task_at(t, M, block, panels, team));
-    });
+    g.M = M;
+    g.panels = hssl_ceil_div(g.N, PANEL);
+    // One row is little work, but the weights have to come from memory all the same.
+    g.team = hssl_team((0.5 * (double)M + 2) * (double)g.N * (double)g.K);
+    g.block = hssl_gemm_row_block(M, g.row->mr, g.panels, g.team);
+    hssl_run_tasks(g.team, hssl_ceil_div(M, g.block) * g.panels, run_task, &g);
 }
 
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,

@@ -48,6 +48,20 @@ final class AttentionIntegerTests: KernelRowTestCase {
         XCTAssertLessThan(worstMean, 5e-3)
     }
 
+    /// More threads than heads, and than cores: those without a head take strips of the heads that others are at, as often as not while these end.
+    func testManyThreadsShareTheStripsOfFewHeads() {
+        for s in [Shape(tokens: 257, heads: 1, headDim: 16), Shape(tokens: 73, heads: 3, headDim: 8)] {
+            let qkv = uniform(3 * s.count, seed: s.tokens)
+            hssl_set_threads(1)
+            let (expectedIntegers, expectedFloats) = (integers(s, qkv: qkv), floats(s, qkv: qkv))
+            hssl_set_threads(5)
+            for round in 0..<100 {
+                assertSameBits(integers(s, qkv: qkv), expectedIntegers, "\(s), integers, round \(round)")
+                assertSameBits(floats(s, qkv: qkv), expectedFloats, "\(s), floats, round \(round)")
+            }
+        }
+    }
+
     private func rootMeanSquare(_ x: [Float]) -> Float { sqrt(x.reduce(0) { $0 + $1 * $1 } / Float(x.count)) }
 
     /// Queries and keys that 8 bits hold exactly leave the error of softmax, probabilities and values, which have 16 bits.

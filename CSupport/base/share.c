@@ -1,0 +1,94 @@
+// Threads of a region that have nothing left to do take tasks from those that have: see hssl_share in base.h.
+#define _GNU_SOURCE
+#include <sched.h>
+
+#include "base/base.h"
+
+struct hssl_shared_tasks {
+    hssl_task_fn *run;
+    const void *job;
+    ptrdiff_t count;
+    atomic_long next;
+};
+
+static _Thread_local struct {
+    hssl_region *region;  // NULL outside
+    int part;
+} here;
+
+// Some 20 µs, then the core goes to whoever wants it: loaders share it.
+enum { POLLS_BEFORE_YIELDING = 512 };
+static void pause_or_yield(int *polls) {
+    if (++*polls > POLLS_BEFORE_YIELDING) {
+        sched_yield();
+        return;
+    }
+#if defined(__x86_64__)
+    __asm__ volatile("pause");
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+void hssl_region_open(hssl_region *region, int team) {
+    region->team = team;
+    atomic_init(&region->busy, team);
+    for (int part = 0; part < team; ++part) {
+        atomic_init(&region->shared[part].tasks, NULL);
+        atomic_init(&region->shared[part].visitors, 0);
+    }
+}
+
+void hssl_region_enter(hssl_region *region, int part) {
+    here.region = region;
+    here.part = part;
+}
+
+void hssl_region_leave(hssl_region *region) { atomic_fetch_sub(&region->busy, 1); }
+
+static void run_some(hssl_shared_tasks *tasks) {
+    for (ptrdiff_t t; (t = hssl_next(&tasks->next)) < tasks->count;) tasks->run(tasks->job, t, here.part);
+}
+
+void hssl_region_help(hssl_region *region) {
+    for (int polls = 0; atomic_load(&region->busy) > 0; pause_or_yield(&polls)) {
+        for (int part = 0; part < region->team; ++part) {
+            // A plain look first: writing would take the line away from its owner.
+            if (!atomic_load_explicit(&region->shared[part].tasks, memory_order_relaxed)) continue;
+            // Either the owner sees this visitor, or the visitor sees that the tasks are gone: both orders are sequentially consistent.
+            atomic_fetch_add(&region->shared[part].visitors, 1);
+            hssl_shared_tasks *const tasks = atomic_load(&region->shared[part].tasks);
+            if (tasks) {
+                run_some(tasks);
+                polls = 0;
+            }
+            atomic_fetch_sub(&region->shared[part].visitors, 1);
+        }
+    }
+    here.region = NULL;
+    here.part = 0;
+}
+
+void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job) {
+    hssl_region *const region = here.region;
+    if (!region || count <= 1) {
+        for (ptrdiff_t t = 0; t < count; ++t) run(job, t, here.part);
+        return;
+    }
+    hssl_shared_tasks tasks = {run, job, count, 0};
+    atomic_store(&region->shared[here.part].tasks, &tasks);
+    run_some(&tasks);
+    atomic_store(&region->shared[here.part].tasks, NULL);
+    for (int polls = 0; atomic_load(&region->shared[here.part].visitors) > 0;) pause_or_yield(&polls);
+}
+
+void hssl_run_tasks(int team, ptrdiff_t count, hssl_task_fn *run, const void *job) {
+    if (team == 1) {
+        hssl_share(count, run, job);
+        return;
+    }
+    atomic_long next = 0;
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t t; (t = hssl_next(&next)) < count;) run(job, t, part);
+    });
+}
