@@ -33,7 +33,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool last = k + KC >= g->K;
         const ptrdiff_t next_panel = last ? task.next_panel : p, next_k = last ? 0 : k + KC;
-        const char *const next = task.prefetches && next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : NULL;
+        const char *const following = g->output ? g->output->next_packed_b : NULL;
+        const char *const next = !task.prefetches ? NULL : next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : following;
         hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, hssl_min(KC, g->K - next_k) * line, tiles * terms, panel);
         for (ptrdiff_t r = 0; r < rows; r += mr) {
             const ptrdiff_t height = hssl_min(mr, rows - r);

@@ -30,7 +30,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
     const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
     const char *const panel = g->b + p * panel_bytes;
-    const char *const next = task.prefetches && task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : NULL;
+    const char *const following = g->output ? g->output->next_packed_b : NULL;
+    const char *const next = !task.prefetches ? NULL : task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
     const ptrdiff_t steps = g->K / 4, tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
     hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, tiles * steps, panel);

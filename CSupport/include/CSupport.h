@@ -82,6 +82,7 @@ typedef struct {
     hssl_activation activation;
     const float *residual;        // [M, ld_residual] or NULL; may be C itself
     ptrdiff_t ld_residual;
+    const void *next_packed_b;    // of the product that follows, or NULL: its first panel is prefetched while the last one here is multiplied
 } hssl_gemm_output;
 
 /// Columns of a panel of packed B. Panels follow one another: from the start of any of them on stand the packed weights of the columns from there on.

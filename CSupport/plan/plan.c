@@ -42,11 +42,23 @@ static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, con
     });
 }
 
-static void run_step(const image_run *run, const hssl_plan_step *step) {
+static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_S16; }
+
+// Weights of the next product after a step, NULL at the end.
+static const void *following_weights(const image_run *run, const hssl_plan_step *step) {
+    for (const hssl_plan_step *const end = run->plan->steps + run->plan->step_count; ++step < end;) {
+        if (is_linear(step)) return at(run, step->weight);
+    }
+    return NULL;
+}
+
+// `following`: see hssl_gemm_output.
+static void run_step(const image_run *run, const hssl_plan_step *step, const void *following) {
     const ptrdiff_t *size = step->size;
     const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
     void *y = at(run, step->y), *workspace = at(run, step->workspace);
-    const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[3]};
+    const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[3],
+                                     .next_packed_b = following};
     switch (step->kind) {
     case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
     case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
@@ -83,8 +95,6 @@ static void run_step(const image_run *run, const hssl_plan_step *step) {
     }
 }
 
-static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_S16; }
-
 // The step on `rows` rows from `first` on.
 static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff_t rows) {
     const ptrdiff_t floats = (ptrdiff_t)sizeof(float), width = step.size[is_linear(&step) ? 3 : 1];
@@ -115,14 +125,14 @@ static void run_chain(const image_run *run, const hssl_plan_step *steps) {
     }
     const int team = hssl_team(work);
     if (team == 1 || units < CHAIN_UNITS_A_THREAD * team) {
-        for (ptrdiff_t s = 0; s < steps->chain; ++s) run_step(run, steps + s);
+        for (ptrdiff_t s = 0; s < steps->chain; ++s) run_step(run, steps + s, following_weights(run, steps + s));
         return;
     }
     HSSL_TEAM(team, part, {
         const ptrdiff_t first = CHAIN_UNIT * hssl_split(units, team, part), end = hssl_min(rows, CHAIN_UNIT * hssl_split(units, team, part + 1));
         for (ptrdiff_t s = 0; s < steps->chain; ++s) {
             const hssl_plan_step step = rows_of_step(steps[s], first, end - first);
-            run_step(run, &step);
+            run_step(run, &step, following_weights(run, steps + s));
         }
     });
 }
@@ -131,7 +141,7 @@ static void run_image(const hssl_plan *plan, ptrdiff_t i, const float *images, f
     const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes, arena};
     for (ptrdiff_t s = 0; s < plan->step_count; s += plan->steps[s].chain) {
         if (plan->steps[s].chain > 1) run_chain(&run, plan->steps + s);
-        else run_step(&run, plan->steps + s);
+        else run_step(&run, plan->steps + s, following_weights(&run, plan->steps + s));
     }
 }
 
