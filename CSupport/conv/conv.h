@@ -22,6 +22,9 @@ typedef struct {
 #include "conv/kernels.inc"
 #undef HSSL_KERNEL
 
+/// `count` patches of one image from patch `first` on, all in one row of patches; see hssl_patchify.
+void hssl_patchify_run(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, ptrdiff_t first, ptrdiff_t count, const float *image, float *patches);
+
 static inline ptrdiff_t hssl_conv_ld(ptrdiff_t C) { return (C + 15) / 16 * 16; }
 
 #endif

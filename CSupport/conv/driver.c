@@ -74,18 +74,22 @@ static inline void copy_line(ptrdiff_t p, const float *from, float *to) {
     else memcpy(to, from, (size_t)p * sizeof(float));
 }
 
+void hssl_patchify_run(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, ptrdiff_t first, ptrdiff_t count, const float *image, float *patches) {
+    const ptrdiff_t columns = W / p;
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        for (ptrdiff_t y = 0; y < p; y++) {
+            const float *const line = image + (c * H + first / columns * p + y) * W + first % columns * p;
+            for (ptrdiff_t i = 0; i < count; i++) copy_line(p, line + i * p, patches + (i * channels + c) * p * p + y * p);
+        }
+    }
+}
+
 void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches) {
     const ptrdiff_t rows = H / p, columns = W / p;
     int threads = hssl_team((double)(batch * channels * H * W) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         for (ptrdiff_t r = hssl_split(batch * rows, threads, part); r < hssl_split(batch * rows, threads, part + 1); ++r) {
-            const float *sample = image + r / rows * channels * H * W;
-            float *row = patches + r * columns * channels * p * p;
-            for (ptrdiff_t c = 0; c < channels; c++)
-                for (ptrdiff_t y = 0; y < p; y++) {
-                    const float *line = sample + (c * H + r % rows * p + y) * W;
-                    for (ptrdiff_t i = 0; i < columns; i++) copy_line(p, line + i * p, row + (i * channels + c) * p * p + y * p);
-                }
+            hssl_patchify_run(channels, H, W, p, r % rows * columns, columns, image + r / rows * channels * H * W, patches + r * columns * channels * p * p);
         }
     });
 }

@@ -262,6 +262,7 @@ typedef struct {
 /// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
 typedef enum {
     HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
+    HSSL_STEP_PATCHIFY_QUANTIZE_S16,  // the same, then as QUANTIZE_S16, channels·patch² ≤ 16384: x → y, y_scale
     HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]

@@ -1,8 +1,9 @@
-// Runs a lowered model. Steps call the drivers of the other families; what is here is the walk over images, and one fusion that needs no kernel.
+// Runs a lowered model. Steps call the drivers of the other families; what is here is the walk over images, and two fusions that need no kernel.
 #include <math.h>
 #include <string.h>
 
 #include "base/base.h"
+#include "conv/conv.h"
 
 enum { FUSED_FLOATS = 16384, FUSED_ROWS = 8 };  // a stack block of 64 KB at most
 // Rows of a chain are shared out in half tiles of 6 rows, which lose little: 197 rows fall into 99 and 98, whole tiles would make it 102 and 95. With fewer
@@ -42,6 +43,21 @@ static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, con
     });
 }
 
+// A row of patches, or a part of it, at a time: the patches never leave the caches.
+static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, int16_t *codes, float *scale) {
+    const ptrdiff_t K = channels * p * p, ldq = hssl_round_up(K, 2), rows = H / p, columns = W / p;
+    const ptrdiff_t width = hssl_max(1, hssl_min(columns, FUSED_FLOATS / K)), runs = hssl_ceil_div(columns, width);
+    const int team = hssl_team(24.0 * (double)(rows * columns) * (double)K);
+    HSSL_TEAM(team, part, {
+        for (ptrdiff_t run = hssl_split(rows * runs, team, part); run < hssl_split(rows * runs, team, part + 1); ++run) {
+            _Alignas(64) float patches[FUSED_FLOATS];
+            const ptrdiff_t column = run % runs * width, count = hssl_min(width, columns - column), first = run / runs * columns + column;
+            hssl_patchify_run(channels, H, W, p, first, count, image, patches);
+            hssl_quantize_rows_s16(count, K, patches, K, hssl_gemm_s16_limit(K), codes + first * ldq, ldq, scale + first);
+        }
+    });
+}
+
 static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_S16; }
 
 // Weights of the next product after a step, NULL at the end.
@@ -61,6 +77,7 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
                                      .next_packed_b = following};
     switch (step->kind) {
     case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
+    case HSSL_STEP_PATCHIFY_QUANTIZE_S16: patchify_quantize(size[0], size[1], size[2], size[3], x, y, at(run, step->y_scale)); break;
     case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
     case HSSL_STEP_LINEAR_F16: hssl_gemm_f16(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
     case HSSL_STEP_LINEAR_U8S8:

@@ -13,6 +13,7 @@ struct Lowering {
         case constant(ConstantExpression)
         case product(Product)
         case norm(Node)
+        case patches(Node)
         case prefixed(Node)
     }
 
@@ -111,10 +112,7 @@ struct Lowering {
             emit(PlanStep(
                 kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
                 y: y.element(rows.lowerBound * width), workspace: workspace))
-        case .patchify(let patch):
-            let image = tape.shapes[inputs[0]]
-            let x = try address(inputs[0])
-            emit(PlanStep(kind: HSSL_STEP_PATCHIFY, size: [image[1], image[2], image[3], patch], x: x, y: allocate(output, whole: true)))
+        case .patchify: places[output] = .patches(node)
         case .depthwiseConv(let kernel):
             let (h, w) = (node.shape[1], node.shape[2])
             let (x, weight, bias) = (try address(inputs[0]), try address(inputs[1]), try address(inputs[2]))
@@ -201,6 +199,12 @@ struct Lowering {
             step.y = y.element(wanted(value).lowerBound)
             emit(step)
             return y
+        case .patches(let node)?:
+            var step = try patchifyStep(node, HSSL_STEP_PATCHIFY)
+            let y = allocate(value, whole: true)
+            step.y = y
+            emit(step)
+            return y
         case .prefixed(let node)?:
             try emitPrefixed(node, into: value, adding: nil)
             return try address(value)
@@ -216,7 +220,7 @@ struct Lowering {
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         var step: PlanStep
-        if case .norm(let node)? = places[value], width <= Self.fusedNormLimit, isReadAsCodesOnly(value) {
+        if case .norm(let node)? = places[value], width <= Self.fusedLimit, isReadAsCodesOnly(value) {
             step = try normStep(node, HSSL_STEP_LAYER_NORM_QUANTIZE, x: try address(node.inputs[0]))
         } else {
             let x = try address(value)
@@ -232,15 +236,22 @@ struct Lowering {
     /// The same as 16-bit codes, for one product that wants `rows`.
     private mutating func quantizedWide(_ value: Int, _ rows: Range<Int>, width: Int) throws -> Codes {
         let leading = ProductForm.int16.leading(width)
-        let x = try address(value)
+        var step: PlanStep
+        if case .patches(let node)? = places[value], width <= Self.fusedLimit, demand.uses[value] == 1, rows.count * width == Demand.count(tape, value) {
+            step = try patchifyStep(node, HSSL_STEP_PATCHIFY_QUANTIZE_S16)
+        } else {
+            let x = try address(value)
+            step = PlanStep(kind: HSSL_STEP_QUANTIZE_S16, size: [rows.count, width], x: x.element(rows.lowerBound * width))
+        }
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
-        emit(PlanStep(kind: HSSL_STEP_QUANTIZE_S16, size: [rows.count, width], x: x.element(rows.lowerBound * width), y: target, yScale: scale))
+        (step.y, step.yScale) = (target, scale)
+        emit(step)
         return Codes(codes: target.advanced(by: -rows.lowerBound * leading), scale: scale.element(-rows.lowerBound))
     }
 
-    /// See `HSSL_STEP_LAYER_NORM_QUANTIZE`.
-    private static let fusedNormLimit = 16_384
+    /// Floats of a row: see `HSSL_STEP_LAYER_NORM_QUANTIZE` and `HSSL_STEP_PATCHIFY_QUANTIZE_S16`.
+    private static let fusedLimit = 16_384
 
     /// Nothing but int8 products reads the value.
     private func isReadAsCodesOnly(_ value: Int) -> Bool {
@@ -250,6 +261,12 @@ struct Lowering {
             guard case .linear(_, _, .policy) = node.operation else { return false }
             return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
         }
+    }
+
+    private mutating func patchifyStep(_ node: Node, _ kind: hssl_plan_kind) throws -> PlanStep {
+        guard case .patchify(let patch) = node.operation else { throw RuntimeError("operation \(node.operation.kind) does not make patches") }
+        let image = tape.shapes[node.inputs[0]]
+        return PlanStep(kind: kind, size: [image[1], image[2], image[3], patch], x: try address(node.inputs[0]))
     }
 
     private mutating func normStep(_ node: Node, _ kind: hssl_plan_kind, x: Operand) throws -> PlanStep {
