@@ -29,6 +29,7 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL), line = PANEL * g->b_element;
     const ptrdiff_t tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
     const char *panel = (const char *)g->b + p * g->K * line;
+    hssl_gemm_target target = hssl_gemm_target_at(m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool last = k + KC >= g->K;
@@ -44,8 +45,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
                                g->k_stride, panel + k * line + n * g->b_element, tile + n, k > 0, ahead);
             }
             if (!last) continue;
-            const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
             g->stage(height, columns, tile, &target);
+            hssl_gemm_target_advance(&target, mr);
         }
     }
 }

@@ -35,6 +35,12 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
     const ptrdiff_t steps = g->K / 4, tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
     hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, tiles * steps, panel);
+    hssl_gemm_target target = {0};
+    if (!g->c_s32) {
+        target = hssl_gemm_target_at(m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
+        target.a_scale = g->a_scale + m;
+        if (g->b_scale) target.b_scale = g->b_scale + p * PANEL;
+    }
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
         for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
@@ -45,10 +51,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
                 for (ptrdiff_t n = 0; n < columns; ++n) g->c_s32[(m + r + i) * g->ldc + p * PANEL + n] = tile[i * PANEL + n];
             }
         } else {
-            hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
-            target.a_scale = g->a_scale + m + r;
-            if (g->b_scale) target.b_scale = g->b_scale + p * PANEL;
             g->stage(height, columns, tile, &target);
+            hssl_gemm_target_advance(&target, mr);
         }
     }
 }

@@ -84,6 +84,15 @@ hssl_peak_u8s8_fn *hssl_gemm_select_peak_u8s8(void);
 /// The target of the tile at (m, n). a_scale and b_scale are left NULL.
 hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
 
+/// The same, `rows` further down, for the next tile. Filled in anew right before the stage, whose wide loads the narrow stores could not feed, it cost 1 to
+/// 1.5 % of an int8 product with K = 384.
+static inline void hssl_gemm_target_advance(hssl_gemm_target *target, ptrdiff_t rows) {
+    target->c += rows * target->ldc;
+    if (target->preactivation) target->preactivation += rows * target->ldc;
+    if (target->residual) target->residual += rows * target->ld_residual;
+    if (target->a_scale) target->a_scale += rows;
+}
+
 /// Rows of a task: ROW_BLOCK, or fewer (in whole tiles) where that balances the last one or feeds every thread.
 ptrdiff_t hssl_gemm_row_block(ptrdiff_t M, ptrdiff_t mr, ptrdiff_t panels, int team);
 
