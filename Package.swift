@@ -52,7 +52,7 @@ let package = Package(
         // Tests
         .target(name: "TestSupport", dependencies: ["CSupport", "HSSLFormats"], path: "Tests/TestSupport"),
         .target(name: "KernelOracle", dependencies: ["CSupport"], path: "Tests/KernelOracle",
-                cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])]),
+                cSettings: [.headerSearchPath("../../CSupport"), .unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
         .testTarget(name: "CSupportTests", dependencies: ["CSupport", "KernelOracle", "TestSupport"]),
         .testTarget(name: "HSSLFormatsTests", dependencies: ["HSSLFormats", "TestSupport"]),

@@ -1,4 +1,5 @@
 import CSupport
+import KernelOracle
 import TestSupport
 import XCTest
 
@@ -62,6 +63,14 @@ final class BaseKernelTests: XCTestCase {
         XCTAssertFalse(hssl_isa_select(HSSL_ISA_NEON))
         XCTAssertEqual(hssl_isa_selected(), selected)
         XCTAssertTrue(hssl_isa_supported(HSSL_ISA_SCALAR))
+    }
+
+    /// Every shared task runs once before its owner goes on, and threads without work of their own do take some.
+    func testThreadsThatAreDoneTakeTasksOfOthers() {
+        let counts = oracle_share(2_000)
+        XCTAssertEqual(counts.wrong, 0)
+        XCTAssertGreaterThan(counts.helped_first, 0, "the owner waited for a helper in vain")
+        XCTAssertGreaterThanOrEqual(counts.helped, counts.helped_first)
     }
 
     func testProcessFacts() {

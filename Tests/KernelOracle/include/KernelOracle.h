@@ -36,4 +36,12 @@ void faulty_gemm_f32_dropped_tail(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const f
 void faulty_gemm_u8s8_s32_zero_point(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b,
                                      int32_t *c, ptrdiff_t ldc);
 
+typedef struct {
+    long wrong;         // tasks that did not run exactly once before hssl_share returned
+    long helped;        // tasks that another part than their owner's ran
+    long helped_first;  // those of the first round, whose owner waits for one
+} oracle_share_counts;
+/// hssl_share among four threads, round after round.
+oracle_share_counts oracle_share(int rounds);
+
 #endif
