@@ -71,15 +71,13 @@ static inline ptrdiff_t hssl_split(ptrdiff_t count, ptrdiff_t parts, ptrdiff_t p
     return count / parts * part + (part < count % parts ? part : count % parts);
 }
 
-/// Next task of a region whose threads take tasks as they come. (OpenMP's schedule(dynamic) needs a newer libomp than Ubuntu 22.04's;
-/// reduction clauses and static schedules work.) Results do not depend on who takes what.
-static inline ptrdiff_t hssl_next(atomic_long *next) { return atomic_fetch_add_explicit(next, 1, memory_order_relaxed); }
-
 /// Runs tasks 0 ..< count of a part, with those threads of its region that have nothing else to do: cores differ in speed, by 10 % for seconds on a shared
-/// machine, and work cannot always be cut fine enough to be taken as it comes. Serial outside regions. Results must not depend on who takes what.
+/// machine, and work cannot always be cut fine enough to be taken as it comes. Serial outside regions, and where a task that is shared itself shares.
+/// Results must not depend on who takes what.
 void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job);
 
-/// Same in a region of its own where team > 1.
+/// Runs tasks 0 ..< count in a region of its own, whose threads take them as they come; a team of one shares them. (OpenMP's schedule(dynamic) needs a
+/// newer libomp than Ubuntu 22.04's; reduction clauses and static schedules work.)
 void hssl_run_tasks(int team, ptrdiff_t count, hssl_task_fn *run, const void *job);
 
 static inline ptrdiff_t hssl_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }

@@ -46,8 +46,8 @@ void hssl_region_enter(hssl_region *region, int part) {
 
 void hssl_region_leave(hssl_region *region) { atomic_fetch_sub(&region->busy, 1); }
 
-static void run_some(hssl_shared_tasks *tasks) {
-    for (ptrdiff_t t; (t = hssl_next(&tasks->next)) < tasks->count;) tasks->run(tasks->job, t, here.part);
+static void run_some(hssl_shared_tasks *tasks, int part) {
+    for (ptrdiff_t t; (t = atomic_fetch_add_explicit(&tasks->next, 1, memory_order_relaxed)) < tasks->count;) tasks->run(tasks->job, t, part);
 }
 
 void hssl_region_help(hssl_region *region) {
@@ -59,7 +59,7 @@ void hssl_region_help(hssl_region *region) {
             atomic_fetch_add(&region->shared[part].visitors, 1);
             hssl_shared_tasks *const tasks = atomic_load(&region->shared[part].tasks);
             if (tasks) {
-                run_some(tasks);
+                run_some(tasks, here.part);
                 polls = 0;
             }
             atomic_fetch_sub(&region->shared[part].visitors, 1);
@@ -71,13 +71,13 @@ void hssl_region_help(hssl_region *region) {
 
 void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job) {
     hssl_region *const region = here.region;
-    if (!region || count <= 1) {
-        for (ptrdiff_t t = 0; t < count; ++t) run(job, t, here.part);
+    hssl_shared_tasks tasks = {run, job, count, 0};
+    if (!region || count <= 1 || atomic_load_explicit(&region->shared[here.part].tasks, memory_order_relaxed)) {
+        run_some(&tasks, here.part);
         return;
     }
-    hssl_shared_tasks tasks = {run, job, count, 0};
     atomic_store(&region->shared[here.part].tasks, &tasks);
-    run_some(&tasks);
+    run_some(&tasks, here.part);
     atomic_store(&region->shared[here.part].tasks, NULL);
     for (int polls = 0; atomic_load(&region->shared[here.part].visitors) > 0;) pause_or_yield(&polls);
 }
@@ -87,8 +87,6 @@ void hssl_run_tasks(int team, ptrdiff_t count, hssl_task_fn *run, const void *jo
         hssl_share(count, run, job);
         return;
     }
-    atomic_long next = 0;
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t t; (t = hssl_next(&next)) < count;) run(job, t, part);
-    });
+    hssl_shared_tasks tasks = {run, job, count, 0};
+    HSSL_TEAM(team, part, { run_some(&tasks, part); });
 }

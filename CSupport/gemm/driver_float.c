@@ -14,7 +14,7 @@ typedef struct {
     const hssl_gemm_output *output;
     const hssl_gemm_f32_row *row;
     hssl_gemm_output_f32_fn *stage;
-    // the split into tasks, of packed B
+    // the split into tasks
     ptrdiff_t block, panels;
     int team;
 } problem;
@@ -78,7 +78,18 @@ void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdif
 // stack, so threads never wait for one another. Partial sums of the panels lie in the workspace, [panel][M][PANEL], as C may alias the residual.
 enum { GRADIENT_ROWS = 192 };
 
-static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, float *workspace) {
+typedef struct {
+    problem g;
+    ptrdiff_t runs;  // of panels
+    float *workspace;
+} gradient;
+
+static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
+    (void)part;
+    const gradient *const whole = job;
+    const problem *const g = &whole->g;
+    const ptrdiff_t m = index / whole->runs * g->block, rows = hssl_min(g->block, g->M - m), run = index % whole->runs;
+    const ptrdiff_t first = hssl_split(g->panels, whole->runs, run), last = hssl_split(g->panels, whole->runs, run + 1);
     _Alignas(64) float a_block[GRADIENT_ROWS * KC];
     _Alignas(64) float b_block[KC * PANEL];
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr;
@@ -91,7 +102,7 @@ static void gradient_task(const problem *g, ptrdiff_t m, ptrdiff_t rows, ptrdiff
             hssl_gemm_pack_panel_f32(columns, terms, (const float *)g->b + k * g->b_k_stride + p * PANEL * g->b_n_stride, g->b_k_stride, g->b_n_stride, b_block);
             for (ptrdiff_t r = 0; r < rows; r += mr) {
                 const ptrdiff_t height = hssl_min(mr, rows - r);
-                float *tile = workspace + (p * g->M + m + r) * PANEL;
+                float *tile = whole->workspace + (p * g->M + m + r) * PANEL;
                 const float *a = direct ? g->a + (m + r) * g->m_stride + k : a_block + r * terms;
                 for (ptrdiff_t n = 0; n < columns; n += nr) {
                     g->row->kernel(height, hssl_min(nr, columns - n), terms, a, direct ? g->m_stride : 1, direct ? 1 : mr, b_block + n, tile + n, k > 0,
@@ -114,21 +125,15 @@ void hssl_gemm_f32_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *
                             const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c, ptrdiff_t ldc, bool accumulate,
                             const hssl_gemm_output *output, void *workspace) {
     if (M <= 0 || N <= 0) return;
-    const problem g = {.M = M, .N = N, .K = K, .a = a, .m_stride = a_m_stride, .k_stride = a_k_stride, .b = b, .b_k_stride = b_k_stride,
-                       .b_n_stride = b_n_stride, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output,
-                       .row = hssl_gemm_select_f32(), .stage = hssl_gemm_select_output_f32()};
-    const ptrdiff_t panels = hssl_ceil_div(N, PANEL);
-    const int team = hssl_team(2.0 * (double)M * (double)N * (double)K);
-    ptrdiff_t row_blocks = hssl_ceil_div(M, GRADIENT_ROWS), runs = hssl_min(panels, hssl_ceil_div(4 * team, row_blocks));
-    if (team == 1) runs = hssl_ceil_div(panels, 8);  // 8 panels of partial sums (384 KB) stay in L2
-    if (row_blocks * runs < team) row_blocks = hssl_min(team, hssl_ceil_div(M, g.row->mr));
-    const ptrdiff_t block = hssl_round_up(hssl_ceil_div(M, row_blocks), g.row->mr);
-    row_blocks = hssl_ceil_div(M, block);
-    atomic_long next = 0;
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t t; (t = hssl_next(&next)) < row_blocks * runs;) {
-            const ptrdiff_t m = t / runs * block, run = t % runs;
-            gradient_task(&g, m, hssl_min(block, M - m), hssl_split(panels, runs, run), hssl_split(panels, runs, run + 1), workspace);
-        }
-    });
+    problem g = {.M = M, .N = N, .K = K, .a = a, .m_stride = a_m_stride, .k_stride = a_k_stride, .b = b, .b_k_stride = b_k_stride,
+                 .b_n_stride = b_n_stride, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output,
+                 .row = hssl_gemm_select_f32(), .stage = hssl_gemm_select_output_f32()};
+    g.panels = hssl_ceil_div(N, PANEL);
+    g.team = hssl_team(2.0 * (double)M * (double)N * (double)K);
+    ptrdiff_t row_blocks = hssl_ceil_div(M, GRADIENT_ROWS), runs = hssl_min(g.panels, hssl_ceil_div(4 * g.team, row_blocks));
+    if (g.team == 1) runs = hssl_ceil_div(g.panels, 8);  // 8 panels of partial sums (384 KB) stay in L2
+    if (row_blocks * runs < g.team) row_blocks = hssl_min(g.team, hssl_ceil_div(M, g.row->mr));
+    g.block = hssl_round_up(hssl_ceil_div(M, row_blocks), g.row->mr);
+    const gradient job = {g, runs, workspace};
+    hssl_run_tasks(g.team, hssl_ceil_div(M, g.block) * runs, run_gradient_task, &job);
 }

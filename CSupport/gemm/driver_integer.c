@@ -4,7 +4,7 @@
 #include "gemm/gemm.h"
 
 typedef struct {
-    ptrdiff_t N, K;   // K and lda in bytes, K a multiple of 4
+    ptrdiff_t M, N, K;  // K and lda in bytes, K a multiple of 4
     const uint8_t *a;
     ptrdiff_t lda;
     const char *b;
@@ -19,7 +19,7 @@ typedef struct {
     // int32 output, where not NULL
     int32_t *c_s32;
     // the split into tasks
-    ptrdiff_t M, block, panels;
+    ptrdiff_t block, panels;
     int team;
 } problem;
 
@@ -57,31 +57,30 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     }
 }
 
-static void run(ptrdiff_t M, problem g) {
-    if (M <= 0 || g.N <= 0) return;
-    g.M = M;
+static void run(problem g) {
+    if (g.M <= 0 || g.N <= 0) return;
     g.panels = hssl_ceil_div(g.N, PANEL);
     // One row is little work, but the weights have to come from memory all the same.
-    g.team = hssl_team((0.5 * (double)M + 2) * (double)g.N * (double)g.K);
-    g.block = hssl_gemm_row_block(M, g.row->mr, g.panels, g.team);
-    hssl_run_tasks(g.team, hssl_ceil_div(M, g.block) * g.panels, run_task, &g);
+    g.team = hssl_team((0.5 * (double)g.M + 2) * (double)g.N * (double)g.K);
+    g.block = hssl_gemm_row_block(g.M, g.row->mr, g.panels, g.team);
+    hssl_run_tasks(g.team, hssl_ceil_div(g.M, g.block) * g.panels, run_task, &g);
 }
 
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output) {
-    run(M, (problem){.N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .a_scale = a_scale,
-                     .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
+    run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .a_scale = a_scale,
+                  .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
 }
 
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc) {
-    run(M, (problem){.N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .c_s32 = c, .ldc = ldc});
+    run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .c_s32 = c, .ldc = ldc});
 }
 
 void hssl_gemm_s16_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const int16_t *a, ptrdiff_t lda, const float *a_scale, const void *packed_b,
                        const float *b_scale, float *c, ptrdiff_t ldc, const hssl_gemm_output *output) {
-    run(M, (problem){.N = N, .K = 2 * hssl_round_up(K, 2), .a = (const uint8_t *)a, .lda = 2 * lda, .b = packed_b, .row = hssl_gemm_select_s16(),
-                     .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .output = output, .stage = hssl_gemm_select_output_s32()});
+    run((problem){.M = M, .N = N, .K = 2 * hssl_round_up(K, 2), .a = (const uint8_t *)a, .lda = 2 * lda, .b = packed_b, .row = hssl_gemm_select_s16(),
+                  .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .output = output, .stage = hssl_gemm_select_output_s32()});
 }
 
 int32_t hssl_gemm_s16_limit(ptrdiff_t K) { return (int32_t)fmin(32767, floor(sqrt(0x1p31 / ((double)K + 1)))); }

@@ -9,13 +9,8 @@
 
 #define HSSL_WIDTH 16
 #include "base/vector.h"
+#include "base/x86_vnni.h"
 #include "gemm/x86_tiles.h"
-
-// By its intrinsic, clang 21 makes VPMADDWD and VPADDD of it to shorten the chain, and so 20 instructions more of a tile that has no chain to wait for.
-HSSL_INLINE __m512i dot_words(__m512i sum, __m512i a, __m512i b) {
-    __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-    return sum;
-}
 
 // VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values. VPDPWSSD takes pairs of `words` at half the rate.
 HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
@@ -34,7 +29,7 @@ HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, co
             memcpy(&four, a + r * lda, 4);
             const __m512i x = _mm512_set1_epi32(four);
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-                sum[r][v] = words ? dot_words(sum[r][v], x, y[v]) : _mm512_dpbusd_epi32(sum[r][v], x, y[v]);
+                sum[r][v] = words ? hssl_dpwssd(sum[r][v], x, y[v]) : _mm512_dpbusd_epi32(sum[r][v], x, y[v]);
             }
         }
     }

@@ -259,10 +259,13 @@ typedef struct {
     ptrdiff_t offset;
 } hssl_plan_operand;
 
+/// Floats of the longest row that a fused step takes.
+#define HSSL_PLAN_FUSED_FLOATS 16384
+
 /// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
 typedef enum {
     HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
-    HSSL_STEP_PATCHIFY_QUANTIZE_S16,  // the same, then as QUANTIZE_S16, channels·patch² ≤ 16384: x → y, y_scale
+    HSSL_STEP_PATCHIFY_QUANTIZE_S16,  // the same, then as QUANTIZE_S16, channels·patch² ≤ HSSL_PLAN_FUSED_FLOATS: x → y, y_scale
     HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
@@ -270,7 +273,7 @@ typedef enum {
     HSSL_STEP_QUANTIZE,             // (rows, K): x → y u8 codes, y_scale [rows]
     HSSL_STEP_QUANTIZE_S16,         // (rows, K): x → y 16-bit codes of at most ± hssl_gemm_s16_limit(K), y_scale [rows]
     HSSL_STEP_LAYER_NORM,           // (rows, D): x, weight, bias, epsilon → y
-    HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ 16384): the same, then quantised, a few rows at a time → y u8 codes, y_scale
+    HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
     HSSL_STEP_GELU,                 // (count): x → y
     HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
     HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes

@@ -5,7 +5,7 @@
 #include "base/base.h"
 #include "conv/conv.h"
 
-enum { FUSED_FLOATS = 16384, FUSED_ROWS = 8 };  // a stack block of 64 KB at most
+enum { FUSED_ROWS = 8 };  // of HSSL_PLAN_FUSED_FLOATS in all: a stack block of 64 KB at most
 // Rows of a chain are shared out in half tiles of 6 rows, which lose little: 197 rows fall into 99 and 98, whole tiles would make it 102 and 95. With fewer
 // than 8 tiles a thread the steps' own drivers, which split columns too, waste less.
 enum { CHAIN_UNIT = 3, CHAIN_UNITS_A_THREAD = 16 };
@@ -30,12 +30,12 @@ static void *at(const image_run *run, hssl_plan_operand operand) {
 // A few rows at a time, so that the normalised floats never leave L1.
 static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
                                 uint8_t *codes, float *scale) {
-    const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, FUSED_FLOATS / D)), blocks = hssl_ceil_div(rows, height);
+    const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, HSSL_PLAN_FUSED_FLOATS / D)), blocks = hssl_ceil_div(rows, height);
     const ptrdiff_t ldq = hssl_round_up(D, 4);
     const int team = hssl_team(24.0 * (double)rows * (double)D);
     HSSL_TEAM(team, part, {
         for (ptrdiff_t block = hssl_split(blocks, team, part); block < hssl_split(blocks, team, part + 1); ++block) {
-            _Alignas(64) float normalized[FUSED_FLOATS];
+            _Alignas(64) float normalized[HSSL_PLAN_FUSED_FLOATS];
             const ptrdiff_t r = block * height, count = hssl_min(height, rows - r);
             hssl_layer_norm(count, D, x + r * D, weight, bias, epsilon, normalized, NULL, NULL);
             hssl_quantize_rows_u8(count, D, normalized, D, codes + r * ldq, ldq, scale + r);
@@ -46,11 +46,11 @@ static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, con
 // A row of patches, or a part of it, at a time: the patches never leave the caches.
 static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, int16_t *codes, float *scale) {
     const ptrdiff_t K = channels * p * p, ldq = hssl_round_up(K, 2), rows = H / p, columns = W / p;
-    const ptrdiff_t width = hssl_max(1, hssl_min(columns, FUSED_FLOATS / K)), runs = hssl_ceil_div(columns, width);
+    const ptrdiff_t width = hssl_max(1, hssl_min(columns, HSSL_PLAN_FUSED_FLOATS / K)), runs = hssl_ceil_div(columns, width);
     const int team = hssl_team(24.0 * (double)(rows * columns) * (double)K);
     HSSL_TEAM(team, part, {
         for (ptrdiff_t run = hssl_split(rows * runs, team, part); run < hssl_split(rows * runs, team, part + 1); ++run) {
-            _Alignas(64) float patches[FUSED_FLOATS];
+            _Alignas(64) float patches[HSSL_PLAN_FUSED_FLOATS];
             const ptrdiff_t column = run % runs * width, count = hssl_min(width, columns - column), first = run / runs * columns + column;
             hssl_patchify_run(channels, H, W, p, first, count, image, patches);
             hssl_quantize_rows_s16(count, K, patches, K, hssl_gemm_s16_limit(K), codes + first * ldq, ldq, scale + first);
@@ -154,8 +154,18 @@ static void run_chain(const image_run *run, const hssl_plan_step *steps) {
     });
 }
 
-static void run_image(const hssl_plan *plan, ptrdiff_t i, const float *images, float *features, void *arena) {
-    const image_run run = {plan, (const char *)images + (size_t)i * plan->image_bytes, (char *)features + (size_t)i * plan->features_bytes, arena};
+typedef struct {
+    const hssl_plan *plan;
+    const float *images;
+    float *features;
+    void *arenas;
+} batch_run;
+
+static void run_image(const void *job, ptrdiff_t i, int part) {
+    const batch_run *const batch = job;
+    const hssl_plan *const plan = batch->plan;
+    const image_run run = {plan, (const char *)batch->images + (size_t)i * plan->image_bytes, (char *)batch->features + (size_t)i * plan->features_bytes,
+                           (char *)batch->arenas + (size_t)part * plan->arena_bytes};
     for (ptrdiff_t s = 0; s < plan->step_count; s += plan->steps[s].chain) {
         if (plan->steps[s].chain > 1) run_chain(&run, plan->steps + s);
         else run_step(&run, plan->steps + s, following_weights(&run, plan->steps + s));
@@ -166,11 +176,7 @@ void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, 
     const int team = batch > 1 ? hssl_team(INFINITY) : 1;
     // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
     const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
-    // Taken one by one, since threads share their cores with loaders. (OpenMP's own dynamic schedule calls a function that the libomp of clang 14
-    // does not have.)
-    atomic_long next = 0;
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t i; (i = hssl_next(&next)) < whole;) run_image(plan, i, images, features, (char *)arenas + (size_t)part * plan->arena_bytes);
-    });
-    for (ptrdiff_t i = whole; i < batch; ++i) run_image(plan, i, images, features, arenas);
+    const batch_run run = {plan, images, features, arenas};
+    hssl_run_tasks(team, whole, run_image, &run);
+    for (ptrdiff_t i = whole; i < batch; ++i) run_image(&run, i, 0);
 }

@@ -7,18 +7,24 @@
 #include "KernelOracle.h"
 #include "base/base.h"
 
-enum { THREADS = 4, TASKS = 48 };
+enum { THREADS = 4, TASKS = 48, INNER_TASKS = 5 };
 
 typedef struct {
     int part;
     bool waits;           // for a helper
-    atomic_int runs[TASKS];
+    atomic_int runs[TASKS], inner[TASKS];  // inner: what a task shared itself
     atomic_int helped;    // tasks that other parts ran
 } shared_job;
+
+static void run_inner(const void *count, ptrdiff_t task, int part) {
+    (void)part;
+    atomic_fetch_add((atomic_int *)count, (int)task + 1);
+}
 
 static void run(const void *job, ptrdiff_t task, int part) {
     shared_job *const j = (shared_job *)job;
     atomic_fetch_add(&j->runs[task], 1);
+    if (task % 4 == 3) hssl_share(INNER_TASKS, run_inner, &j->inner[task]);
     if (part != j->part) atomic_fetch_add(&j->helped, 1);
     // The owner sits on its first task until somebody has come: without helpers it would wait for five seconds.
     const time_t end = time(NULL) + 5;
@@ -47,7 +53,10 @@ static void *work(void *argument) {
             shared_job job = {.part = w->part, .waits = round == 0};
             const int count = round == 0 ? TASKS : (round + k * 11 + w->part) % TASKS;
             hssl_share(count, run, &job);
-            for (int t = 0; t < TASKS; ++t) w->counts.wrong += atomic_load(&job.runs[t]) != (t < count);
+            for (int t = 0; t < TASKS; ++t) {
+                const int inner = t % 4 == 3 ? INNER_TASKS * (INNER_TASKS + 1) / 2 : 0;
+                w->counts.wrong += atomic_load(&job.runs[t]) != (t < count) || atomic_load(&job.inner[t]) != (t < count ? inner : 0);
+            }
             w->counts.helped += atomic_load(&job.helped);
             if (round == 0) w->counts.helped_first = atomic_load(&job.helped);
         }

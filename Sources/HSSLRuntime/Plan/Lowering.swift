@@ -220,7 +220,7 @@ struct Lowering {
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         var step: PlanStep
-        if case .norm(let node)? = places[value], width <= Self.fusedLimit, isReadAsCodesOnly(value) {
+        if case .norm(let node)? = places[value], width <= Int(HSSL_PLAN_FUSED_FLOATS), isReadAsCodesOnly(value) {
             step = try normStep(node, HSSL_STEP_LAYER_NORM_QUANTIZE, x: try address(node.inputs[0]))
         } else {
             let x = try address(value)
@@ -237,7 +237,7 @@ struct Lowering {
     private mutating func quantizedWide(_ value: Int, _ rows: Range<Int>, width: Int) throws -> Codes {
         let leading = ProductForm.int16.leading(width)
         var step: PlanStep
-        if case .patches(let node)? = places[value], width <= Self.fusedLimit, demand.uses[value] == 1, rows.count * width == Demand.count(tape, value) {
+        if case .patches(let node)? = places[value], width <= Int(HSSL_PLAN_FUSED_FLOATS), demand.uses[value] == 1, rows.count * width == Demand.count(tape, value) {
             step = try patchifyStep(node, HSSL_STEP_PATCHIFY_QUANTIZE_S16)
         } else {
             let x = try address(value)
@@ -249,9 +249,6 @@ struct Lowering {
         emit(step)
         return Codes(codes: target.advanced(by: -rows.lowerBound * leading), scale: scale.element(-rows.lowerBound))
     }
-
-    /// Floats of a row: see `HSSL_STEP_LAYER_NORM_QUANTIZE` and `HSSL_STEP_PATCHIFY_QUANTIZE_S16`.
-    private static let fusedLimit = 16_384
 
     /// Nothing but int8 products reads the value.
     private func isReadAsCodesOnly(_ value: Int) -> Bool {
