@@ -71,36 +71,44 @@ static int32_t encode(float x, const hssl_attention_grid *grid) {
     return (int32_t)(scaled < grid->limit ? scaled : grid->limit);
 }
 
-/// 2^(−t / HSSL_EXPONENT_STEPS) on the grid 1/limit; the formula of integers.h.
-static int32_t encode_exponential(float t, float limit) {
+/// 2^(−t / HSSL_EXPONENT_STEPS) as a code of a probability; the formula of integers.h.
+static int32_t encode_exponential(float t) {
     const uint32_t y = t < 65535 ? (uint32_t)rintf(t) : 65535, g = y << 4 & 0xFFFF;
     uint32_t p = HSSL_EXPONENT_C2 - (g * HSSL_EXPONENT_C3 >> 16);
     p = HSSL_EXPONENT_C1 - (g * p >> 16);
     p = 65535 - (g * p >> 16);
-    return (int32_t)(((p * (uint32_t)(2 * limit) >> 16 >> (y >> 12)) + 1) >> 1);
+    return (int32_t)(((p * 2u * HSSL_ATTENTION_PROBABILITY_LIMIT >> 16 >> (y >> 12)) + 1) >> 1);
 }
 
+/// The mean of every channel over the tokens, and the largest magnitude of x less its mean.
+static void centre_channels(ptrdiff_t tokens, ptrdiff_t width, const float *x, ptrdiff_t ld, float *mean, float *range) {
+    for (ptrdiff_t c = 0; c < width; c++) {
+        mean[c] = range[c] = 0;
+        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += x[j * ld + c];
+        mean[c] /= (float)tokens;
+        for (ptrdiff_t j = 0; j < tokens; j++) range[c] = larger_magnitude(range[c], x[j * ld + c] - mean[c]);
+    }
+}
+
+// Codes are not kept: the strip makes them again.
 static void prepare_integer(const hssl_attention_head *head) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, NULL);
-    float *const mean = at.key_mean;
-    float largest = 0;
+    centre_channels(tokens, head_dim, head->k, ld, at.key_mean, at.value_scale);
+    *at.key_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, at.value_scale, 0), hssl_attention_dot_limit);
+    centre_channels(tokens, head_dim, head->v, ld, at.value_mean, at.value_scale);
     for (ptrdiff_t c = 0; c < head_dim; c++) {
-        mean[c] = 0;
-        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += head->k[j * ld + c];
-        mean[c] /= (float)tokens;
-        for (ptrdiff_t j = 0; j < tokens; j++) largest = larger_magnitude(largest, head->k[j * ld + c] - mean[c]);
+        const hssl_attention_grid grid = hssl_attention_grid_of(at.value_scale[c], hssl_attention_dot_limit);
+        at.value_scale[c] = grid.scale;
+        at.value_inverse[c] = grid.inverse;
     }
-    at.grids->keys = hssl_attention_grid_of(largest, hssl_attention_dot_limit);
-    at.grids->values = hssl_attention_grid_of(largest_magnitude(tokens, head_dim, head->v, ld), hssl_attention_value_limit(tokens));
 }
 
 static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, scratch);
-    const float *const q = head->q, *const k = head->k, *const v = head->v, *const mean = at.key_mean;
-    const hssl_attention_grid k_grid = at.grids->keys, v_grid = at.grids->values;
-    const float probability_limit = hssl_attention_probability_limit(tokens);
+    const float *const q = head->q, *const k = head->k, *const v = head->v;
+    const hssl_attention_grid k_grid = *at.key_grid;
     int32_t *const scores = at.scores;
     for (ptrdiff_t i = begin; i < end; i++) {
         const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, q + i * ld, ld), hssl_attention_dot_limit);
@@ -108,18 +116,21 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
         int32_t top = INT32_MIN, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
             scores[j] = 0;
-            for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c] - mean[c], &k_grid);
+            for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c] - at.key_mean[c], &k_grid);
             top = scores[j] > top ? scores[j] : top;
         }
         const float steps = scale * (1.44269504089f * HSSL_EXPONENT_STEPS);
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            scores[j] = encode_exponential((float)(top - scores[j]) * steps, probability_limit);
-            sum += scores[j];
+            const int32_t code = encode_exponential((float)(top - scores[j]) * steps);
+            sum += code;
+            at.probabilities[j] = (uint8_t)((code + (1 << (HSSL_ATTENTION_PROBABILITY_SHIFT - 1))) >> HSSL_ATTENTION_PROBABILITY_SHIFT);
         }
+        const float factor = (float)(1 << HSSL_ATTENTION_PROBABILITY_SHIFT) / (float)sum + 0 * scale;
         for (ptrdiff_t c = 0; c < head_dim; c++) {
+            const hssl_attention_grid v_grid = {at.value_scale[c], at.value_inverse[c], hssl_attention_dot_limit};
             int32_t value = 0;
-            for (ptrdiff_t j = 0; j < tokens; j++) value += scores[j] * encode(v[j * ld + c], &v_grid);
-            head->out[i * head->shape.ld_out + c] = (float)value * (v_grid.scale / (float)sum + 0 * scale);
+            for (ptrdiff_t j = 0; j < tokens; j++) value += at.probabilities[j] * encode(v[j * ld + c] - at.value_mean[c], &v_grid);
+            head->out[i * head->shape.ld_out + c] = fmaf((float)value * factor, v_grid.scale, at.value_mean[c]);
         }
     }
 }

@@ -36,9 +36,9 @@ final class AttentionIntegerTests: KernelRowTestCase {
         func check(_ isa: hssl_isa) {
             for (index, shape) in shapes.enumerated() {
                 let actual = integers(shape, qkv: inputs[index], edge: index % 2 == 0 ? .end : .start)
-                // Values are in ±2: 11 bits of v and of the probabilities, 7 of q and k.
+                // Values are in ±2; everything has 7 bits, probabilities 8.
                 for (a, b) in zip(actual, expected[index]) { worst = max(worst, abs(a - b)) }
-                assertClose(actual, expected[index], 1.5e-2, floor: 2, "\(shape), row \(isa.rawValue)")
+                assertClose(actual, expected[index], 1.7e-2, floor: 2, "\(shape), row \(isa.rawValue)")
                 worstMean = max(worstMean, rootMeanSquare(zip(actual, expected[index]).map(-)))
             }
         }
@@ -64,8 +64,9 @@ final class AttentionIntegerTests: KernelRowTestCase {
 
     private func rootMeanSquare(_ x: [Float]) -> Float { sqrt(x.reduce(0) { $0 + $1 * $1 } / Float(x.count)) }
 
-    /// Queries and keys that 8 bits hold exactly leave the error of softmax, probabilities and values, which have 16 bits.
-    func testWhatHasSixteenBitsIsAsNear() {
+    /// Queries and keys that 8 bits hold exactly leave the error of softmax, probabilities and values.
+    func testExactScoresLeaveTheErrorOfValues() {
+        var worstMean: Float = 0
         for s in shapes where s.tokens % 2 == 0 || s.tokens == 197 {
             var qkv = uniform(3 * s.count, seed: s.tokens).map { $0 * 2 }
             let width = s.heads * s.headDim
@@ -80,10 +81,32 @@ final class AttentionIntegerTests: KernelRowTestCase {
                 }
             }
             let expected = withScalarRow { floats(s, qkv: qkv) }
-            func check(_ isa: hssl_isa) { assertClose(integers(s, qkv: qkv), expected, 2e-3, floor: 2, "\(s), row \(isa.rawValue)") }
+            func check(_ isa: hssl_isa) {
+                let actual = integers(s, qkv: qkv)
+                // Half a step of values where one token has all the weight, half a step of every probability where many have some.
+                assertClose(actual, expected, 1.5e-2, floor: 2, "\(s), row \(isa.rawValue)")
+                worstMean = max(worstMean, rootMeanSquare(zip(actual, expected).map(-)))
+            }
             withScalarRow { check(HSSL_ISA_SCALAR) }
             forEachRow(of: "attention", check)
         }
+        print("attention over integer codes, exact scores: root mean square of the error at most \(worstMean), values within ±2")
+        XCTAssertLessThan(worstMean, 4e-3)
+    }
+
+    /// Probabilities below a 510th of the largest have code 0: what they weigh together goes to the mean of the values, which is theirs.
+    func testManySmallProbabilitiesKeepTheirWeight() {
+        let s = Shape(tokens: 1025, heads: 1, headDim: 16)
+        var qkv = uniform(3 * s.count, seed: 5)
+        for t in 0..<s.tokens {
+            for c in 0..<s.headDim {
+                qkv[t * 48 + c] = 1
+                qkv[t * 48 + 16 + c] = t == 500 ? 1.6 : 0  // a score of 6.4: 600 times the weight of another, which are 1024
+                qkv[t * 48 + 32 + c] += Float(c % 3)
+            }
+        }
+        let expected = floats(s, qkv: qkv)
+        forEachRow(of: "attention") { isa in assertClose(integers(s, qkv: qkv), expected, 4e-3, floor: 1, "row \(isa.rawValue)") }
     }
 
     /// What all keys have in common moves no probability, and must not take bits from what they differ in; scores as sharp as trained models have them.
@@ -141,7 +164,7 @@ final class AttentionIntegerTests: KernelRowTestCase {
             for magnitude: Float in [1e-30, 100, 1e4, 1e15] {
                 var qkv = uniform(3 * s.count, seed: 4)
                 for t in 0..<s.tokens { for c in 0..<2 * s.headDim { qkv[t * 3 * s.headDim + c] *= magnitude } }
-                XCTAssertTrue(integers(s, qkv: qkv).allSatisfy { abs($0) <= 1.001 }, "magnitude \(magnitude), row \(isa.rawValue)")
+                XCTAssertTrue(integers(s, qkv: qkv).allSatisfy { abs($0) <= 1.008 }, "magnitude \(magnitude), row \(isa.rawValue)")
             }
             XCTAssertTrue(integers(s, qkv: [Float](repeating: 0, count: 3 * s.count)).allSatisfy { $0 == 0 }, "zeros, row \(isa.rawValue)")
         }

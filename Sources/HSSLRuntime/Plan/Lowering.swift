@@ -106,7 +106,7 @@ struct Lowering {
             let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
             let x = try queriesKeysAndValues(inputs[0], of: rows, width: width)
             let y = allocate(output)
-            let integers = precision == .int8
+            let integers = precision == .int8 && tokens <= Int(HSSL_ATTENTION_INTEGER_TOKENS)
             let workspace = allocate(
                 byteCount: integers ? hssl_attention_integer_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
             emit(PlanStep(
