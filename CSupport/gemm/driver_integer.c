@@ -25,7 +25,7 @@ typedef struct {
 
 static void run_task(const void *job, ptrdiff_t index, int part) {
     (void)part;
-    _Alignas(64) int32_t tile[MAX_MR * PANEL];
+    _Alignas(64) int32_t tiles[2][MAX_MR * PANEL];
     const problem *const g = job;
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
     const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
@@ -33,20 +33,33 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     const char *const following = g->output ? g->output->next_packed_b : NULL;
     const char *const next = !task.prefetches ? NULL : task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
-    const ptrdiff_t steps = g->K / 4, tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
-    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, tiles * steps, panel);
+    const ptrdiff_t steps = g->K / 4, count = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
+    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, count * steps, panel);
     hssl_gemm_target target = {0};
     if (!g->c_s32) {
         target = hssl_gemm_target_at(m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
         target.a_scale = g->a_scale + m;
         if (g->b_scale) target.b_scale = g->b_scale + p * PANEL;
     }
+    // A tile waits for the product of the next one, and goes through its output stage while that is computed.
+    const bool pipelined = g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target);
+    const int32_t *waiting = NULL;
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
-        for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
-            g->row->kernel(height, hssl_min(nr, columns - n), g->K, g->a + (m + r) * g->lda, g->lda, panel, n, tile + n, ahead);
+        const uint8_t *const a = g->a + (m + r) * g->lda;
+        int32_t *const tile = tiles[waiting == tiles[0]];
+        if (waiting) {
+            g->row->pipelined(height, g->K, a, g->lda, panel, tile, waiting, &target, ahead);
+            hssl_gemm_target_advance(&target, mr);
+            ahead.line += steps * ahead.step;
+        } else {
+            for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
+                g->row->kernel(height, hssl_min(nr, columns - n), g->K, a, g->lda, panel, n, tile + n, ahead);
+            }
         }
-        if (g->c_s32) {
+        if (pipelined) {
+            waiting = tile;
+        } else if (g->c_s32) {
             for (ptrdiff_t i = 0; i < height; ++i) {
                 for (ptrdiff_t n = 0; n < columns; ++n) g->c_s32[(m + r + i) * g->ldc + p * PANEL + n] = tile[i * PANEL + n];
             }
@@ -55,6 +68,7 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
             hssl_gemm_target_advance(&target, mr);
         }
     }
+    if (waiting) g->stage((rows - 1) % mr + 1, columns, waiting, &target);
 }
 
 static void run(problem g) {
@@ -69,8 +83,9 @@ static void run(problem g) {
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output) {
-    run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .a_scale = a_scale,
-                  .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
+    run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(),
+                  .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output,
+                  .stage = hssl_gemm_select_output_s32()});
 }
 
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc) {

@@ -62,6 +62,14 @@ typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const fl
 /// Same, where value = a_scale[r] · b_scale[c] · tile[r, c].
 typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
 
+/// tile as by the u8s8 kernel of the same row, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`, which has a bias, a
+/// b_scale and none of what training has; activation and residual not both, exact GELU not at all (hssl_gemm_can_pipeline).
+typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
+                                         const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next);
+static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
+    return t->bias && t->b_scale && !t->accumulate && !t->preactivation && t->activation != HSSL_ACTIVATION_GELU && !(t->activation && t->residual);
+}
+
 /// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add are two).
 typedef double hssl_peak_f32_fn(ptrdiff_t iterations);
 typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
@@ -69,9 +77,10 @@ typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "gemm/kernels.inc"
 #undef HSSL_KERNEL
+hssl_gemm_u8s8_pipelined_fn hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni;
 
 typedef struct { hssl_gemm_f32_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_f32_row;
-typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_u8s8_row;
+typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_u8s8_pipelined_fn *pipelined; } hssl_gemm_u8s8_row;  // pipelined may be NULL
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
 const hssl_gemm_f32_row *hssl_gemm_select_f16(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);

@@ -1,8 +1,22 @@
 // The output stage of a tile, for one vector width (see base/vector.h): value (+ old C) → + bias → preactivation → activation → + residual → C.
-// Included once by each ISA file; defines the two stage functions under the names given by HSSL_OUTPUT_F32 and HSSL_OUTPUT_S32.
+// Included once by each ISA file; defines the two stage functions under the names given by HSSL_OUTPUT_F32 and HSSL_OUTPUT_S32, if they are.
 #include "base/gelu.h"
 #include "gemm/gemm.h"
 
+HSSL_INLINE hssl_vf hssl_output_scaled(hssl_vi sum, float a_scale, hssl_vf b_scale) {
+    return __builtin_convertvector(sum, hssl_vf) * (hssl_splat(a_scale) * b_scale);
+}
+
+HSSL_INLINE hssl_vf hssl_output_activated(hssl_activation activation, hssl_vf value) {
+    switch (activation) {
+    case HSSL_ACTIVATION_NONE: break;
+    case HSSL_ACTIVATION_GELU: return hssl_gelu_vector(value);
+    case HSSL_ACTIVATION_GELU_COARSE: return hssl_gelu_coarse_vector(value);
+    }
+    return value;
+}
+
+#if defined(HSSL_OUTPUT_F32)
 // One vector of columns, all rows. What is constant after inlining costs nothing a vector: `whole` (all lanes are real, else the first `n`),
 // `integers` (an int32 tile), `training` (C may be accumulated to, the preactivation stored), activation and residual.
 HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, hssl_activation activation, bool residual, ptrdiff_t rows, ptrdiff_t c, ptrdiff_t n,
@@ -18,15 +32,14 @@ HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, hs
         if (integers) {
             hssl_vi sum;
             memcpy(&sum, in, sizeof sum);
-            value = __builtin_convertvector(sum, hssl_vf) * (hssl_splat(t.a_scale[r]) * b_scale);
+            value = hssl_output_scaled(sum, t.a_scale[r], b_scale);
         } else {
             memcpy(&value, in, sizeof value);
         }
         if (training && t.accumulate) value = value + LOAD(out);
         if (t.bias) value = value + bias;
         if (training && t.preactivation) STORE(t.preactivation + r * t.ldc + c, value);
-        if (activation == HSSL_ACTIVATION_GELU) value = hssl_gelu_vector(value);
-        if (activation == HSSL_ACTIVATION_GELU_COARSE) value = hssl_gelu_coarse_vector(value);
+        value = hssl_output_activated(activation, value);
         if (residual) value = value + LOAD(t.residual + r * t.ld_residual + c);
         STORE(out, value);
     }
@@ -70,3 +83,4 @@ void HSSL_OUTPUT_F32(ptrdiff_t rows, ptrdiff_t columns, const float *tile, const
 void HSSL_OUTPUT_S32(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target) {
     hssl_output_tile(true, rows, columns, tile, target);
 }
+#endif

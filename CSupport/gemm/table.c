@@ -2,8 +2,8 @@
 #include "gemm/gemm.h"
 
 // Each table takes the rows of one family and skips the others: HSSL_ROW_<family> is ENTRY for that one and SKIP for the rest.
-#define HSSL_KERNEL(family, symbol, isa, mr, nr) HSSL_ROW_##family(symbol, isa, mr, nr)
-#define ENTRY(symbol, isa, mr, nr) [HSSL_ISA_##isa] = {symbol, mr, nr},
+#define HSSL_KERNEL(family, symbol, isa, ...) HSSL_ROW_##family(symbol, isa, __VA_ARGS__)
+#define ENTRY(symbol, isa, height, width, ...) [HSSL_ISA_##isa] = {.kernel = symbol, .mr = height, .nr = width, __VA_ARGS__},
 #define SKIP(...)
 
 #define HSSL_ROW_gemm_f32 SKIP

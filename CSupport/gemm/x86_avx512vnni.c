@@ -10,32 +10,53 @@
 #define HSSL_WIDTH 16
 #include "base/vector.h"
 #include "base/x86_vnni.h"
+#include "gemm/output.h"
 #include "gemm/x86_tiles.h"
 
-// VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values. VPDPWSSD takes pairs of `words` at half the rate.
-HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
-                              int32_t *tile, hssl_gemm_prefetch next) {
+typedef struct {
     __m512i sum[6][4];
+    const uint8_t *a;
+    const int8_t *b;
+    hssl_gemm_prefetch next;
+} tile_state;
+
+HSSL_INLINE void begin_tile(int rows, int vectors, const int32_t *start, tile_state *t) {
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
         const __m512i s = _mm512_loadu_si512(start + 16 * v);
-        HSSL_UNROLL for (int r = 0; r < rows; ++r) sum[r][v] = s;
+        HSSL_UNROLL for (int r = 0; r < rows; ++r) t->sum[r][v] = s;
     }
-    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL, a += 4, next.line += next.step) {
-        __builtin_prefetch(next.line, 0, 2);
-        __m512i y[4];
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(b + 64 * v);
-        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            int32_t four;
-            memcpy(&four, a + r * lda, 4);
-            const __m512i x = _mm512_set1_epi32(four);
-            HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-                sum[r][v] = words ? hssl_dpwssd(sum[r][v], x, y[v]) : _mm512_dpbusd_epi32(sum[r][v], x, y[v]);
-            }
+}
+
+// Four bytes of K. VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values. VPDPWSSD takes pairs of `words` at half the rate.
+HSSL_INLINE void step_tile(bool words, int rows, int vectors, ptrdiff_t lda, tile_state *t) {
+    __builtin_prefetch(t->next.line, 0, 2);
+    __m512i y[4];
+    HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(t->b + 64 * v);
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+        int32_t four;
+        memcpy(&four, t->a + r * lda, 4);
+        const __m512i x = _mm512_set1_epi32(four);
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+            t->sum[r][v] = words ? hssl_dpwssd(t->sum[r][v], x, y[v]) : _mm512_dpbusd_epi32(t->sum[r][v], x, y[v]);
         }
     }
+    t->a += 4;
+    t->b += 4 * PANEL;
+    t->next.line += t->next.step;
+}
+
+HSSL_INLINE void end_tile(int rows, int vectors, const tile_state *t, int32_t *tile) {
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        _mm512_storeu_si512(tile + r * PANEL + 16 * v, sum[r][v]);
+        _mm512_storeu_si512(tile + r * PANEL + 16 * v, t->sum[r][v]);
     }
+}
+
+HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
+                              int32_t *tile, hssl_gemm_prefetch next) {
+    tile_state t = {.a = a, .b = b, .next = next};
+    begin_tile(rows, vectors, start, &t);
+    for (ptrdiff_t k = 0; k < K; k += 4) step_tile(words, rows, vectors, lda, &t);
+    end_tile(rows, vectors, &t, tile);
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
@@ -54,6 +75,51 @@ void hssl_gemm_s16_s32_6x64c2__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, ptr
 #define CASE(R, V) integer_tile(true, R, V, K, a, lda, start, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
+}
+
+// The 24 vectors of the tile before go through the output stage between equal parts of this product, whose multiply-adds leave half of the issue slots and
+// two of four ports to them. Between tiles the stage would have the core for itself.
+HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
+                                int32_t *tile, const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+    enum { ROWS = 6, VECTORS = ROWS * 4 };
+    tile_state t = {.a = a, .b = (const int8_t *)panel + 4 * PANEL, .next = next};
+    begin_tile(rows, 4, panel, &t);
+    const ptrdiff_t steps = K / 4, part = steps / VECTORS;
+    const hssl_gemm_target to = *target;  // a copy that no store can alias
+    for (ptrdiff_t r = 0; r < ROWS; ++r) {
+        _Pragma("clang loop unroll(disable)")
+        for (ptrdiff_t c = 0; c < PANEL; c += 16) {
+            for (ptrdiff_t s = 0; s < part; ++s) step_tile(false, rows, 4, lda, &t);
+            hssl_vf value = hssl_output_scaled((hssl_vi)_mm512_loadu_si512(before + r * PANEL + c), to.a_scale[r], hssl_load(to.b_scale + c));
+            value = hssl_output_activated(activation, value + hssl_load(to.bias + c));
+            if (residual) value = value + hssl_load(to.residual + r * to.ld_residual + c);
+            hssl_store(to.c + r * to.ldc + c, value);
+        }
+    }
+    for (ptrdiff_t s = VECTORS * part; s < steps; ++s) step_tile(false, rows, 4, lda, &t);
+    end_tile(rows, 4, &t, tile);
+}
+
+void hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
+                                                 const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+#define TILE(ROWS)                                                                                                                           \
+    if (target->activation == HSSL_ACTIVATION_GELU_COARSE) {                                                                                 \
+        pipelined_tile(HSSL_ACTIVATION_GELU_COARSE, false, ROWS, K, a, lda, panel, tile, before, target, next);                              \
+    } else if (target->residual) {                                                                                                           \
+        pipelined_tile(HSSL_ACTIVATION_NONE, true, ROWS, K, a, lda, panel, tile, before, target, next);                                      \
+    } else {                                                                                                                                 \
+        pipelined_tile(HSSL_ACTIVATION_NONE, false, ROWS, K, a, lda, panel, tile, before, target, next);                                     \
+    }                                                                                                                                        \
+    break
+    switch (rows) {
+        case 1: TILE(1);
+        case 2: TILE(2);
+        case 3: TILE(3);
+        case 4: TILE(4);
+        case 5: TILE(5);
+        case 6: TILE(6);
+    }
+#undef TILE
 }
 
 double hssl_peak_u8s8__avx512vnni(ptrdiff_t iterations) {

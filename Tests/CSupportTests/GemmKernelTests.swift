@@ -45,6 +45,43 @@ final class GemmKernelTests: XCTestCase {
                GemmCase(M: 200, N: 64, K: 600, transposedA: true, transposedB: true, accumulate: true, gap: 3)], limit: (384, 130, 1576))
     }
 
+    /// Whether a tile goes through the output stage on its own or while the next one is multiplied.
+    func testInt8ProductsHaveTheSameBitsOnEveryRow() {
+        var expected: [[UInt32]] = []
+        let sizes = [1, 5, 6, 7, 12, 13, 18, 23, 99].flatMap { M in [64, 100, 128].flatMap { N in [4, 92, 96, 100, 384].map { (M, N, $0) } } }
+        withEachInstructionSet { isa in
+            var found: [[UInt32]] = []
+            for (index, (M, N, K)) in sizes.enumerated() {
+                var a = [UInt8](repeating: 0, count: M * K), b = [UInt8](repeating: 0, count: N * K), packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
+                oracle_fill_bytes(a.count, UInt64(index), 1, 255, &a)
+                oracle_fill_bytes(b.count, UInt64(1000 + index), -127, 127, &b)
+                hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, &packed)
+                // Some ±2 after scaling, as hidden values are.
+                var scales = [Float](repeating: 0, count: M + N), residual = [Float](repeating: 0, count: M * N), bias = [Float](repeating: 0, count: N)
+                oracle_fill_f32(scales.count, 3, &scales)
+                oracle_fill_f32(residual.count, 4, &residual)
+                oracle_fill_f32(bias.count, 5, &bias)
+                scales = scales.map { ($0 + 2) / (90 * Float(K).squareRoot()) }
+                for (activation, hasResidual) in [(HSSL_ACTIVATION_NONE, false), (HSSL_ACTIVATION_NONE, true), (HSSL_ACTIVATION_GELU_COARSE, false),
+                                                  (HSSL_ACTIVATION_GELU_COARSE, true), (HSSL_ACTIVATION_GELU, false)] {
+                    var c = residual
+                    c.withUnsafeMutableBufferPointer { c in
+                        bias.withUnsafeBufferPointer { bias in
+                            var output = hssl_gemm_output()
+                            (output.bias, output.activation) = (bias.baseAddress, activation)
+                            if hasResidual { (output.residual, output.ld_residual) = (UnsafePointer(c.baseAddress), N) }
+                            hssl_gemm_u8s8_f32(M, N, K, a, K, scales, packed, Array(scales[M...]), c.baseAddress, N, false, &output)
+                        }
+                    }
+                    found.append(c.map(\.bitPattern))
+                }
+            }
+            if expected.isEmpty { expected = found }
+            for (index, (one, other)) in zip(expected, found).enumerated() where one != other { XCTFail("\(isa): \(sizes[index / 5]), stage \(index % 5)") }
+        }
+        XCTAssertEqual(expected.count, 5 * sizes.count)
+    }
+
     /// Row i of a product is the same row computed alone, and neither rows nor threads change a bit.
     func testRowsAndThreadsDoNotMatter() {
         let M = 197, N = 200, K = 700
