@@ -5,17 +5,17 @@
 #define HSSL_KERNEL(family, symbol, isa, ...) HSSL_ROW_##family(symbol, isa)
 #define ENTRY(symbol, isa) [HSSL_ISA_##isa] = {symbol},
 
-#define HSSL_ROW_quantize_row ENTRY
+#define HSSL_ROW_quantize_rows ENTRY
 #define HSSL_ROW_quantize_row_s16 SKIP
 #define HSSL_ROW_quantize_row_stochastic SKIP
 #define HSSL_ROW_dequantize_row SKIP
 #define HSSL_ROW_count_codes SKIP
-static const struct { hssl_quantize_row_fn *kernel; } nearest_rows[HSSL_ISA_COUNT] = {
+static const struct { hssl_quantize_rows_fn *kernel; } nearest_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
 };
-#undef HSSL_ROW_quantize_row
+#undef HSSL_ROW_quantize_rows
 #undef HSSL_ROW_quantize_row_s16
-#define HSSL_ROW_quantize_row SKIP
+#define HSSL_ROW_quantize_rows SKIP
 #define HSSL_ROW_quantize_row_s16 ENTRY
 static const struct { hssl_quantize_row_s16_fn *kernel; } s16_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
@@ -43,10 +43,11 @@ static const struct { hssl_count_codes_fn *kernel; } count_rows[HSSL_ISA_COUNT] 
 };
 
 static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, uint8_t *codes, ptrdiff_t ldq, float *scale) {
-    hssl_quantize_row_fn *const kernel = HSSL_SELECT_ROW(nearest_rows)->kernel;
+    hssl_quantize_rows_fn *const kernel = HSSL_SELECT_ROW(nearest_rows)->kernel;
     const int team = hssl_team(16.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) scale[r] = kernel(K, x + r * ldx, flip, codes + r * ldq, ldq);
+        const ptrdiff_t r = hssl_split(rows, team, part), end = hssl_split(rows, team, part + 1);
+        kernel(end - r, K, x + r * ldx, ldx, flip, codes + r * ldq, ldq, scale + r);
     });
 }
 

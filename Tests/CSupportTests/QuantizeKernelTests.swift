@@ -4,21 +4,21 @@ import TestSupport
 import XCTest
 
 final class QuantizeKernelTests: XCTestCase {
-    static let families = ["quantize_row", "quantize_row_s16", "quantize_row_stochastic", "dequantize_row", "count_codes"]
+    static let families = ["quantize_rows", "quantize_row_s16", "quantize_row_stochastic", "dequantize_row", "count_codes"]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
         hssl_set_threads(2)
     }
 
-    /// Every width 1…200, padding included, byte for byte, in buffers that end at guard pages.
+    /// Every width 1…200 and some of which fewer rows make a block, padding included, byte for byte, in buffers that end at guard pages.
     func testAgainstTheDefinition() {
-        let rows = 5, limit = 200
+        let rows = 11, limit = 7000
         let x = GuardedBuffer<Float>(capacity: rows * limit), codes = GuardedBuffer<UInt8>(capacity: rows * (limit + 3))
         let scale = GuardedBuffer<Float>(capacity: rows), y = GuardedBuffer<Float>(capacity: rows * limit), columns = GuardedBuffer<Float>(capacity: limit)
         oracle_fill_f32(limit, 4, columns.tail(limit))
         withEachInstructionSet { isa in
-            for K in 1...limit {
+            for K in Array(1...200) + [1000, 1537, limit] {
                 let ldq = (K + 3) / 4 * 4, count = rows * K, bytes = codes.tail(rows * ldq), s = scale.tail(rows), values = x.tail(count)
                 oracle_fill_f32(count, UInt64(K), values)
                 for k in 0..<K { values[K + k] = 0; values[2 * K + k] *= 1e-38 }
@@ -28,11 +28,11 @@ final class QuantizeKernelTests: XCTestCase {
                 XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
                 let z = y.tail(count)
                 hssl_dequantize_rows_u8(rows, K, bytes, ldq, s, z, K)
-                for i in [0, K - 1, 4 * K, count - 1] { XCTAssertEqual(z[i], Float(Int(bytes[i / K * ldq + i % K]) - 128) * s[i / K]) }
+                for i in [0, K - 1, 4 * K, 10 * K - 1, count - 1] { XCTAssertEqual(z[i], Float(Int(bytes[i / K * ldq + i % K]) - 128) * s[i / K]) }
                 bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) { hssl_quantize_rows_s8(rows, K, values, K, $0, ldq, s) }
                 XCTAssertEqual(oracle_quantize(rows, K, values, K, 0, bytes, ldq, s), 0, "\(isa), s8, K = \(K)")
                 bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) { hssl_dequantize_rows_s8(rows, K, $0, ldq, s, z, K) }
-                XCTAssertEqual(z[count - 1], Float(Int8(bitPattern: bytes[4 * ldq + K - 1])) * s[4])
+                XCTAssertEqual(z[count - 1], Float(Int8(bitPattern: bytes[(rows - 1) * ldq + K - 1])) * s[rows - 1])
                 let scaleByColumn = K % 3 == 0 ? nil : columns.tail(K)
                 hssl_quantize_rows_u8_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s)
                 XCTAssertEqual(oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0, "\(isa), stochastic, K = \(K)")
