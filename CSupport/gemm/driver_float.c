@@ -37,16 +37,26 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         const char *const following = g->output ? g->output->next_packed_b : NULL;
         const char *const next = !task.prefetches ? NULL : next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : following;
         hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, hssl_min(KC, g->K - next_k) * line, tiles * terms, panel);
+        // A tile waits for the product of the next one, and goes through its output stage while that is computed.
+        const bool pipelined = last && g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU);
         for (ptrdiff_t r = 0; r < rows; r += mr) {
             const ptrdiff_t height = hssl_min(mr, rows - r);
-            float *tile = partial + r * PANEL;
-            for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += terms * ahead.step) {
-                g->row->kernel(height, hssl_min(nr, columns - n), terms, g->a + (m + r) * g->m_stride + k * g->k_stride, g->m_stride,
-                               g->k_stride, panel + k * line + n * g->b_element, tile + n, k > 0, ahead);
+            const float *const a = g->a + (m + r) * g->m_stride + k * g->k_stride;
+            float *const tile = partial + r * PANEL;
+            if (pipelined && r > 0) {
+                g->row->pipelined(height, terms, a, g->m_stride, g->k_stride, panel + k * line, tile, k > 0, tile - mr * PANEL, &target, ahead);
+                hssl_gemm_target_advance(&target, mr);
+                ahead.line += terms * ahead.step;
+            } else {
+                for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += terms * ahead.step) {
+                    g->row->kernel(height, hssl_min(nr, columns - n), terms, a, g->m_stride, g->k_stride, panel + k * line + n * g->b_element, tile + n,
+                                   k > 0, ahead);
+                }
             }
-            if (!last) continue;
-            g->stage(height, columns, tile, &target);
-            hssl_gemm_target_advance(&target, mr);
+            if (last && (!pipelined || r + mr >= rows)) {
+                g->stage(height, columns, tile, &target);
+                hssl_gemm_target_advance(&target, mr);
+            }
         }
     }
 }

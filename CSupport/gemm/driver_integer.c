@@ -42,7 +42,7 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         if (g->b_scale) target.b_scale = g->b_scale + p * PANEL;
     }
     // A tile waits for the product of the next one, and goes through its output stage while that is computed.
-    const bool pipelined = g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target);
+    const bool pipelined = g->row->pipelined && columns == PANEL && target.b_scale && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU_COARSE);
     const int32_t *waiting = NULL;
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);

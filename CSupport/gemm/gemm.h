@@ -62,12 +62,15 @@ typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const fl
 /// Same, where value = a_scale[r] · b_scale[c] · tile[r, c].
 typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
 
-/// tile as by the u8s8 kernel of the same row, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`, which has a bias, a
-/// b_scale and none of what training has; activation and residual not both, exact GELU not at all (hssl_gemm_can_pipeline).
+/// The tile of the same row's kernel, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`: one that
+/// hssl_gemm_can_pipeline allows with exact GELU for float tiles, coarse GELU for int32 ones.
+typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
+                                        const float *before, const hssl_gemm_target *target, hssl_gemm_prefetch next);
 typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
                                          const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next);
-static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
-    return t->bias && t->b_scale && !t->accumulate && !t->preactivation && t->activation != HSSL_ACTIVATION_GELU && !(t->activation && t->residual);
+/// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by tile.
+static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t, hssl_activation activation) {
+    return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || (t->activation == activation && !t->residual));
 }
 
 /// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add are two).
@@ -77,10 +80,12 @@ typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "gemm/kernels.inc"
 #undef HSSL_KERNEL
+hssl_gemm_f32_pipelined_fn hssl_gemm_f32_pipelined_6x64__avx512, hssl_gemm_f16_pipelined_12x64__avx512;
 hssl_gemm_u8s8_pipelined_fn hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni;
 
-typedef struct { hssl_gemm_f32_fn *kernel; ptrdiff_t mr, nr; } hssl_gemm_f32_row;
-typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_u8s8_pipelined_fn *pipelined; } hssl_gemm_u8s8_row;  // pipelined may be NULL
+/// `pipelined` may be NULL.
+typedef struct { hssl_gemm_f32_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_f32_pipelined_fn *pipelined; } hssl_gemm_f32_row;
+typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_u8s8_pipelined_fn *pipelined; } hssl_gemm_u8s8_row;
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
 const hssl_gemm_f32_row *hssl_gemm_select_f16(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);

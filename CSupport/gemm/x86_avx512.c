@@ -13,28 +13,89 @@
 #include "gemm/output.h"
 #include "gemm/x86_tiles.h"
 
-// rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
-// half as often and keeps the rate of float32.
-HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *panel, float *tile,
-                            bool add, hssl_gemm_prefetch next) {
+typedef struct {
     __m512 sum[12][4];
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_setzero_ps();
-    const float *b = panel;
-    const uint16_t *b_half = panel;
-    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL, b_half += PANEL, next.line += next.step) {
-        __builtin_prefetch(next.line, 0, 2);
-        __m512 y[4];
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-            y[v] = half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(b_half + 16 * v))) : _mm512_loadu_ps(b + 16 * v);
-        }
-        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            const __m512 x = _mm512_set1_ps(a[r * a_row]);
-            HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm512_fmadd_ps(x, y[v], sum[r][v]);
-        }
+    const float *a;
+    const void *b;
+    hssl_gemm_prefetch next;
+} float_state;
+
+HSSL_INLINE void begin_floats(int rows, int vectors, float_state *t) {
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = _mm512_setzero_ps();
+}
+
+// One k of rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
+// half as often and keeps the rate of float32.
+HSSL_INLINE void step_floats(bool half, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
+    __builtin_prefetch(t->next.line, 0, 2);
+    __m512 y[4];
+    HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+        y[v] = half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)t->b + v)) : _mm512_loadu_ps((const float *)t->b + 16 * v);
     }
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+        const __m512 x = _mm512_set1_ps(t->a[r * a_row]);
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = _mm512_fmadd_ps(x, y[v], t->sum[r][v]);
+    }
+    t->a += a_k;
+    t->b = half ? (const void *)((const uint16_t *)t->b + PANEL) : (const void *)((const float *)t->b + PANEL);
+    t->next.line += t->next.step;
+}
+
+HSSL_INLINE void end_floats(int rows, int vectors, const float_state *t, float *tile, bool add) {
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
         float *const out = tile + r * PANEL + 16 * v;
-        _mm512_storeu_ps(out, add ? _mm512_add_ps(_mm512_loadu_ps(out), sum[r][v]) : sum[r][v]);
+        _mm512_storeu_ps(out, add ? _mm512_add_ps(_mm512_loadu_ps(out), t->sum[r][v]) : t->sum[r][v]);
+    }
+}
+
+HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *panel, float *tile,
+                            bool add, hssl_gemm_prefetch next) {
+    float_state t = {.a = a, .b = panel, .next = next};
+    begin_floats(rows, vectors, &t);
+    for (ptrdiff_t k = 0; k < K; ++k) step_floats(half, rows, vectors, a_row, a_k, &t);
+    end_floats(rows, vectors, &t, tile, add);
+}
+
+// The 24 vectors of `before`, 6 × 4 or 12 × 2 as well, go through the output stage between equal parts of this product; see x86_avx512vnni.c.
+HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool residual, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row,
+                                  ptrdiff_t a_k, const void *panel, ptrdiff_t first, float *tile, bool add, const float *before,
+                                  const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+    float_state t = {.a = a, .b = panel, .next = next};
+    begin_floats(rows, vectors, &t);
+    const ptrdiff_t part = K / 24;
+    const hssl_gemm_target to = *target;  // a copy that no store can alias
+    for (ptrdiff_t r = 0; r < 24 / vectors; ++r) {
+        _Pragma("clang loop unroll(disable)")
+        for (ptrdiff_t c = first; c < first + 16 * vectors; c += 16) {
+            for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, rows, vectors, a_row, a_k, &t);
+            hssl_vf value = hssl_output_activated(activation, hssl_load(before + r * PANEL + c) + hssl_load(to.bias + c));
+            if (residual) value = value + hssl_load(to.residual + r * to.ld_residual + c);
+            hssl_store(to.c + r * to.ldc + c, value);
+        }
+    }
+    for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats(half, rows, vectors, a_row, a_k, &t);
+    end_floats(rows, vectors, &t, tile + first, add);
+}
+
+// The stages that hssl_gemm_can_pipeline allows.
+#define PIPELINED(HALF, ROWS, VECTORS, PANEL_, FIRST, NEXT)                                                                                           \
+    if (target->activation == HSSL_ACTIVATION_GELU) {                                                                                                 \
+        pipelined_floats(HALF, HSSL_ACTIVATION_GELU, false, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT);         \
+    } else if (target->residual) {                                                                                                                    \
+        pipelined_floats(HALF, HSSL_ACTIVATION_NONE, true, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT);          \
+    } else {                                                                                                                                          \
+        pipelined_floats(HALF, HSSL_ACTIVATION_NONE, false, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT);         \
+    }
+
+void hssl_gemm_f32_pipelined_6x64__avx512(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
+                                          const float *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+    switch (rows) {
+        case 1: PIPELINED(false, 1, 4, b, 0, next) break;
+        case 2: PIPELINED(false, 2, 4, b, 0, next) break;
+        case 3: PIPELINED(false, 3, 4, b, 0, next) break;
+        case 4: PIPELINED(false, 4, 4, b, 0, next) break;
+        case 5: PIPELINED(false, 5, 4, b, 0, next) break;
+        case 6: PIPELINED(false, 6, 4, b, 0, next) break;
     }
 }
 
@@ -60,6 +121,19 @@ void hssl_gemm_f16_12x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K,
     HSSL_TILE_SWITCH_7TO12x2(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
+
+void hssl_gemm_f16_pipelined_12x64__avx512(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
+                                           const float *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+    if (rows < 12) {
+        hssl_output_tile(false, 12, PANEL, before, target);
+        hssl_gemm_f16_12x64__avx512(rows, PANEL, K, a, a_row, a_k, b, tile, add, next);
+        return;
+    }
+    PIPELINED(true, 12, 2, b, 0, next)
+    const hssl_gemm_prefetch asked = {next.line, 0};
+    PIPELINED(true, 12, 2, (const uint16_t *)b + 32, 32, asked)
+}
+#undef PIPELINED
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
