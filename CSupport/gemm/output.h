@@ -16,6 +16,13 @@ HSSL_INLINE hssl_vf hssl_output_activated(hssl_activation activation, hssl_vf va
     return value;
 }
 
+/// A whole vector, at row r and column c of a tile, through a stage that hssl_gemm_can_pipeline allows.
+HSSL_INLINE void hssl_output_pipelined(hssl_activation activation, bool residual, hssl_vf value, ptrdiff_t r, ptrdiff_t c, const hssl_gemm_target *t) {
+    value = hssl_output_activated(activation, value + hssl_load(t->bias + c));
+    if (residual) value = value + hssl_load(t->residual + r * t->ld_residual + c);
+    hssl_store(t->c + r * t->ldc + c, value);
+}
+
 #if defined(HSSL_OUTPUT_F32)
 // One vector of columns, all rows. What is constant after inlining costs nothing a vector: `whole` (all lanes are real, else the first `n`),
 // `integers` (an int32 tile), `training` (C may be accumulated to, the preactivation stored), activation and residual.

@@ -68,9 +68,7 @@ HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool re
         _Pragma("clang loop unroll(disable)")
         for (ptrdiff_t c = first; c < first + 16 * vectors; c += 16) {
             for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, rows, vectors, a_row, a_k, &t);
-            hssl_vf value = hssl_output_activated(activation, hssl_load(before + r * PANEL + c) + hssl_load(to.bias + c));
-            if (residual) value = value + hssl_load(to.residual + r * to.ld_residual + c);
-            hssl_store(to.c + r * to.ldc + c, value);
+            hssl_output_pipelined(activation, residual, hssl_load(before + r * PANEL + c), r, c, &to);
         }
     }
     for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats(half, rows, vectors, a_row, a_k, &t);

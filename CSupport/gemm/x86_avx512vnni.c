@@ -90,10 +90,8 @@ HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int r
         _Pragma("clang loop unroll(disable)")
         for (ptrdiff_t c = 0; c < PANEL; c += 16) {
             for (ptrdiff_t s = 0; s < part; ++s) step_tile(false, rows, 4, lda, &t);
-            hssl_vf value = hssl_output_scaled((hssl_vi)_mm512_loadu_si512(before + r * PANEL + c), to.a_scale[r], hssl_load(to.b_scale + c));
-            value = hssl_output_activated(activation, value + hssl_load(to.bias + c));
-            if (residual) value = value + hssl_load(to.residual + r * to.ld_residual + c);
-            hssl_store(to.c + r * to.ldc + c, value);
+            const hssl_vi value = (hssl_vi)_mm512_loadu_si512(before + r * PANEL + c);
+            hssl_output_pipelined(activation, residual, hssl_output_scaled(value, to.a_scale[r], hssl_load(to.b_scale + c)), r, c, &to);
         }
     }
     for (ptrdiff_t s = VECTORS * part; s < steps; ++s) step_tile(false, rows, 4, lda, &t);
