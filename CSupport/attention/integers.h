@@ -14,22 +14,24 @@
 #include "base/base.h"
 
 /// Codes of q, k and v.
-static const float hssl_attention_dot_limit = 127;
+static const float hssl_attention_code_limit = 127;
 
 /// Codes of probabilities: in sums of themselves, and rounded to fewer bits in products with values. Both sums stay below 2³¹ for HSSL_ATTENTION_INTEGER_TOKENS.
 enum { HSSL_ATTENTION_PROBABILITY_SHIFT = 7, HSSL_ATTENTION_PROBABILITY_LIMIT = 255 << HSSL_ATTENTION_PROBABILITY_SHIFT };
 
 typedef struct {
-    float scale, inverse, limit;
+    float scale, inverse;
 } hssl_attention_grid;
 
 /// `largest`: max|x|, possibly NaN or infinite: then the scale is too.
-static inline hssl_attention_grid hssl_attention_grid_of(float largest, float limit) {
+static inline hssl_attention_grid hssl_attention_grid_of(float largest) {
+    const float limit = hssl_attention_code_limit;
     const bool zero = largest < limit * 0x1p-126f;
-    return (hssl_attention_grid){zero ? 0 : largest / limit, zero ? 0 : limit / largest, limit};
+    return (hssl_attention_grid){zero ? 0 : largest / limit, zero ? 0 : limit / largest};
 }
 
-/// e^x · limit for x ≤ 0 as round(2^−t · limit), limit the one of probabilities, in 16-bit arithmetic, t = −x·log₂e in steps of 1/4096 up to 16, so that every row has the same codes:
+/// The code of a probability, e^x · limit for x ≤ 0, as round(2^−t · limit) in 16-bit arithmetic, t = −x·log₂e in steps of 1/4096 up to 16, so that every
+/// row has the same codes:
 ///
 ///   y = t · 4096 as u16, n = y >> 12, g = y << 4 (the fraction of t in 16 bits),
 ///   p = 65535 − ⌊g·(C1 − ⌊g·(C2 − ⌊g·C3⌋)⌋)⌋, products shifted right by 16: 2^−g · 65536 within 1.1e-4 of itself (minimax by reweighted least

@@ -58,17 +58,16 @@ static void backward(const hssl_attention_shape *shape, const float *q, const fl
 
 static float larger_magnitude(float largest, float x) { return fabsf(x) <= largest || isnan(largest) ? largest : fabsf(x); }
 
-static float largest_magnitude(ptrdiff_t rows, ptrdiff_t width, const float *x, ptrdiff_t ld) {
+static float largest_magnitude(ptrdiff_t width, const float *x) {
     float largest = 0;
-    for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t c = 0; c < width; c++) largest = larger_magnitude(largest, x[r * ld + c]);
+    for (ptrdiff_t c = 0; c < width; c++) largest = larger_magnitude(largest, x[c]);
     return largest;
 }
 
 static int32_t encode(float x, const hssl_attention_grid *grid) {
     float scaled = rintf(x * grid->inverse);
-    scaled = scaled > -grid->limit ? scaled : -grid->limit;  // NaN too
-    return (int32_t)(scaled < grid->limit ? scaled : grid->limit);
+    scaled = scaled > -hssl_attention_code_limit ? scaled : -hssl_attention_code_limit;  // NaN too
+    return (int32_t)(scaled < hssl_attention_code_limit ? scaled : hssl_attention_code_limit);
 }
 
 /// 2^(−t / HSSL_EXPONENT_STEPS) as a code of a probability; the formula of integers.h.
@@ -94,11 +93,11 @@ static void centre_channels(ptrdiff_t tokens, ptrdiff_t width, const float *x, p
 static void prepare_integer(const hssl_attention_head *head) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, NULL);
-    centre_channels(tokens, head_dim, head->k, ld, at.key_mean, at.value_scale);
-    *at.key_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, at.value_scale, 0), hssl_attention_dot_limit);
+    centre_channels(tokens, head_dim, head->k, ld, at.key_mean, at.value_scale);  // which waits for the values
+    *at.key_grid = hssl_attention_grid_of(largest_magnitude(head_dim, at.value_scale));
     centre_channels(tokens, head_dim, head->v, ld, at.value_mean, at.value_scale);
     for (ptrdiff_t c = 0; c < head_dim; c++) {
-        const hssl_attention_grid grid = hssl_attention_grid_of(at.value_scale[c], hssl_attention_dot_limit);
+        const hssl_attention_grid grid = hssl_attention_grid_of(at.value_scale[c]);
         at.value_scale[c] = grid.scale;
         at.value_inverse[c] = grid.inverse;
     }
@@ -111,7 +110,7 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
     const hssl_attention_grid k_grid = *at.key_grid;
     int32_t *const scores = at.scores;
     for (ptrdiff_t i = begin; i < end; i++) {
-        const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(1, head_dim, q + i * ld, ld), hssl_attention_dot_limit);
+        const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(head_dim, q + i * ld));
         const float scale = q_grid.scale * (k_grid.scale / sqrtf((float)head_dim));
         int32_t top = INT32_MIN, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
@@ -127,7 +126,7 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
         }
         const float factor = (float)(1 << HSSL_ATTENTION_PROBABILITY_SHIFT) / (float)sum + 0 * scale;
         for (ptrdiff_t c = 0; c < head_dim; c++) {
-            const hssl_attention_grid v_grid = {at.value_scale[c], at.value_inverse[c], hssl_attention_dot_limit};
+            const hssl_attention_grid v_grid = {at.value_scale[c], at.value_inverse[c]};
             int32_t value = 0;
             for (ptrdiff_t j = 0; j < tokens; j++) value += at.probabilities[j] * encode(v[j * ld + c] - at.value_mean[c], &v_grid);
             head->out[i * head->shape.ld_out + c] = fmaf((float)value * factor, v_grid.scale, at.value_mean[c]);

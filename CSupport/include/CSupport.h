@@ -198,9 +198,9 @@ void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_
 /// Same for the queries begin ..< end of every sample only: other rows of `out` are left as they are. A query's bits do not depend on the range.
 void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
                             const float *qkv, float *out, float *log_sum_exp, void *workspace);
+#define HSSL_ATTENTION_INTEGER_TOKENS 65536
 /// The queries of one image over integer codes with exact sums: for models whose linear layers are int8. q, k and v (less the means of k and v over the
 /// tokens) and the probabilities are kept in 8 bits, the sums of the latter in 16; NaN and infinities reach the output. tokens ≤ HSSL_ATTENTION_INTEGER_TOKENS.
-#define HSSL_ATTENTION_INTEGER_TOKENS 65536
 size_t hssl_attention_integer_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim);
 void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
                         void *workspace);

@@ -32,6 +32,15 @@ final class LoweringTests: XCTestCase {
         XCTAssertLessThanOrEqual(float.arena.byteCount, 197 * 4 * 384 * 11)
     }
 
+    /// Beyond, the sums of probabilities would not fit 32 bits.
+    func testAttentionOfVeryManyTokensStaysInFloats() throws {
+        for (tokens, kind) in [(Int(HSSL_ATTENTION_INTEGER_TOKENS), HSSL_STEP_ATTENTION_INTEGER), (Int(HSSL_ATTENTION_INTEGER_TOKENS) + 1, HSSL_STEP_ATTENTION)] {
+            let tape = Tape(mode: .shapes, pool: BufferPool())
+            let output = tape.input(shape: [1, tokens, 48]).attention(heads: 1)
+            XCTAssertEqual(try lower(tape, output, .int8).steps.map(\.kind).filter { $0 == HSSL_STEP_ATTENTION || $0 == HSSL_STEP_ATTENTION_INTEGER }, [kind])
+        }
+    }
+
     /// The figure that rates are divided by counts what is computed, not what the model could.
     func testOperationsOfClsFeatures() throws {
         let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32, threads: 2)
