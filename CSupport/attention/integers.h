@@ -16,8 +16,9 @@
 /// Codes of q, k and v.
 static const float hssl_attention_code_limit = 127;
 
-/// Codes of probabilities: in sums of themselves, and rounded to fewer bits in products with values. Both sums stay below 2³¹ for HSSL_ATTENTION_INTEGER_TOKENS.
-enum { HSSL_ATTENTION_PROBABILITY_SHIFT = 7, HSSL_ATTENTION_PROBABILITY_LIMIT = 255 << HSSL_ATTENTION_PROBABILITY_SHIFT };
+/// Codes of probabilities have 15 bits in sums of themselves, and are rounded to 8 in products with values. Both sums stay below 2³¹ for
+/// HSSL_ATTENTION_INTEGER_TOKENS.
+enum { HSSL_ATTENTION_PROBABILITY_SHIFT = 7 };
 
 typedef struct {
     float scale, inverse;
@@ -30,36 +31,75 @@ static inline hssl_attention_grid hssl_attention_grid_of(float largest) {
     return (hssl_attention_grid){zero ? 0 : largest / limit, zero ? 0 : limit / largest};
 }
 
-/// The code of a probability, e^x · limit for x ≤ 0, as round(2^−t · limit) in 16-bit arithmetic, t = −x·log₂e in steps of 1/4096 up to 16, so that every
-/// row has the same codes:
+/// Scores are kept in 16 bits: sums of products of codes, shifted right (towards −∞) until the largest possible one fits. With head_dim 64 that
+/// takes 5 of some 7 bits that the rounding of queries and keys has made noise.
+static inline int hssl_attention_score_shift(ptrdiff_t head_dim) {
+    int shift = 0;
+    while ((head_dim * 127 * 127) >> shift > INT16_MAX) shift++;
+    return shift;
+}
+
+/// A score that no sum has: of what is no token.
+enum { HSSL_ATTENTION_NO_SCORE = INT16_MIN };
+
+/// The code of a probability 2^−t, in integers, so that every row has the same codes. With y = t · 4096:
 ///
-///   y = t · 4096 as u16, n = y >> 12, g = y << 4 (the fraction of t in 16 bits),
-///   p = 65535 − ⌊g·(C1 − ⌊g·(C2 − ⌊g·C3⌋)⌋)⌋, products shifted right by 16: 2^−g · 65536 within 1.1e-4 of itself (minimax by reweighted least
-///   squares, then a search over the last bits), code = (⌊⌊p · 2·limit / 65536⌋ / 2ⁿ⌋ + 1) >> 1.
-enum { HSSL_EXPONENT_STEPS = 4096, HSSL_EXPONENT_C1 = 45322, HSSL_EXPONENT_C2 = 15147, HSSL_EXPONENT_C3 = 2596 };
+///   n = y >> 12, g = the next six bits of y and a one, as the first of 16,
+///   p = 65535 − ⌊g·(C1 − ⌊g·(C2 − ⌊g·C3⌋)⌋)⌋, products shifted right by 16: 2^−g · 65536 within 1.2e-4 of itself,
+///   code = (⌊p / 2ⁿ⌋ + 1) >> 1, and 0 from 16 octaves on
+///
+/// So there are 64 codes an octave, each within 0.55 % of the probability, of which the largest is 32591; a register or two hold all p that there are.
+enum { HSSL_EXPONENT_C1 = 45306, HSSL_EXPONENT_C2 = 15096, HSSL_EXPONENT_C3 = 2558 };
+
+/// Of y a unit of x in e^−x.
+static const float hssl_attention_exponent_steps = 1.44269504089f * 4096;
+
+/// The grid of a query, which makes a unit of score a whole `multiplier` of y: that takes up to one part in `multiplier` of the codes' range. A score farther
+/// than 65535 / multiplier from the query's largest is 16 octaves away.
+typedef struct {
+    float inverse, steps;
+    int32_t multiplier;
+} hssl_attention_query_grid;
+enum { HSSL_ATTENTION_MAX_MULTIPLIER = 65535 };
+
+/// `steps_of_scale`: of y a unit of score, for codes of scale 1. `steps` is that for the finest grid, and not finite if `largest` is not.
+static inline hssl_attention_query_grid hssl_attention_query_grid_of(float largest, float steps_of_scale) {
+    const hssl_attention_grid finest = hssl_attention_grid_of(largest);
+    const float steps = finest.scale * steps_of_scale, bounded = steps < HSSL_ATTENTION_MAX_MULTIPLIER ? steps : HSSL_ATTENTION_MAX_MULTIPLIER;
+    const float multiplier = bounded > 1 ? ceilf(bounded) : 1;
+    return (hssl_attention_query_grid){finest.inverse * (bounded / multiplier), steps, (int32_t)multiplier};
+}
+
+static inline float hssl_attention_steps_of_scale(const hssl_attention_grid *keys, ptrdiff_t head_dim) {
+    return keys->scale / sqrtf((float)head_dim) * (hssl_attention_exponent_steps * (float)(1 << hssl_attention_score_shift(head_dim)));
+}
 
 /// The panels of a head and the scratch of a strip. Where there is no memory only the sizes are known.
 typedef struct {
     ptrdiff_t ld;                   // tokens, see hssl_attention_ld
     ptrdiff_t ld_head;              // head_dim, padded to the widest vectors
+    ptrdiff_t ld_scores;            // tokens, padded to two of them
     ptrdiff_t ld_probabilities;     // tokens, padded to four of them
     hssl_attention_grid *key_grid;  // [1]
     float *key_mean;                // [ld_head]
-    int32_t *key_sums;              // −128 · the sum of a token's codes [ld]
+    int32_t *key_sums;              // what the scores of a token begin with [ld]
     int32_t *keys;                  // fours along head_dim [head_dim / 4, ld]
     float *value_mean;              // [ld_head]
     float *value_scale;             // [ld_head]
     float *value_inverse;           // [ld_head]
     int32_t *values;                // fours along the tokens [tokens / 4, ld_head]
     int8_t *queries;                // of a strip [strip, ld_head]
-    int32_t *scores;                // [strip, ld]
+    int16_t *scores;                // [strip, ld_scores]
     uint8_t *probabilities;         // [strip, ld_probabilities]
     hssl_attention_bytes bytes;
 } hssl_attention_integer_layout;
 
 static inline hssl_attention_integer_layout hssl_attention_integer_layout_at(ptrdiff_t tokens, ptrdiff_t head_dim, void *panels, void *scratch) {
     hssl_attention_integer_layout at = {
-        .ld = hssl_attention_ld(tokens), .ld_head = hssl_round_up(head_dim, 16), .ld_probabilities = hssl_round_up(tokens, 64)};
+        .ld = hssl_attention_ld(tokens),
+        .ld_head = hssl_round_up(head_dim, 16),
+        .ld_scores = hssl_round_up(tokens, 32),
+        .ld_probabilities = hssl_round_up(tokens, 64)};
     const ptrdiff_t strip = hssl_attention_strip(tokens);
 #define TAKE(member, count, memory, taken)                                         \
     at.member = memory ? (void *)((char *)memory + at.bytes.taken) : NULL;         \
@@ -73,7 +113,7 @@ static inline hssl_attention_integer_layout hssl_attention_integer_layout_at(ptr
     TAKE(value_inverse, at.ld_head, panels, panels);
     TAKE(values, (tokens + 3) / 4 * at.ld_head, panels, panels);
     TAKE(queries, strip * at.ld_head, scratch, strip);
-    TAKE(scores, strip * at.ld, scratch, strip);
+    TAKE(scores, strip * at.ld_scores, scratch, strip);
     TAKE(probabilities, strip * at.ld_probabilities, scratch, strip);
 #undef TAKE
     return at;

@@ -64,19 +64,20 @@ static float largest_magnitude(ptrdiff_t width, const float *x) {
     return largest;
 }
 
-static int32_t encode(float x, const hssl_attention_grid *grid) {
-    float scaled = rintf(x * grid->inverse);
+static int32_t encode(float x, float inverse) {
+    float scaled = rintf(x * inverse);
     scaled = scaled > -hssl_attention_code_limit ? scaled : -hssl_attention_code_limit;  // NaN too
     return (int32_t)(scaled < hssl_attention_code_limit ? scaled : hssl_attention_code_limit);
 }
 
-/// 2^(−t / HSSL_EXPONENT_STEPS) as a code of a probability; the formula of integers.h.
-static int32_t encode_exponential(float t) {
-    const uint32_t y = t < 65535 ? (uint32_t)rintf(t) : 65535, g = y << 4 & 0xFFFF;
+/// The code of a probability; the formula of integers.h.
+static int32_t encode_exponential(uint32_t distance, uint32_t multiplier) {
+    if (distance > 65535 / multiplier) return 0;
+    const uint32_t y = distance * multiplier, g = (y << 4 & 0xFC00) | 0x200;
     uint32_t p = HSSL_EXPONENT_C2 - (g * HSSL_EXPONENT_C3 >> 16);
     p = HSSL_EXPONENT_C1 - (g * p >> 16);
     p = 65535 - (g * p >> 16);
-    return (int32_t)(((p * 2u * HSSL_ATTENTION_PROBABILITY_LIMIT >> 16 >> (y >> 12)) + 1) >> 1);
+    return (int32_t)(((p >> (y >> 12)) + 1) >> 1);
 }
 
 /// The mean of every channel over the tokens, and the largest magnitude of x less its mean.
@@ -107,29 +108,30 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, scratch);
     const float *const q = head->q, *const k = head->k, *const v = head->v;
-    const hssl_attention_grid k_grid = *at.key_grid;
-    int32_t *const scores = at.scores;
+    const int shift = hssl_attention_score_shift(head_dim);
+    const float steps_of_scale = hssl_attention_steps_of_scale(at.key_grid, head_dim);
+    int16_t *const scores = at.scores;
     for (ptrdiff_t i = begin; i < end; i++) {
-        const hssl_attention_grid q_grid = hssl_attention_grid_of(largest_magnitude(head_dim, q + i * ld));
-        const float scale = q_grid.scale * (k_grid.scale / sqrtf((float)head_dim));
-        int32_t top = INT32_MIN, sum = 0;
+        const hssl_attention_query_grid q_grid = hssl_attention_query_grid_of(largest_magnitude(head_dim, q + i * ld), steps_of_scale);
+        int32_t top = INT16_MIN, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            scores[j] = 0;
-            for (ptrdiff_t c = 0; c < head_dim; c++) scores[j] += encode(q[i * ld + c], &q_grid) * encode(k[j * ld + c] - at.key_mean[c], &k_grid);
+            int32_t score = 0;
+            for (ptrdiff_t c = 0; c < head_dim; c++) {
+                score += encode(q[i * ld + c], q_grid.inverse) * encode(k[j * ld + c] - at.key_mean[c], at.key_grid->inverse);
+            }
+            scores[j] = (int16_t)(score >> shift);
             top = scores[j] > top ? scores[j] : top;
         }
-        const float steps = scale * (1.44269504089f * HSSL_EXPONENT_STEPS);
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            const int32_t code = encode_exponential((float)(top - scores[j]) * steps);
+            const int32_t code = encode_exponential((uint32_t)(top - scores[j]), (uint32_t)q_grid.multiplier);
             sum += code;
             at.probabilities[j] = (uint8_t)((code + (1 << (HSSL_ATTENTION_PROBABILITY_SHIFT - 1))) >> HSSL_ATTENTION_PROBABILITY_SHIFT);
         }
-        const float factor = (float)(1 << HSSL_ATTENTION_PROBABILITY_SHIFT) / (float)sum + 0 * scale;
+        const float factor = (float)(1 << HSSL_ATTENTION_PROBABILITY_SHIFT) / (float)sum + 0 * q_grid.steps;
         for (ptrdiff_t c = 0; c < head_dim; c++) {
-            const hssl_attention_grid v_grid = {at.value_scale[c], at.value_inverse[c]};
             int32_t value = 0;
-            for (ptrdiff_t j = 0; j < tokens; j++) value += at.probabilities[j] * encode(v[j * ld + c] - at.value_mean[c], &v_grid);
-            head->out[i * head->shape.ld_out + c] = fmaf((float)value * factor, v_grid.scale, at.value_mean[c]);
+            for (ptrdiff_t j = 0; j < tokens; j++) value += at.probabilities[j] * encode(v[j * ld + c] - at.value_mean[c], at.value_inverse[c]);
+            head->out[i * head->shape.ld_out + c] = fmaf((float)value * factor, at.value_scale[c], at.value_mean[c]);
         }
     }
 }

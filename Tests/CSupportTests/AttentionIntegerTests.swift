@@ -38,14 +38,14 @@ final class AttentionIntegerTests: KernelRowTestCase {
                 let actual = integers(shape, qkv: inputs[index], edge: index % 2 == 0 ? .end : .start)
                 // Values are in ±2; everything has 7 bits, probabilities 8.
                 for (a, b) in zip(actual, expected[index]) { worst = max(worst, abs(a - b)) }
-                assertClose(actual, expected[index], 1.7e-2, floor: 2, "\(shape), row \(isa.rawValue)")
+                assertClose(actual, expected[index], 1.8e-2, floor: 2, "\(shape), row \(isa.rawValue)")
                 worstMean = max(worstMean, rootMeanSquare(zip(actual, expected[index]).map(-)))
             }
         }
         withScalarRow { check(HSSL_ISA_SCALAR) }
         forEachRow(of: "attention", check)
         print("attention over integer codes: largest difference to float32 \(worst), root mean square at most \(worstMean), values within ±2")
-        XCTAssertLessThan(worstMean, 5e-3)
+        XCTAssertLessThan(worstMean, 6e-3)
     }
 
     /// More threads than heads, and than cores: those without a head take strips of the heads that others are at, as often as not while these end.
@@ -91,7 +91,7 @@ final class AttentionIntegerTests: KernelRowTestCase {
             forEachRow(of: "attention", check)
         }
         print("attention over integer codes, exact scores: root mean square of the error at most \(worstMean), values within ±2")
-        XCTAssertLessThan(worstMean, 4e-3)
+        XCTAssertLessThan(worstMean, 5e-3)
     }
 
     /// Probabilities below a 510th of the largest have code 0: what they weigh together goes to the mean of the values, which is theirs.
@@ -106,7 +106,27 @@ final class AttentionIntegerTests: KernelRowTestCase {
             }
         }
         let expected = floats(s, qkv: qkv)
-        forEachRow(of: "attention") { isa in assertClose(integers(s, qkv: qkv), expected, 4e-3, floor: 1, "row \(isa.rawValue)") }
+        forEachRow(of: "attention") { isa in assertClose(integers(s, qkv: qkv), expected, 5e-3, floor: 1, "row \(isa.rawValue)") }
+    }
+
+    /// Whatever a unit of score is worth, from a few thousandths of an octave to more than 16: each query has a key of its own, and its value.
+    func testSharpScoresTakeOneValue() {
+        let s = Shape(tokens: 40, heads: 1, headDim: 40)
+        func check(_ isa: hssl_isa) {
+            for magnitude: Float in [12, 30, 100, 300, 1e3, 1e4, 1e8] {
+                var qkv = uniform(3 * s.count, seed: 6)
+                for t in 0..<s.tokens {
+                    for c in 0..<s.headDim {
+                        qkv[t * 120 + c] = c == t ? magnitude : 0
+                        qkv[t * 120 + 40 + c] = c == t ? magnitude : 0
+                    }
+                }
+                let values = (0..<s.tokens).flatMap { t in qkv[t * 120 + 80..<t * 120 + 120] }
+                assertClose(integers(s, qkv: qkv), values, 1e-2, floor: 1, "magnitude \(magnitude), row \(isa.rawValue)")
+            }
+        }
+        withScalarRow { check(HSSL_ISA_SCALAR) }
+        forEachRow(of: "attention", check)
     }
 
     /// What all keys have in common moves no probability, and must not take bits from what they differ in; scores as sharp as trained models have them.
