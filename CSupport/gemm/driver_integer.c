@@ -1,10 +1,8 @@
-// Drivers of the integer families. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to 8192 bytes of K.
-#include <math.h>
-
+// Drivers of the integer family. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to a K of 8192.
 #include "gemm/gemm.h"
 
 typedef struct {
-    ptrdiff_t M, N, K;  // K and lda in bytes, K a multiple of 4
+    ptrdiff_t M, N, K;  // K a multiple of 4
     const uint8_t *a;
     ptrdiff_t lda;
     const char *b;
@@ -91,11 +89,3 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc) {
     run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(), .c_s32 = c, .ldc = ldc});
 }
-
-void hssl_gemm_s16_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const int16_t *a, ptrdiff_t lda, const float *a_scale, const void *packed_b,
-                       const float *b_scale, float *c, ptrdiff_t ldc, const hssl_gemm_output *output) {
-    run((problem){.M = M, .N = N, .K = 2 * hssl_round_up(K, 2), .a = (const uint8_t *)a, .lda = 2 * lda, .b = packed_b, .row = hssl_gemm_select_s16(),
-                  .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .output = output, .stage = hssl_gemm_select_output_s32()});
-}
-
-int32_t hssl_gemm_s16_limit(ptrdiff_t K) { return (int32_t)fmin(32767, floor(sqrt(0x1p31 / ((double)K + 1)))); }

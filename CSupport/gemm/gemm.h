@@ -6,7 +6,6 @@
 //   u8s8 (bytes):         panel 0: int32 start[64] = −128·Σ_k B(k, n)
 //                                  k 0…3: (n0: k0 k1 k2 k3)(n1: k0 k1 k2 k3)…(n63: …) │ k 4…7: … │ … │ K rounded up to 4
 //                         panel 1: …                                          Rows K… and columns N… are 0.
-//   s16:                  the same with start 0 and pairs: (n0: k0 k1)(n1: k0 k1)… of int16, K rounded up to 2.
 //
 // Zero point: A is u8 = s8 + 128, so Σ(A − 128)·B = Σ A·B + start. A kernel may use either side of that equation: the int32 are equal.
 // Codes are in [−127, 127] and K ≤ 65536, so no int32 accumulator overflows.
@@ -42,8 +41,6 @@ typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// `first` is the kernel's first column in it (a multiple of NR). K is a multiple of 4.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next);
-/// tile[r, c] = Σ_k A(r, k) · B(k, c) over 16-bit codes, exact where the caller keeps it below 2³¹ (hssl_gemm_s16_limit). `a`, `lda` and `K` count bytes.
-typedef hssl_gemm_u8s8_fn hssl_gemm_s16_fn;
 
 /// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
 typedef struct {
@@ -89,7 +86,6 @@ typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_u8s8_pip
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
 const hssl_gemm_f32_row *hssl_gemm_select_f16(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
-const hssl_gemm_u8s8_row *hssl_gemm_select_s16(void);
 hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void);
 hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void);
 hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void);

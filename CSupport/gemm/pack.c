@@ -7,7 +7,6 @@ static ptrdiff_t panels(ptrdiff_t N) { return hssl_ceil_div(N, PANEL); }
 
 size_t hssl_gemm_f32_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(panels(N) * PANEL * K) * sizeof(float); }
 size_t hssl_gemm_f16_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(panels(N) * PANEL * K) * sizeof(uint16_t); }
-size_t hssl_gemm_s16_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(panels(N) * PANEL * (4 + 2 * hssl_round_up(K, 2))); }
 size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K) { return (size_t)(panels(N) * PANEL * (4 + hssl_round_up(K, 4))); }
 
 // Loading a model is mostly packing, and packing a PyTorch weight is a transpose: 4 × 4 blocks of 32-bit words, a cache line of a column at a time.
@@ -176,13 +175,4 @@ void hssl_gemm_u8s8_pack(ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_
             pack_panel_u8s8(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride, (char *)packed + p * bytes);
         }
     });
-}
-
-void hssl_gemm_s16_pack(ptrdiff_t N, ptrdiff_t K, const int16_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed) {
-    const ptrdiff_t words = 2 * PANEL + PANEL * hssl_round_up(K, 2);  // of a panel, the start values included
-    memset(packed, 0, hssl_gemm_s16_packed_size(N, K));
-    for (ptrdiff_t n = 0; n < N; ++n) {
-        int16_t *const column = (int16_t *)packed + n / PANEL * words + 2 * PANEL + n % PANEL * 2;
-        for (ptrdiff_t k = 0; k < K; ++k) column[k / 2 * (2 * PANEL) + k % 2] = b[k * k_stride + n * n_stride];
-    }
 }

@@ -61,23 +61,6 @@ void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdif
     }
 }
 
-void hssl_gemm_s16_s32_6x64c2__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                      ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
-    (void)next;
-    const int16_t *b = (const int16_t *)((const char *)panel + 4 * PANEL) + 2 * first;
-    for (ptrdiff_t r = 0; r < rows; ++r) {
-        for (ptrdiff_t c = 0; c < columns; ++c) tile[r * PANEL + c] = 0;
-        for (ptrdiff_t k = 0; k < K / 4; ++k) {
-            int16_t x[2];
-            memcpy(x, a + r * lda + 4 * k, sizeof x);
-            for (ptrdiff_t c = 0; c < columns; ++c) {
-                const int16_t *y = b + 2 * (k * PANEL + c);
-                tile[r * PANEL + c] += x[0] * y[0] + x[1] * y[1];
-            }
-        }
-    }
-}
-
 enum { ACCUMULATORS = 24 };
 
 double hssl_peak_f32__scalar(ptrdiff_t iterations) {

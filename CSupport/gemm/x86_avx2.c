@@ -52,8 +52,7 @@ void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 }
 
 // |a| × sign(b, a): VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
-// Pairs of `words` need one VPMADDWD.
-HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
+HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
                               hssl_gemm_prefetch next) {
     __m256i sum[4][2];
     const __m256i ones = _mm256_set1_epi16(1);
@@ -65,11 +64,10 @@ HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, co
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
             int32_t four;
             memcpy(&four, a + r * lda + k, 4);
-            const __m256i x = _mm256_set1_epi32(words ? four : four ^ (int32_t)0x80808080), magnitude = _mm256_abs_epi8(x);
+            const __m256i x = _mm256_set1_epi32(four ^ (int32_t)0x80808080), magnitude = _mm256_abs_epi8(x);
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-                const __m256i products = words ? _mm256_madd_epi16(x, y[v])
-                                               : _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(y[v], x)), ones);
-                sum[r][v] = _mm256_add_epi32(sum[r][v], products);
+                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(y[v], x));
+                sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(pairs, ones));
             }
         }
     }
@@ -81,15 +79,7 @@ HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, co
 void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                      ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(false, R, V, K, a, lda, b, tile, next)
-    HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
-#undef CASE
-}
-
-void hssl_gemm_s16_s32_4x16c2__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                    ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(true, R, V, K, a, lda, b, tile, next)
+#define CASE(R, V) integer_tile(R, V, K, a, lda, b, tile, next)
     HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }

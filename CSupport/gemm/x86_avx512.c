@@ -135,8 +135,7 @@ void hssl_gemm_f16_pipelined_12x64__avx512(ptrdiff_t rows, ptrdiff_t K, const fl
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
-// Pairs of `words` need one VPMADDWD.
-HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
+HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
                               hssl_gemm_prefetch next) {
     __m512i sum[6][4];
     const __m512i ones = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
@@ -148,14 +147,12 @@ HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, co
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
             int32_t four;
             memcpy(&four, a + r * lda + k, 4);
-            const __m512i x = _mm512_set1_epi32(words ? four : four ^ (int32_t)0x80808080);
+            const __m512i x = _mm512_set1_epi32(four ^ (int32_t)0x80808080);
             const __m512i magnitude = _mm512_abs_epi8(x);
             const __mmask64 negative = _mm512_movepi8_mask(x);
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-                const __m512i products =
-                    words ? _mm512_madd_epi16(x, y[v])
-                          : _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, _mm512_mask_sub_epi8(y[v], negative, zero, y[v])), ones);
-                sum[r][v] = _mm512_add_epi32(sum[r][v], products);
+                const __m512i pairs = _mm512_maddubs_epi16(magnitude, _mm512_mask_sub_epi8(y[v], negative, zero, y[v]));
+                sum[r][v] = _mm512_add_epi32(sum[r][v], _mm512_madd_epi16(pairs, ones));
             }
         }
     }
@@ -167,15 +164,7 @@ HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, co
 void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                        ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(false, R, V, K, a, lda, b, tile, next)
-    HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
-#undef CASE
-}
-
-void hssl_gemm_s16_s32_6x64c2__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                      ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(true, R, V, K, a, lda, b, tile, next)
+#define CASE(R, V) integer_tile(R, V, K, a, lda, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }

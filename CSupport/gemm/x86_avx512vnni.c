@@ -9,7 +9,6 @@
 
 #define HSSL_WIDTH 16
 #include "base/vector.h"
-#include "base/x86_vnni.h"
 #include "gemm/output.h"
 #include "gemm/x86_tiles.h"
 
@@ -27,8 +26,8 @@ HSSL_INLINE void begin_tile(int rows, int vectors, const int32_t *start, tile_st
     }
 }
 
-// Four bytes of K. VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values. VPDPWSSD takes pairs of `words` at half the rate.
-HSSL_INLINE void step_tile(bool words, int rows, int vectors, ptrdiff_t lda, tile_state *t) {
+// Four bytes of K. VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values.
+HSSL_INLINE void step_tile(int rows, int vectors, ptrdiff_t lda, tile_state *t) {
     __builtin_prefetch(t->next.line, 0, 2);
     __m512i y[4];
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(t->b + 64 * v);
@@ -36,9 +35,7 @@ HSSL_INLINE void step_tile(bool words, int rows, int vectors, ptrdiff_t lda, til
         int32_t four;
         memcpy(&four, t->a + r * lda, 4);
         const __m512i x = _mm512_set1_epi32(four);
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-            t->sum[r][v] = words ? hssl_dpwssd(t->sum[r][v], x, y[v]) : _mm512_dpbusd_epi32(t->sum[r][v], x, y[v]);
-        }
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = _mm512_dpbusd_epi32(t->sum[r][v], x, y[v]);
     }
     t->a += 4;
     t->b += 4 * PANEL;
@@ -51,11 +48,11 @@ HSSL_INLINE void end_tile(int rows, int vectors, const tile_state *t, int32_t *t
     }
 }
 
-HSSL_INLINE void integer_tile(bool words, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
+HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
                               int32_t *tile, hssl_gemm_prefetch next) {
     tile_state t = {.a = a, .b = b, .next = next};
     begin_tile(rows, vectors, start, &t);
-    for (ptrdiff_t k = 0; k < K; k += 4) step_tile(words, rows, vectors, lda, &t);
+    for (ptrdiff_t k = 0; k < K; k += 4) step_tile(rows, vectors, lda, &t);
     end_tile(rows, vectors, &t, tile);
 }
 
@@ -63,16 +60,7 @@ void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, pt
                                            const void *panel, ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
     const int32_t *start = (const int32_t *)panel + first;
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(false, R, V, K, a, lda, start, b, tile, next)
-    HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
-#undef CASE
-}
-
-void hssl_gemm_s16_s32_6x64c2__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
-                                          const void *panel, ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
-    const int32_t *start = (const int32_t *)panel + first;
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
-#define CASE(R, V) integer_tile(true, R, V, K, a, lda, start, b, tile, next)
+#define CASE(R, V) integer_tile(R, V, K, a, lda, start, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
@@ -89,12 +77,12 @@ HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int r
     for (ptrdiff_t r = 0; r < ROWS; ++r) {
         _Pragma("clang loop unroll(disable)")
         for (ptrdiff_t c = 0; c < PANEL; c += 16) {
-            for (ptrdiff_t s = 0; s < part; ++s) step_tile(false, rows, 4, lda, &t);
+            for (ptrdiff_t s = 0; s < part; ++s) step_tile(rows, 4, lda, &t);
             const hssl_vi value = (hssl_vi)_mm512_loadu_si512(before + r * PANEL + c);
             hssl_output_pipelined(activation, residual, hssl_output_scaled(value, to.a_scale[r], hssl_load(to.b_scale + c)), r, c, &to);
         }
     }
-    for (ptrdiff_t s = VECTORS * part; s < steps; ++s) step_tile(false, rows, 4, lda, &t);
+    for (ptrdiff_t s = VECTORS * part; s < steps; ++s) step_tile(rows, 4, lda, &t);
     end_tile(rows, 4, &t, tile);
 }
 

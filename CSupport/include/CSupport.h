@@ -119,15 +119,6 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
 /// The int32 accumulators: bit-identical on every ISA.
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc);
 
-/// C = a_scale[m] · b_scale[n] · Σ_k A·B over 16-bit codes of at most ± hssl_gemm_s16_limit(K), then the output stage: for products of an int8 model that
-/// 8 bits would spoil. Half the rate of u8s8, twice that of float32; the sums are exact, so every row gives the same bits. K is padded to an even number in
-/// the packing; rows of A must be readable up to there.
-size_t hssl_gemm_s16_packed_size(ptrdiff_t N, ptrdiff_t K);
-void hssl_gemm_s16_pack(ptrdiff_t N, ptrdiff_t K, const int16_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed);
-int32_t hssl_gemm_s16_limit(ptrdiff_t K);
-void hssl_gemm_s16_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const int16_t *a, ptrdiff_t lda, const float *a_scale, const void *packed_b,
-                       const float *b_scale, float *c, ptrdiff_t ldc, const hssl_gemm_output *output);
-
 /// What the selected row and the selected threads reach on a register-only loop run for about `seconds`: FLOP/s, and int8 OP/s.
 double hssl_peak_f32(double seconds);
 double hssl_peak_u8s8(double seconds);
@@ -137,8 +128,6 @@ double hssl_peak_u8s8(double seconds);
 /// codes[r, k] = s8 code + 128; bytes K ..< ldq of every row are set to 128.
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale);
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale);
-/// Same on the grid scale = max|x| / limit, limit ≤ 32767; elements K ..< ldq are 0.
-void hssl_quantize_rows_s16(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int32_t limit, int16_t *codes, ptrdiff_t ldq, float *scale);
 /// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or NULL multiplies x first.
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
                                       uint8_t *codes, ptrdiff_t ldq, float *scale);
@@ -266,13 +255,11 @@ typedef struct {
 /// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
 typedef enum {
     HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
-    HSSL_STEP_PATCHIFY_QUANTIZE_S16,  // the same, then as QUANTIZE_S16, channels·patch² ≤ HSSL_PLAN_FUSED_FLOATS: x → y, y_scale
+    HSSL_STEP_PATCHIFY_QUANTIZE,    // the same, channels·patch² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few at a time → y u8 codes, y_scale
     HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
-    HSSL_STEP_LINEAR_S16,           // same over 16-bit codes, rows of K rounded up to 2
     HSSL_STEP_QUANTIZE,             // (rows, K): x → y u8 codes, y_scale [rows]
-    HSSL_STEP_QUANTIZE_S16,         // (rows, K): x → y 16-bit codes of at most ± hssl_gemm_s16_limit(K), y_scale [rows]
     HSSL_STEP_LAYER_NORM,           // (rows, D): x, weight, bias, epsilon → y
     HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
     HSSL_STEP_GELU,                 // (count): x → y

@@ -44,8 +44,8 @@ static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, con
 }
 
 // A row of patches, or a part of it, at a time: the patches never leave the caches.
-static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, int16_t *codes, float *scale) {
-    const ptrdiff_t K = channels * p * p, ldq = hssl_round_up(K, 2), rows = H / p, columns = W / p;
+static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, uint8_t *codes, float *scale) {
+    const ptrdiff_t K = channels * p * p, ldq = hssl_round_up(K, 4), rows = H / p, columns = W / p;
     const ptrdiff_t width = hssl_max(1, hssl_min(columns, HSSL_PLAN_FUSED_FLOATS / K)), runs = hssl_ceil_div(columns, width);
     const int team = hssl_team(24.0 * (double)(rows * columns) * (double)K);
     HSSL_TEAM(team, part, {
@@ -53,12 +53,12 @@ static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrd
             _Alignas(64) float patches[HSSL_PLAN_FUSED_FLOATS];
             const ptrdiff_t column = run % runs * width, count = hssl_min(width, columns - column), first = run / runs * columns + column;
             hssl_patchify_run(channels, H, W, p, first, count, image, patches);
-            hssl_quantize_rows_s16(count, K, patches, K, hssl_gemm_s16_limit(K), codes + first * ldq, ldq, scale + first);
+            hssl_quantize_rows_u8(count, K, patches, K, codes + first * ldq, ldq, scale + first);
         }
     });
 }
 
-static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_S16; }
+static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_U8S8; }
 
 // Weights of the next product after a step, NULL at the end.
 static const void *following_weights(const image_run *run, const hssl_plan_step *step) {
@@ -77,19 +77,12 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
                                      .next_packed_b = following};
     switch (step->kind) {
     case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
-    case HSSL_STEP_PATCHIFY_QUANTIZE_S16: patchify_quantize(size[0], size[1], size[2], size[3], x, y, at(run, step->y_scale)); break;
+    case HSSL_STEP_PATCHIFY_QUANTIZE: patchify_quantize(size[0], size[1], size[2], size[3], x, y, at(run, step->y_scale)); break;
     case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
     case HSSL_STEP_LINEAR_F16: hssl_gemm_f16(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
     case HSSL_STEP_LINEAR_U8S8:
         hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
                            at(run, step->weight_scale), y, size[3], false, &output);
-        break;
-    case HSSL_STEP_LINEAR_S16:
-        hssl_gemm_s16_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 2), at(run, step->x_scale), weight, at(run, step->weight_scale), y,
-                          size[3], &output);
-        break;
-    case HSSL_STEP_QUANTIZE_S16:
-        hssl_quantize_rows_s16(size[0], size[1], x, size[1], hssl_gemm_s16_limit(size[1]), y, hssl_round_up(size[1], 2), at(run, step->y_scale));
         break;
     case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
     case HSSL_STEP_LAYER_NORM: hssl_layer_norm(size[0], size[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
@@ -118,9 +111,7 @@ static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff
     ptrdiff_t x_row = floats * (is_linear(&step) ? step.size[2] : width), y_row = floats * width;
     switch (step.kind) {
     case HSSL_STEP_LINEAR_U8S8: x_row = hssl_round_up(step.size[2], 4); break;
-    case HSSL_STEP_LINEAR_S16: x_row = 2 * hssl_round_up(step.size[2], 2); break;
     case HSSL_STEP_QUANTIZE: case HSSL_STEP_LAYER_NORM_QUANTIZE: y_row = hssl_round_up(width, 4); break;
-    case HSSL_STEP_QUANTIZE_S16: y_row = 2 * hssl_round_up(width, 2); break;
     default: break;
     }
     step.size[0] = rows;

@@ -6,7 +6,6 @@
 #define ENTRY(symbol, isa) [HSSL_ISA_##isa] = {symbol},
 
 #define HSSL_ROW_quantize_rows ENTRY
-#define HSSL_ROW_quantize_row_s16 SKIP
 #define HSSL_ROW_quantize_row_stochastic SKIP
 #define HSSL_ROW_dequantize_row SKIP
 #define HSSL_ROW_count_codes SKIP
@@ -14,15 +13,8 @@ static const struct { hssl_quantize_rows_fn *kernel; } nearest_rows[HSSL_ISA_COU
 #include "quantize/kernels.inc"
 };
 #undef HSSL_ROW_quantize_rows
-#undef HSSL_ROW_quantize_row_s16
-#define HSSL_ROW_quantize_rows SKIP
-#define HSSL_ROW_quantize_row_s16 ENTRY
-static const struct { hssl_quantize_row_s16_fn *kernel; } s16_rows[HSSL_ISA_COUNT] = {
-#include "quantize/kernels.inc"
-};
-#undef HSSL_ROW_quantize_row_s16
 #undef HSSL_ROW_quantize_row_stochastic
-#define HSSL_ROW_quantize_row_s16 SKIP
+#define HSSL_ROW_quantize_rows SKIP
 #define HSSL_ROW_quantize_row_stochastic ENTRY
 static const struct { hssl_quantize_row_stochastic_fn *kernel; } stochastic_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
@@ -65,14 +57,6 @@ void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_
 
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale) {
     nearest(rows, K, x, ldx, 0, (uint8_t *)codes, ldq, scale);
-}
-
-void hssl_quantize_rows_s16(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int32_t limit, int16_t *codes, ptrdiff_t ldq, float *scale) {
-    hssl_quantize_row_s16_fn *const kernel = HSSL_SELECT_ROW(s16_rows)->kernel;
-    const int team = hssl_team(16.0 * (double)rows * (double)K);
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) scale[r] = kernel(K, x + r * ldx, (float)limit, codes + r * ldq, ldq);
-    });
 }
 
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,

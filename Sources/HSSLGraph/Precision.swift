@@ -1,7 +1,7 @@
 /// How the matrix products of a recording are computed: a policy of the tape, which model code does not know.
 ///
 /// Only products that ask for the policy follow it (`MatrixRole.policy`); patch embedding and prototypes stay float32, and so do norms, softmax,
-/// GELU and residual arithmetic everywhere.
+/// GELU and residual arithmetic everywhere. (Plans for features go further: see `ProductForm` and `HSSL_STEP_ATTENTION_INTEGER`.)
 public enum Precision: String, Sendable, CaseIterable {
     /// Everything in IEEE binary32.
     case float32

@@ -34,7 +34,6 @@ final class GemmChecker {
     private let rowScale: GuardedBuffer<Float>, columnScale: GuardedBuffer<Float>
     private let packed: GuardedBuffer<UInt8>, workspace: GuardedBuffer<Float>
     private let half: GuardedBuffer<UInt16>, codesA: GuardedBuffer<UInt8>, codesB: GuardedBuffer<Int8>
-    private let wideA: GuardedBuffer<Int16>, wideB: GuardedBuffer<Int16>, rowPower: GuardedBuffer<Float>, columnPower: GuardedBuffer<Float>
 
     /// Buffers for products up to `limit` in every size.
     init(M: Int, N: Int, K: Int) {
@@ -60,10 +59,6 @@ final class GemmChecker {
         codesA = GuardedBuffer(capacity: M * (K + 4 + gap))
         oracle_fill_bytes(codesA.capacity, 10, 1, 255, codesA.tail(codesA.capacity))
         codesB = GuardedBuffer(capacity: N * K)
-        wideA = GuardedBuffer(capacity: M * (K + 2 + 2 * gap))
-        wideB = GuardedBuffer(capacity: N * K)
-        rowPower = GuardedBuffer(capacity: M)
-        columnPower = GuardedBuffer(capacity: N)
         codesB.tail(N * K).withMemoryRebound(to: UInt8.self, capacity: N * K) { oracle_fill_bytes(N * K, 11, -127, 127, $0) }
     }
 
@@ -143,39 +138,6 @@ final class GemmChecker {
         }, "gemm_u8s8_f32", g)
     }
 
-    /// Codes over the whole allowed range; scales are powers of two, so that the oracle gets the same numbers as floats.
-    func int16(_ g: GemmCase) -> String? {
-        var g = g
-        (g.accumulate, g.transposedA) = (false, false)
-        let s = strides(g), even = (g.K + 1) / 2 * 2, lda = even + 2 * g.gap
-        let limit = Float(hssl_gemm_s16_limit(g.K)), random = aBuffer(g), weights = b.tail(g.N * g.K)
-        let x = wideA.tail((g.M - 1) * lda + even), y = wideB.tail(g.N * g.K), scaleA = rowPower.tail(g.M), scaleB = columnPower.tail(g.N)
-        func code(_ value: Float) -> Int16 { Int16(max(-limit, min(limit, (1.1 * value * limit).rounded()))) }
-        var a = [Float](repeating: 0, count: g.M * g.K), b = [Float](repeating: 0, count: g.N * g.K)
-        for m in 0..<g.M {
-            scaleA[m] = m % 2 == 0 ? 0x1p-11 : 0x1p-12
-            if even > g.K { x[m * lda + g.K] = Int16(limit) }  // padding does not matter
-            for k in 0..<g.K {
-                x[m * lda + k] = code(random[m * s.aM + k * s.aK])
-                a[m * g.K + k] = Float(x[m * lda + k]) * scaleA[m]
-            }
-        }
-        for n in 0..<g.N {
-            scaleB[n] = n % 3 == 0 ? 0x1p-10 : 0x1p-12
-            for k in 0..<g.K {
-                let at = k * s.bK + n * s.bN
-                y[at] = code(weights[at])
-                b[at] = Float(y[at]) * scaleB[n]
-            }
-        }
-        let panels = packed.tail(hssl_gemm_s16_packed_size(g.N, g.K))
-        hssl_gemm_s16_pack(g.N, g.K, y, s.bK, s.bN, panels)
-        return report(withTarget(g) { c, before, ldc, output in
-            hssl_gemm_s16_f32(g.M, g.N, g.K, x, lda, scaleA, panels, scaleB, c, ldc, output)
-            return oracle_gemm_f32(g.M, g.N, g.K, a, g.K, 1, b, s.bK, s.bN, before, c, ldc, false, output)
-        }, "gemm_s16_f32", g)
-    }
-
     /// Exact: every int32 equal.
     func accumulators(_ g: GemmCase, _ product: GemmInteger = hssl_gemm_u8s8_s32) -> String? {
         let s = strides(g), codes = packCodes(g), ldc = g.N + g.gap, count = (g.M - 1) * ldc + g.N
@@ -190,6 +152,6 @@ final class GemmChecker {
     }
 
     func all(_ g: GemmCase) -> [String] {
-        [float32(g), unpacked(g), float16(g), int8(g), accumulators(g), int16(g)].compactMap { $0 }
+        [float32(g), unpacked(g), float16(g), int8(g), accumulators(g)].compactMap { $0 }
     }
 }

@@ -20,7 +20,8 @@ final class LoweringTests: XCTestCase {
         XCTAssertFalse(float.steps.contains { [HSSL_STEP_ADD, HSSL_STEP_GELU].contains($0.kind) })
         let int8 = try lower(trace.tape, trace.tokens.gatheringRows([0]), .int8)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM_QUANTIZE }.count, 24)
-        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LINEAR_U8S8 }.count, 49)
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LINEAR_U8S8 }.count, 1 + 12 * 4 + 1)  // patches too
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_PATCHIFY_QUANTIZE }.count, 1)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM }.count, 1)
         XCTAssertEqual(int8.steps.filter { $0.activation == HSSL_ACTIVATION_GELU_COARSE }.count, 12)
         XCTAssertEqual(float.steps.filter { $0.activation == HSSL_ACTIVATION_GELU }.count, 12)

@@ -30,23 +30,21 @@ indirect enum ConstantExpression {
     }
 }
 
-/// What a product multiplies. In a plan for int8 the weights that stay in full precision (`MatrixRole`) are of 16 bits: half a thousandth of error where
-/// int8 has a hundredth, twice the rate of float32, and the same bits on every instruction set.
+/// What a product multiplies. In a plan for int8 that is codes in every product, also where training stays in full precision (`MatrixRole`): per token and
+/// per channel the patch embedding loses as little as any other product, and at twice the rate of 16 bits.
 enum ProductForm: Hashable {
-    case float32, float16, int8, int16
+    case float32, float16, int8
 
-    init(_ role: MatrixRole, _ precision: Precision, inputs: Int) {
+    init(_ role: MatrixRole, _ precision: Precision) {
         switch (precision, role) {
         case (.float32, _): self = .float32
         case (.float16, _): self = role == .policy ? .float16 : .float32
-        case (.int8, .policy): self = .int8
-        // So long a sum leaves too few bits a code.
-        case (.int8, _): self = inputs <= 8192 ? .int16 : .float32
+        case (.int8, _): self = .int8
         }
     }
 
     /// Bytes of a row of codes.
-    func leading(_ width: Int) -> Int { self == .int16 ? (width + 1) / 2 * 4 : (width + 3) / 4 * 4 }
+    static func leading(_ width: Int) -> Int { (width + 3) / 4 * 4 }
 
     /// Bytes of a packed weight without its scales. Packed columns come in panels of `panelWidth`, one after the other.
     func packedSize(outputs: Int, inputs: Int) -> Int {
@@ -54,7 +52,6 @@ enum ProductForm: Hashable {
         case .float32: hssl_gemm_f32_packed_size(outputs, inputs)
         case .float16: hssl_gemm_f16_packed_size(outputs, inputs)
         case .int8: hssl_gemm_u8s8_packed_size(outputs, inputs)
-        case .int16: hssl_gemm_s16_packed_size(outputs, inputs)
         }
     }
 
@@ -109,7 +106,7 @@ struct ConstantTable {
         case .floats: count * 4
         case .index(let index): index.count * 4
         case .product(let form, let outputs, let inputs):
-            form == .int8 || form == .int16
+            form == .int8
                 ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4 : form.packedSize(outputs: outputs, inputs: inputs)
         }
     }
@@ -189,11 +186,6 @@ struct ConstantTable {
                 hssl_quantize_rows_s8(outputs, inputs, try values(expression, weights), inputs, &codes, inputs, scales)
                 hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
             }
-        case .int16:
-            let scales = (target + scaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
-            var codes = [Int16](repeating: 0, count: outputs * inputs)
-            hssl_quantize_rows_s16(outputs, inputs, try values(expression, weights), inputs, hssl_gemm_s16_limit(inputs), &codes, inputs, scales)
-            hssl_gemm_s16_pack(outputs, inputs, codes, 1, inputs, target)
         }
     }
 }

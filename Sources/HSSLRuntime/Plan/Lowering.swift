@@ -216,12 +216,15 @@ struct Lowering {
     private mutating func quantized(_ value: Int, width: Int) throws -> Codes {
         if let known = codes[value] { return known }
         let rows = Demand.rows(wanted(value), width: width)
-        let leading = ProductForm.int8.leading(width)
+        let leading = ProductForm.leading(width)
         let target = allocate(byteCount: rows.count * leading)
         let scale = allocate(byteCount: rows.count * 4)
         var step: PlanStep
         if case .norm(let node)? = places[value], width <= Int(HSSL_PLAN_FUSED_FLOATS), isReadAsCodesOnly(value) {
             step = try normStep(node, HSSL_STEP_LAYER_NORM_QUANTIZE, x: try address(node.inputs[0]))
+        } else if case .patches(let node)? = places[value], width <= Int(HSSL_PLAN_FUSED_FLOATS), demand.uses[value] == 1,
+            rows.count * width == Demand.count(tape, value) {
+            step = try patchifyStep(node, HSSL_STEP_PATCHIFY_QUANTIZE)
         } else {
             let x = try address(value)
             step = PlanStep(kind: HSSL_STEP_QUANTIZE, size: [rows.count, width], x: x.element(rows.lowerBound * width))
@@ -233,29 +236,12 @@ struct Lowering {
         return result
     }
 
-    /// The same as 16-bit codes, for one product that wants `rows`.
-    private mutating func quantizedWide(_ value: Int, _ rows: Range<Int>, width: Int) throws -> Codes {
-        let leading = ProductForm.int16.leading(width)
-        var step: PlanStep
-        if case .patches(let node)? = places[value], width <= Int(HSSL_PLAN_FUSED_FLOATS), demand.uses[value] == 1, rows.count * width == Demand.count(tape, value) {
-            step = try patchifyStep(node, HSSL_STEP_PATCHIFY_QUANTIZE_S16)
-        } else {
-            let x = try address(value)
-            step = PlanStep(kind: HSSL_STEP_QUANTIZE_S16, size: [rows.count, width], x: x.element(rows.lowerBound * width))
-        }
-        let target = allocate(byteCount: rows.count * leading)
-        let scale = allocate(byteCount: rows.count * 4)
-        (step.y, step.yScale) = (target, scale)
-        emit(step)
-        return Codes(codes: target.advanced(by: -rows.lowerBound * leading), scale: scale.element(-rows.lowerBound))
-    }
-
     /// Nothing but int8 products reads the value.
     private func isReadAsCodesOnly(_ value: Int) -> Bool {
         guard precision == .int8, demand.readers[value].count == demand.uses[value] else { return false }
         return demand.readers[value].allSatisfy {
             let node = tape.nodes[$0]
-            guard case .linear(_, _, .policy) = node.operation else { return false }
+            guard case .linear = node.operation else { return false }
             return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
         }
     }
@@ -298,7 +284,7 @@ struct Lowering {
         let outputs = node.shape.last ?? 1
         let inputs = weight.count / outputs
         let rows = Demand.rows(range, width: outputs)
-        let form = ProductForm(role, precision, inputs: inputs)
+        let form = ProductForm(role, precision)
         guard form != .int8 || inputs <= 65_536 else { throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)") }
 
         let columns = columns ?? 0..<outputs, first = rows.lowerBound * outputs + columns.lowerBound
@@ -309,10 +295,10 @@ struct Lowering {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
-        case .int8, .int16:
-            step.kind = form == .int8 ? HSSL_STEP_LINEAR_U8S8 : HSSL_STEP_LINEAR_S16
-            let x = form == .int8 ? try quantized(node.inputs[0], width: inputs) : try quantizedWide(node.inputs[0], rows, width: inputs)
-            step.x = x.codes.advanced(by: rows.lowerBound * form.leading(inputs))
+        case .int8:
+            step.kind = HSSL_STEP_LINEAR_U8S8
+            let x = try quantized(node.inputs[0], width: inputs)
+            step.x = x.codes.advanced(by: rows.lowerBound * ProductForm.leading(inputs))
             step.xScale = x.scale.element(rows.lowerBound)
             step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs)).element(columns.lowerBound)
         }

@@ -47,11 +47,9 @@ extension PlanStep {
         let pitches: [(Operand, Int)]
         switch kind {
         case HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16: pitches = [(x, 4 * size[2]), (residual, 4 * width), (y, 4 * width)]
-        case HSSL_STEP_LINEAR_U8S8: pitches = [(x, ProductForm.int8.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
-        case HSSL_STEP_LINEAR_S16: pitches = [(x, ProductForm.int16.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
+        case HSSL_STEP_LINEAR_U8S8: pitches = [(x, ProductForm.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
         case HSSL_STEP_LAYER_NORM: pitches = [(x, 4 * width), (y, 4 * width)]
-        case HSSL_STEP_QUANTIZE, HSSL_STEP_LAYER_NORM_QUANTIZE: pitches = [(x, 4 * width), (y, ProductForm.int8.leading(width)), (yScale, 4)]
-        case HSSL_STEP_QUANTIZE_S16: pitches = [(x, 4 * width), (y, ProductForm.int16.leading(width)), (yScale, 4)]
+        case HSSL_STEP_QUANTIZE, HSSL_STEP_LAYER_NORM_QUANTIZE: pitches = [(x, 4 * width), (y, ProductForm.leading(width)), (yScale, 4)]
         default: return nil
         }
         return pitches.compactMap { operand, pitch in
