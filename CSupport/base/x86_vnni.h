@@ -9,4 +9,11 @@ HSSL_INLINE __m512i hssl_dpwssd(__m512i sum, __m512i a, __m512i b) {
     return sum;
 }
 
+/// A zero of its own for each sum. Tiles that begin with loaded values or copies of one register, and end in a burst of stores, take 20 to 30 cycles more.
+HSSL_INLINE __m512i hssl_zero(void) {
+    __m512i zero;
+    __asm__ volatile("vpxord %0, %0, %0" : "=v"(zero));
+    return zero;
+}
+
 #endif

@@ -44,13 +44,13 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
             const float *const a = g->a + (m + r) * g->m_stride + k * g->k_stride;
             float *const tile = partial + r * PANEL;
             if (pipelined && r > 0) {
-                g->row->pipelined(height, terms, a, g->m_stride, g->k_stride, panel + k * line, tile, k > 0, tile - mr * PANEL, &target, ahead);
+                g->row->pipelined(height, terms, a, g->m_stride, g->k_stride, panel + k * line, tile, k > 0, tile - mr * PANEL, &target, &ahead);
                 hssl_gemm_target_advance(&target, mr);
                 ahead.line += terms * ahead.step;
             } else {
                 for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += terms * ahead.step) {
                     g->row->kernel(height, hssl_min(nr, columns - n), terms, a, g->m_stride, g->k_stride, panel + k * line + n * g->b_element, tile + n,
-                                   k > 0, ahead);
+                                   k > 0, &ahead);
                 }
             }
             if (last && (!pipelined || r + mr >= rows)) {
@@ -116,7 +116,7 @@ static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
                 const float *a = direct ? g->a + (m + r) * g->m_stride + k : a_block + r * terms;
                 for (ptrdiff_t n = 0; n < columns; n += nr) {
                     g->row->kernel(height, hssl_min(nr, columns - n), terms, a, direct ? g->m_stride : 1, direct ? 1 : mr, b_block + n, tile + n, k > 0,
-                                   (hssl_gemm_prefetch){(const char *)b_block, 0});
+                                   &(hssl_gemm_prefetch){(const char *)b_block, 0});
                 }
                 if (k + KC < g->K) continue;
                 const hssl_gemm_target target = hssl_gemm_target_at(m + r, p * PANEL, g->c, g->ldc, g->accumulate, g->output);

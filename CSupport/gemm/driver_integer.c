@@ -47,12 +47,12 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         const uint8_t *const a = g->a + (m + r) * g->lda;
         int32_t *const tile = tiles[waiting == tiles[0]];
         if (waiting) {
-            g->row->pipelined(height, g->K, a, g->lda, panel, tile, waiting, &target, ahead);
+            g->row->pipelined(height, g->K, a, g->lda, panel, tile, waiting, &target, &ahead);
             hssl_gemm_target_advance(&target, mr);
             ahead.line += steps * ahead.step;
         } else {
             for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
-                g->row->kernel(height, hssl_min(nr, columns - n), g->K, a, g->lda, panel, n, tile + n, ahead);
+                g->row->kernel(height, hssl_min(nr, columns - n), g->K, a, g->lda, panel, n, tile + n, &ahead);
             }
         }
         if (pipelined) {

@@ -28,19 +28,21 @@ enum {
 };
 
 /// What a kernel prefetches while it multiplies: at each step of its loop over K the line at `line`, which then moves by `step` bytes. A step of 0
-/// asks for nothing new. (Asked for between tiles, in one burst, the lines wait for one another and the products for them: 2 % of ViT-S.)
+/// asks for nothing new. (Asked for between tiles, in one burst, the lines wait for one another and the products for them: 2 % of ViT-S.
+/// Kernels take it by reference: by value clang copies it in 16 bytes, of which 8 have just been written, and the load waits until all stores before it,
+/// a tile's, have left.)
 typedef struct { const char *line; ptrdiff_t step; } hssl_gemm_prefetch;
 
 /// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
 /// The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are those of the float32 product
 /// of the widened weights.
 typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add, hssl_gemm_prefetch next);
+                              const void *b, float *tile, bool add, const hssl_gemm_prefetch *next);
 typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel at its first column, start values included;
 /// `first` is the kernel's first column in it (a multiple of NR). K is a multiple of 4.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                               ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next);
+                               ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next);
 
 /// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
 typedef struct {
@@ -62,9 +64,9 @@ typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const in
 /// The tile of the same row's kernel, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`: one that
 /// hssl_gemm_can_pipeline allows with exact GELU for float tiles, coarse GELU for int32 ones.
 typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
-                                        const float *before, const hssl_gemm_target *target, hssl_gemm_prefetch next);
+                                        const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
-                                         const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next);
+                                         const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 /// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by tile.
 static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t, hssl_activation activation) {
     return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || (t->activation == activation && !t->residual));

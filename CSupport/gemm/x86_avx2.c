@@ -15,13 +15,14 @@
 
 // 12 accumulators, 2 vectors of B, 1 broadcast of A.
 HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *panel, float *tile,
-                            bool add, hssl_gemm_prefetch next) {
+                            bool add, const hssl_gemm_prefetch *next) {
     __m256 sum[6][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
     const float *b = panel;
     const uint16_t *b_half = panel;
-    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL, b_half += PANEL, next.line += next.step) {
-        __builtin_prefetch(next.line, 0, 2);
+    hssl_gemm_prefetch ahead = *next;
+    for (ptrdiff_t k = 0; k < K; ++k, a += a_k, b += PANEL, b_half += PANEL, ahead.line += ahead.step) {
+        __builtin_prefetch(ahead.line, 0, 2);
         __m256 y[2];
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
             y[v] = half ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(b_half + 8 * v))) : _mm256_loadu_ps(b + 8 * v);
@@ -38,14 +39,14 @@ HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const
 }
 
 void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
+                              const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
 #define CASE(R, V) float_tile(false, R, V, K, a, a_row, a_k, b, tile, add, next)
     HSSL_TILE_SWITCH_6x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }
 
 void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
+                              const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
 #define CASE(R, V) float_tile(true, R, V, K, a, a_row, a_k, b, tile, add, next)
     HSSL_TILE_SWITCH_6x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
@@ -53,12 +54,13 @@ void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 
 // |a| × sign(b, a): VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
-                              hssl_gemm_prefetch next) {
+                              const hssl_gemm_prefetch *next) {
     __m256i sum[4][2];
     const __m256i ones = _mm256_set1_epi16(1);
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
-    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL, next.line += next.step) {
-        __builtin_prefetch(next.line, 0, 2);
+    hssl_gemm_prefetch ahead = *next;
+    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL, ahead.line += ahead.step) {
+        __builtin_prefetch(ahead.line, 0, 2);
         __m256i y[2];
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm256_loadu_si256((const __m256i *)(b + 32 * v));
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
@@ -77,7 +79,7 @@ HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t 
 }
 
 void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                     ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
+                                     ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
 #define CASE(R, V) integer_tile(R, V, K, a, lda, b, tile, next)
     HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)

@@ -49,8 +49,8 @@ HSSL_INLINE void end_floats(int rows, int vectors, const float_state *t, float *
 }
 
 HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *panel, float *tile,
-                            bool add, hssl_gemm_prefetch next) {
-    float_state t = {.a = a, .b = panel, .next = next};
+                            bool add, const hssl_gemm_prefetch *next) {
+    float_state t = {.a = a, .b = panel, .next = *next};
     begin_floats(rows, vectors, &t);
     for (ptrdiff_t k = 0; k < K; ++k) step_floats(half, rows, vectors, a_row, a_k, &t);
     end_floats(rows, vectors, &t, tile, add);
@@ -59,8 +59,8 @@ HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const
 // The 24 vectors of `before`, 6 × 4 or 12 × 2 as well, go through the output stage between equal parts of this product; see x86_avx512vnni.c.
 HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool residual, int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row,
                                   ptrdiff_t a_k, const void *panel, ptrdiff_t first, float *tile, bool add, const float *before,
-                                  const hssl_gemm_target *target, hssl_gemm_prefetch next) {
-    float_state t = {.a = a, .b = panel, .next = next};
+                                  const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
+    float_state t = {.a = a, .b = panel, .next = *next};
     begin_floats(rows, vectors, &t);
     const ptrdiff_t part = K / 24;
     const hssl_gemm_target to = *target;  // a copy that no store can alias
@@ -86,7 +86,7 @@ HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool re
     }
 
 void hssl_gemm_f32_pipelined_6x64__avx512(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
-                                          const float *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+                                          const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
     switch (rows) {
         case 1: PIPELINED(false, 1, 4, b, 0, next) break;
         case 2: PIPELINED(false, 2, 4, b, 0, next) break;
@@ -98,7 +98,7 @@ void hssl_gemm_f32_pipelined_6x64__avx512(ptrdiff_t rows, ptrdiff_t K, const flo
 }
 
 void hssl_gemm_f32_6x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
+                                const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
 #define CASE(R, V) float_tile(false, R, V, K, a, a_row, a_k, b, tile, add, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
@@ -106,7 +106,7 @@ void hssl_gemm_f32_6x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
 
 // Of a ragged end of at most 6 rows, 12 × 2 would leave too few accumulators to hide the latency of a multiply-add.
 void hssl_gemm_f16_12x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                 const void *b, float *tile, bool add, hssl_gemm_prefetch next) {
+                                 const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
 #define CASE(R, V) float_tile(true, R, V, K, a, a_row, a_k, b, tile, add, next)
     if (rows <= 6) {
         HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
@@ -115,33 +115,35 @@ void hssl_gemm_f16_12x64__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K,
     HSSL_TILE_SWITCH_7TO12x2(rows, hssl_min(2, (columns + 15) / 16), CASE)
     if (columns <= 32) return;
     b = (const uint16_t *)b + 32, tile += 32, columns -= 32;
-    next.step = 0;  // all that was to be asked for has been
+    const hssl_gemm_prefetch asked = {next->line, 0};  // all that was to be
+    next = &asked;
     HSSL_TILE_SWITCH_7TO12x2(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }
 
 void hssl_gemm_f16_pipelined_12x64__avx512(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
-                                           const float *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+                                           const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
     if (rows < 12) {
         hssl_output_tile(false, 12, PANEL, before, target);
         hssl_gemm_f16_12x64__avx512(rows, PANEL, K, a, a_row, a_k, b, tile, add, next);
         return;
     }
     PIPELINED(true, 12, 2, b, 0, next)
-    const hssl_gemm_prefetch asked = {next.line, 0};
-    PIPELINED(true, 12, 2, (const uint16_t *)b + 32, 32, asked)
+    const hssl_gemm_prefetch asked = {next->line, 0};
+    PIPELINED(true, 12, 2, (const uint16_t *)b + 32, 32, &asked)
 }
 #undef PIPELINED
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
 HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
-                              hssl_gemm_prefetch next) {
+                              const hssl_gemm_prefetch *next) {
     __m512i sum[6][4];
     const __m512i ones = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = zero;
-    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL, next.line += next.step) {
-        __builtin_prefetch(next.line, 0, 2);
+    hssl_gemm_prefetch ahead = *next;
+    for (ptrdiff_t k = 0; k < K; k += 4, b += 4 * PANEL, ahead.line += ahead.step) {
+        __builtin_prefetch(ahead.line, 0, 2);
         __m512i y[4];
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) y[v] = _mm512_loadu_si512(b + 64 * v);
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
@@ -162,7 +164,7 @@ HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t 
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                       ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
+                                       ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next) {
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
 #define CASE(R, V) integer_tile(R, V, K, a, lda, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)

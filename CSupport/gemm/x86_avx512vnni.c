@@ -9,6 +9,7 @@
 
 #define HSSL_WIDTH 16
 #include "base/vector.h"
+#include "base/x86_vnni.h"
 #include "gemm/output.h"
 #include "gemm/x86_tiles.h"
 
@@ -19,11 +20,8 @@ typedef struct {
     hssl_gemm_prefetch next;
 } tile_state;
 
-HSSL_INLINE void begin_tile(int rows, int vectors, const int32_t *start, tile_state *t) {
-    HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        const __m512i s = _mm512_loadu_si512(start + 16 * v);
-        HSSL_UNROLL for (int r = 0; r < rows; ++r) t->sum[r][v] = s;
-    }
+HSSL_INLINE void begin_tile(int rows, int vectors, tile_state *t) {
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = hssl_zero();
 }
 
 // Four bytes of K. VPDPBUSD takes u8 × s8 as they are, exactly; the zero point is in the start values.
@@ -42,22 +40,22 @@ HSSL_INLINE void step_tile(int rows, int vectors, ptrdiff_t lda, tile_state *t) 
     t->next.line += t->next.step;
 }
 
-HSSL_INLINE void end_tile(int rows, int vectors, const tile_state *t, int32_t *tile) {
+HSSL_INLINE void end_tile(int rows, int vectors, const int32_t *start, const tile_state *t, int32_t *tile) {
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        _mm512_storeu_si512(tile + r * PANEL + 16 * v, t->sum[r][v]);
+        _mm512_storeu_si512(tile + r * PANEL + 16 * v, _mm512_add_epi32(t->sum[r][v], _mm512_loadu_si512(start + 16 * v)));
     }
 }
 
 HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start, const int8_t *b,
-                              int32_t *tile, hssl_gemm_prefetch next) {
-    tile_state t = {.a = a, .b = b, .next = next};
-    begin_tile(rows, vectors, start, &t);
+                              int32_t *tile, const hssl_gemm_prefetch *next) {
+    tile_state t = {.a = a, .b = b, .next = *next};
+    begin_tile(rows, vectors, &t);
     for (ptrdiff_t k = 0; k < K; k += 4) step_tile(rows, vectors, lda, &t);
-    end_tile(rows, vectors, &t, tile);
+    end_tile(rows, vectors, start, &t, tile);
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
-                                           const void *panel, ptrdiff_t first, int32_t *tile, hssl_gemm_prefetch next) {
+                                           const void *panel, ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next) {
     const int32_t *start = (const int32_t *)panel + first;
     const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
 #define CASE(R, V) integer_tile(R, V, K, a, lda, start, b, tile, next)
@@ -68,10 +66,10 @@ void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, pt
 // The 24 vectors of the tile before go through the output stage between equal parts of this product, whose multiply-adds leave half of the issue slots and
 // two of four ports to them. Between tiles the stage would have the core for itself.
 HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                int32_t *tile, const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+                                int32_t *tile, const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
     enum { ROWS = 6, VECTORS = ROWS * 4 };
-    tile_state t = {.a = a, .b = (const int8_t *)panel + 4 * PANEL, .next = next};
-    begin_tile(rows, 4, panel, &t);
+    tile_state t = {.a = a, .b = (const int8_t *)panel + 4 * PANEL, .next = *next};
+    begin_tile(rows, 4, &t);
     const ptrdiff_t steps = K / 4, part = steps / VECTORS;
     const hssl_gemm_target to = *target;  // a copy that no store can alias
     for (ptrdiff_t r = 0; r < ROWS; ++r) {
@@ -83,11 +81,11 @@ HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int r
         }
     }
     for (ptrdiff_t s = VECTORS * part; s < steps; ++s) step_tile(rows, 4, lda, &t);
-    end_tile(rows, 4, &t, tile);
+    end_tile(rows, 4, panel, &t, tile);
 }
 
 void hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
-                                                 const int32_t *before, const hssl_gemm_target *target, hssl_gemm_prefetch next) {
+                                                 const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
 #define TILE(ROWS)                                                                                                                           \
     if (target->activation == HSSL_ACTIVATION_GELU_COARSE) {                                                                                 \
         pipelined_tile(HSSL_ACTIVATION_GELU_COARSE, false, ROWS, K, a, lda, panel, tile, before, target, next);                              \
