@@ -1,4 +1,4 @@
-// What clang does badly with the VNNI intrinsics. Include inside the attribute region of an AVX-512 VNNI body, after base/vector.h and <immintrin.h>.
+// What clang does badly in VNNI tiles. Include inside the attribute region of an AVX-512 VNNI body, after base/vector.h and <immintrin.h>.
 #ifndef HSSL_X86_VNNI_H
 #define HSSL_X86_VNNI_H
 

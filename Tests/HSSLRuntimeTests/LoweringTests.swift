@@ -42,6 +42,14 @@ final class LoweringTests: XCTestCase {
         }
     }
 
+    /// Sums of codes hold 65,536 products. Only patches are ever longer.
+    func testPatchesTooLongForCodesStayInFloats() throws {
+        for (patch, kind) in [(32, HSSL_STEP_LINEAR_U8S8), (160, HSSL_STEP_LINEAR_F32)] {
+            let trace = try ModelTrace(ModelArchitecture(named: "vit_nano", imageSize: 320, patchSize: patch))
+            XCTAssertEqual(try lower(trace.tape, trace.tokens, .int8).steps.first { $0.kind.isLinear }?.kind, kind)
+        }
+    }
+
     /// The figure that rates are divided by counts what is computed, not what the model could.
     func testOperationsOfClsFeatures() throws {
         let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32, threads: 2)

@@ -35,11 +35,12 @@ indirect enum ConstantExpression {
 enum ProductForm: Hashable {
     case float32, float16, int8
 
-    init(_ role: MatrixRole, _ precision: Precision) {
+    init(_ role: MatrixRole, _ precision: Precision, inputs: Int) {
         switch (precision, role) {
         case (.float32, _): self = .float32
         case (.float16, _): self = role == .policy ? .float16 : .float32
-        case (.int8, _): self = .int8
+        case (.int8, .policy): self = .int8
+        case (.int8, .full): self = inputs <= 65_536 ? .int8 : .float32
         }
     }
 

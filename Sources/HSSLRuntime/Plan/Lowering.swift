@@ -241,7 +241,7 @@ struct Lowering {
         guard precision == .int8, demand.readers[value].count == demand.uses[value] else { return false }
         return demand.readers[value].allSatisfy {
             let node = tape.nodes[$0]
-            guard case .linear = node.operation else { return false }
+            guard case .linear(_, _, let role) = node.operation, ProductForm(role, precision, inputs: tape.shapes[value].last ?? 1) == .int8 else { return false }
             return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
         }
     }
@@ -284,7 +284,7 @@ struct Lowering {
         let outputs = node.shape.last ?? 1
         let inputs = weight.count / outputs
         let rows = Demand.rows(range, width: outputs)
-        let form = ProductForm(role, precision)
+        let form = ProductForm(role, precision, inputs: inputs)
         guard form != .int8 || inputs <= 65_536 else { throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)") }
 
         let columns = columns ?? 0..<outputs, first = rows.lowerBound * outputs + columns.lowerBound
