@@ -1,4 +1,6 @@
 // Drivers of the integer family. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to a K of 8192.
+#include <string.h>
+
 #include "gemm/gemm.h"
 
 typedef struct {
@@ -21,6 +23,58 @@ typedef struct {
     int team;
 } problem;
 
+static hssl_gemm_target target_at(const problem *g, ptrdiff_t m, ptrdiff_t n) {
+    if (g->c_s32) return (hssl_gemm_target){0};
+    hssl_gemm_target target = hssl_gemm_target_at(m, n, g->c, g->ldc, g->accumulate, g->output);
+    target.a_scale = g->a_scale + m;
+    if (g->b_scale) target.b_scale = g->b_scale + n;
+    return target;
+}
+
+// A tile's way to C, whose row m and column n it begins at; `target` then waits for the next one below.
+static void finish_tile(const problem *g, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t m, ptrdiff_t n, const int32_t *tile, hssl_gemm_target *target) {
+    if (g->c_s32) {
+        for (ptrdiff_t r = 0; r < rows; ++r) memcpy(g->c_s32 + (m + r) * g->ldc + n, tile + r * g->row->nr, (size_t)columns * sizeof *tile);
+    } else {
+        g->stage(rows, columns, tile, target);
+        hssl_gemm_target_advance(target, rows);
+    }
+}
+
+// A slice at a time: the tiles below one another share it. The rows' codes are centred once for all slices of a block of K.
+static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
+    (void)part;
+    _Alignas(64) int8_t codes[ROW_BLOCK * SLICE_KC], slice[SLICE_BYTES];
+    _Alignas(64) int32_t sums[ROW_BLOCK * PANEL], tile[MAX_MR * PANEL];
+    const problem *const g = job;
+    const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
+    const ptrdiff_t rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
+    const char *const panel = g->b + p * panel_bytes;
+    const char *const following = g->output ? g->output->next_packed_b : NULL;
+    const char *const next = !task.prefetches ? NULL : task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
+    const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
+    const ptrdiff_t tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
+    const hssl_gemm_target whole = target_at(g, task.m, p * PANEL);
+    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, tiles * (g->K / 4), panel);
+    for (ptrdiff_t k = 0; k == 0 || k < g->K; k += SLICE_KC) {
+        const ptrdiff_t terms = hssl_min(SLICE_KC, g->K - k), steps = terms / 4;
+        const bool last = k + SLICE_KC >= g->K;
+        g->row->center(rows, terms, g->a + task.m * g->lda + k, g->lda, codes);
+        for (ptrdiff_t n = 0; n < columns; n += nr) {
+            const ptrdiff_t width = hssl_min(nr, columns - n);
+            hssl_gemm_target target = hssl_gemm_target_right(&whole, n);
+            g->row->slice(terms, (const int8_t *)panel + (4 + k) * PANEL + 4 * n, slice);
+            for (ptrdiff_t r = 0; r < rows; r += mr, ahead.line += steps * ahead.step) {
+                const ptrdiff_t height = hssl_min(mr, rows - r), count = height * nr;
+                int32_t *const sum = sums + n * rows + r * nr;
+                g->row->kernel(height, width, terms, (const uint8_t *)codes + r * terms, terms, slice, k == 0 ? sum : tile, &ahead);
+                for (ptrdiff_t i = 0; k > 0 && i < count; ++i) sum[i] += tile[i];
+                if (last) finish_tile(g, height, width, task.m + r, p * PANEL + n, sum, &target);
+            }
+        }
+    }
+}
+
 static void run_task(const void *job, ptrdiff_t index, int part) {
     (void)part;
     _Alignas(64) int32_t tiles[2][MAX_MR * PANEL];
@@ -30,15 +84,9 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     const char *const panel = g->b + p * panel_bytes;
     const char *const following = g->output ? g->output->next_packed_b : NULL;
     const char *const next = !task.prefetches ? NULL : task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
-    const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
-    const ptrdiff_t steps = g->K / 4, count = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
-    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, count * steps, panel);
-    hssl_gemm_target target = {0};
-    if (!g->c_s32) {
-        target = hssl_gemm_target_at(m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
-        target.a_scale = g->a_scale + m;
-        if (g->b_scale) target.b_scale = g->b_scale + p * PANEL;
-    }
+    const ptrdiff_t mr = g->row->mr, columns = hssl_min(PANEL, g->N - p * PANEL), steps = g->K / 4;
+    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, hssl_ceil_div(rows, mr) * steps, panel);
+    hssl_gemm_target target = target_at(g, m, p * PANEL);
     // A tile waits for the product of the next one, and goes through its output stage while that is computed.
     const bool pipelined = g->row->pipelined && columns == PANEL && target.b_scale && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU_COARSE);
     const int32_t *waiting = NULL;
@@ -51,19 +99,13 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
             hssl_gemm_target_advance(&target, mr);
             ahead.line += steps * ahead.step;
         } else {
-            for (ptrdiff_t n = 0; n < columns; n += nr, ahead.line += steps * ahead.step) {
-                g->row->kernel(height, hssl_min(nr, columns - n), g->K, a, g->lda, panel, n, tile + n, &ahead);
-            }
+            g->row->kernel(height, columns, g->K, a, g->lda, panel, tile, &ahead);
+            ahead.line += steps * ahead.step;
         }
         if (pipelined) {
             waiting = tile;
-        } else if (g->c_s32) {
-            for (ptrdiff_t i = 0; i < height; ++i) {
-                for (ptrdiff_t n = 0; n < columns; ++n) g->c_s32[(m + r + i) * g->ldc + p * PANEL + n] = tile[i * PANEL + n];
-            }
         } else {
-            g->stage(height, columns, tile, &target);
-            hssl_gemm_target_advance(&target, mr);
+            finish_tile(g, height, columns, m + r, p * PANEL, tile, &target);
         }
     }
     if (waiting) g->stage((rows - 1) % mr + 1, columns, waiting, &target);
@@ -75,7 +117,7 @@ static void run(problem g) {
     // One row is little work, but the weights have to come from memory all the same.
     g.team = hssl_team((0.5 * (double)g.M + 2) * (double)g.N * (double)g.K);
     g.block = hssl_gemm_row_block(g.M, g.row->mr, g.panels, g.team);
-    hssl_run_tasks(g.team, hssl_ceil_div(g.M, g.block) * g.panels, run_task, &g);
+    hssl_run_tasks(g.team, hssl_ceil_div(g.M, g.block) * g.panels, g.row->slice ? run_sliced_task : run_task, &g);
 }
 
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,

@@ -10,8 +10,11 @@
 // Zero point: A is u8 = s8 + 128, so Σ(A − 128)·B = Σ A·B + start. A kernel may use either side of that equation: the int32 are equal.
 // Codes are in [−127, 127] and K ≤ 65536, so no int32 accumulator overflows.
 //
-// Tile: a kernel fills an MR × 64 scratch tile (row stride PANEL) that lives on the driver's stack; the output stage carries it to C.
-// All 64 columns of a tile row may be overwritten, whatever `columns` says.
+// Tile: a kernel fills an MR × NR scratch tile (row stride NR) that lives on the driver's stack; the output stage carries it to C.
+// All NR columns of a tile row may be overwritten, whatever `columns` says.
+//
+// Slice: a row whose NR is less than a panel may have a `slice` function, which writes NR columns of a block of a panel as its kernel wants them, to
+// memory that stays in L1 while all tiles of these columns are computed.
 //
 // Order: each element is a sum over k = 0, 1, 2, … of one block of at most KC terms, and block sums are added in order, whatever the
 // tile, its place and the thread. AVX2 and AVX-512 rows use FMA and agree bit for bit; the scalar row rounds the product.
@@ -23,6 +26,8 @@
 enum {
     PANEL = HSSL_GEMM_PANEL,
     KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
+    SLICE_KC = 512,    // terms of a slice of codes, a multiple of 4: int32 sums are exact, so blocks of them do not show
+    SLICE_BYTES = 16 << 10,  // at most: half of L1
     ROW_BLOCK = 204,   // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     MAX_MR = 12
 };
@@ -35,14 +40,20 @@ typedef struct { const char *line; ptrdiff_t step; } hssl_gemm_prefetch;
 
 /// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
 /// The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are those of the float32 product
-/// of the widened weights.
+/// of the widened weights. Where the row has a `slice`, b is what that wrote.
 typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
                               const void *b, float *tile, bool add, const hssl_gemm_prefetch *next);
 typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
-/// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel at its first column, start values included;
-/// `first` is the kernel's first column in it (a multiple of NR). K is a multiple of 4.
+/// Columns 0 ..< NR of K rows of a panel of float32 or binary16, as float32.
+typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const void *panel, float *slice);
+/// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel, start values included. K is a multiple of 4.
+/// Where the row has a `slice`, `panel` is what that wrote, and a what `center` did.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                               ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next);
+                               int32_t *tile, const hssl_gemm_prefetch *next);
+/// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4.
+typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, int8_t *slice);
+/// codes[r·K + k] = a[r·lda + k] − 128.
+typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, int8_t *codes);
 
 /// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
 typedef struct {
@@ -79,12 +90,26 @@ typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "gemm/kernels.inc"
 #undef HSSL_KERNEL
+hssl_gemm_f32_slice_fn hssl_gemm_f32_slice_16__avx2, hssl_gemm_f16_slice_16__avx2;
+hssl_gemm_u8s8_slice_fn hssl_gemm_u8s8_slice_16__avx2;
+hssl_gemm_u8s8_center_fn hssl_gemm_u8s8_center__avx2;
 hssl_gemm_f32_pipelined_fn hssl_gemm_f32_pipelined_6x64__avx512, hssl_gemm_f16_pipelined_12x64__avx512;
 hssl_gemm_u8s8_pipelined_fn hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni;
 
-/// `pipelined` may be NULL.
-typedef struct { hssl_gemm_f32_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_f32_pipelined_fn *pipelined; } hssl_gemm_f32_row;
-typedef struct { hssl_gemm_u8s8_fn *kernel; ptrdiff_t mr, nr; hssl_gemm_u8s8_pipelined_fn *pipelined; } hssl_gemm_u8s8_row;
+/// NR is a whole panel where there is no `slice`. What a row does not have is NULL; `center` goes with `slice`.
+typedef struct {
+    hssl_gemm_f32_fn *kernel;
+    ptrdiff_t mr, nr;
+    hssl_gemm_f32_slice_fn *slice;
+    hssl_gemm_f32_pipelined_fn *pipelined;
+} hssl_gemm_f32_row;
+typedef struct {
+    hssl_gemm_u8s8_fn *kernel;
+    ptrdiff_t mr, nr;
+    hssl_gemm_u8s8_slice_fn *slice;
+    hssl_gemm_u8s8_center_fn *center;
+    hssl_gemm_u8s8_pipelined_fn *pipelined;
+} hssl_gemm_u8s8_row;
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
 const hssl_gemm_f32_row *hssl_gemm_select_f16(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
@@ -95,6 +120,17 @@ hssl_peak_u8s8_fn *hssl_gemm_select_peak_u8s8(void);
 
 /// The target of the tile at (m, n). a_scale and b_scale are left NULL.
 hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+
+/// The same, n columns further right.
+static inline hssl_gemm_target hssl_gemm_target_right(const hssl_gemm_target *target, ptrdiff_t n) {
+    hssl_gemm_target right = *target;
+    if (right.c) right.c += n;
+    if (right.bias) right.bias += n;
+    if (right.preactivation) right.preactivation += n;
+    if (right.residual) right.residual += n;
+    if (right.b_scale) right.b_scale += n;
+    return right;
+}
 
 /// The same, `rows` further down, for the next tile. Filled in anew right before the stage, whose wide loads the narrow stores could not feed, it cost 1 to
 /// 1.5 % of an int8 product with K = 384.

@@ -1,5 +1,6 @@
 // The output stage of a tile, for one vector width (see base/vector.h): value (+ old C) → + bias → preactivation → activation → + residual → C.
 // Included once by each ISA file; defines the two stage functions under the names given by HSSL_OUTPUT_F32 and HSSL_OUTPUT_S32, if they are.
+// HSSL_TILE_COLUMNS is the NR of the file's kernels, a whole panel if it says nothing.
 #include "base/gelu.h"
 #include "gemm/gemm.h"
 
@@ -24,6 +25,10 @@ HSSL_INLINE void hssl_output_pipelined(hssl_activation activation, bool residual
 }
 
 #if defined(HSSL_OUTPUT_F32)
+#if !defined(HSSL_TILE_COLUMNS)
+#define HSSL_TILE_COLUMNS PANEL
+#endif
+
 // One vector of columns, all rows. What is constant after inlining costs nothing a vector: `whole` (all lanes are real, else the first `n`),
 // `integers` (an int32 tile), `training` (C may be accumulated to, the preactivation stored), activation and residual.
 HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, hssl_activation activation, bool residual, ptrdiff_t rows, ptrdiff_t c, ptrdiff_t n,
@@ -34,7 +39,7 @@ HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, hs
     const hssl_vf bias = t.bias ? LOAD(t.bias + c) : hssl_splat(0), b_scale = integers && t.b_scale ? LOAD(t.b_scale + c) : hssl_splat(1);
     for (ptrdiff_t r = 0; r < rows; ++r) {
         float *const out = t.c + r * t.ldc + c;
-        const char *const in = tile + (r * PANEL + c) * 4;
+        const char *const in = tile + (r * HSSL_TILE_COLUMNS + c) * 4;
         hssl_vf value;
         if (integers) {
             hssl_vi sum;

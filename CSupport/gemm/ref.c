@@ -45,10 +45,10 @@ void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                       ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next) {
+                                       int32_t *tile, const hssl_gemm_prefetch *next) {
     (void)next;
-    const int32_t *start = (const int32_t *)panel + first;
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
+    const int32_t *start = panel;
+    const int8_t *b = (const int8_t *)panel + 4 * PANEL;
     for (ptrdiff_t r = 0; r < rows; ++r) {
         for (ptrdiff_t c = 0; c < columns; ++c) tile[r * PANEL + c] = start[c];
         for (ptrdiff_t k = 0; k < K; k += 4) {

@@ -55,9 +55,9 @@ HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t 
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
-                                           const void *panel, ptrdiff_t first, int32_t *tile, const hssl_gemm_prefetch *next) {
-    const int32_t *start = (const int32_t *)panel + first;
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL + 4 * first;
+                                           const void *panel, int32_t *tile, const hssl_gemm_prefetch *next) {
+    const int32_t *start = panel;
+    const int8_t *b = (const int8_t *)panel + 4 * PANEL;
 #define CASE(R, V) integer_tile(R, V, K, a, lda, start, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
