@@ -34,6 +34,7 @@ static void multiply_block(const problem *g, ptrdiff_t rows, ptrdiff_t columns, 
         for (ptrdiff_t r = 0; r < rows; r += mr, ahead->line += K * ahead->step) {
             const ptrdiff_t height = hssl_min(mr, rows - r);
             float *const tile = sums + n * rows + r * nr;
+            if (whole && g->row->slice) hssl_gemm_target_prefetch(&target, height);
             g->row->kernel(height, width, K, a + r * tile_row, a_row, a_k, b, tile, add, ahead);
             if (!whole) continue;
             g->stage(height, width, tile, &target);

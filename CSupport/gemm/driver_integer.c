@@ -67,6 +67,7 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
             for (ptrdiff_t r = 0; r < rows; r += mr, ahead.line += steps * ahead.step) {
                 const ptrdiff_t height = hssl_min(mr, rows - r), count = height * nr;
                 int32_t *const sum = sums + n * rows + r * nr;
+                if (last && !g->c_s32) hssl_gemm_target_prefetch(&target, height);
                 g->row->kernel(height, width, terms, (const uint8_t *)codes + r * terms, terms, slice, k == 0 ? sum : tile, &ahead);
                 for (ptrdiff_t i = 0; k > 0 && i < count; ++i) sum[i] += tile[i];
                 if (last) finish_tile(g, height, width, task.m + r, p * PANEL + n, sum, &target);

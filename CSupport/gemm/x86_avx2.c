@@ -37,16 +37,17 @@ HSSL_INLINE void float_step(int rows, int vectors, const float *a, ptrdiff_t a_r
     }
 }
 
-// Four k at a time: with the loop's own instructions after each, a tile is bound by how many are issued a cycle.
+// Eight k at a time: a tile is bound by the instructions that are issued a cycle (3 where another hardware thread uses the core), of which the loop's are too many
+// after each.
 HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add,
                             const hssl_gemm_prefetch *next) {
     __m256 sum[6][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
-    hssl_gemm_prefetch ahead = {next->line, 4 * next->step};
+    hssl_gemm_prefetch ahead = {next->line, 8 * next->step};
     ptrdiff_t k = 0;
-    for (; k + 4 <= K; k += 4, a += 4 * a_k, b += 4 * NR, ahead.line += ahead.step) {
+    for (; k + 8 <= K; k += 8, a += 8 * a_k, b += 8 * NR, ahead.line += ahead.step) {
         __builtin_prefetch(ahead.line, 0, 2);
-        HSSL_UNROLL for (int i = 0; i < 4; ++i) float_step(rows, vectors, a + i * a_k, a_row, b + i * NR, sum);
+        HSSL_UNROLL for (int i = 0; i < 8; ++i) float_step(rows, vectors, a + i * a_k, a_row, b + i * NR, sum);
     }
     for (; k < K; ++k, a += a_k, b += NR) float_step(rows, vectors, a, a_row, b, sum);
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
@@ -115,13 +116,13 @@ HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const int8_t *
                               const hssl_gemm_prefetch *next) {
     __m256i sum[4][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
-    hssl_gemm_prefetch ahead = {next->line, 2 * next->step};
+    hssl_gemm_prefetch ahead = {next->line, 4 * next->step};
     ptrdiff_t k = 0;
-    for (; k + 8 <= K; k += 8, a += 8, b += 16 * NR, ahead.line += ahead.step) {
+    for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR, ahead.line += ahead.step) {
         __builtin_prefetch(ahead.line, 0, 2);
-        HSSL_UNROLL for (int i = 0; i < 2; ++i) integer_step(rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
+        HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
     }
-    if (k < K) integer_step(rows, vectors, a, lda, b, sum);
+    for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(rows, vectors, a, lda, b, sum);
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
         _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v), sum[r][v]);
     }
