@@ -19,45 +19,71 @@ typedef struct {
     int team;
 } problem;
 
-// sums (+)= A·block for `rows` rows of A and one block of K of a packed panel: tiles one below the other, slices one after the other. The tile at row r of
-// A begins at a + r·tile_row; within it rows are a_row apart. Where there is a target, the tiles go on to C through the output stage.
-static void multiply_block(const problem *g, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t tile_row, ptrdiff_t a_row, ptrdiff_t a_k,
-                           const char *block, float *sums, bool add, const hssl_gemm_target *whole, hssl_gemm_prefetch *ahead) {
+/// One K block: what run_task and run_gradient_task have in common. The tile at row r of A begins at a + r·tile_row; within it rows are a_row apart.
+typedef struct {
+    ptrdiff_t rows, columns, K;
+    const float *a;
+    ptrdiff_t tile_row, a_row, a_k;
+    const char *b;  // a block of a packed panel
+    float *sums;    // (+)= A·B: tiles one below the other, slices one after the other
+    bool add;
+    const hssl_gemm_target *target;  // where the tiles go through the output stage, or NULL: they stay in `sums`
+} block_product;
+
+static void finish_tile(const problem *g, ptrdiff_t rows, ptrdiff_t columns, const float *tile, hssl_gemm_target *target) {
+    g->stage(rows, columns, tile, target);
+    hssl_gemm_target_advance(target, rows);
+}
+
+static void multiply_panel(const problem *g, block_product p, hssl_gemm_prefetch ahead) {
+    const ptrdiff_t mr = g->row->mr;
+    hssl_gemm_target target;
+    if (p.target) target = *p.target;
+    for (ptrdiff_t r = 0; r < p.rows; r += mr, ahead.line += p.K * ahead.step) {
+        const ptrdiff_t height = hssl_min(mr, p.rows - r);
+        float *const tile = p.sums + r * PANEL;
+        g->row->kernel(height, p.columns, p.K, p.a + r * p.tile_row, p.a_row, p.a_k, p.b, tile, p.add, &ahead);
+        if (p.target) finish_tile(g, height, p.columns, tile, &target);
+    }
+}
+
+// A slice at a time: the tiles below one another share it. Meanwhile the lines of the next slice come to L2; after the last one those of `next`.
+static void multiply_slices(const problem *g, block_product p, const char *next) {
     _Alignas(64) float slice[SLICE_BYTES / sizeof(float)];
-    const ptrdiff_t mr = g->row->mr, nr = g->row->nr;
-    for (ptrdiff_t n = 0; n < columns; n += nr) {
-        const ptrdiff_t width = hssl_min(nr, columns - n);
-        const void *b = block + n * g->b_element;
+    const ptrdiff_t mr = g->row->mr, nr = g->row->nr, lines = hssl_ceil_div(p.K, hssl_ceil_div(p.rows, mr));
+    for (ptrdiff_t n = 0; n < p.columns; n += nr) {
+        const ptrdiff_t width = hssl_min(nr, p.columns - n);
+        const char *ahead = n + nr < p.columns ? p.b + (n + nr) * g->b_element : next;
         hssl_gemm_target target;
-        if (whole) target = hssl_gemm_target_right(whole, n);
-        if (g->row->slice) g->row->slice(K, b, slice), b = slice;
-        for (ptrdiff_t r = 0; r < rows; r += mr, ahead->line += K * ahead->step) {
-            const ptrdiff_t height = hssl_min(mr, rows - r);
-            float *const tile = sums + n * rows + r * nr;
-            if (whole && g->row->slice) hssl_gemm_target_prefetch(&target, height);
-            g->row->kernel(height, width, K, a + r * tile_row, a_row, a_k, b, tile, add, ahead);
-            if (!whole) continue;
-            g->stage(height, width, tile, &target);
-            hssl_gemm_target_advance(&target, mr);
+        if (p.target) target = hssl_gemm_target_right(p.target, n);
+        g->row->slice(p.K, p.b + n * g->b_element, slice);
+        for (ptrdiff_t r = 0; r < p.rows; r += mr) {
+            const ptrdiff_t height = hssl_min(mr, p.rows - r);
+            float *const tile = p.sums + n * p.rows + r * nr;
+            if (ahead) ahead = hssl_gemm_prefetch_lines(ahead, lines, PANEL * g->b_element);
+            if (p.target) hssl_gemm_target_prefetch(&target, height);
+            g->row->kernel(height, width, p.K, p.a + r * p.tile_row, p.a_row, p.a_k, slice, tile, p.add, NULL);
+            if (p.target) finish_tile(g, height, width, tile, &target);
         }
     }
 }
 
-// The same for whole panels, to the output stage: a tile waits for the product of the next one, and goes through it while that is computed.
-static void multiply_block_pipelined(const problem *g, ptrdiff_t rows, ptrdiff_t K, const float *a, const char *block, float *sums, bool add,
-                                     hssl_gemm_target target, hssl_gemm_prefetch *ahead) {
-    const ptrdiff_t mr = g->row->mr, last = (rows - 1) / mr * mr;
-    for (ptrdiff_t r = 0; r < rows; r += mr, ahead->line += K * ahead->step) {
-        const ptrdiff_t height = hssl_min(mr, rows - r);
-        float *const tile = sums + r * PANEL;
+// To the output stage, for whole panels: a tile waits for the product of the next one, and goes through it while that is computed.
+static void multiply_panel_pipelined(const problem *g, block_product p, hssl_gemm_prefetch ahead) {
+    const ptrdiff_t mr = g->row->mr, last = (p.rows - 1) / mr * mr;
+    hssl_gemm_target target = *p.target;
+    for (ptrdiff_t r = 0; r < p.rows; r += mr, ahead.line += p.K * ahead.step) {
+        const ptrdiff_t height = hssl_min(mr, p.rows - r);
+        const float *const a = p.a + r * p.tile_row;
+        float *const tile = p.sums + r * PANEL;
         if (r == 0) {
-            g->row->kernel(height, PANEL, K, a, g->m_stride, g->k_stride, block, tile, add, ahead);
+            g->row->kernel(height, PANEL, p.K, a, p.a_row, p.a_k, p.b, tile, p.add, &ahead);
         } else {
-            g->row->pipelined(height, K, a + r * g->m_stride, g->m_stride, g->k_stride, block, tile, add, tile - mr * PANEL, &target, ahead);
+            g->row->pipelined(height, p.K, a, p.a_row, p.a_k, p.b, tile, p.add, tile - mr * PANEL, &target, &ahead);
             hssl_gemm_target_advance(&target, mr);
         }
     }
-    g->stage(rows - last, PANEL, sums + last * PANEL, &target);
+    g->stage(p.rows - last, PANEL, p.sums + last * PANEL, &target);
 }
 
 // The partial sums of all row tiles stay in a 52 KB scratch until their last K block.
@@ -67,22 +93,24 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     const problem *const g = job;
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
     const ptrdiff_t rows = task.rows, p = task.panel, columns = hssl_min(PANEL, g->N - p * PANEL), line = PANEL * g->b_element;
-    const ptrdiff_t tiles = hssl_ceil_div(rows, g->row->mr) * hssl_ceil_div(columns, g->row->nr);
-    const char *panel = (const char *)g->b + p * g->K * line;
+    const char *const panel = (const char *)g->b + p * g->K * line, *const following = g->output ? g->output->next_packed_b : NULL;
     const hssl_gemm_target target = hssl_gemm_target_at(task.m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool last = k + KC >= g->K;
         const ptrdiff_t next_panel = last ? task.next_panel : p, next_k = last ? 0 : k + KC;
-        const char *const following = g->output ? g->output->next_packed_b : NULL;
-        const char *const next = !task.prefetches ? NULL : next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : following;
-        hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, hssl_min(KC, g->K - next_k) * line, tiles * terms, panel);
-        const float *const a = g->a + task.m * g->m_stride + k * g->k_stride;
-        if (last && g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU)) {
-            multiply_block_pipelined(g, rows, terms, a, panel + k * line, partial, k > 0, target, &ahead);
-        } else {
-            multiply_block(g, rows, columns, terms, a, g->m_stride, g->m_stride, g->k_stride, panel + k * line, partial, k > 0, last ? &target : NULL, &ahead);
+        const char *const next = next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : following;
+        const block_product product = {.rows = rows, .columns = columns, .K = terms, .a = g->a + task.m * g->m_stride + k * g->k_stride, .tile_row = g->m_stride,
+                                       .a_row = g->m_stride, .a_k = g->k_stride, .b = panel + k * line, .sums = partial, .add = k > 0,
+                                       .target = last ? &target : NULL};
+        if (g->row->slice) {
+            multiply_slices(g, product, next);
+            continue;
         }
+        const hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(task.prefetches ? next : NULL, hssl_min(KC, g->K - next_k) * line,
+                                                                 hssl_ceil_div(rows, g->row->mr) * terms, panel);
+        const bool pipelined = last && g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU);
+        (pipelined ? multiply_panel_pipelined : multiply_panel)(g, product, ahead);
     }
 }
 
@@ -135,11 +163,13 @@ static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
         for (ptrdiff_t p = first; p < last; ++p) {
             const ptrdiff_t columns = hssl_min(PANEL, g->N - p * PANEL);
             hssl_gemm_pack_panel_f32(columns, terms, (const float *)g->b + k * g->b_k_stride + p * PANEL * g->b_n_stride, g->b_k_stride, g->b_n_stride, b_block);
-            const bool last = k + KC >= g->K;
             const hssl_gemm_target target = hssl_gemm_target_at(m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
-            hssl_gemm_prefetch nothing = {(const char *)b_block, 0};
-            multiply_block(g, rows, columns, terms, direct ? g->a + m * g->m_stride + k : a_block, direct ? g->m_stride : terms, direct ? g->m_stride : 1,
-                           direct ? 1 : mr, (const char *)b_block, whole->workspace + (p * g->M + m) * PANEL, k > 0, last ? &target : NULL, &nothing);
+            const block_product product = {.rows = rows, .columns = columns, .K = terms, .a = direct ? g->a + m * g->m_stride + k : a_block,
+                                           .tile_row = direct ? g->m_stride : terms, .a_row = direct ? g->m_stride : 1, .a_k = direct ? 1 : mr,
+                                           .b = (const char *)b_block, .sums = whole->workspace + (p * g->M + m) * PANEL, .add = k > 0,
+                                           .target = k + KC >= g->K ? &target : NULL};
+            if (g->row->slice) multiply_slices(g, product, NULL);
+            else multiply_panel(g, product, (hssl_gemm_prefetch){(const char *)b_block, 0});
         }
     }
 }

@@ -41,7 +41,7 @@ static void finish_tile(const problem *g, ptrdiff_t rows, ptrdiff_t columns, ptr
     }
 }
 
-// A slice at a time: the tiles below one another share it. The rows' codes are centred once for all slices of a block of K.
+// A slice at a time: the tiles below one another share it, and prefetch the next one. The rows' codes are centred once for all slices of a block of K.
 static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
     (void)part;
     _Alignas(64) int8_t codes[ROW_BLOCK * SLICE_KC], slice[SLICE_BYTES];
@@ -51,24 +51,25 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
     const ptrdiff_t rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
     const char *const panel = g->b + p * panel_bytes;
     const char *const following = g->output ? g->output->next_packed_b : NULL;
-    const char *const next = !task.prefetches ? NULL : task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
+    const char *const next_panel = task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, columns = hssl_min(PANEL, g->N - p * PANEL);
-    const ptrdiff_t tiles = hssl_ceil_div(rows, mr) * hssl_ceil_div(columns, nr);
     const hssl_gemm_target whole = target_at(g, task.m, p * PANEL);
-    hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, tiles * (g->K / 4), panel);
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += SLICE_KC) {
-        const ptrdiff_t terms = hssl_min(SLICE_KC, g->K - k), steps = terms / 4;
+        const ptrdiff_t terms = hssl_min(SLICE_KC, g->K - k), lines = hssl_ceil_div(terms / 4, hssl_ceil_div(rows, mr));
         const bool last = k + SLICE_KC >= g->K;
         g->row->center(rows, terms, g->a + task.m * g->lda + k, g->lda, codes);
         for (ptrdiff_t n = 0; n < columns; n += nr) {
             const ptrdiff_t width = hssl_min(nr, columns - n);
             hssl_gemm_target target = hssl_gemm_target_right(&whole, n);
-            g->row->slice(terms, (const int8_t *)panel + (4 + k) * PANEL + 4 * n, slice);
-            for (ptrdiff_t r = 0; r < rows; r += mr, ahead.line += steps * ahead.step) {
+            const char *const block = panel + (4 + k) * PANEL, *const next = last ? next_panel : block + SLICE_KC * PANEL;
+            const char *ahead = n + nr < columns ? block + 4 * (n + nr) : next;
+            g->row->slice(terms, (const int8_t *)block + 4 * n, slice);
+            for (ptrdiff_t r = 0; r < rows; r += mr) {
                 const ptrdiff_t height = hssl_min(mr, rows - r), count = height * nr;
                 int32_t *const sum = sums + n * rows + r * nr;
+                if (ahead) ahead = hssl_gemm_prefetch_lines(ahead, lines, 4 * PANEL);
                 if (last && !g->c_s32) hssl_gemm_target_prefetch(&target, height);
-                g->row->kernel(height, width, terms, (const uint8_t *)codes + r * terms, terms, slice, k == 0 ? sum : tile, &ahead);
+                g->row->kernel(height, width, terms, (const uint8_t *)codes + r * terms, terms, slice, k == 0 ? sum : tile, NULL);
                 for (ptrdiff_t i = 0; k > 0 && i < count; ++i) sum[i] += tile[i];
                 if (last) finish_tile(g, height, width, task.m + r, p * PANEL + n, sum, &target);
             }

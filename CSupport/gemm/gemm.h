@@ -40,14 +40,14 @@ typedef struct { const char *line; ptrdiff_t step; } hssl_gemm_prefetch;
 
 /// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
 /// The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are those of the float32 product
-/// of the widened weights. Where the row has a `slice`, b is what that wrote.
+/// of the widened weights. Where the row has a `slice`, b is what that wrote, and the driver prefetches: `next` is NULL.
 typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
                               const void *b, float *tile, bool add, const hssl_gemm_prefetch *next);
 typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// Columns 0 ..< NR of K rows of a panel of float32 or binary16, as float32.
 typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const void *panel, float *slice);
 /// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel, start values included. K is a multiple of 4.
-/// Where the row has a `slice`, `panel` is what that wrote, and a what `center` did.
+/// Where the row has a `slice`, `panel` is what that wrote, a what `center` did, and `next` NULL.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                int32_t *tile, const hssl_gemm_prefetch *next);
 /// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4.
@@ -165,6 +165,12 @@ static inline hssl_gemm_task hssl_gemm_task_at(ptrdiff_t t, ptrdiff_t M, ptrdiff
 static inline hssl_gemm_prefetch hssl_gemm_prefetch_over(const char *from, ptrdiff_t bytes, ptrdiff_t steps, const void *held) {
     if (!from || steps == 0) return (hssl_gemm_prefetch){held, 0};
     return (hssl_gemm_prefetch){from, hssl_ceil_div(bytes, steps)};
+}
+
+/// Asks for `count` lines, `stride` bytes apart: what a tile does for the slice that follows. Returns where the next tile goes on.
+static inline const char *hssl_gemm_prefetch_lines(const char *line, ptrdiff_t count, ptrdiff_t stride) {
+    for (const char *const end = line + count * stride; line < end; line += stride) __builtin_prefetch(line, 0, 2);
+    return line;
 }
 
 /// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last one may be ragged:

@@ -39,14 +39,11 @@ HSSL_INLINE void float_step(int rows, int vectors, const float *a, ptrdiff_t a_r
 
 // Eight k at a time: a tile is bound by the instructions that are issued a cycle (3 where another hardware thread uses the core), of which the loop's are too many
 // after each.
-HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add,
-                            const hssl_gemm_prefetch *next) {
+HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add) {
     __m256 sum[6][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
-    hssl_gemm_prefetch ahead = {next->line, 8 * next->step};
     ptrdiff_t k = 0;
-    for (; k + 8 <= K; k += 8, a += 8 * a_k, b += 8 * NR, ahead.line += ahead.step) {
-        __builtin_prefetch(ahead.line, 0, 2);
+    for (; k + 8 <= K; k += 8, a += 8 * a_k, b += 8 * NR) {
         HSSL_UNROLL for (int i = 0; i < 8; ++i) float_step(rows, vectors, a + i * a_k, a_row, b + i * NR, sum);
     }
     for (; k < K; ++k, a += a_k, b += NR) float_step(rows, vectors, a, a_row, b, sum);
@@ -58,8 +55,9 @@ HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, 
 
 void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
                               const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
-#define CASE(R, V) float_tile(R, V, K, a, a_row, a_k, b, tile, add, next)
-#define CASE_IN_PLACE(R, V) float_tile(R, V, K, a, a_row, 1, b, tile, add, next)
+#define CASE(R, V) float_tile(R, V, K, a, a_row, a_k, b, tile, add)
+#define CASE_IN_PLACE(R, V) float_tile(R, V, K, a, a_row, 1, b, tile, add)
+    (void)next;
     if (a_k == 1) {
         HSSL_TILE_SWITCH_6x2(rows, (columns + 7) / 8, CASE_IN_PLACE)
     } else {
@@ -112,14 +110,11 @@ HSSL_INLINE void integer_step(int rows, int vectors, const int8_t *a, ptrdiff_t 
     }
 }
 
-HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const int8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile,
-                              const hssl_gemm_prefetch *next) {
+HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const int8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
     __m256i sum[4][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
-    hssl_gemm_prefetch ahead = {next->line, 4 * next->step};
     ptrdiff_t k = 0;
-    for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR, ahead.line += ahead.step) {
-        __builtin_prefetch(ahead.line, 0, 2);
+    for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR) {
         HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
     }
     for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(rows, vectors, a, lda, b, sum);
@@ -130,7 +125,8 @@ HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const int8_t *
 
 void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *slice,
                                      int32_t *tile, const hssl_gemm_prefetch *next) {
-#define CASE(R, V) integer_tile(R, V, K, (const int8_t *)a, lda, slice, tile, next)
+#define CASE(R, V) integer_tile(R, V, K, (const int8_t *)a, lda, slice, tile)
+    (void)next;
     HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }
