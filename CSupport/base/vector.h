@@ -13,6 +13,8 @@
 #endif
 
 #define HSSL_INLINE static inline __attribute__((always_inline, unused))
+/// Before a loop: it begins a cache line of code. Elsewhere the same instructions of an int8 tile took 5 % longer (Zen 3).
+#define HSSL_ALIGNED_LOOP [[clang::code_align(64)]]
 
 typedef float hssl_vf __attribute__((vector_size(4 * HSSL_WIDTH)));
 typedef int32_t hssl_vi __attribute__((vector_size(4 * HSSL_WIDTH)));

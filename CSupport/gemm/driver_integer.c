@@ -44,7 +44,7 @@ static void finish_tile(const problem *g, ptrdiff_t rows, ptrdiff_t columns, ptr
 // A slice at a time: the tiles below one another share it, and prefetch the next one. The rows' codes are centred once for all slices of a block of K.
 static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
     (void)part;
-    _Alignas(64) int8_t codes[ROW_BLOCK * SLICE_KC], slice[SLICE_BYTES];
+    _Alignas(64) uint8_t codes[ROW_BLOCK * (SLICE_KC + CENTERED_ROOM)], slice[SLICE_BYTES];
     _Alignas(64) int32_t sums[ROW_BLOCK * PANEL], tile[MAX_MR * PANEL];
     const problem *const g = job;
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
@@ -57,7 +57,10 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += SLICE_KC) {
         const ptrdiff_t terms = hssl_min(SLICE_KC, g->K - k), lines = hssl_ceil_div(terms / 4, hssl_ceil_div(rows, mr));
         const bool last = k + SLICE_KC >= g->K;
-        g->row->center(rows, terms, g->a + task.m * g->lda + k, g->lda, codes);
+        const ptrdiff_t tile_codes = mr * terms + CENTERED_ROOM;
+        for (ptrdiff_t r = 0; r < rows; r += mr) {
+            g->row->center(hssl_min(mr, rows - r), terms, g->a + (task.m + r) * g->lda + k, g->lda, codes + r / mr * tile_codes);
+        }
         for (ptrdiff_t n = 0; n < columns; n += nr) {
             const ptrdiff_t width = hssl_min(nr, columns - n);
             hssl_gemm_target target = hssl_gemm_target_right(&whole, n);
@@ -69,7 +72,7 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
                 int32_t *const sum = sums + n * rows + r * nr;
                 if (ahead) ahead = hssl_gemm_prefetch_lines(ahead, lines, 4 * PANEL);
                 if (last && !g->c_s32) hssl_gemm_target_prefetch(&target, height);
-                g->row->kernel(height, width, terms, (const uint8_t *)codes + r * terms, terms, slice, k == 0 ? sum : tile, NULL);
+                g->row->kernel(height, width, terms, codes + r / mr * tile_codes, terms, slice, k == 0 ? sum : tile, NULL);
                 for (ptrdiff_t i = 0; k > 0 && i < count; ++i) sum[i] += tile[i];
                 if (last) finish_tile(g, height, width, task.m + r, p * PANEL + n, sum, &target);
             }

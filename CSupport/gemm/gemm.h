@@ -27,7 +27,8 @@ enum {
     PANEL = HSSL_GEMM_PANEL,
     KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
     SLICE_KC = 512,    // terms of a slice of codes, a multiple of 4: int32 sums are exact, so blocks of them do not show
-    SLICE_BYTES = 16 << 10,  // at most: half of L1
+    SLICE_BYTES = 17 << 10,  // at most: half of L1 and what there is to say of it
+    CENTERED_ROOM = 16,      // bytes for what there is to say of a tile's centred codes
     ROW_BLOCK = 204,   // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     MAX_MR = 12
 };
@@ -47,13 +48,13 @@ typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// Columns 0 ..< NR of K rows of a panel of float32 or binary16, as float32.
 typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const void *panel, float *slice);
 /// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel, start values included. K is a multiple of 4.
-/// Where the row has a `slice`, `panel` is what that wrote, a what `center` did, and `next` NULL.
+/// Where the row has a `slice`, `panel` is what that wrote, a what `center` did (lda = K), and `next` NULL.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                int32_t *tile, const hssl_gemm_prefetch *next);
-/// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4.
-typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, int8_t *slice);
-/// codes[r·K + k] = a[r·lda + k] − 128.
-typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, int8_t *codes);
+/// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4 and at most SLICE_KC: SLICE_BYTES as the kernel wants them.
+typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, void *slice);
+/// The rows of a tile as the kernel wants them: rows·K bytes, and CENTERED_ROOM.
+typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, void *centered);
 
 /// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
 typedef struct {

@@ -37,7 +37,7 @@ HSSL_INLINE void hssl_output_column(bool whole, bool integers, bool training, hs
 #define STORE(p, v) (whole ? hssl_store(p, v) : hssl_store_first(p, v, n))
     const hssl_gemm_target t = *target;  // a copy that no store can alias
     const hssl_vf bias = t.bias ? LOAD(t.bias + c) : hssl_splat(0), b_scale = integers && t.b_scale ? LOAD(t.b_scale + c) : hssl_splat(1);
-    for (ptrdiff_t r = 0; r < rows; ++r) {
+    HSSL_ALIGNED_LOOP for (ptrdiff_t r = 0; r < rows; ++r) {
         float *const out = t.c + r * t.ldc + c;
         const char *const in = tile + (r * HSSL_TILE_COLUMNS + c) * 4;
         hssl_vf value;

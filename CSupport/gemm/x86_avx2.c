@@ -43,7 +43,7 @@ HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, 
     __m256 sum[6][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
     ptrdiff_t k = 0;
-    for (; k + 8 <= K; k += 8, a += 8 * a_k, b += 8 * NR) {
+    HSSL_ALIGNED_LOOP for (; k + 8 <= K; k += 8, a += 8 * a_k, b += 8 * NR) {
         HSSL_UNROLL for (int i = 0; i < 8; ++i) float_step(rows, vectors, a + i * a_k, a_row, b + i * NR, sum);
     }
     for (; k < K; ++k, a += a_k, b += NR) float_step(rows, vectors, a, a_row, b, sum);
@@ -73,60 +73,131 @@ void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
     hssl_gemm_f32_6x16__avx2(rows, columns, K, a, a_row, a_k, b, tile, add, next);
 }
 
-// Slices hold for every four k the codes of 16 columns, then their magnitudes.
-void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, int8_t *slice) {
-    for (ptrdiff_t k = 0; k < K; k += 4, panel += 4 * PANEL, slice += 8 * NR) HSSL_UNROLL for (int v = 0; v < 2; ++v) {
-        const __m256i y = _mm256_loadu_si256((const __m256i *)(panel + 32 * v));
-        _mm256_store_si256((__m256i *)(slice + 32 * v), y);
-        _mm256_store_si256((__m256i *)(slice + 4 * NR + 32 * v), _mm256_abs_epi8(y));
+// The products of pairs that VPMADDUBSW adds must fit 16 bits: 127 · (127 + 127) does, 255 · (127 + 127) does not. So codes of A go as they are, |b| × sign(a, b),
+// or, where a tile has none far below 0, as a + zero ≥ 0 times b, three instructions instead of four. That is what GELU leaves: its values reach down to −0.17.
+
+/// A slice of codes: for every four k the codes of 16 columns, then their magnitudes.
+typedef struct {
+    int8_t codes[SLICE_KC * 2 * NR];
+    int32_t column_sums[NR];
+    int32_t largest_pair;  // max |b(k)| + |b(k + 1)|, k even
+} integer_slice;
+_Static_assert(sizeof(integer_slice) <= SLICE_BYTES, "a driver's slice has room for one");
+
+/// A tile of A, after its rows of K codes.
+typedef struct {
+    int32_t zero;  // what was added to them, −1: nothing, some are far below 0
+} integer_rows;
+enum { LARGEST_ZERO = 40 };  // pairs that fit would have to be small
+_Static_assert(sizeof(integer_rows) <= CENTERED_ROOM, "a driver's centred rows have room for one");
+
+void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, void *slice) {
+    integer_slice *const to = slice;
+    const __m256i ones = _mm256_set1_epi16(1), byte_ones = _mm256_set1_epi8(1);
+    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, largest = _mm256_setzero_si256();
+    int8_t *codes = to->codes;
+    for (ptrdiff_t k = 0; k < K; k += 4, panel += 4 * PANEL, codes += 8 * NR) HSSL_UNROLL for (int v = 0; v < 2; ++v) {
+        const __m256i y = _mm256_loadu_si256((const __m256i *)(panel + 32 * v)), magnitude = _mm256_abs_epi8(y);
+        _mm256_store_si256((__m256i *)(codes + 32 * v), y);
+        _mm256_store_si256((__m256i *)(codes + 4 * NR + 32 * v), magnitude);
+        sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(byte_ones, y), ones));
+        largest = _mm256_max_epi16(largest, _mm256_maddubs_epi16(magnitude, byte_ones));
     }
+    HSSL_UNROLL for (int v = 0; v < 2; ++v) _mm256_storeu_si256((__m256i *)(to->column_sums + 8 * v), sums[v]);
+    int16_t pairs[16];
+    _mm256_storeu_si256((__m256i *)pairs, largest);
+    to->largest_pair = 0;
+    for (int i = 0; i < 16; ++i) to->largest_pair = pairs[i] > to->largest_pair ? pairs[i] : to->largest_pair;
 }
 
-void hssl_gemm_u8s8_center__avx2(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, int8_t *codes) {
-    const ptrdiff_t whole = K / 32 * 32;
+HSSL_INLINE void add_to_codes(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t addend, uint8_t *codes) {
+    const __m256i added = _mm256_set1_epi8((char)addend);
     for (ptrdiff_t r = 0; r < rows; ++r, a += lda, codes += K) {
         ptrdiff_t k = 0;
-        for (; k < whole; k += 32) {
+        for (; k + 32 <= K; k += 32) {
             const __m256i x = _mm256_loadu_si256((const __m256i *)(a + k));
-            _mm256_storeu_si256((__m256i *)(codes + k), _mm256_xor_si256(x, _mm256_set1_epi8(INT8_MIN)));
+            _mm256_storeu_si256((__m256i *)(codes + k), _mm256_add_epi8(x, added));
         }
-        for (; k < K; ++k) codes[k] = (int8_t)(a[k] ^ 0x80);
+        for (; k < K; ++k) codes[k] = (uint8_t)(a[k] + addend);
     }
 }
 
-// Four k: |b| × sign(a, b). VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |b| ≤ 127 its pairs reach at most 32258.
-HSSL_INLINE void integer_step(int rows, int vectors, const int8_t *a, ptrdiff_t lda, const int8_t *b, __m256i sum[4][2]) {
+HSSL_INLINE int least_byte(__m256i x) {
+    const __m128i bytes = _mm_min_epu8(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i words = _mm_min_epu16(_mm_and_si128(bytes, _mm_set1_epi16(0xFF)), _mm_srli_epi16(bytes, 8));
+    return _mm_extract_epi16(_mm_minpos_epu16(words), 0);
+}
+
+void hssl_gemm_u8s8_center__avx2(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, void *centered) {
+    int least = 128;
+    for (ptrdiff_t r = 0; r < rows && least >= 128 - LARGEST_ZERO; ++r) {
+        __m256i bytes = _mm256_set1_epi8((char)128);
+        ptrdiff_t k = 0;
+        for (; k + 32 <= K; k += 32) bytes = _mm256_min_epu8(bytes, _mm256_loadu_si256((const __m256i *)(a + r * lda + k)));
+        for (; k < K; ++k) least = a[r * lda + k] < least ? a[r * lda + k] : least;
+        const int least_of_row = least_byte(bytes);
+        least = least_of_row < least ? least_of_row : least;
+    }
+    const integer_rows after = {.zero = least >= 128 - LARGEST_ZERO ? 128 - least : -1};
+    add_to_codes(rows, K, a, lda, (uint8_t)(after.zero < 0 ? 128 : after.zero - 128), centered);
+    memcpy((char *)centered + rows * K, &after, sizeof after);
+}
+
+// Four k.
+HSSL_INLINE void integer_step(bool positive, int rows, int vectors, const uint8_t *a, ptrdiff_t lda, const int8_t *b, __m256i sum[4][2]) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i magnitude[2];
-    HSSL_UNROLL for (int v = 0; v < vectors; ++v) magnitude[v] = _mm256_load_si256((const __m256i *)(b + 4 * NR + 32 * v));
+    HSSL_UNROLL for (int v = 0; v < vectors && !positive; ++v) magnitude[v] = _mm256_load_si256((const __m256i *)(b + 4 * NR + 32 * v));
     HSSL_UNROLL for (int r = 0; r < rows; ++r) {
         int32_t four;
         memcpy(&four, a + r * lda, 4);
         const __m256i x = _mm256_set1_epi32(four);
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-            const __m256i pairs = _mm256_maddubs_epi16(magnitude[v], _mm256_sign_epi8(x, _mm256_load_si256((const __m256i *)(b + 32 * v))));
+            const __m256i y = _mm256_load_si256((const __m256i *)(b + 32 * v));
+            const __m256i pairs = positive ? _mm256_maddubs_epi16(x, y) : _mm256_maddubs_epi16(magnitude[v], _mm256_sign_epi8(x, y));
             sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(pairs, ones));
         }
     }
 }
 
-HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const int8_t *a, ptrdiff_t lda, const int8_t *b, int32_t *tile) {
+HSSL_INLINE void integer_tile(bool positive, int zero, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const integer_slice *slice,
+                              int32_t *tile) {
     __m256i sum[4][2];
+    const int8_t *b = slice->codes;
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
     ptrdiff_t k = 0;
-    for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR) {
-        HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
+    HSSL_ALIGNED_LOOP for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR) {
+        HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(positive, rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
     }
-    for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(rows, vectors, a, lda, b, sum);
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v), sum[r][v]);
+    for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(positive, rows, vectors, a, lda, b, sum);
+    HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+        const __m256i columns = _mm256_loadu_si256((const __m256i *)(slice->column_sums + 8 * v));
+        const __m256i added = _mm256_mullo_epi32(_mm256_set1_epi32(zero), columns);
+        HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v), positive ? _mm256_sub_epi32(sum[r][v], added) : sum[r][v]);
+        }
     }
 }
 
-void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *slice,
+void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                      int32_t *tile, const hssl_gemm_prefetch *next) {
-#define CASE(R, V) integer_tile(R, V, K, (const int8_t *)a, lda, slice, tile)
     (void)next;
+    const integer_slice *const slice = panel;
+    integer_rows after;
+    memcpy(&after, a + rows * lda, sizeof after);
+    if (after.zero >= 0 && (127 + after.zero) * slice->largest_pair <= INT16_MAX) {
+#define CASE(R, V) integer_tile(true, after.zero, R, V, K, a, lda, slice, tile)
+        HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
+#undef CASE
+        return;
+    }
+    uint8_t codes[4 * SLICE_KC];
+    if (after.zero > 0) {
+        add_to_codes(rows, K, a, lda, (uint8_t)-after.zero, codes);
+        a = codes;
+        lda = K;
+    }
+#define CASE(R, V) integer_tile(false, 0, R, V, K, a, lda, slice, tile)
     HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }

@@ -82,6 +82,29 @@ final class GemmKernelTests: XCTestCase {
         XCTAssertEqual(expected.count, 5 * sizes.count)
     }
 
+    /// Codes as GELU leaves them, none far below 0, and weights up to those whose pairs a row could not add in 16 bits: whatever short cut a row takes is exact.
+    func testCodesThatReachLittleBelowZeroAreExact() {
+        let M = 11, N = 70, K = 1100, lda = K + 4
+        var a = [UInt8](repeating: 0, count: M * lda), b = [Int8](repeating: 0, count: N * K), c = [Int32](repeating: 0, count: M * N)
+        var packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
+        for least in [0, 1, 2, 7, 31, 40, 41, 127] {
+            for largest in [127, 126, 106, 98, 97, 64, 1] {
+                oracle_fill_bytes(a.count, UInt64(least), Int32(128 - least), 255, &a)
+                b.withUnsafeMutableBytes { oracle_fill_bytes(N * K, UInt64(largest), Int32(-largest), Int32(largest), $0.baseAddress?.assumingMemoryBound(to: UInt8.self)) }
+                for k in 0..<4 {  // the largest sums there are
+                    for m in 0..<M { a[m * lda + 8 + k] = m % 4 == 1 ? UInt8(128 - least) : 255 }
+                    for n in 0..<N { b[n * K + 8 + k] = Int8(n % 3 == 0 ? -largest : largest) }
+                }
+                hssl_gemm_u8s8_pack(N, K, b, 1, K, &packed)
+                withEachInstructionSet { isa in
+                    let old = c
+                    hssl_gemm_u8s8_s32(M, N, K, a, lda, packed, &c, N)
+                    XCTAssertEqual(oracle_gemm_u8s8_s32(M, N, K, a, lda, b, 1, K, old, &c, N), 0, "\(isa), codes from −\(least), weights to \(largest)")
+                }
+            }
+        }
+    }
+
     /// Row i of a product is the same row computed alone, and neither rows nor threads change a bit.
     func testRowsAndThreadsDoNotMatter() {
         let M = 197, N = 200, K = 700
