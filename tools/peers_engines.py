@@ -14,7 +14,7 @@ import time
 
 from peers_common import Worker, peak_rss
 
-# What is timed: engine → (row, precision). Of several OpenVINO rows of one precision the fastest is the peer.
+# What is timed: engine → (row, precision).
 ENGINES = {
     "torch-float32": ("PyTorch float32, SDPA", "float32"),
     "torch-int8": ("PyTorch dynamic int8", "int8"),
@@ -26,6 +26,7 @@ ENGINES = {
     "ov-int8-qdq": ("OpenVINO QDQ int8, linear layers", "int8"),
     "ov-int8-qdq-f32": ("OpenVINO QDQ int8, linear layers, f32 hint", "int8"),
     "ov-int8-qdq-all": ("OpenVINO QDQ int8, every operation", "int8"),
+    "ov-int8-qdq-all-f32": ("OpenVINO QDQ int8, every operation, f32 hint", "int8"),
 }
 
 
@@ -144,7 +145,7 @@ def ov_engine(engine: str, batch: int, folder: pathlib.Path, weights: str):
         shape = [batch, 3, 224, 224]
         model = openvino.convert_model(vit_small(outliers=weights == "outliers"), example_input=torch.zeros(shape), input=shape)
     else:
-        suffix = {"ov-float32-onnx": "", "ov-int8-qdq": "-qdq", "ov-int8-qdq-f32": "-qdq", "ov-int8-qdq-all": "-qdq-all"}[engine]
+        suffix = {"ov-float32-onnx": "", "ov-int8-qdq": "-qdq", "ov-int8-qdq-all": "-qdq-all"}[engine.removesuffix("-f32")]
         model = openvino.Core().read_model(folder / f"{weights}-{batch}{suffix}.onnx")
     compiled = ov_compile(model, float32=ENGINES[engine][1] == "float32" or engine.endswith("-f32"))
     request = compiled.create_infer_request()

@@ -1,9 +1,10 @@
 """The Python pipeline at its best: two Pillow processes decode into shared memory, OpenVINO int8 runs batches from there.
 
-    peers_pillow.py MODEL.onnx BATCH
+    peers_pillow.py MODEL.onnx BATCH f32|own
 
-Reads JSON lines {"folder": …, "output": …}; answers with the seconds from the list of files to the saved features. Imports, compiling the
-model and starting the workers are not counted.
+The last word: whether OpenVINO keeps float32 where nothing is quantised, or takes the precision that it would itself. Reads JSON lines
+{"folder": …, "output": …}; answers with the seconds from the list of files to the saved features. Imports, compiling the model and starting the workers are
+not counted.
 """
 
 import json
@@ -37,7 +38,7 @@ def work(tasks, done, name: str, slots: int) -> None:
     memory.close()
 
 
-def compiled(path: str, batch: int):
+def compiled(path: str, batch: int, float32: bool):
     """The model takes the workers' bytes: conversion, mean and standard deviation run inside OpenVINO."""
     import openvino
     from openvino import Layout, Type
@@ -50,10 +51,10 @@ def compiled(path: str, batch: int):
     steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC")).set_shape([batch, SIDE, SIDE, 3])
     steps.input().model().set_layout(Layout("NCHW"))
     steps.input().preprocess().convert_element_type(Type.f32).mean([255 * v for v in MEAN]).scale([255 * v for v in STD]).convert_layout(Layout("NCHW"))
-    return ov_compile(steps.build(), float32=False).create_infer_request()
+    return ov_compile(steps.build(), float32).create_infer_request()
 
 
-def main(path: str, batch: int) -> None:
+def main(path: str, batch: int, float32: bool) -> None:
     context = multiprocessing.get_context("fork")
     slots = BATCHES_AHEAD * batch
     memory = shared_memory.SharedMemory(create=True, size=slots * SIDE * SIDE * 3)
@@ -67,7 +68,7 @@ def main(path: str, batch: int) -> None:
 
     pixels = np.ndarray((BATCHES_AHEAD, batch, SIDE, SIDE, 3), np.uint8, memory.buf)
     pixels[:] = 0
-    request = compiled(path, batch)
+    request = compiled(path, batch, float32)
     request.infer([pixels[0]], share_inputs=True)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -105,4 +106,4 @@ def main(path: str, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), {"f32": True, "own": False}[sys.argv[3]])
