@@ -1,4 +1,4 @@
-// Drivers of the integer family. K is not blocked: int32 sums are exact, and a panel of 64 columns fits L2 up to a K of 8192.
+// Drivers of the integer family. Whole panels are not blocked along K: int32 sums are exact, and 64 columns fit L2 up to a K of 8192. Slices are, to fit L1.
 #include <string.h>
 
 #include "gemm/gemm.h"

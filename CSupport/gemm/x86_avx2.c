@@ -37,8 +37,7 @@ HSSL_INLINE void float_step(int rows, int vectors, const float *a, ptrdiff_t a_r
     }
 }
 
-// Eight k at a time: a tile is bound by the instructions that are issued a cycle (3 where another hardware thread uses the core), of which the loop's are too many
-// after each.
+// Eight k at a time: what bounds a tile is how many instructions are issued a cycle (3 where another hardware thread uses the core), and the loop's own count.
 HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add) {
     __m256 sum[6][2];
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
