@@ -33,8 +33,13 @@ HSSL_INLINE void step_floats(bool half, int rows, int vectors, ptrdiff_t a_row, 
         y[v] = half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)t->b + v)) : _mm512_loadu_ps((const float *)t->b + 16 * v);
     }
     HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-        const __m512 x = _mm512_set1_ps(t->a[r * a_row]);
-        HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = _mm512_fmadd_ps(x, y[v], t->sum[r][v]);
+        const float *const a = t->a + r * a_row;
+        if (r % (half ? 2 : 3) == 1) {  // clang would broadcast once; see README.md
+            HSSL_UNROLL for (int v = 0; v < vectors; ++v) __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(t->sum[r][v]) : "v"(y[v]), "m"(*a));
+        } else {
+            const __m512 x = _mm512_set1_ps(*a);
+            HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = _mm512_fmadd_ps(x, y[v], t->sum[r][v]);
+        }
     }
     t->a += a_k;
     t->b = half ? (const void *)((const uint16_t *)t->b + PANEL) : (const void *)((const float *)t->b + PANEL);
