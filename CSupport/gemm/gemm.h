@@ -17,7 +17,7 @@
 // memory that stays in L1 while all tiles of these columns are computed.
 //
 // Order: each element is a sum over k = 0, 1, 2, … of one block of at most KC terms, and block sums are added in order, whatever the
-// tile, its place and the thread. AVX2 and AVX-512 rows use FMA and agree bit for bit; the scalar row rounds the product.
+// tile, its place and the thread. AVX2 and AVX-512 rows use FMA and agree bit for bit; the scalar row rounds the product. (strassen.h has an order of its own.)
 #ifndef HSSL_GEMM_H
 #define HSSL_GEMM_H
 
@@ -79,6 +79,12 @@ typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float
                                         const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
                                          const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
+/// A product's operand of A: 12 rows, `a_row` elements apart.
+typedef struct { const float *a; ptrdiff_t a_row; } hssl_gemm_strassen_rows;
+/// tile[24, 64] = A·B of a group by Strassen's scheme (strassen.h): `a` are the operands of its seven products, `panel` a K block, 2·K terms long, of a panel.
+/// Meanwhile the group `before` goes through the output stage to `target`, one that hssl_gemm_can_pipeline allows with exact GELU, or is NULL.
+typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                                   const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 /// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by tile.
 static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t, hssl_activation activation) {
     return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || (t->activation == activation && !t->residual));
@@ -96,6 +102,7 @@ hssl_gemm_u8s8_slice_fn hssl_gemm_u8s8_slice_16__avx2;
 hssl_gemm_u8s8_center_fn hssl_gemm_u8s8_center__avx2;
 hssl_gemm_f32_pipelined_fn hssl_gemm_f32_pipelined_6x64__avx512, hssl_gemm_f16_pipelined_12x64__avx512;
 hssl_gemm_u8s8_pipelined_fn hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni;
+hssl_gemm_strassen_fn hssl_gemm_f32_strassen_24x64__avx512, hssl_gemm_f16_strassen_24x64__avx512;
 
 /// NR is a whole panel where there is no `slice`. What a row does not have is NULL; `center` goes with `slice`.
 typedef struct {
@@ -103,6 +110,7 @@ typedef struct {
     ptrdiff_t mr, nr;
     hssl_gemm_f32_slice_fn *slice;
     hssl_gemm_f32_pipelined_fn *pipelined;
+    hssl_gemm_strassen_fn *strassen;
 } hssl_gemm_f32_row;
 typedef struct {
     hssl_gemm_u8s8_fn *kernel;

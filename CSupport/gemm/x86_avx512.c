@@ -4,6 +4,7 @@
 
 #include "base/base.h"
 #include "gemm/gemm.h"
+#include "gemm/strassen.h"
 
 #pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX512))), apply_to = function)
 
@@ -16,7 +17,7 @@
 typedef struct {
     __m512 sum[12][4];
     const float *a;
-    const void *b;
+    const void *b, *other;
     hssl_gemm_prefetch next;
 } float_state;
 
@@ -26,11 +27,20 @@ HSSL_INLINE void begin_floats(int rows, int vectors, float_state *t) {
 
 // One k of rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
 // half as often and keeps the rate of float32.
-HSSL_INLINE void step_floats(bool half, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
+HSSL_INLINE __m512 load_floats(bool half, const void *b, int v) {
+    return half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)b + v)) : _mm512_loadu_ps((const float *)b + 16 * v);
+}
+
+HSSL_INLINE const void *next_k(bool half, const void *b) { return (const char *)b + PANEL * (half ? sizeof(uint16_t) : sizeof(float)); }
+
+// `sign` times `other` is added to B, or is not there.
+HSSL_INLINE void step_floats(bool half, int sign, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
     __builtin_prefetch(t->next.line, 0, 2);
     __m512 y[4];
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        y[v] = half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)t->b + v)) : _mm512_loadu_ps((const float *)t->b + 16 * v);
+        y[v] = load_floats(half, t->b, v);
+        if (sign > 0) y[v] = _mm512_add_ps(y[v], load_floats(half, t->other, v));
+        if (sign < 0) y[v] = _mm512_sub_ps(y[v], load_floats(half, t->other, v));
     }
     HSSL_UNROLL for (int r = 0; r < rows; ++r) {
         const float *const a = t->a + r * a_row;
@@ -42,7 +52,8 @@ HSSL_INLINE void step_floats(bool half, int rows, int vectors, ptrdiff_t a_row, 
         }
     }
     t->a += a_k;
-    t->b = half ? (const void *)((const uint16_t *)t->b + PANEL) : (const void *)((const float *)t->b + PANEL);
+    t->b = next_k(half, t->b);
+    if (sign) t->other = next_k(half, t->other);
     t->next.line += t->next.step;
 }
 
@@ -57,7 +68,7 @@ HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const
                             bool add, const hssl_gemm_prefetch *next) {
     float_state t = {.a = a, .b = panel, .next = *next};
     begin_floats(rows, vectors, &t);
-    for (ptrdiff_t k = 0; k < K; ++k) step_floats(half, rows, vectors, a_row, a_k, &t);
+    for (ptrdiff_t k = 0; k < K; ++k) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
     end_floats(rows, vectors, &t, tile, add);
 }
 
@@ -72,11 +83,11 @@ HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool re
     for (ptrdiff_t r = 0; r < 24 / vectors; ++r) {
         _Pragma("clang loop unroll(disable)")
         for (ptrdiff_t c = first; c < first + 16 * vectors; c += 16) {
-            for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, rows, vectors, a_row, a_k, &t);
+            for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
             hssl_output_pipelined(activation, residual, hssl_load(before + r * PANEL + c), r, c, &to);
         }
     }
-    for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats(half, rows, vectors, a_row, a_k, &t);
+    for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
     end_floats(rows, vectors, &t, tile + first, add);
 }
 
@@ -138,6 +149,82 @@ void hssl_gemm_f16_pipelined_12x64__avx512(ptrdiff_t rows, ptrdiff_t K, const fl
     PIPELINED(true, 12, 2, (const uint16_t *)b + 32, 32, &asked)
 }
 #undef PIPELINED
+
+// Where a quadrant of B begins.
+HSSL_INLINE const void *strassen_quadrant(bool half, int quadrant, ptrdiff_t K, const void *panel) {
+    const ptrdiff_t element = quadrant / 2 * K * PANEL + quadrant % 2 * STRASSEN_COLUMNS;
+    return (const char *)panel + element * (ptrdiff_t)(half ? sizeof(uint16_t) : sizeof(float));
+}
+
+// What becomes of the group `before` meanwhile.
+typedef enum { STAGE_ABSENT, STAGE_PLAIN, STAGE_RESIDUAL, STAGE_GELU } strassen_stage;
+
+// One product, whose number is a constant after inlining. The first four take a quadrant of `before` each through its stage. Returns the line to prefetch next.
+HSSL_INLINE const char *strassen_product(bool half, int number, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
+                                         const float *before, const hssl_gemm_target *to, const char *line, ptrdiff_t step) {
+    const hssl_strassen_product p = hssl_strassen_products[number];
+    float_state t = {.a = a[number].a, .b = strassen_quadrant(half, p.b.x, K, panel), .other = strassen_quadrant(half, p.b.y, K, panel), .next = {line, step}};
+    const ptrdiff_t a_row = a[number].a_row;
+    begin_floats(STRASSEN_HALF, 2, &t);
+    ptrdiff_t k = 0;
+    if (stage != STAGE_ABSENT && number < 4) {
+        const ptrdiff_t part = K / 24, row = number / 2 * STRASSEN_HALF, column = number % 2 * STRASSEN_COLUMNS;
+        for (ptrdiff_t r = row; r < row + STRASSEN_HALF; ++r) {
+            _Pragma("clang loop unroll(disable)")
+            for (ptrdiff_t c = column; c < column + STRASSEN_COLUMNS; c += 16) {
+                for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, p.b.sign, STRASSEN_HALF, 2, a_row, 1, &t);
+                hssl_output_pipelined(stage == STAGE_GELU ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE, stage == STAGE_RESIDUAL,
+                                      hssl_load(before + r * PANEL + c), r, c, to);
+            }
+        }
+        k = 24 * part;
+    }
+    for (; k < K; ++k) step_floats(half, p.b.sign, STRASSEN_HALF, 2, a_row, 1, &t);
+    HSSL_UNROLL for (int i = 0; i < 2; ++i) {
+        if (p.c[i].what == STRASSEN_NONE) continue;
+        float *const quadrant = tile + p.c[i].quadrant / 2 * STRASSEN_HALF * PANEL + p.c[i].quadrant % 2 * STRASSEN_COLUMNS;
+        HSSL_UNROLL for (int r = 0; r < STRASSEN_HALF; ++r) HSSL_UNROLL for (int v = 0; v < 2; ++v) {
+            float *const out = quadrant + r * PANEL + 16 * v;
+            switch (p.c[i].what) {
+            case STRASSEN_SET: _mm512_storeu_ps(out, t.sum[r][v]); break;
+            case STRASSEN_ADD: _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), t.sum[r][v])); break;
+            case STRASSEN_SUBTRACT: _mm512_storeu_ps(out, _mm512_sub_ps(_mm512_loadu_ps(out), t.sum[r][v])); break;
+            case STRASSEN_NONE: break;
+            }
+        }
+    }
+    return t.next.line;
+}
+
+HSSL_INLINE void strassen_group(bool half, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
+                                const float *before, const hssl_gemm_target *to, const hssl_gemm_prefetch *next) {
+    const char *line = next->line;
+    HSSL_UNROLL for (int number = 0; number < STRASSEN_PRODUCTS; ++number) {
+        line = strassen_product(half, number, stage, K, a, panel, tile, before, to, line, next->step);
+    }
+}
+
+HSSL_INLINE void strassen(bool half, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                          const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
+    if (!before) {
+        strassen_group(half, STAGE_ABSENT, K, a, panel, tile, before, target, next);
+        return;
+    }
+    const hssl_gemm_target to = *target;  // a copy that no store can alias
+    if (to.activation == HSSL_ACTIVATION_GELU) strassen_group(half, STAGE_GELU, K, a, panel, tile, before, &to, next);
+    else if (to.residual) strassen_group(half, STAGE_RESIDUAL, K, a, panel, tile, before, &to, next);
+    else strassen_group(half, STAGE_PLAIN, K, a, panel, tile, before, &to, next);
+}
+
+void hssl_gemm_f32_strassen_24x64__avx512(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                                          const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
+    strassen(false, K, a, panel, tile, before, target, next);
+}
+
+void hssl_gemm_f16_strassen_24x64__avx512(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                                          const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
+    strassen(true, K, a, panel, tile, before, target, next);
+}
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.

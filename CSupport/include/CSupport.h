@@ -107,6 +107,19 @@ void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k
 void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
                    float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
 
+/// Rows first ..< end of the M rows of C = A·B + …, by Strassen's scheme where the selected row has it: an eighth fewer multiply-adds, an error of float32
+/// rounding relative to the largest elements of a row and column, not to each product. A is [M, K], contiguous; a, c and residual point at row 0 of M.
+/// Element (m, n) has the same bits whatever first and end are, if both are 0, M or what hssl_gemm_strassen_cut gives. `output` has no preactivation.
+/// Several threads may compute disjoint rows with one workspace.
+void hssl_gemm_f32_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
+                            const hssl_gemm_output *output, void *workspace);
+void hssl_gemm_f16_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
+                            const hssl_gemm_output *output, void *workspace);
+/// Bytes, aligned to 64: what M rows need, whatever K is. 0 where the scheme does not apply: too few rows, ragged panels, odd K, no kernel.
+size_t hssl_gemm_strassen_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
+/// The row next to `row` at which M rows may be cut.
+ptrdiff_t hssl_gemm_strassen_cut(ptrdiff_t M, ptrdiff_t row);
+
 /// u8 activations (= s8 code + 128) × s8 weights, codes in [-127, 127], int32 accumulators starting at -128·Σ_k B(k, n).
 /// B(k, n) = b[k * k_stride + n * n_stride]. The packed form holds the column sums. K is padded to a multiple of 4 in the packing;
 /// rows of A must be readable up to K rounded up to 4 (their content there does not matter: packed B is 0 there).
@@ -256,7 +269,8 @@ typedef struct {
 typedef enum {
     HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
     HSSL_STEP_PATCHIFY_QUANTIZE,    // the same, channels·patch² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few at a time → y u8 codes, y_scale
-    HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart
+    HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart.
+                                    // With a workspace by hssl_gemm_f32_strassen; the products of a chain may have the same one
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
     HSSL_STEP_QUANTIZE,             // (rows, K): x → y u8 codes, y_scale [rows]

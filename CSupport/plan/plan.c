@@ -68,9 +68,23 @@ static const void *following_weights(const image_run *run, const hssl_plan_step 
     return NULL;
 }
 
+static bool is_strassen(const hssl_plan_step *step) { return is_linear(step) && step->workspace.space != HSSL_PLAN_NONE; }
+
 // `following`: see hssl_gemm_output.
+static void run_strassen(const image_run *run, const hssl_plan_step *step, ptrdiff_t first, ptrdiff_t end, const void *following) {
+    const ptrdiff_t *size = step->size;
+    const hssl_gemm_output output = {.bias = at(run, step->bias), .activation = step->activation, .residual = at(run, step->residual), .ld_residual = size[3],
+                                     .next_packed_b = following};
+    (step->kind == HSSL_STEP_LINEAR_F16 ? hssl_gemm_f16_strassen : hssl_gemm_f32_strassen)(
+        size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3], &output, at(run, step->workspace));
+}
+
 static void run_step(const image_run *run, const hssl_plan_step *step, const void *following) {
     const ptrdiff_t *size = step->size;
+    if (is_strassen(step)) {
+        run_strassen(run, step, 0, size[0], following);
+        return;
+    }
     const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
     void *y = at(run, step->y), *workspace = at(run, step->workspace);
     const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[3],
@@ -123,12 +137,20 @@ static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff
     return step;
 }
 
+// Where the rows of `part` begin.
+static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, bool groups) {
+    const ptrdiff_t row = hssl_min(rows, CHAIN_UNIT * hssl_split(units, team, part));
+    return groups ? hssl_gemm_strassen_cut(rows, row) : row;
+}
+
 // Each thread takes its rows through the whole chain. That is one meeting of the threads instead of one a step, and what a thread wrote it reads itself:
 // where lines travel slowly between cores, batch 1 gains up to a third. One thread gains nothing, so there the steps run one by one.
 static void run_chain(const image_run *run, const hssl_plan_step *steps) {
     const ptrdiff_t rows = steps->size[0], units = hssl_ceil_div(rows, CHAIN_UNIT);
     double work = 0;
+    bool groups = false;
     for (ptrdiff_t s = 0; s < steps->chain; ++s) {
+        groups |= is_strassen(steps + s);
         if (is_linear(steps + s)) work += 0.5 * (double)rows * (double)steps[s].size[1] * (double)steps[s].size[2];
     }
     const int team = hssl_team(work);
@@ -137,8 +159,12 @@ static void run_chain(const image_run *run, const hssl_plan_step *steps) {
         return;
     }
     HSSL_TEAM(team, part, {
-        const ptrdiff_t first = CHAIN_UNIT * hssl_split(units, team, part), end = hssl_min(rows, CHAIN_UNIT * hssl_split(units, team, part + 1));
+        const ptrdiff_t first = chain_cut(rows, units, team, part, groups), end = chain_cut(rows, units, team, part + 1, groups);
         for (ptrdiff_t s = 0; s < steps->chain; ++s) {
+            if (is_strassen(steps + s)) {
+                run_strassen(run, steps + s, first, end, following_weights(run, steps + s));
+                continue;
+            }
             const hssl_plan_step step = rows_of_step(steps[s], first, end - first);
             run_step(run, &step, following_weights(run, steps + s));
         }

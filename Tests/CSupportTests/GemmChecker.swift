@@ -123,6 +123,28 @@ final class GemmChecker {
         }, "gemm_f16", g)
     }
 
+    /// By Strassen's scheme, the rows in as many pieces as `parts`. For contiguous A, without preactivation and accumulation.
+    func strassen(_ g: GemmCase, float16: Bool, parts: Int) -> String? {
+        let s = strides(g), x = aBuffer(g), y = b.tail(g.N * g.K), z = half.tail(g.N * g.K)
+        let panels = packed.tail(float16 ? hssl_gemm_f16_packed_size(g.N, g.K) : hssl_gemm_f32_packed_size(g.N, g.K))
+        if float16 {
+            hssl_convert_f32_f16(g.N * g.K, y, z)
+            hssl_convert_f16_f32(g.N * g.K, z, y)
+            hssl_gemm_f16_pack(g.N, g.K, z, s.bK, s.bN, panels)
+        } else {
+            hssl_gemm_f32_pack(g.N, g.K, y, s.bK, s.bN, panels)
+        }
+        let scratch = GuardedBuffer<Float>(capacity: max(16, hssl_gemm_strassen_workspace_size(g.M, g.N, g.K) / 4))
+        return report(withTarget(g) { c, before, ldc, output in
+            for part in 0..<parts {
+                let first = hssl_gemm_strassen_cut(g.M, g.M * part / parts), end = hssl_gemm_strassen_cut(g.M, g.M * (part + 1) / parts)
+                (float16 ? hssl_gemm_f16_strassen : hssl_gemm_f32_strassen)(
+                    g.M, first, end, g.N, g.K, x, panels, c, ldc, output, scratch.tail(scratch.capacity))
+            }
+            return oracle_gemm_f32(g.M, g.N, g.K, x, s.aM, s.aK, y, s.bK, s.bN, before, c, ldc, g.accumulate, output)
+        }, float16 ? "gemm_f16_strassen" : "gemm_f32_strassen", g)
+    }
+
     private func packCodes(_ g: GemmCase) -> (a: UnsafeMutablePointer<UInt8>, lda: Int, b: UnsafeMutablePointer<Int8>, panels: UnsafeMutablePointer<UInt8>) {
         let s = strides(g), rounded = (g.K + 3) / 4 * 4, lda = rounded + g.gap
         let y = codesB.tail(g.N * g.K), panels = packed.tail(hssl_gemm_u8s8_packed_size(g.N, g.K))

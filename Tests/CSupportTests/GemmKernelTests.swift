@@ -39,6 +39,59 @@ final class GemmKernelTests: XCTestCase {
         check(shapes.enumerated().flatMap { i, s in [GemmCase(M: s.0, N: s.1, K: s.2), .mixed(s.0, s.1, s.2, seed: 31 + i)] }, limit: (197, 1536, 1536))
     }
 
+    /// Rows with and without a group, K blocks whole and short, every stage that inference has, the rows in pieces as threads take them. Shapes that the scheme
+    /// does not fit are products all the same.
+    func testStrassenProducts() {
+        let checker = GemmChecker(M: 197, N: 192, K: 1152)
+        let stages: [(inout GemmCase) -> Void] = [
+            { _ in }, { $0.bias = true }, { ($0.bias, $0.gelu) = (true, true) }, { ($0.bias, $0.residual) = (true, true) },
+            { ($0.bias, $0.residual, $0.residualIsC) = (true, true, true) }, { ($0.bias, $0.gelu, $0.coarse) = (true, true, true) },
+            { ($0.bias, $0.gelu, $0.residual) = (true, true, true) },
+        ]
+        withEachInstructionSet { isa in
+            for M in [23, 24, 48, 53, 71, 99, 197] {
+                for (N, K) in [(64, 384), (192, 48), (128, 400), (64, 1152), (128, 770), (100, 384), (64, 385)] {
+                    for (number, stage) in stages.enumerated() {
+                        var g = GemmCase(M: M, N: N, K: K)
+                        stage(&g)
+                        for float16 in [false, true] {
+                            if let failure = checker.strassen(g, float16: float16, parts: 1 + (M + number) % 3) { return XCTFail("\(isa): \(failure)") }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Neither the threads nor where rows are cut change a bit.
+    func testStrassenCutsAndThreadsDoNotMatter() {
+        let N = 128, K = 770
+        var b = [Float](repeating: 0, count: N * K), packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K))
+        oracle_fill_f32(b.count, 2, &b)
+        hssl_gemm_f32_pack(N, K, b, 1, K, &packed)
+        for M in [50, 99, 197] {
+            var a = [Float](repeating: 0, count: M * K)
+            oracle_fill_f32(a.count, 1, &a)
+            withEachInstructionSet { isa in
+                var scratch = [Float](repeating: 0, count: max(16, hssl_gemm_strassen_workspace_size(M, N, K) / 4))
+                func product(threads: Int32, parts: Int) -> [UInt32] {
+                    hssl_set_threads(threads)
+                    defer { hssl_set_threads(2) }
+                    var c = [Float](repeating: .nan, count: M * N)
+                    for part in 0..<parts {
+                        let first = hssl_gemm_strassen_cut(M, M * part / parts), end = hssl_gemm_strassen_cut(M, M * (part + 1) / parts)
+                        hssl_gemm_f32_strassen(M, first, end, N, K, a, packed, &c, N, nil, &scratch)
+                    }
+                    return c.map(\.bitPattern)
+                }
+                let one = product(threads: 1, parts: 1)
+                for (threads, parts) in [(2, 1), (4, 1), (1, 2), (1, 3), (2, 5), (1, M)] {
+                    XCTAssertEqual(one, product(threads: Int32(threads), parts: parts), "\(isa): \(M) rows in \(parts) parts")
+                }
+            }
+        }
+    }
+
     /// Weight gradients: A is dYᵀ, K the tokens.
     func testWeightGradientShapes() {
         check([GemmCase(M: 384, N: 130, K: 1576, transposedA: true, transposedB: true),

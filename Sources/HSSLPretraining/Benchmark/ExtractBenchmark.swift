@@ -18,7 +18,8 @@ public struct ExtractBenchmark {
         /// Median over the steps.
         public let imagesPerSecond: Double
         public let peakRSSBytes: Int
-        /// Matrix-product operations a second, of what a register-only loop of the same type reaches in the same run.
+        /// Matrix-product operations a second, of what a register-only loop of the same type reaches in the same run. Strassen's scheme, which does fewer than are
+        /// counted, may take float32 and float16 above 1.
         public let peakFraction: Double
         /// Multiplications and additions of the matrix products of one image.
         public let operationsPerImage: Double

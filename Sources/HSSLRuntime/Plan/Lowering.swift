@@ -37,6 +37,8 @@ struct Lowering {
     private var codes: [Int: Codes] = [:]
     private var storageSizes: [Int] = []
     private var steps: [PlanStep] = []
+    /// Of all products by Strassen's scheme: the threads of a chain are at different ones, each in the part of its rows.
+    private var strassenWorkspace: Operand?
     private var constants: ConstantTable
 
     /// Steps with their arena.
@@ -295,6 +297,7 @@ struct Lowering {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
+            if mayCombineRows(node) { step.workspace = workspaceOfStrassen(byteCount: hssl_gemm_strassen_workspace_size(rows.count, columns.count, inputs)) }
         case .int8:
             step.kind = HSSL_STEP_LINEAR_U8S8
             let x = try quantized(node.inputs[0], width: inputs)
@@ -346,6 +349,20 @@ struct Lowering {
     private mutating func allocate(byteCount: Int) -> Operand {
         storageSizes.append(byteCount)
         return .arena(storage: storageSizes.count - 1, offset: 0)
+    }
+
+    /// What the last attention reads depends on all rows. From its queries on some features need one row only (`Demand`), whose bits must not depend on others then.
+    private func mayCombineRows(_ node: Node) -> Bool {
+        guard let attention = tape.nodes.last(where: { if case .attention = $0.operation { true } else { false } }) else { return false }
+        return node.output < attention.inputs[0]
+    }
+
+    private mutating func workspaceOfStrassen(byteCount: Int) -> Operand {
+        guard byteCount > 0 else { return .none }
+        let workspace = strassenWorkspace ?? allocate(byteCount: 0)
+        if case .arena(let storage, _) = workspace { storageSizes[storage] = max(storageSizes[storage], byteCount) }
+        strassenWorkspace = workspace
+        return workspace
     }
 
     /// Memory for the wanted elements of a value (or all); returns the address of element 0.
