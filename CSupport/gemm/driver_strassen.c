@@ -5,6 +5,7 @@
 #include "gemm/strassen.h"
 
 enum { STRASSEN_KC = 384 };  // terms of a block, even: sums of A for 197 rows are 360 KB, which stay in L2
+enum { STRASSEN_LEAST_K = 48 };  // half of it are the 24 vectors of a quadrant, which a product takes through the output stage
 enum { GROUP_FLOATS = 5 * STRASSEN_HALF * STRASSEN_KC / 2 };  // of five products the operand of A is a sum
 
 typedef struct { ptrdiff_t count, above, rest, below; } groups;  // `rest`: first row without a group; `below`: first row after those
@@ -25,7 +26,7 @@ ptrdiff_t hssl_gemm_strassen_cut(ptrdiff_t M, ptrdiff_t row) {
 }
 
 size_t hssl_gemm_strassen_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
-    if (M < STRASSEN_ROWS || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_ROWS * 2 || !hssl_gemm_select_f32()->strassen) return 0;
+    if (M < STRASSEN_ROWS || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_LEAST_K || !hssl_gemm_select_f32()->strassen) return 0;
     return (size_t)(M / STRASSEN_ROWS * GROUP_FLOATS) * sizeof(float);
 }
 

@@ -25,15 +25,14 @@ HSSL_INLINE void begin_floats(int rows, int vectors, float_state *t) {
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) t->sum[r][v] = _mm512_setzero_ps();
 }
 
-// One k of rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
-// half as often and keeps the rate of float32.
 HSSL_INLINE __m512 load_floats(bool half, const void *b, int v) {
     return half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)b + v)) : _mm512_loadu_ps((const float *)b + 16 * v);
 }
 
 HSSL_INLINE const void *next_k(bool half, const void *b) { return (const char *)b + PANEL * (half ? sizeof(uint16_t) : sizeof(float)); }
 
-// `sign` times `other` is added to B, or is not there.
+// One k of rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
+// half as often and keeps the rate of float32. `sign` times `other` is added to B, or is not there.
 HSSL_INLINE void step_floats(bool half, int sign, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
     __builtin_prefetch(t->next.line, 0, 2);
     __m512 y[4];
