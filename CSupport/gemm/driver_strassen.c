@@ -159,26 +159,27 @@ static bool applies(const hssl_gemm_f32_row *row, ptrdiff_t M, const problem *p)
     return p->K <= STRASSEN_KC || p->output.activation == HSSL_ACTIVATION_NONE || !p->output.residual;
 }
 
-void hssl_gemm_f32_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
-                            const hssl_gemm_output *output, void *workspace) {
-    problem p = {.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(float), .c = c, .ldc = ldc, .row = hssl_gemm_select_f32(), .sums = workspace};
+typedef void plain_product(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b, float *c,
+                           ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+
+static void run_or(plain_product *plain, problem p, ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, const hssl_gemm_output *output) {
     if (output) p.output = *output;
     if (applies(p.row, M, &p)) {
         run(p, M, first, end);
         return;
     }
     if (p.output.residual) p.output.residual += first * p.output.ld_residual;
-    hssl_gemm_f32(end - first, N, K, a + first * K, K, 1, packed_b, c + first * ldc, ldc, false, &p.output);
+    plain(end - first, p.N, p.K, p.a + first * p.K, p.K, 1, p.b, p.c + first * p.ldc, p.ldc, false, &p.output);
+}
+
+void hssl_gemm_f32_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
+                            const hssl_gemm_output *output, void *workspace) {
+    run_or(hssl_gemm_f32, (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(float), .c = c, .ldc = ldc, .row = hssl_gemm_select_f32(),
+                                    .sums = workspace}, M, first, end, output);
 }
 
 void hssl_gemm_f16_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
                             const hssl_gemm_output *output, void *workspace) {
-    problem p = {.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc, .row = hssl_gemm_select_f16(), .sums = workspace};
-    if (output) p.output = *output;
-    if (applies(p.row, M, &p)) {
-        run(p, M, first, end);
-        return;
-    }
-    if (p.output.residual) p.output.residual += first * p.output.ld_residual;
-    hssl_gemm_f16(end - first, N, K, a + first * K, K, 1, packed_b, c + first * ldc, ldc, false, &p.output);
+    run_or(hssl_gemm_f16, (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc, .row = hssl_gemm_select_f16(),
+                                    .sums = workspace}, M, first, end, output);
 }

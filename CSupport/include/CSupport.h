@@ -109,7 +109,7 @@ void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdif
 
 /// Rows first ..< end of the M rows of C = A·B + …, by Strassen's scheme where the selected row has it: an eighth fewer multiply-adds, an error of float32
 /// rounding relative to the largest elements of a row and column, not to each product. A is [M, K], contiguous; a, c and residual point at row 0 of M.
-/// Element (m, n) has the same bits whatever first and end are, if both are 0, M or what hssl_gemm_strassen_cut gives. `output` has no preactivation.
+/// Element (m, n) has the same bits whatever first and end are, if both are 0, M or what hssl_gemm_strassen_cut gives. `output`, which may be NULL, has no preactivation.
 /// Several threads may compute disjoint rows with one workspace.
 void hssl_gemm_f32_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
                             const hssl_gemm_output *output, void *workspace);
