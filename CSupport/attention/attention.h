@@ -10,11 +10,12 @@ typedef struct {
     ptrdiff_t tokens, head_dim, ld_qkv, ld_out;
 } hssl_attention_shape;
 
-/// What the strips of one head have in common. `log_sum_exp` [tokens] may be NULL. `panels` is what `prepare` makes of k and v.
+/// What the strips of one head have in common. q, k, v and out are float32, for a forward over integer codes binary16. `log_sum_exp` [tokens] may be NULL. `panels` is what `prepare` makes of k and v.
 typedef struct {
     hssl_attention_shape shape;
-    const float *q, *k, *v;
-    float *out, *log_sum_exp;
+    const void *q, *k, *v;
+    void *out;
+    float *log_sum_exp;
     void *panels;
 } hssl_attention_head;
 

@@ -32,8 +32,10 @@ typedef struct {
     hssl_attention_forward kernels;
     hssl_attention_shape shape;
     ptrdiff_t heads, begin, end, strip;
-    const float *qkv;
-    float *out, *log_sum_exp;
+    ptrdiff_t element;  // bytes of one of qkv and out
+    const void *qkv;
+    void *out;
+    float *log_sum_exp;
     hssl_attention_bytes bytes;
     char *workspace;
 } forward_job;
@@ -52,10 +54,10 @@ static void run_strip(const void *job, ptrdiff_t task, int part) {
 
 static void run_head(const void *job, ptrdiff_t pair, int part) {
     const forward_job *const f = job;
-    const ptrdiff_t b = pair / f->heads, h = pair % f->heads, tokens = f->shape.tokens, head_dim = f->shape.head_dim, width = f->heads * head_dim;
-    const float *const q = f->qkv + b * tokens * f->shape.ld_qkv + h * head_dim;
+    const ptrdiff_t b = pair / f->heads, h = pair % f->heads, tokens = f->shape.tokens, head_dim = f->shape.head_dim, width = f->heads * head_dim * f->element;
+    const char *const q = (const char *)f->qkv + (b * tokens * f->shape.ld_qkv + h * head_dim) * f->element;
     const head_job head = {
-        .head = {f->shape, q, q + width, q + 2 * width, f->out + b * tokens * f->shape.ld_out + h * head_dim,
+        .head = {f->shape, q, q + width, q + 2 * width, (char *)f->out + (b * tokens * f->shape.ld_out + h * head_dim) * f->element,
                  f->log_sum_exp ? f->log_sum_exp + pair * tokens : NULL, f->workspace + (size_t)part * bytes_a_thread(f->bytes)},
         .forward = f};
     f->kernels.prepare(&head.head);
@@ -84,14 +86,14 @@ void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_
 void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
                             const float *qkv, float *out, float *log_sum_exp, void *workspace) {
     run_heads(1, batch, (forward_job){.kernels = selected()->forward, .shape = shape_of(tokens, heads, head_dim), .heads = heads, .begin = begin, .end = end,
-                                      .qkv = qkv, .out = out, .log_sum_exp = log_sum_exp, .bytes = hssl_attention_forward_bytes(tokens, head_dim),
+                                      .element = sizeof *qkv, .qkv = qkv, .out = out, .log_sum_exp = log_sum_exp, .bytes = hssl_attention_forward_bytes(tokens, head_dim),
                                       .workspace = workspace});
 }
 
-void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
+void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const uint16_t *qkv, uint16_t *out,
                             void *workspace) {
     run_heads(2, 1, (forward_job){.kernels = selected()->forward_integer, .shape = shape_of(tokens, heads, head_dim), .heads = heads, .begin = begin,
-                                  .end = end, .qkv = qkv, .out = out, .bytes = hssl_attention_integer_layout_at(tokens, head_dim, NULL, NULL).bytes,
+                                  .end = end, .element = sizeof *qkv, .qkv = qkv, .out = out, .bytes = hssl_attention_integer_layout_at(tokens, head_dim, NULL, NULL).bytes,
                                   .workspace = workspace});
 }
 

@@ -1,5 +1,6 @@
 // The scalar row of the attention family: one query at a time, sums in float64 where they stay in a variable.
 #include "attention/integers.h"
+#include "base/half.h"
 #include <math.h>
 
 static double dot(ptrdiff_t n, const float *x, const float *y) {
@@ -13,19 +14,20 @@ static void prepare(const hssl_attention_head *head) { (void)head; }
 static void strip(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const double scale = 1 / sqrt((double)head_dim);
-    float *const scores = scratch;
+    const float *const q = head->q, *const k = head->k, *const v = head->v;
+    float *const scores = scratch, *const out = head->out;
     for (ptrdiff_t i = begin; i < end; i++) {
         double maximum = -INFINITY, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            scores[j] = (float)(dot(head_dim, head->q + i * ld, head->k + j * ld) * scale);
+            scores[j] = (float)(dot(head_dim, q + i * ld, k + j * ld) * scale);
             maximum = fmax(maximum, scores[j]);
         }
         for (ptrdiff_t j = 0; j < tokens; j++) sum += exp(scores[j] - maximum);
         for (ptrdiff_t j = 0; j < tokens; j++) scores[j] = (float)(exp(scores[j] - maximum) / sum);
         for (ptrdiff_t c = 0; c < head_dim; c++) {
             double value = 0;
-            for (ptrdiff_t j = 0; j < tokens; j++) value += (double)scores[j] * head->v[j * ld + c];
-            head->out[i * head->shape.ld_out + c] = (float)value;
+            for (ptrdiff_t j = 0; j < tokens; j++) value += (double)scores[j] * v[j * ld + c];
+            out[i * head->shape.ld_out + c] = (float)value;
         }
         if (head->log_sum_exp) head->log_sum_exp[i] = (float)(maximum + log(sum));
     }
@@ -58,12 +60,6 @@ static void backward(const hssl_attention_shape *shape, const float *q, const fl
 
 static float larger_magnitude(float largest, float x) { return fabsf(x) <= largest || isnan(largest) ? largest : fabsf(x); }
 
-static float largest_magnitude(ptrdiff_t width, const float *x) {
-    float largest = 0;
-    for (ptrdiff_t c = 0; c < width; c++) largest = larger_magnitude(largest, x[c]);
-    return largest;
-}
-
 static int32_t encode(float x, float inverse) {
     float scaled = rintf(x * inverse);
     scaled = scaled > -hssl_attention_code_limit ? scaled : -hssl_attention_code_limit;  // NaN too
@@ -81,12 +77,12 @@ static int32_t encode_exponential(uint32_t distance, uint32_t multiplier) {
 }
 
 /// The mean of every channel over the tokens, and the largest magnitude of x less its mean.
-static void centre_channels(ptrdiff_t tokens, ptrdiff_t width, const float *x, ptrdiff_t ld, float *mean, float *range) {
+static void centre_channels(ptrdiff_t tokens, ptrdiff_t width, const uint16_t *x, ptrdiff_t ld, float *mean, float *range) {
     for (ptrdiff_t c = 0; c < width; c++) {
         mean[c] = range[c] = 0;
-        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += x[j * ld + c];
+        for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += hssl_float_from_half(x[j * ld + c]);
         mean[c] /= (float)tokens;
-        for (ptrdiff_t j = 0; j < tokens; j++) range[c] = larger_magnitude(range[c], x[j * ld + c] - mean[c]);
+        for (ptrdiff_t j = 0; j < tokens; j++) range[c] = larger_magnitude(range[c], hssl_float_from_half(x[j * ld + c]) - mean[c]);
     }
 }
 
@@ -95,7 +91,9 @@ static void prepare_integer(const hssl_attention_head *head) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, NULL);
     centre_channels(tokens, head_dim, head->k, ld, at.key_mean, at.value_scale);  // which waits for the values
-    *at.key_grid = hssl_attention_grid_of(largest_magnitude(head_dim, at.value_scale));
+    float farthest = 0;
+    for (ptrdiff_t c = 0; c < head_dim; c++) farthest = larger_magnitude(farthest, at.value_scale[c]);
+    *at.key_grid = hssl_attention_grid_of(farthest);
     centre_channels(tokens, head_dim, head->v, ld, at.value_mean, at.value_scale);
     for (ptrdiff_t c = 0; c < head_dim; c++) {
         const hssl_attention_grid grid = hssl_attention_grid_of(at.value_scale[c]);
@@ -107,17 +105,21 @@ static void prepare_integer(const hssl_attention_head *head) {
 static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const hssl_attention_integer_layout at = hssl_attention_integer_layout_at(tokens, head_dim, head->panels, scratch);
-    const float *const q = head->q, *const k = head->k, *const v = head->v;
+    const uint16_t *const q = head->q, *const k = head->k, *const v = head->v;
+    uint16_t *const out = head->out;
     const int shift = hssl_attention_score_shift(head_dim);
     const float steps_of_scale = hssl_attention_steps_of_scale(at.key_grid, head_dim);
     int16_t *const scores = at.scores;
     for (ptrdiff_t i = begin; i < end; i++) {
-        const hssl_attention_query_grid q_grid = hssl_attention_query_grid_of(largest_magnitude(head_dim, q + i * ld), steps_of_scale);
+        float largest = 0;
+        for (ptrdiff_t c = 0; c < head_dim; c++) largest = larger_magnitude(largest, hssl_float_from_half(q[i * ld + c]));
+        const hssl_attention_query_grid q_grid = hssl_attention_query_grid_of(largest, steps_of_scale);
         int32_t top = INT16_MIN, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
             int32_t score = 0;
             for (ptrdiff_t c = 0; c < head_dim; c++) {
-                score += encode(q[i * ld + c], q_grid.inverse) * encode(k[j * ld + c] - at.key_mean[c], at.key_grid->inverse);
+                score += encode(hssl_float_from_half(q[i * ld + c]), q_grid.inverse) *
+                         encode(hssl_float_from_half(k[j * ld + c]) - at.key_mean[c], at.key_grid->inverse);
             }
             scores[j] = (int16_t)(score >> shift);
             top = scores[j] > top ? scores[j] : top;
@@ -130,8 +132,10 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
         const float factor = (float)(1 << HSSL_ATTENTION_PROBABILITY_SHIFT) / (float)sum + 0 * q_grid.steps;
         for (ptrdiff_t c = 0; c < head_dim; c++) {
             int32_t value = 0;
-            for (ptrdiff_t j = 0; j < tokens; j++) value += at.probabilities[j] * encode(v[j * ld + c] - at.value_mean[c], at.value_inverse[c]);
-            head->out[i * head->shape.ld_out + c] = fmaf((float)value * factor, at.value_scale[c], at.value_mean[c]);
+            for (ptrdiff_t j = 0; j < tokens; j++) {
+                value += at.probabilities[j] * encode(hssl_float_from_half(v[j * ld + c]) - at.value_mean[c], at.value_inverse[c]);
+            }
+            out[i * head->shape.ld_out + c] = hssl_half_toward_zero(fmaf((float)value * factor, at.value_scale[c], at.value_mean[c]));
         }
     }
 }

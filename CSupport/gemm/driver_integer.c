@@ -9,9 +9,10 @@ typedef struct {
     ptrdiff_t lda;
     const char *b;
     const hssl_gemm_u8s8_row *row;
-    // float32 output
+    // float32 output, or binary16
     const float *a_scale, *b_scale;
     float *c;
+    uint16_t *half;
     ptrdiff_t ldc;
     bool accumulate;
     const hssl_gemm_output *output;
@@ -26,6 +27,7 @@ typedef struct {
 static hssl_gemm_target target_at(const problem *g, ptrdiff_t m, ptrdiff_t n) {
     if (g->c_s32) return (hssl_gemm_target){0};
     hssl_gemm_target target = hssl_gemm_target_at(m, n, g->c, g->ldc, g->accumulate, g->output);
+    if (g->half) target.half = g->half + m * g->ldc + n;
     target.a_scale = g->a_scale + m;
     if (g->b_scale) target.b_scale = g->b_scale + n;
     return target;
@@ -93,7 +95,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, hssl_ceil_div(rows, mr) * steps, panel);
     hssl_gemm_target target = target_at(g, m, p * PANEL);
     // A tile waits for the product of the next one, and goes through its output stage while that is computed.
-    const bool pipelined = g->row->pipelined && columns == PANEL && target.b_scale && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU_COARSE);
+    const bool pipelined = g->row->pipelined && columns == PANEL && target.b_scale &&
+                           hssl_gemm_can_pipeline(&target, target.half ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_NONE);
     const int32_t *waiting = NULL;
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);
@@ -131,6 +134,12 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
     run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(),
                   .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate, .output = output,
                   .stage = hssl_gemm_select_output_s32()});
+}
+
+void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale, const void *packed_b,
+                        const float *b_scale, uint16_t *c, ptrdiff_t ldc, const hssl_gemm_output *output) {
+    run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b, .row = hssl_gemm_select_u8s8(),
+                  .a_scale = a_scale, .b_scale = b_scale, .half = c, .ldc = ldc, .output = output, .stage = hssl_gemm_select_output_s32()});
 }
 
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc) {

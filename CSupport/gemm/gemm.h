@@ -59,6 +59,7 @@ typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t
 /// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
 typedef struct {
     float *c;
+    uint16_t *half;  // binary16 in place of c, where not NULL: of an int32 tile, without residual and what training has
     ptrdiff_t ldc;
     const float *bias, *residual;
     float *preactivation;
@@ -74,7 +75,7 @@ typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const fl
 typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
 
 /// The tile of the same row's kernel, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`: one that
-/// hssl_gemm_can_pipeline allows with exact GELU for float tiles, coarse GELU for int32 ones.
+/// hssl_gemm_can_pipeline allows with exact GELU for float tiles, with coarse GELU for int32 ones that become binary16, with none for others.
 typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
                                         const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
@@ -134,6 +135,7 @@ hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff
 static inline hssl_gemm_target hssl_gemm_target_right(const hssl_gemm_target *target, ptrdiff_t n) {
     hssl_gemm_target right = *target;
     if (right.c) right.c += n;
+    if (right.half) right.half += n;
     if (right.bias) right.bias += n;
     if (right.preactivation) right.preactivation += n;
     if (right.residual) right.residual += n;
@@ -144,7 +146,8 @@ static inline hssl_gemm_target hssl_gemm_target_right(const hssl_gemm_target *ta
 /// The same, `rows` further down, for the next tile. Filled in anew right before the stage, whose wide loads the narrow stores could not feed, it cost 1 to
 /// 1.5 % of an int8 product with K = 384.
 static inline void hssl_gemm_target_advance(hssl_gemm_target *target, ptrdiff_t rows) {
-    target->c += rows * target->ldc;
+    if (target->c) target->c += rows * target->ldc;
+    if (target->half) target->half += rows * target->ldc;
     if (target->preactivation) target->preactivation += rows * target->ldc;
     if (target->residual) target->residual += rows * target->ld_residual;
     if (target->a_scale) target->a_scale += rows;
@@ -153,7 +156,7 @@ static inline void hssl_gemm_target_advance(hssl_gemm_target *target, ptrdiff_t 
 /// Asks, before its product, for the lines that a slice's tile will touch in the output stage: where C outgrows L2, waiting for them took 3 % of a ViT-S in
 /// float32.
 static inline void hssl_gemm_target_prefetch(const hssl_gemm_target *target, ptrdiff_t rows) {
-    for (ptrdiff_t r = 0; r < rows; ++r) __builtin_prefetch(target->c + r * target->ldc, 1);
+    for (ptrdiff_t r = 0; r < rows; ++r) __builtin_prefetch(target->half ? (void *)(target->half + r * target->ldc) : (void *)(target->c + r * target->ldc), 1);
     if (!target->residual || target->residual == target->c) return;
     for (ptrdiff_t r = 0; r < rows; ++r) __builtin_prefetch(target->residual + r * target->ld_residual);
 }

@@ -79,7 +79,7 @@ hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void) { return HSSL_SELECT_ROW(peak_
 hssl_peak_u8s8_fn *hssl_gemm_select_peak_u8s8(void) { return HSSL_SELECT_ROW(peak_u8s8_rows)->kernel; }
 
 hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
-    hssl_gemm_target target = {.c = c + m * ldc + n, .ldc = ldc, .accumulate = accumulate};
+    hssl_gemm_target target = {.c = c ? c + m * ldc + n : NULL, .ldc = ldc, .accumulate = accumulate};
     if (!output) return target;
     if (output->bias) target.bias = output->bias + n;
     if (output->preactivation) target.preactivation = output->preactivation + m * ldc + n;

@@ -83,7 +83,7 @@ HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool re
         _Pragma("clang loop unroll(disable)")
         for (ptrdiff_t c = first; c < first + 16 * vectors; c += 16) {
             for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
-            hssl_output_pipelined(activation, residual, hssl_load(before + r * PANEL + c), r, c, &to);
+            hssl_output_pipelined(false, activation, residual, hssl_load(before + r * PANEL + c), r, c, &to);
         }
     }
     for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
@@ -172,7 +172,7 @@ HSSL_INLINE const char *strassen_product(bool half, int number, strassen_stage s
             _Pragma("clang loop unroll(disable)")
             for (ptrdiff_t c = column; c < column + STRASSEN_COLUMNS; c += 16) {
                 for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, p.b.sign, STRASSEN_HALF, 2, a_row, 1, &t);
-                hssl_output_pipelined(stage == STAGE_GELU ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE, stage == STAGE_RESIDUAL,
+                hssl_output_pipelined(false, stage == STAGE_GELU ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE, stage == STAGE_RESIDUAL,
                                       hssl_load(before + r * PANEL + c), r, c, to);
             }
         }

@@ -81,7 +81,7 @@ void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, pt
 
 // The 24 vectors of the tile before go through the output stage between equal parts of this product, whose multiply-adds leave half of the issue slots and
 // two of four ports to them. Between tiles the stage would have the core for itself.
-HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
+HSSL_INLINE void pipelined_tile(bool half, hssl_activation activation, bool residual, int rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
                                 int32_t *tile, const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
     enum { ROWS = 6, VECTORS = ROWS * 4 };
     tile_state t = {.a = a, .b = (const int8_t *)panel + 4 * PANEL, .next = *next};
@@ -93,7 +93,7 @@ HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int r
         for (ptrdiff_t c = 0; c < PANEL; c += 16) {
             for (ptrdiff_t s = 0; s < part; ++s) step_tile(rows, 4, lda, &t);
             const hssl_vi value = (hssl_vi)_mm512_loadu_si512(before + r * PANEL + c);
-            hssl_output_pipelined(activation, residual, hssl_output_scaled(value, to.a_scale[r], hssl_load(to.b_scale + c)), r, c, &to);
+            hssl_output_pipelined(half, activation, residual, hssl_output_scaled(value, to.a_scale[r], hssl_load(to.b_scale + c)), r, c, &to);
         }
     }
     ptrdiff_t s = VECTORS * part;
@@ -103,14 +103,12 @@ HSSL_INLINE void pipelined_tile(hssl_activation activation, bool residual, int r
 
 void hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
                                                  const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
-#define TILE(ROWS)                                                                                                                           \
-    if (target->activation == HSSL_ACTIVATION_GELU_COARSE) {                                                                                 \
-        pipelined_tile(HSSL_ACTIVATION_GELU_COARSE, false, ROWS, K, a, lda, panel, tile, before, target, next);                              \
-    } else if (target->residual) {                                                                                                           \
-        pipelined_tile(HSSL_ACTIVATION_NONE, true, ROWS, K, a, lda, panel, tile, before, target, next);                                      \
-    } else {                                                                                                                                 \
-        pipelined_tile(HSSL_ACTIVATION_NONE, false, ROWS, K, a, lda, panel, tile, before, target, next);                                     \
-    }                                                                                                                                        \
+#define CASE(HALF, ACTIVATION, RESIDUAL, ROWS) pipelined_tile(HALF, ACTIVATION, RESIDUAL, ROWS, K, a, lda, panel, tile, before, target, next)
+#define TILE(ROWS)                                                                                                        \
+    if (target->activation == HSSL_ACTIVATION_GELU_COARSE) CASE(true, HSSL_ACTIVATION_GELU_COARSE, false, ROWS);          \
+    else if (target->half) CASE(true, HSSL_ACTIVATION_NONE, false, ROWS);                                                 \
+    else if (target->residual) CASE(false, HSSL_ACTIVATION_NONE, true, ROWS);                                             \
+    else CASE(false, HSSL_ACTIVATION_NONE, false, ROWS);                                                                  \
     break
     switch (rows) {
         case 1: TILE(1);
@@ -121,6 +119,7 @@ void hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t K, co
         case 6: TILE(6);
     }
 #undef TILE
+#undef CASE
 }
 
 double hssl_peak_u8s8__avx512vnni(ptrdiff_t iterations) {

@@ -129,6 +129,10 @@ void hssl_gemm_u8s8_pack(ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output);
+/// The same in binary16, rounded toward zero, so that nothing finite becomes infinite: for readers that make 8-bit codes of it, beside whose half step of 1/254
+/// of the largest an error below 1/1024 of the element is small. `output`, which may be NULL, has neither residual nor preactivation.
+void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale, const void *packed_b,
+                        const float *b_scale, uint16_t *c, ptrdiff_t ldc, const hssl_gemm_output *output);
 /// The int32 accumulators: bit-identical on every ISA.
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b, int32_t *c, ptrdiff_t ldc);
 
@@ -140,6 +144,8 @@ double hssl_peak_u8s8(double seconds);
 
 /// codes[r, k] = s8 code + 128; bytes K ..< ldq of every row are set to 128.
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale);
+/// The same of binary16.
+void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale);
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale);
 /// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or NULL multiplies x first.
 void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
@@ -201,11 +207,11 @@ void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_
 void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
                             const float *qkv, float *out, float *log_sum_exp, void *workspace);
 #define HSSL_ATTENTION_INTEGER_TOKENS 65536
-/// The queries of one image over integer codes with exact sums: for models whose linear layers are int8. q, k and v (less the means of k and v over the
+/// The queries of one image, q, k, v and the result in binary16, over integer codes with exact sums: for models whose linear layers are int8. q, k and v (less the means of k and v over the
 /// tokens) and the probabilities are kept in 8 bits, the sums of the latter in 16; NaN and infinities reach the output. tokens ≤ HSSL_ATTENTION_INTEGER_TOKENS.
 size_t hssl_attention_integer_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim);
-void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const float *qkv, float *out,
-                        void *workspace);
+void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const uint16_t *qkv, uint16_t *out,
+                            void *workspace);
 size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// dqkv (=, not +=), probabilities recomputed from log_sum_exp.
 void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
@@ -273,12 +279,14 @@ typedef enum {
                                     // With a workspace by hssl_gemm_f32_strassen; the products of a chain may have the same one
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
+    HSSL_STEP_LINEAR_U8S8_F16,      // same without residual; y binary16
     HSSL_STEP_QUANTIZE,             // (rows, K): x → y u8 codes, y_scale [rows]
+    HSSL_STEP_QUANTIZE_F16,         // same; x binary16
     HSSL_STEP_LAYER_NORM,           // (rows, D): x, weight, bias, epsilon → y
     HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
     HSSL_STEP_GELU,                 // (count): x → y
     HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
-    HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes
+    HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes; x and y binary16
     HSSL_STEP_DEPTHWISE_CONV,       // (h, w, C, k): x, weight, bias → y; workspace
     HSSL_STEP_ADD,                  // (count): x + residual → y
     HSSL_STEP_COPY,                 // (bytes): x → y

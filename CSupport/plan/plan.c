@@ -58,7 +58,7 @@ static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrd
     });
 }
 
-static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_U8S8; }
+static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_U8S8_F16; }
 
 // Weights of the next product after a step, NULL at the end.
 static const void *following_weights(const image_run *run, const hssl_plan_step *step) {
@@ -98,7 +98,12 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
                            at(run, step->weight_scale), y, size[3], false, &output);
         break;
+    case HSSL_STEP_LINEAR_U8S8_F16:
+        hssl_gemm_u8s8_f16(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight, at(run, step->weight_scale), y,
+                           size[3], &output);
+        break;
     case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
+    case HSSL_STEP_QUANTIZE_F16: hssl_quantize_rows_f16_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
     case HSSL_STEP_LAYER_NORM: hssl_layer_norm(size[0], size[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
     case HSSL_STEP_LAYER_NORM_QUANTIZE:
         layer_norm_quantize(size[0], size[1], x, weight, bias, step->epsilon, y, at(run, step->y_scale));
@@ -108,7 +113,7 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         hssl_attention_queries(1, size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], NULL, workspace);
         break;
     case HSSL_STEP_ATTENTION_INTEGER:
-        hssl_attention_integer(size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], workspace);
+        hssl_attention_integer(size[0], size[1], size[2], size[3], size[4], x, (uint16_t *)y - size[3] * size[1] * size[2], workspace);
         break;
     case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, size[0], size[1], size[2], size[3], x, weight, bias, y, workspace); break;
     case HSSL_STEP_ADD: hssl_add(size[0], x, residual, y); break;
@@ -121,10 +126,12 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
 
 // The step on `rows` rows from `first` on.
 static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff_t rows) {
-    const ptrdiff_t floats = (ptrdiff_t)sizeof(float), width = step.size[is_linear(&step) ? 3 : 1];
+    const ptrdiff_t floats = (ptrdiff_t)sizeof(float), halves = (ptrdiff_t)sizeof(uint16_t), width = step.size[is_linear(&step) ? 3 : 1];
     ptrdiff_t x_row = floats * (is_linear(&step) ? step.size[2] : width), y_row = floats * width;
     switch (step.kind) {
     case HSSL_STEP_LINEAR_U8S8: x_row = hssl_round_up(step.size[2], 4); break;
+    case HSSL_STEP_LINEAR_U8S8_F16: x_row = hssl_round_up(step.size[2], 4), y_row = halves * width; break;
+    case HSSL_STEP_QUANTIZE_F16: x_row = halves * width, y_row = hssl_round_up(width, 4); break;
     case HSSL_STEP_QUANTIZE: case HSSL_STEP_LAYER_NORM_QUANTIZE: y_row = hssl_round_up(width, 4); break;
     default: break;
     }

@@ -6,6 +6,7 @@
 #define ENTRY(symbol, isa) [HSSL_ISA_##isa] = {symbol},
 
 #define HSSL_ROW_quantize_rows ENTRY
+#define HSSL_ROW_quantize_rows_f16 SKIP
 #define HSSL_ROW_quantize_row_stochastic SKIP
 #define HSSL_ROW_dequantize_row SKIP
 #define HSSL_ROW_count_codes SKIP
@@ -13,8 +14,15 @@ static const struct { hssl_quantize_rows_fn *kernel; } nearest_rows[HSSL_ISA_COU
 #include "quantize/kernels.inc"
 };
 #undef HSSL_ROW_quantize_rows
-#undef HSSL_ROW_quantize_row_stochastic
+#undef HSSL_ROW_quantize_rows_f16
 #define HSSL_ROW_quantize_rows SKIP
+#define HSSL_ROW_quantize_rows_f16 ENTRY
+static const struct { hssl_quantize_rows_f16_fn *kernel; } nearest_f16_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_quantize_rows_f16
+#undef HSSL_ROW_quantize_row_stochastic
+#define HSSL_ROW_quantize_rows_f16 SKIP
 #define HSSL_ROW_quantize_row_stochastic ENTRY
 static const struct { hssl_quantize_row_stochastic_fn *kernel; } stochastic_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
@@ -53,6 +61,15 @@ static void dequantize(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, uint8_
 
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale) {
     nearest(rows, K, x, ldx, 0x80, codes, ldq, scale);
+}
+
+void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+    hssl_quantize_rows_f16_fn *const kernel = HSSL_SELECT_ROW(nearest_f16_rows)->kernel;
+    const int team = hssl_team(16.0 * (double)rows * (double)K);
+    HSSL_TEAM(team, part, {
+        const ptrdiff_t r = hssl_split(rows, team, part), end = hssl_split(rows, team, part + 1);
+        kernel(end - r, K, x + r * ldx, ldx, 0x80, codes + r * ldq, ldq, scale + r);
+    });
 }
 
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale) {

@@ -10,11 +10,12 @@ final class AttentionIntegerTests: KernelRowTestCase {
     }
 
     private func integers(_ s: Shape, qkv: [Float], queries: Range<Int>? = nil, edge: GuardedFloats.Edge = .end) -> [Float] {
-        let qkv = GuardedFloats(qkv, edge: edge), out = GuardedFloats(count: s.count, edge: edge)
+        let input = GuardedHalves(count: qkv.count, edge: edge), out = GuardedHalves(count: s.count, edge: edge)
+        hssl_convert_f32_f16(qkv.count, qkv, input.pointer)
         let workspace = GuardedFloats(count: hssl_attention_integer_workspace_size(s.tokens, s.headDim) / 4, edge: edge)
         let queries = queries ?? 0..<s.tokens
-        hssl_attention_integer(s.tokens, s.heads, s.headDim, queries.lowerBound, queries.upperBound, qkv.pointer, out.pointer, workspace.pointer)
-        return out.values
+        hssl_attention_integer(s.tokens, s.heads, s.headDim, queries.lowerBound, queries.upperBound, input.pointer, out.pointer, workspace.pointer)
+        return out.widened
     }
 
     private func floats(_ s: Shape, qkv: [Float]) -> [Float] {
@@ -113,7 +114,7 @@ final class AttentionIntegerTests: KernelRowTestCase {
     func testSharpScoresTakeOneValue() {
         let s = Shape(tokens: 40, heads: 1, headDim: 40)
         func check(_ isa: hssl_isa) {
-            for magnitude: Float in [12, 30, 100, 300, 1e3, 1e4, 1e8] {
+            for magnitude: Float in [12, 30, 100, 300, 1e3, 1e4, 6e4] {
                 var qkv = uniform(3 * s.count, seed: 6)
                 for t in 0..<s.tokens {
                     for c in 0..<s.headDim {
@@ -181,7 +182,7 @@ final class AttentionIntegerTests: KernelRowTestCase {
     func testExtremesStayFiniteAndZerosAreZero() {
         let s = Shape(tokens: 37, heads: 1, headDim: 16)
         func check(_ isa: hssl_isa) {
-            for magnitude: Float in [1e-30, 100, 1e4, 1e15] {
+            for magnitude: Float in [1e-7, 100, 1e4, 65504] {
                 var qkv = uniform(3 * s.count, seed: 4)
                 for t in 0..<s.tokens { for c in 0..<2 * s.headDim { qkv[t * 3 * s.headDim + c] *= magnitude } }
                 XCTAssertTrue(integers(s, qkv: qkv).allSatisfy { abs($0) <= 1.008 }, "magnitude \(magnitude), row \(isa.rawValue)")

@@ -37,6 +37,27 @@ final class GuardedFloats {
     var values: [Float] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
 }
 
+/// The same of binary16.
+final class GuardedHalves {
+    private let words: GuardedFloats
+    let count: Int
+    let pointer: UnsafeMutablePointer<UInt16>
+
+    init(count: Int, edge: GuardedFloats.Edge = .end) {
+        words = GuardedFloats(count: (count + 1) / 2, edge: edge)
+        self.count = count
+        let all = UnsafeMutableRawPointer(words.pointer).bindMemory(to: UInt16.self, capacity: 2 * words.count)
+        pointer = edge == .start ? all : all + (2 * words.count - count)
+    }
+
+    var values: [UInt16] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
+    var widened: [Float] {
+        var floats = [Float](repeating: 0, count: count)
+        hssl_convert_f16_f32(count, pointer, &floats)
+        return floats
+    }
+}
+
 /// Base of the kernel tests: selects instruction sets and threads, and restores both.
 class KernelRowTestCase: XCTestCase {
     private var isa = HSSL_ISA_SCALAR

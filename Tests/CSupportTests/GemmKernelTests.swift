@@ -135,6 +135,54 @@ final class GemmKernelTests: XCTestCase {
         XCTAssertEqual(expected.count, 5 * sizes.count)
     }
 
+    /// Binary16 outputs are the float32 ones, rounded toward zero, on every row: nothing finite becomes infinite, and NaN and infinities stay.
+    func testBinary16OutputsAreTheFloat32OnesTowardZero() {
+        for (index, (M, N, K)) in [1, 5, 6, 13, 99].flatMap({ M in [1, 64, 100, 131, 256].flatMap { N in [4, 96, 100, 384].map { (M, N, $0) } } }).enumerated() {
+            var a = [UInt8](repeating: 0, count: M * K), b = [UInt8](repeating: 0, count: N * K), packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
+            oracle_fill_bytes(a.count, UInt64(index), 1, 255, &a)
+            oracle_fill_bytes(b.count, UInt64(1000 + index), -127, 127, &b)
+            hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, &packed)
+            var scales = [Float](repeating: 0, count: M + N), bias = [Float](repeating: 0, count: N)
+            oracle_fill_f32(scales.count, 3, &scales)
+            oracle_fill_f32(bias.count, 5, &bias)
+            scales = scales.map { ($0 + 2) / (90 * Float(K).squareRoot()) }
+            (scales[M - 1], bias[0], bias[N - 1]) = (M % 2 == 0 ? 1e3 : scales[M - 1], .nan, -.infinity)
+            if N > 4 { (bias[1], bias[2], bias[3], bias[4]) = (65519, -1e9, 3e-6, .infinity) }
+            let columns = Array(scales[M...]), ldc = N + index % 3
+            withEachInstructionSet { isa in
+                for (hasBias, activation) in [(true, HSSL_ACTIVATION_NONE), (true, HSSL_ACTIVATION_GELU_COARSE), (true, HSSL_ACTIVATION_GELU), (false, HSSL_ACTIVATION_NONE)] {
+                    let size = (M - 1) * ldc + N, halves = GuardedBuffer<UInt16>(capacity: size), out = halves.tail(size)
+                    out.update(repeating: 0xABCD, count: size)
+                    var floats = [Float](repeating: 0, count: size)
+                    bias.withUnsafeBufferPointer { bias in
+                        var output = hssl_gemm_output()
+                        (output.bias, output.activation) = (hasBias ? bias.baseAddress : nil, activation)
+                        hssl_gemm_u8s8_f32(M, N, K, a, K, scales, packed, columns, &floats, ldc, false, &output)
+                        hssl_gemm_u8s8_f16(M, N, K, a, K, scales, packed, columns, out, ldc, &output)
+                    }
+                    var wrong = 0
+                    for i in 0..<size {
+                        if i % ldc >= N { wrong += out[i] == 0xABCD ? 0 : 1 } else { wrong += isTowardZero(out[i], floats[i]) ? 0 : 1 }
+                    }
+                    XCTAssertEqual(wrong, 0, "\(isa), \((M, N, K)), bias \(hasBias), activation \(activation.rawValue)")
+                }
+            }
+        }
+    }
+
+    /// Whether `half` is the binary16 of largest magnitude that is not beyond `value`.
+    private func isTowardZero(_ half: UInt16, _ value: Float) -> Bool {
+        func widened(_ half: UInt16) -> Float {
+            var float: Float = 0
+            withUnsafePointer(to: half) { hssl_convert_f16_f32(1, $0, &float) }
+            return float
+        }
+        let float = widened(half)
+        if value.isNaN { return float.isNaN }
+        if value.isInfinite { return float == value }
+        return float.isFinite && (float.sign == value.sign) && float.magnitude <= value.magnitude && widened(half + 1).magnitude > value.magnitude
+    }
+
     /// Codes as GELU leaves them, none far below 0, and weights up to those whose pairs a row could not add in 16 bits: whatever short cut a row takes is exact.
     func testCodesThatReachLittleBelowZeroAreExact() {
         let M = 11, N = 70, K = 1100, lda = K + 4

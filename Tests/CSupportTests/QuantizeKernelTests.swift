@@ -4,7 +4,7 @@ import TestSupport
 import XCTest
 
 final class QuantizeKernelTests: XCTestCase {
-    static let families = ["quantize_rows", "quantize_row_stochastic", "dequantize_row", "count_codes"]
+    static let families = ["quantize_rows", "quantize_rows_f16", "quantize_row_stochastic", "dequantize_row", "count_codes"]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
@@ -16,6 +16,7 @@ final class QuantizeKernelTests: XCTestCase {
         let rows = 11, limit = 7000
         let x = GuardedBuffer<Float>(capacity: rows * limit), codes = GuardedBuffer<UInt8>(capacity: rows * (limit + 3))
         let scale = GuardedBuffer<Float>(capacity: rows), y = GuardedBuffer<Float>(capacity: rows * limit), columns = GuardedBuffer<Float>(capacity: limit)
+        let half = GuardedBuffer<UInt16>(capacity: rows * limit)
         oracle_fill_f32(limit, 4, columns.tail(limit))
         withEachInstructionSet { isa in
             for K in Array(1...200) + [1000, 1537, limit] {
@@ -33,6 +34,12 @@ final class QuantizeKernelTests: XCTestCase {
                 XCTAssertEqual(oracle_quantize(rows, K, values, K, 0, bytes, ldq, s), 0, "\(isa), s8, K = \(K)")
                 bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) { hssl_dequantize_rows_s8(rows, K, $0, ldq, s, z, K) }
                 XCTAssertEqual(z[count - 1], Float(Int8(bitPattern: bytes[(rows - 1) * ldq + K - 1])) * s[rows - 1])
+                let halves = half.tail(count), widened = y.tail(count)
+                hssl_convert_f32_f16(count, values, halves)
+                hssl_convert_f16_f32(count, halves, widened)
+                hssl_quantize_rows_f16_u8(rows, K, halves, K, bytes, ldq, s)
+                XCTAssertEqual(oracle_quantize(rows, K, widened, K, 0x80, bytes, ldq, s), 0, "\(isa), binary16, K = \(K)")
+                XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
                 let scaleByColumn = K % 3 == 0 ? nil : columns.tail(K)
                 hssl_quantize_rows_u8_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s)
                 XCTAssertEqual(oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0, "\(isa), stochastic, K = \(K)")

@@ -35,6 +35,8 @@ struct Lowering {
     private let precision: Precision
     private var places: [Int: Place] = [:]
     private var codes: [Int: Codes] = [:]
+    /// Element 0 of the values that are kept in binary16, because 8-bit codes are made of them and nothing else.
+    private var halves: [Int: Operand] = [:]
     private var storageSizes: [Int] = []
     private var steps: [PlanStep] = []
     /// Of all products by Strassen's scheme: the threads of a chain are at different ones, each in the part of its rows.
@@ -106,14 +108,14 @@ struct Lowering {
         case .attention(let heads):
             let rows = Demand.rows(wanted(output), width: width)
             let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
-            let x = try queriesKeysAndValues(inputs[0], of: rows, width: width)
-            let y = allocate(output)
-            let integers = precision == .int8 && tokens <= Int(HSSL_ATTENTION_INTEGER_TOKENS)
+            let integers = tokens <= Int(HSSL_ATTENTION_INTEGER_TOKENS) && isReadAsCodesOnly(output) && demand.uses[inputs[0]] == 1 && int8Product(inputs[0]) != nil
+            let x = try queriesKeysAndValues(inputs[0], of: rows, width: width, half: integers)
+            let y = integers ? allocateHalf(output).half(rows.lowerBound * width) : allocate(output).element(rows.lowerBound * width)
             let workspace = allocate(
                 byteCount: integers ? hssl_attention_integer_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
             emit(PlanStep(
                 kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
-                y: y.element(rows.lowerBound * width), workspace: workspace))
+                y: y, workspace: workspace))
         case .patchify: places[output] = .patches(node)
         case .depthwiseConv(let kernel):
             let (h, w) = (node.shape[1], node.shape[2])
@@ -227,6 +229,12 @@ struct Lowering {
         } else if case .patches(let node)? = places[value], width <= Int(HSSL_PLAN_FUSED_FLOATS), demand.uses[value] == 1,
             rows.count * width == Demand.count(tape, value) {
             step = try patchifyStep(node, HSSL_STEP_PATCHIFY_QUANTIZE)
+        } else if isReadAsCodesOnly(value), let product = int8Product(value) {
+            let y = allocateHalf(value)
+            try emit(product, wanted: wanted(value), y: y, residual: .none, half: true)
+            step = PlanStep(kind: HSSL_STEP_QUANTIZE_F16, size: [rows.count, width], x: y.half(rows.lowerBound * width))
+        } else if let x = halves[value] {
+            step = PlanStep(kind: HSSL_STEP_QUANTIZE_F16, size: [rows.count, width], x: x.half(rows.lowerBound * width))
         } else {
             let x = try address(value)
             step = PlanStep(kind: HSSL_STEP_QUANTIZE, size: [rows.count, width], x: x.element(rows.lowerBound * width))
@@ -248,6 +256,14 @@ struct Lowering {
         }
     }
 
+    /// The product of codes that will become the value, if it is one and not computed yet.
+    private func int8Product(_ value: Int) -> Product? {
+        guard case .product(let product)? = places[value], case .linear(_, _, let role) = product.node.operation,
+            case .constant(let weight)? = places[product.node.inputs[1]]
+        else { return nil }
+        return ProductForm(role, precision, inputs: weight.count / (product.node.shape.last ?? 1)) == .int8 ? product : nil
+    }
+
     private mutating func patchifyStep(_ node: Node, _ kind: hssl_plan_kind) throws -> PlanStep {
         guard case .patchify(let patch) = node.operation else { throw RuntimeError("operation \(node.operation.kind) does not make patches") }
         let image = tape.shapes[node.inputs[0]]
@@ -264,21 +280,28 @@ struct Lowering {
     }
 
     /// What attention reads, [tokens, 3·width]. Of tokens whose attention nobody wants the queries are not computed.
-    private mutating func queriesKeysAndValues(_ value: Int, of queries: Range<Int>, width: Int) throws -> Operand {
+    /// `half`: in binary16, from an int8 product that nothing else reads.
+    private mutating func queriesKeysAndValues(_ value: Int, of queries: Range<Int>, width: Int, half: Bool) throws -> Operand {
+        guard case .product(let product)? = places[value], demand.uses[value] == 1 else { return try address(value) }
         let tokens = Demand.rows(wanted(value), width: 3 * width)
-        guard case .product(let product)? = places[value], demand.uses[value] == 1, width % ProductForm.panelWidth == 0, queries.count < tokens.count else {
-            return try address(value)
+        let y = half ? allocateHalf(value) : allocate(value)
+        if width % ProductForm.panelWidth == 0, queries.count < tokens.count {
+            try emit(product, wanted: wanted(value), columns: width..<3 * width, y: y, residual: .none, half: half)
+            try emit(product, wanted: queries.lowerBound * 3 * width..<queries.upperBound * 3 * width, columns: 0..<width, y: y, residual: .none, half: half)
+        } else {
+            try emit(product, wanted: wanted(value), y: y, residual: .none, half: half)
         }
-        let y = allocate(value)
-        try emit(product, wanted: wanted(value), columns: width..<3 * width, y: y, residual: .none)
-        try emit(product, wanted: queries.lowerBound * 3 * width..<queries.upperBound * 3 * width, columns: 0..<width, y: y, residual: .none)
         return y
     }
 
     /// activation(x·Wᵀ + b) + residual for the wanted elements; `y` and `residual` are the addresses of element 0.
     ///
-    /// - Parameter columns: some outputs only, from the first of a packed panel on.
-    private mutating func emit(_ product: Product, wanted range: Range<Int>, columns: Range<Int>? = nil, y: Operand, residual: Operand) throws {
+    /// - Parameters:
+    ///   - columns: some outputs only, from the first of a packed panel on.
+    ///   - half: of an int8 product that is read as codes only: `y` is binary16, GELU coarse.
+    private mutating func emit(
+        _ product: Product, wanted range: Range<Int>, columns: Range<Int>? = nil, y: Operand, residual: Operand, half: Bool = false
+    ) throws {
         let node = product.node
         guard case .linear(let hasBias, _, let role) = node.operation, case .constant(let weight)? = places[node.inputs[1]] else {
             throw RuntimeError("a product with a weight that depends on the image is not supported")
@@ -299,18 +322,16 @@ struct Lowering {
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
             if mayCombineRows(node) { step.workspace = workspaceOfStrassen(byteCount: hssl_gemm_strassen_workspace_size(rows.count, columns.count, inputs)) }
         case .int8:
-            step.kind = HSSL_STEP_LINEAR_U8S8
+            step.kind = half ? HSSL_STEP_LINEAR_U8S8_F16 : HSSL_STEP_LINEAR_U8S8
             let x = try quantized(node.inputs[0], width: inputs)
             step.x = x.codes.advanced(by: rows.lowerBound * ProductForm.leading(inputs))
             step.xScale = x.scale.element(rows.lowerBound)
             step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs)).element(columns.lowerBound)
         }
         if hasBias { step.bias = try address(node.inputs[2]).element(columns.lowerBound) }
-        if product.activation == .gelu {
-            step.activation = residual == .none && isReadAsCodesOnly(product.value) ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU
-        }
+        if product.activation == .gelu { step.activation = half ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU }
         if residual != .none { step.residual = residual.element(first) }
-        step.y = y.element(first)
+        step.y = half ? y.half(first) : y.element(first)
         emit(step)
     }
 
@@ -372,9 +393,20 @@ struct Lowering {
         places[value] = .at(operand)
         return operand
     }
+
+    /// The same in binary16.
+    private mutating func allocateHalf(_ value: Int) -> Operand {
+        let range = wanted(value)
+        let operand = allocate(byteCount: range.count * 2).half(-range.lowerBound)
+        halves[value] = operand
+        return operand
+    }
 }
 
 extension Operand {
     /// The float32 element `index` after this one.
     func element(_ index: Int) -> Operand { advanced(by: index * 4) }
+
+    /// The binary16 element `index` after this one.
+    func half(_ index: Int) -> Operand { advanced(by: index * 2) }
 }

@@ -72,5 +72,5 @@ struct PlanStep {
 }
 
 extension hssl_plan_kind {
-    var isLinear: Bool { [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8].contains(self) }
+    var isLinear: Bool { [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_U8S8_F16].contains(self) }
 }

@@ -48,8 +48,10 @@ extension PlanStep {
         switch kind {
         case HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16: pitches = [(x, 4 * size[2]), (residual, 4 * width), (y, 4 * width)]
         case HSSL_STEP_LINEAR_U8S8: pitches = [(x, ProductForm.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
+        case HSSL_STEP_LINEAR_U8S8_F16: pitches = [(x, ProductForm.leading(size[2])), (xScale, 4), (y, 2 * width)]
         case HSSL_STEP_LAYER_NORM: pitches = [(x, 4 * width), (y, 4 * width)]
         case HSSL_STEP_QUANTIZE, HSSL_STEP_LAYER_NORM_QUANTIZE: pitches = [(x, 4 * width), (y, ProductForm.leading(width)), (yScale, 4)]
+        case HSSL_STEP_QUANTIZE_F16: pitches = [(x, 2 * width), (y, ProductForm.leading(width)), (yScale, 4)]
         default: return nil
         }
         return pitches.compactMap { operand, pitch in
