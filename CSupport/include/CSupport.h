@@ -212,6 +212,16 @@ void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, 
 size_t hssl_attention_integer_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim);
 void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const uint16_t *qkv, uint16_t *out,
                             void *workspace);
+/// How a matrix keeps its elements; codes have a scale a row.
+typedef enum { HSSL_ELEMENT_F32, HSSL_ELEMENT_F16, HSSL_ELEMENT_S8 } hssl_element;
+/// Elements from one row of a matrix of `columns` to the next, where a function says so; those beyond the columns are 0.
+static inline ptrdiff_t hssl_row_elements(ptrdiff_t columns) { return (columns + 15) / 16 * 16; }
+/// out [heads, head_dim] of token `query` alone, from the tokens x [tokens, width] that queries, keys and values are products of, without computing keys
+/// and values: q·(W_k·x) = (W_kᵀ·q)·x, Σ p·(W_v·x) = W_v·(Σ p·x), and a bias of the keys moves no probability. weight [3·heads·head_dim, hssl_row_elements(width)],
+/// weight_scale [3·heads·head_dim] (NULL: 1), bias [3·heads·head_dim] or NULL. Sums are float32; the same bits on every row.
+size_t hssl_attention_single_query_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim, ptrdiff_t width);
+void hssl_attention_single_query(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t width, ptrdiff_t query, const float *x, hssl_element element,
+                                 const void *weight, const float *weight_scale, const float *bias, float *out, void *workspace);
 size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// dqkv (=, not +=), probabilities recomputed from log_sum_exp.
 void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
@@ -287,6 +297,9 @@ typedef enum {
     HSSL_STEP_GELU,                 // (count): x → y
     HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
     HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes; x and y binary16
+    HSSL_STEP_SINGLE_QUERY_F32,     // (tokens, heads, head_dim, width, query): x, weight, weight_scale, bias → y, see hssl_attention_single_query; workspace
+    HSSL_STEP_SINGLE_QUERY_F16,     // same, weight binary16
+    HSSL_STEP_SINGLE_QUERY_S8,      // same, weight codes
     HSSL_STEP_DEPTHWISE_CONV,       // (h, w, C, k): x, weight, bias → y; workspace
     HSSL_STEP_ADD,                  // (count): x + residual → y
     HSSL_STEP_COPY,                 // (bytes): x → y

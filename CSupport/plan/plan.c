@@ -115,6 +115,11 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     case HSSL_STEP_ATTENTION_INTEGER:
         hssl_attention_integer(size[0], size[1], size[2], size[3], size[4], x, (uint16_t *)y - size[3] * size[1] * size[2], workspace);
         break;
+    case HSSL_STEP_SINGLE_QUERY_F32: case HSSL_STEP_SINGLE_QUERY_F16: case HSSL_STEP_SINGLE_QUERY_S8:
+        hssl_attention_single_query(size[0], size[1], size[2], size[3], size[4], x,
+                                    step->kind == HSSL_STEP_SINGLE_QUERY_F32 ? HSSL_ELEMENT_F32 : step->kind == HSSL_STEP_SINGLE_QUERY_F16 ? HSSL_ELEMENT_F16 : HSSL_ELEMENT_S8,
+                                    weight, at(run, step->weight_scale), bias, y, workspace);
+        break;
     case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, size[0], size[1], size[2], size[3], x, weight, bias, y, workspace); break;
     case HSSL_STEP_ADD: hssl_add(size[0], x, residual, y); break;
     case HSSL_STEP_COPY: memcpy(y, x, (size_t)size[0]); break;

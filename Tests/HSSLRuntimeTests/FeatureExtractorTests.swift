@@ -75,7 +75,7 @@ final class FeatureExtractorTests: XCTestCase {
         let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 104, depth: 4, numHeads: 4)
         let images = model.images(2)
         let rows = try supportedISAs.map { isa in
-            try withISA(isa) { try model.extractor(precision: .int8).rows(images, .patch) }
+            try withISA(isa) { try [Features.patch, .cls].flatMap { try model.extractor(precision: .int8).rows(images, $0) } }
         }
         for found in rows.dropFirst() { XCTAssertEqual(found, rows[0]) }
     }
@@ -102,8 +102,8 @@ final class FeatureExtractorTests: XCTestCase {
         }
     }
 
-    /// Of 128 columns, two panels, the last block also leaves out the queries nobody asks for.
-    func testPartialComputationGivesTheBitsOfTheWhole() throws {
+    /// CLS features alone come without the last block's keys and values: other sums, the same features.
+    func testPartialComputationGivesTheFeaturesOfTheWhole() throws {
         for width in [96, 128] {
             let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: width, depth: 3, numHeads: width / 32)
             let images = model.images(2)
@@ -113,7 +113,9 @@ final class FeatureExtractorTests: XCTestCase {
                 let cls = extractor.rows(images, .cls)
                 for sample in 0..<2 {
                     let expected = both[sample * 2 * width..<(sample * 2 + 1) * width]
-                    XCTAssertEqual(Array(cls[sample * width..<(sample + 1) * width]), Array(expected), "\(precision), width \(width)")
+                    XCTAssertGreaterThan(
+                        cosine(Array(cls[sample * width..<(sample + 1) * width]), Array(expected)), precision == .int8 ? 0.9999 : 0.9999999,
+                        "\(precision), width \(width)")
                 }
             }
         }

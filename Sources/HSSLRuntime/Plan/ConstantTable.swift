@@ -57,6 +57,14 @@ enum ProductForm: Hashable {
     }
 
     static let panelWidth = Int(HSSL_GEMM_PANEL)
+
+    var elementSize: Int {
+        switch self {
+        case .float32: 4
+        case .float16: 2
+        case .int8: 1
+        }
+    }
 }
 
 /// What a plan reads besides the image: packed weights, biases, positions. Sizes are known before any value is.
@@ -65,6 +73,8 @@ struct ConstantTable {
         case floats
         /// A weight [outputs, inputs] for one product; integers are followed by the scales at `ConstantTable.scaleOffset`.
         case product(ProductForm, outputs: Int, inputs: Int)
+        /// The same for `hssl_attention_single_query`: row after row.
+        case rows(ProductForm, outputs: Int, inputs: Int)
         case index([Int32])
     }
 
@@ -106,6 +116,7 @@ struct ConstantTable {
         switch form {
         case .floats: count * 4
         case .index(let index): index.count * 4
+        case .rows(let form, let outputs, let inputs): rowScaleOffset(form, outputs: outputs, inputs: inputs) + (form == .int8 ? outputs * 4 : 0)
         case .product(let form, let outputs, let inputs):
             form == .int8
                 ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4 : form.packedSize(outputs: outputs, inputs: inputs)
@@ -115,6 +126,11 @@ struct ConstantTable {
     /// Where the scales of an integer weight stand, bytes from its start.
     static func scaleOffset(_ form: ProductForm, outputs: Int, inputs: Int) -> Int {
         ArenaLayout.aligned(form.packedSize(outputs: outputs, inputs: inputs))
+    }
+
+    /// The same of a weight that is kept row after row.
+    static func rowScaleOffset(_ form: ProductForm, outputs: Int, inputs: Int) -> Int {
+        ArenaLayout.aligned(outputs * hssl_row_elements(inputs) * form.elementSize)
     }
 
     // MARK: Filling
@@ -129,6 +145,8 @@ struct ConstantTable {
                 try Self.values(expression, weights).withUnsafeBytes { target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count) }
             case (.product(let form, let outputs, let inputs), let expression?):
                 try Self.pack(expression, form, outputs, inputs, to: target, weights)
+            case (.rows(let form, let outputs, let inputs), let expression?):
+                try Self.copyRows(expression, form, outputs, inputs, to: target, weights)
             case (_, nil): break
             }
         }
@@ -162,31 +180,56 @@ struct ConstantTable {
     ) throws {
         switch form {
         case .float32: hssl_gemm_f32_pack(outputs, inputs, try values(expression, weights), 1, inputs, target)
-        case .float16:
-            let halves: [UInt16]
-            if case .parameter(let parameter) = expression, case .float16(let stored) = try weights.stored(parameter.name) {
-                halves = stored
-            } else {
-                let values = try values(expression, weights)
-                halves = [UInt16](unsafeUninitializedCapacity: values.count) { halves, count in
-                    if let base = halves.baseAddress { hssl_convert_f32_f16(values.count, values, base) }
-                    count = values.count
-                }
-            }
-            hssl_gemm_f16_pack(outputs, inputs, halves, 1, inputs, target)
+        case .float16: hssl_gemm_f16_pack(outputs, inputs, try halves(expression, weights), 1, inputs, target)
         case .int8:
             let scales = (target + scaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
-            if case .parameter(let parameter) = expression, case .int8(let codes, let scale) = try weights.stored(parameter.name) {
-                codes.withBytes { bytes in
-                    guard let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress else { return }
-                    hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
-                }
-                scales.update(from: scale, count: outputs)
-            } else {
-                var codes = [Int8](repeating: 0, count: outputs * inputs)
-                hssl_quantize_rows_s8(outputs, inputs, try values(expression, weights), inputs, &codes, inputs, scales)
-                hssl_gemm_u8s8_pack(outputs, inputs, codes, 1, inputs, target)
+            try withCodes(expression, outputs, inputs, scales, weights) { hssl_gemm_u8s8_pack(outputs, inputs, $0, 1, inputs, target) }
+        }
+    }
+
+    private static func copyRows(
+        _ expression: ConstantExpression, _ form: ProductForm, _ outputs: Int, _ inputs: Int, to target: UnsafeMutableRawPointer,
+        _ weights: some WeightSource
+    ) throws {
+        let (from, to) = (inputs * form.elementSize, hssl_row_elements(inputs) * form.elementSize)
+        func copy(_ source: UnsafeRawPointer) {
+            for row in 0..<outputs {
+                (target + row * to).copyMemory(from: source + row * from, byteCount: from)
+                (target + row * to + from).initializeMemory(as: UInt8.self, repeating: 0, count: to - from)
             }
+        }
+        switch form {
+        case .float32: copy(try values(expression, weights))
+        case .float16: copy(try halves(expression, weights))
+        case .int8:
+            let scales = (target + rowScaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
+            try withCodes(expression, outputs, inputs, scales, weights) { copy($0) }
+        }
+    }
+
+    private static func halves(_ expression: ConstantExpression, _ weights: some WeightSource) throws -> [UInt16] {
+        if case .parameter(let parameter) = expression, case .float16(let stored) = try weights.stored(parameter.name) { return stored }
+        let values = try values(expression, weights)
+        return [UInt16](unsafeUninitializedCapacity: values.count) { halves, count in
+            if let base = halves.baseAddress { hssl_convert_f32_f16(values.count, values, base) }
+            count = values.count
+        }
+    }
+
+    /// Codes of a weight, row after row, and their scales: stored ones, or made here.
+    private static func withCodes(
+        _ expression: ConstantExpression, _ outputs: Int, _ inputs: Int, _ scales: UnsafeMutablePointer<Float>, _ weights: some WeightSource,
+        _ body: (UnsafePointer<Int8>) -> Void
+    ) throws {
+        if case .parameter(let parameter) = expression, case .int8(let codes, let scale) = try weights.stored(parameter.name) {
+            codes.withBytes { bytes in
+                if let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress { body(codes) }
+            }
+            scales.update(from: scale, count: outputs)
+        } else {
+            var codes = [Int8](repeating: 0, count: outputs * inputs)
+            hssl_quantize_rows_s8(outputs, inputs, try values(expression, weights), inputs, &codes, inputs, scales)
+            body(codes)
         }
     }
 }

@@ -93,6 +93,9 @@ package struct Plan {
     package func operations(_ features: Features) -> Double {
         (programs[features]?.steps ?? []).reduce(0) { sum, step in
             if step.kind.isLinear { return sum + 2 * Double(step.size.0) * Double(step.size.1) * Double(step.size.2) }
+            if [HSSL_STEP_SINGLE_QUERY_F32, HSSL_STEP_SINGLE_QUERY_F16, HSSL_STEP_SINGLE_QUERY_S8].contains(step.kind) {
+                return sum + 2 * Double(step.size.1 * (2 * step.size.0 + 3 * step.size.2)) * Double(step.size.3)
+            }
             guard [HSSL_STEP_ATTENTION, HSSL_STEP_ATTENTION_INTEGER].contains(step.kind) else { return sum }
             return sum + 4 * Double(step.size.0) * Double(step.size.4 - step.size.3) * Double(step.size.1 * step.size.2)
         }
