@@ -31,6 +31,9 @@ HSSL_INLINE __m512 load_floats(bool half, const void *b, int v) {
 
 HSSL_INLINE const void *next_k(bool half, const void *b) { return (const char *)b + PANEL * (half ? sizeof(uint16_t) : sizeof(float)); }
 
+// README.md has what this saves, and what it costs in loads.
+HSSL_INLINE bool is_broadcast_by_multiply_adds(bool half, int sign, int row) { return half && sign ? row % 3 != 0 : row % (half ? 2 : 3) == 1; }
+
 // One k of rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
 // half as often and keeps the rate of float32. `sign` times `other` is added to B, or is not there.
 HSSL_INLINE void step_floats(bool half, int sign, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
@@ -43,7 +46,7 @@ HSSL_INLINE void step_floats(bool half, int sign, int rows, int vectors, ptrdiff
     }
     HSSL_UNROLL for (int r = 0; r < rows; ++r) {
         const float *const a = t->a + r * a_row;
-        if (r % (half ? 2 : 3) == 1) {  // clang would broadcast once; see README.md
+        if (is_broadcast_by_multiply_adds(half, sign, r)) {  // clang would broadcast once
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(t->sum[r][v]) : "v"(y[v]), "m"(*a));
         } else {
             const __m512 x = _mm512_set1_ps(*a);
