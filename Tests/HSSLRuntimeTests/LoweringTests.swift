@@ -36,7 +36,7 @@ final class LoweringTests: XCTestCase {
         // Residual stream, attention output, norms, hidden layer and the next qkv: what is alive during one chain, not the sum. One workspace for all products.
         let workspace = hssl_gemm_strassen_workspace_size(197, 384, 384)
         XCTAssertLessThanOrEqual(float.arena.byteCount, 197 * 4 * 384 * 11 + workspace)
-        // The last block's products may be of one row, so none of them combines rows.
+        // Of the last block's products there is one row.
         let combining = float.steps.map { $0.kind == HSSL_STEP_LINEAR_F32 && $0.workspace != .none }
         XCTAssertEqual(combining.filter { $0 }.count, workspace == 0 ? 0 : 1 + 11 * 4)
         XCTAssertEqual(combining.lastIndex(of: true).map { float.steps[$0].size } ?? [197, 384, 1536, 384], [197, 384, 1536, 384])

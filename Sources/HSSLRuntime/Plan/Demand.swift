@@ -2,7 +2,8 @@ import HSSLGraph
 
 /// Which elements of each value the wanted outputs depend on: the rest is never computed.
 ///
-/// CLS features need one row of the last block's MLP, projection and attention queries, a twelfth of a ViT's products being that block.
+/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being that block: its keys and values are not
+/// computed either (`hssl_attention_single_query`).
 struct Demand {
     /// Wanted elements of each value, row-major; nil: dead.
     private(set) var ranges: [Range<Int>?]

@@ -344,7 +344,7 @@ struct Lowering {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
-            if mayCombineRows(node) { step.workspace = workspaceOfStrassen(byteCount: hssl_gemm_strassen_workspace_size(rows.count, columns.count, inputs)) }
+            step.workspace = workspaceOfStrassen(byteCount: hssl_gemm_strassen_workspace_size(rows.count, columns.count, inputs))
         case .int8:
             step.kind = half ? HSSL_STEP_LINEAR_U8S8_F16 : HSSL_STEP_LINEAR_U8S8
             let x = try quantized(node.inputs[0], width: inputs)
@@ -394,12 +394,6 @@ struct Lowering {
     private mutating func allocate(byteCount: Int) -> Operand {
         storageSizes.append(byteCount)
         return .arena(storage: storageSizes.count - 1, offset: 0)
-    }
-
-    /// What the last attention reads depends on all rows. From its queries on some features need one row only (`Demand`), whose bits must not depend on others then.
-    private func mayCombineRows(_ node: Node) -> Bool {
-        guard let attention = tape.nodes.last(where: { if case .attention = $0.operation { true } else { false } }) else { return false }
-        return node.output < attention.inputs[0]
     }
 
     private mutating func workspaceOfStrassen(byteCount: Int) -> Operand {
