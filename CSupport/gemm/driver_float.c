@@ -109,7 +109,7 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         }
         const hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(task.prefetches ? next : NULL, hssl_min(KC, g->K - next_k) * line,
                                                                  hssl_ceil_div(rows, g->row->mr) * terms, panel);
-        const bool pipelined = last && g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU);
+        const bool pipelined = last && g->row->pipelined && columns == PANEL && hssl_gemm_can_pipeline(&target);
         (pipelined ? multiply_panel_pipelined : multiply_panel)(g, product, ahead);
     }
 }

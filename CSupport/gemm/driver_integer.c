@@ -95,8 +95,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     hssl_gemm_prefetch ahead = hssl_gemm_prefetch_over(next, panel_bytes, hssl_ceil_div(rows, mr) * steps, panel);
     hssl_gemm_target target = target_at(g, m, p * PANEL);
     // A tile waits for the product of the next one, and goes through its output stage while that is computed.
-    const bool pipelined = g->row->pipelined && columns == PANEL && target.b_scale &&
-                           hssl_gemm_can_pipeline(&target, target.half ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_NONE);
+    const bool pipelined = g->row->pipelined && columns == PANEL && target.b_scale && hssl_gemm_can_pipeline(&target) &&
+                           (target.activation == HSSL_ACTIVATION_NONE || (target.half && target.activation == HSSL_ACTIVATION_GELU_COARSE));
     const int32_t *waiting = NULL;
     for (ptrdiff_t r = 0; r < rows; r += mr) {
         const ptrdiff_t height = hssl_min(mr, rows - r);

@@ -97,7 +97,7 @@ static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_ge
     _Alignas(64) float tiles[2][STRASSEN_ROWS * PANEL];
     const float *before = NULL;
     hssl_gemm_target target = target_at(p, first_row(&p->groups, p->first_group), n);
-    const bool pipelined = hssl_gemm_can_pipeline(&target, HSSL_ACTIVATION_GELU);
+    const bool pipelined = hssl_gemm_can_pipeline(&target);
     for (ptrdiff_t group = p->first_group; group < p->last_group; ++group) {
         hssl_gemm_strassen_rows a[STRASSEN_PRODUCTS];
         for (int product = 0; product < STRASSEN_PRODUCTS; ++product) a[product] = operand(p, group, product);

@@ -75,7 +75,7 @@ typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const fl
 typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
 
 /// The tile of the same row's kernel, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`: one that
-/// hssl_gemm_can_pipeline allows with exact GELU for float tiles, with coarse GELU for int32 ones that become binary16, with none for others.
+/// hssl_gemm_can_pipeline allows; of int32 tiles, those that become binary16 may have coarse GELU, others no activation.
 typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
                                         const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
@@ -83,12 +83,12 @@ typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint
 /// A product's operand of A: 12 rows, `a_row` elements apart.
 typedef struct { const float *a; ptrdiff_t a_row; } hssl_gemm_strassen_rows;
 /// tile[24, 64] = A·B of a group by Strassen's scheme (strassen.h): `a` are the operands of its seven products, `panel` a K block, 2·K terms long, of a panel.
-/// Meanwhile the group `before` goes through the output stage to `target`, one that hssl_gemm_can_pipeline allows with exact GELU, or is NULL.
+/// Meanwhile the group `before` goes through the output stage to `target`, one that hssl_gemm_can_pipeline allows, or is NULL.
 typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
                                    const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 /// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by tile.
-static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t, hssl_activation activation) {
-    return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || (t->activation == activation && !t->residual));
+static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
+    return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || !t->residual);
 }
 
 /// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add are two).

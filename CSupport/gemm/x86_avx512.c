@@ -94,13 +94,15 @@ HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool re
 }
 
 // The stages that hssl_gemm_can_pipeline allows.
-#define PIPELINED(HALF, ROWS, VECTORS, PANEL_, FIRST, NEXT)                                                                                           \
-    if (target->activation == HSSL_ACTIVATION_GELU) {                                                                                                 \
-        pipelined_floats(HALF, HSSL_ACTIVATION_GELU, false, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT);         \
-    } else if (target->residual) {                                                                                                                    \
-        pipelined_floats(HALF, HSSL_ACTIVATION_NONE, true, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT);          \
-    } else {                                                                                                                                          \
-        pipelined_floats(HALF, HSSL_ACTIVATION_NONE, false, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT);         \
+#define PIPELINED_CASE(ACTIVATION, RESIDUAL, HALF, ROWS, VECTORS, PANEL_, FIRST, NEXT) \
+    pipelined_floats(HALF, ACTIVATION, RESIDUAL, ROWS, VECTORS, K, a, a_row, a_k, PANEL_, FIRST, tile, add, before, target, NEXT)
+#define PIPELINED(...)                                                                                                                        \
+    switch (target->activation) {                                                                                                             \
+        case HSSL_ACTIVATION_GELU: PIPELINED_CASE(HSSL_ACTIVATION_GELU, false, __VA_ARGS__); break;                                           \
+        case HSSL_ACTIVATION_GELU_COARSE: PIPELINED_CASE(HSSL_ACTIVATION_GELU_COARSE, false, __VA_ARGS__); break;                             \
+        case HSSL_ACTIVATION_NONE:                                                                                                            \
+            if (target->residual) PIPELINED_CASE(HSSL_ACTIVATION_NONE, true, __VA_ARGS__);                                                    \
+            else PIPELINED_CASE(HSSL_ACTIVATION_NONE, false, __VA_ARGS__);                                                                    \
     }
 
 void hssl_gemm_f32_pipelined_6x64__avx512(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
@@ -151,6 +153,7 @@ void hssl_gemm_f16_pipelined_12x64__avx512(ptrdiff_t rows, ptrdiff_t K, const fl
     PIPELINED(true, 12, 2, (const uint16_t *)b + 32, 32, &asked)
 }
 #undef PIPELINED
+#undef PIPELINED_CASE
 
 // Where a quadrant of B begins.
 HSSL_INLINE const void *strassen_quadrant(bool half, int quadrant, ptrdiff_t K, const void *panel) {
@@ -159,7 +162,10 @@ HSSL_INLINE const void *strassen_quadrant(bool half, int quadrant, ptrdiff_t K, 
 }
 
 // What becomes of the group `before` meanwhile.
-typedef enum { STAGE_ABSENT, STAGE_PLAIN, STAGE_RESIDUAL, STAGE_GELU } strassen_stage;
+typedef enum { STAGE_ABSENT, STAGE_PLAIN, STAGE_RESIDUAL, STAGE_GELU, STAGE_GELU_COARSE } strassen_stage;
+HSSL_INLINE hssl_activation activation_of(strassen_stage stage) {
+    return stage == STAGE_GELU ? HSSL_ACTIVATION_GELU : stage == STAGE_GELU_COARSE ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_NONE;
+}
 
 // One product, whose number is a constant after inlining. The first four take a quadrant of `before` each through its stage. Returns the line to prefetch next.
 HSSL_INLINE const char *strassen_product(bool half, int number, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
@@ -175,8 +181,7 @@ HSSL_INLINE const char *strassen_product(bool half, int number, strassen_stage s
             _Pragma("clang loop unroll(disable)")
             for (ptrdiff_t c = column; c < column + STRASSEN_COLUMNS; c += 16) {
                 for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, p.b.sign, STRASSEN_HALF, 2, a_row, 1, &t);
-                hssl_output_pipelined(false, stage == STAGE_GELU ? HSSL_ACTIVATION_GELU : HSSL_ACTIVATION_NONE, stage == STAGE_RESIDUAL,
-                                      hssl_load(before + r * PANEL + c), r, c, to);
+                hssl_output_pipelined(false, activation_of(stage), stage == STAGE_RESIDUAL, hssl_load(before + r * PANEL + c), r, c, to);
             }
         }
         k = 24 * part;
@@ -214,6 +219,7 @@ HSSL_INLINE void strassen(bool half, ptrdiff_t K, const hssl_gemm_strassen_rows 
     }
     const hssl_gemm_target to = *target;  // a copy that no store can alias
     if (to.activation == HSSL_ACTIVATION_GELU) strassen_group(half, STAGE_GELU, K, a, panel, tile, before, &to, next);
+    else if (to.activation == HSSL_ACTIVATION_GELU_COARSE) strassen_group(half, STAGE_GELU_COARSE, K, a, panel, tile, before, &to, next);
     else if (to.residual) strassen_group(half, STAGE_RESIDUAL, K, a, panel, tile, before, &to, next);
     else strassen_group(half, STAGE_PLAIN, K, a, panel, tile, before, &to, next);
 }

@@ -72,7 +72,7 @@ void hssl_convert_f16_f32(ptrdiff_t n, const uint16_t *x, float *y);
 
 // MARK: gemm — C[M,N] = A[M,K] · B[K,N], then the output stage (see gemm/README.md for packed layouts)
 
-/// GELU_COARSE is GELU within 2.1e-4 in less time, for outputs of which only 8-bit codes will be made.
+/// GELU_COARSE is GELU within 2.1e-4 in less time, for outputs of which only 8-bit codes will be made and for inference with binary16 weights.
 typedef enum { HSSL_ACTIVATION_NONE = 0, HSSL_ACTIVATION_GELU = 1, HSSL_ACTIVATION_GELU_COARSE = 2 } hssl_activation;
 
 /// Output stage of a tile, in this order: value (+ old C if accumulate) → + bias → store to preactivation → activation → + residual → store.

@@ -33,8 +33,9 @@ final class FeatureExtractorTests: XCTestCase {
     func testReducedPrecisionsEqualTheTapeInTheSamePrecision() throws {
         let model = try RandomModel(embedDim: 48, depth: 2, numHeads: 2)
         let images = model.images(2)
-        // The tape's attention is float32, an int8 plan's scores come from 8-bit codes (and next to it a code of a token may round the other way).
-        for (precision, bound) in [(Precision.float16, Float(1e-5)), (.int8, 2e-2)] {
+        // A float16 plan's GELU is the coarse one. The tape's attention is float32, an int8 plan's scores come from 8-bit codes (and next to it a code of a
+        // token may round the other way).
+        for (precision, bound) in [(Precision.float16, Float(2e-4)), (.int8, 2e-2)] {
             for features in Features.allCases {
                 let error = relativeError(
                     try model.extractor(precision: precision).rows(images, features),

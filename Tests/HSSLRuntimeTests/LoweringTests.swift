@@ -195,10 +195,11 @@ final class LoweringTests: XCTestCase {
         XCTAssertLessThan(relativeError(try run(result, constants, ParameterSet(), input.array(), count: 24), expected.array()), 1e-6)
     }
 
-    /// GELU may be coarse where 8-bit codes of it are all that is read, and nowhere else.
-    func testCoarseGELUIsForCodesOnly() throws {
+    /// GELU may be coarse where 8-bit codes of it are all that is read, and where weights are rounded to binary16.
+    func testCoarseGELUIsForCodesAndBinary16() throws {
         for (precision, isRead, expected) in [
             (Precision.int8, false, HSSL_ACTIVATION_GELU_COARSE), (.int8, true, HSSL_ACTIVATION_GELU), (.float32, false, HSSL_ACTIVATION_GELU),
+            (.float16, false, HSSL_ACTIVATION_GELU_COARSE), (.float16, true, HSSL_ACTIVATION_GELU_COARSE),
         ] {
             let tape = Tape(mode: .shapes, pool: BufferPool()), set = ParameterSet()
             let weights = ["a.weight", "b.weight"].map { tape.parameter(set.declare($0, shape: [8, 8], initializer: .zeros)) }

@@ -353,7 +353,8 @@ struct Lowering {
             step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs)).element(columns.lowerBound)
         }
         if hasBias { step.bias = try address(node.inputs[2]).element(columns.lowerBound) }
-        if product.activation == .gelu { step.activation = half ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU }
+        // Coarse GELU moves ViT-S features by a sixtieth of what rounding weights to binary16 does (CSupport/gemm/README.md).
+        if product.activation == .gelu { step.activation = half || form == .float16 ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU }
         if residual != .none { step.residual = residual.element(first) }
         step.y = half ? y.half(first) : y.element(first)
         emit(step)
