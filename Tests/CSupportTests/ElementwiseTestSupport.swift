@@ -1,4 +1,5 @@
 import CSupport
+import TestSupport
 import XCTest
 
 /// Floats between two inaccessible pages: a kernel that reads or writes outside its buffer ends the test process.
@@ -32,7 +33,7 @@ final class GuardedFloats {
         pointer.update(from: values, count: values.count)
     }
 
-    deinit { munmap(mapping, mappedBytes) }
+    deinit { giveUpMapping(mapping, byteCount: mappedBytes) }
 
     var values: [Float] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
 }

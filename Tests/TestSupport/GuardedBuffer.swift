@@ -1,5 +1,19 @@
 import CSupport
-import Glibc
+import Foundation
+
+/// Unmaps a guarded mapping once 32 others have been given up after it. Optimised code ends an object at its last use, which may be where a kernel's
+/// arguments are made: the kernel then still works on the mapping.
+public func giveUpMapping(_ mapping: UnsafeMutableRawPointer, byteCount: Int) {
+    lock.lock()
+    defer { lock.unlock() }
+    givenUp.append((mapping, byteCount))
+    if givenUp.count > 32 {
+        let oldest = givenUp.removeFirst()
+        munmap(oldest.mapping, oldest.byteCount)
+    }
+}
+private let lock = NSLock()
+nonisolated(unsafe) private var givenUp: [(mapping: UnsafeMutableRawPointer, byteCount: Int)] = []
 
 /// A typed buffer whose last element ends at an inaccessible page: an overread or overwrite of one byte ends the test process.
 ///
@@ -22,7 +36,7 @@ public final class GuardedBuffer<Element> {
         end = mapping + bytes
     }
 
-    deinit { munmap(mapping, mappedBytes) }
+    deinit { giveUpMapping(mapping, byteCount: mappedBytes) }
 
     /// The last `count` elements, up to the guard page.
     public func tail(_ count: Int) -> UnsafeMutablePointer<Element> {
