@@ -6,7 +6,8 @@
 
 enum { STRASSEN_KC = 384 };  // terms of a block, even: sums of A for 197 rows are 360 KB, which stay in L2
 enum { STRASSEN_LEAST_K = 48 };  // half of it are the 24 vectors of a quadrant, which a product takes through the output stage
-enum { GROUP_FLOATS = 5 * STRASSEN_HALF * STRASSEN_KC / 2 };  // of five products the operand of A is a sum
+enum { STRASSEN_SUMS = 5 };  // of five products the operand of A is a sum, of five that of B
+enum { GROUP_FLOATS = STRASSEN_SUMS * STRASSEN_HALF * STRASSEN_KC / 2 };
 
 typedef struct { ptrdiff_t count, above, rest, below; } groups;  // `rest`: first row without a group; `below`: first row after those
 static groups groups_of(ptrdiff_t M) {
@@ -57,9 +58,7 @@ static hssl_gemm_strassen_rows operand(const problem *p, ptrdiff_t group, int pr
         const ptrdiff_t row = first_row(&p->groups, group) + from.x / 2 * STRASSEN_HALF;
         return (hssl_gemm_strassen_rows){p->a + row * p->K + p->k + from.x % 2 * p->half, p->K};
     }
-    ptrdiff_t sum = 0;
-    for (int i = 0; i < product; ++i) sum += hssl_strassen_products[i].a.sign != 0;
-    return (hssl_gemm_strassen_rows){p->sums + group * GROUP_FLOATS + sum * STRASSEN_HALF * p->half, p->half};
+    return (hssl_gemm_strassen_rows){p->sums + group * GROUP_FLOATS + hssl_strassen_sum(product, false) * STRASSEN_HALF * p->half, p->half};
 }
 
 static void add_quadrants(const problem *p, ptrdiff_t group) {
@@ -95,6 +94,7 @@ static hssl_gemm_target target_at(const problem *p, ptrdiff_t m, ptrdiff_t n) {
 
 static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_gemm_prefetch ahead) {
     _Alignas(64) float tiles[2][STRASSEN_ROWS * PANEL];
+    _Alignas(64) float b_sums[STRASSEN_SUMS * STRASSEN_KC / 2 * STRASSEN_COLUMNS];  // 120 KB
     const float *before = NULL;
     hssl_gemm_target target = target_at(p, first_row(&p->groups, p->first_group), n);
     const bool pipelined = hssl_gemm_can_pipeline(&target);
@@ -102,7 +102,7 @@ static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_ge
         hssl_gemm_strassen_rows a[STRASSEN_PRODUCTS];
         for (int product = 0; product < STRASSEN_PRODUCTS; ++product) a[product] = operand(p, group, product);
         float *const tile = tiles[group % 2];
-        p->row->strassen(p->half, a, block, tile, before, &target, &ahead);
+        p->row->strassen(group == p->first_group, p->half, a, block, b_sums, tile, before, &target, &ahead);
         ahead.line += STRASSEN_PRODUCTS * p->half * ahead.step;
         target = target_at(p, first_row(&p->groups, group), n);
         if (pipelined && group + 1 < p->last_group) before = tile;
