@@ -94,7 +94,7 @@ static hssl_gemm_target target_at(const problem *p, ptrdiff_t m, ptrdiff_t n) {
 
 static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_gemm_prefetch ahead) {
     _Alignas(64) float tiles[2][STRASSEN_ROWS * PANEL];
-    _Alignas(64) float b_sums[STRASSEN_SUMS * STRASSEN_KC / 2 * STRASSEN_COLUMNS];  // 120 KB
+    _Alignas(64) float b_sums[STRASSEN_SUMS * STRASSEN_KC / 2 * STRASSEN_COLUMNS];  // 120 KB; a thread's own even where threads share a workspace
     const float *before = NULL;
     hssl_gemm_target target = target_at(p, first_row(&p->groups, p->first_group), n);
     const bool pipelined = hssl_gemm_can_pipeline(&target);

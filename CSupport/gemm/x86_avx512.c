@@ -236,17 +236,17 @@ HSSL_INLINE void strassen_group(bool half, strassen_sums sums, strassen_stage st
 HSSL_INLINE void strassen(bool half, bool first, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *b_sums, float *tile,
                           const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
 #define CASE(SUMS, STAGE, TO) strassen_group(half, SUMS, STAGE, K, a, panel, b_sums, tile, before, TO, next)
-    const strassen_sums kept = half ? SUMS_KEPT : SUMS_MADE, read = half ? SUMS_READ : SUMS_MADE;
+    const strassen_sums making = half ? SUMS_KEPT : SUMS_MADE, reading = half ? SUMS_READ : SUMS_MADE;
     if (!before) {
-        if (first) CASE(kept, STAGE_ABSENT, target);
-        else CASE(read, STAGE_ABSENT, target);
+        if (first) CASE(making, STAGE_ABSENT, target);
+        else CASE(reading, STAGE_ABSENT, target);
         return;
     }
     const hssl_gemm_target to = *target;  // a copy that no store can alias
-    if (to.activation == HSSL_ACTIVATION_GELU) CASE(read, STAGE_GELU, &to);
-    else if (to.activation == HSSL_ACTIVATION_GELU_COARSE) CASE(read, STAGE_GELU_COARSE, &to);
-    else if (to.residual) CASE(read, STAGE_RESIDUAL, &to);
-    else CASE(read, STAGE_PLAIN, &to);
+    if (to.activation == HSSL_ACTIVATION_GELU) CASE(reading, STAGE_GELU, &to);
+    else if (to.activation == HSSL_ACTIVATION_GELU_COARSE) CASE(reading, STAGE_GELU_COARSE, &to);
+    else if (to.residual) CASE(reading, STAGE_RESIDUAL, &to);
+    else CASE(reading, STAGE_PLAIN, &to);
 #undef CASE
 }
 

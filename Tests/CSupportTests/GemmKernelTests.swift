@@ -66,10 +66,13 @@ final class GemmKernelTests: XCTestCase {
     /// Neither the threads nor where rows are cut change a bit.
     func testStrassenCutsAndThreadsDoNotMatter() {
         let N = 128, K = 770
-        var b = [Float](repeating: 0, count: N * K), packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K))
+        var b = [Float](repeating: 0, count: N * K), halves = [UInt16](repeating: 0, count: N * K)
+        var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K)), packedHalves = [UInt8](repeating: 0, count: hssl_gemm_f16_packed_size(N, K))
         oracle_fill_f32(b.count, 2, &b)
+        hssl_convert_f32_f16(b.count, b, &halves)
         hssl_gemm_f32_pack(N, K, b, 1, K, &packed)
-        for M in [50, 99, 197] {
+        hssl_gemm_f16_pack(N, K, halves, 1, K, &packedHalves)
+        for (M, float16) in [50, 99, 197].flatMap({ [($0, false), ($0, true)] }) {
             var a = [Float](repeating: 0, count: M * K)
             oracle_fill_f32(a.count, 1, &a)
             withEachInstructionSet { isa in
@@ -80,13 +83,14 @@ final class GemmKernelTests: XCTestCase {
                     var c = [Float](repeating: .nan, count: M * N)
                     for part in 0..<parts {
                         let first = hssl_gemm_strassen_cut(M, M * part / parts), end = hssl_gemm_strassen_cut(M, M * (part + 1) / parts)
-                        hssl_gemm_f32_strassen(M, first, end, N, K, a, packed, &c, N, nil, &scratch)
+                        (float16 ? hssl_gemm_f16_strassen : hssl_gemm_f32_strassen)(
+                            M, first, end, N, K, a, float16 ? packedHalves : packed, &c, N, nil, &scratch)
                     }
                     return c.map(\.bitPattern)
                 }
                 let one = product(threads: 1, parts: 1)
                 for (threads, parts) in [(2, 1), (4, 1), (1, 2), (1, 3), (2, 5), (1, M)] {
-                    XCTAssertEqual(one, product(threads: Int32(threads), parts: parts), "\(isa): \(M) rows in \(parts) parts")
+                    XCTAssertEqual(one, product(threads: Int32(threads), parts: parts), "\(isa), \(float16 ? "float16" : "float32"): \(M) rows in \(parts) parts")
                 }
             }
         }
