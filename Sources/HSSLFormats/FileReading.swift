@@ -91,12 +91,10 @@ package final class MappedFile: @unchecked Sendable {  // immutable after init, 
         return try body(bytes)
     }
 
-    /// Gives the memory of the whole pages of `part` back; the mapping stays.
-    func dropResident(_ part: UnsafeRawBufferPointer) {
-        let page = Int(getpagesize())
-        guard let start = part.baseAddress, part.count >= 16 * page else { return }
-        let address = Int(bitPattern: start), first = (address + page - 1) / page * page, end = (address + part.count) / page * page
-        if let pages = UnsafeMutableRawPointer(bitPattern: first) { madvise(pages, end - first, MADV_DONTNEED) }
+    /// Gives the memory of all that was read back; the mapping stays, and what is read again comes again. All of it, because a page that is touched brings
+    /// neighbours along.
+    func dropResident() {
+        if let start = bytes.baseAddress { madvise(UnsafeMutableRawPointer(mutating: start), bytes.count, MADV_DONTNEED) }
     }
 
     deinit {

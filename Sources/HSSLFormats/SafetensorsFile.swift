@@ -191,10 +191,12 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
                 initialized = count
             }
         }
-        // Not held twice: the pages come back from the file should they be read again.
-        owner.dropResident(bytes)
+        dropResident()
         return elements
     }
+
+    /// For who has made something else of the bytes: then they are not held twice. They come back from the file should they be read again.
+    package func dropResident() { owner.dropResident() }
 }
 
 /// IEEE binary16 → binary32, exact. (`Float16` would call a soft-float routine on x86 without F16C.)

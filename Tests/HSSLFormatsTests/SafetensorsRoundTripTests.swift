@@ -30,4 +30,28 @@ final class SafetensorsRoundTripTests: XCTestCase {
             XCTAssertEqual(file.byteCounts.header % 8, 0)
         }
     }
+
+    /// The memory bound of a model counts one tensor of its file at a time.
+    func testWhatWasReadIsNotHeld() throws {
+        try withTemporaryFolder { folder in
+            let path = folder + "/held.safetensors", count = 1 << 20
+            try SafetensorsWriter.write(
+                path: path, tensors: (0..<4).map { SafetensorsTensor(name: "\($0)", shape: [count], values: [Float](repeating: Float($0), count: count)) })
+            let file = try SafetensorsFile(path: path)
+            let tensor = try file.tensor("0"), before = try mappedResidentBytes()
+            XCTAssertEqual(tensor.withBytes { $0.reduce(0) { $0 + Int($1) } }, 0)
+            XCTAssertGreaterThanOrEqual(try mappedResidentBytes() - before, 4 * count)
+            tensor.dropResident()
+            for index in 1..<4 { XCTAssertEqual(try file.floats("\(index)").last, Float(index)) }
+            XCTAssertLessThan(try mappedResidentBytes() - before, 2 << 20)  // of 16 MB
+            XCTAssertEqual(tensor.withBytes { $0.count }, 4 * count)
+        }
+    }
+
+    /// Of this process's mapped files.
+    private func mappedResidentBytes() throws -> Int {
+        let status = try String(contentsOfFile: "/proc/self/status", encoding: .utf8)
+        let line = try XCTUnwrap(status.split(separator: "\n").first { $0.hasPrefix("RssFile:") })
+        return try XCTUnwrap(Int(line.filter(\.isNumber))) << 10
+    }
 }

@@ -82,6 +82,7 @@ public struct ModelFile: Sendable {
             let values = tensor.withBytes { bytes in
                 (0..<bytes.count / 2).map { UInt16(littleEndian: bytes.loadUnaligned(fromByteOffset: 2 * $0, as: UInt16.self)) }
             }
+            tensor.dropResident()
             if !allowsNonFinite, let index = values.firstIndex(where: { $0 & 0x7C00 == 0x7C00 }) {
                 throw Self.refused(path, .notFinite(tensor: oneLine(name), index: index))
             }
@@ -103,6 +104,7 @@ public struct ModelFile: Sendable {
             }
         case .int8(let codes, let scale):
             let inputs = codes.elementCount / max(scale.count, 1)
+            defer { codes.dropResident() }
             return [Float](unsafeUninitializedCapacity: codes.elementCount) { values, count in
                 codes.withBytes { bytes in
                     guard let base = values.baseAddress, let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress else { return }

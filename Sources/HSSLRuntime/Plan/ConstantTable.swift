@@ -225,6 +225,7 @@ struct ConstantTable {
             codes.withBytes { bytes in
                 if let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress { body(codes) }
             }
+            codes.dropResident()
             scales.update(from: scale, count: outputs)
         } else {
             var codes = [Int8](repeating: 0, count: outputs * inputs)

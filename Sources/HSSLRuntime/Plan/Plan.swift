@@ -106,7 +106,7 @@ package struct Plan {
 
     // MARK: Memory bound
 
-    /// Bytes that a model needs at most: while loading (the mapped file, the packed weights and the largest tensor in two forms), then while running with a
+    /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being read, the largest tensor in two forms), then while running with a
     /// batch of prepared images and patch features. Known from the file's header alone; what the process has besides is not counted.
     package static func memoryBound(_ model: ModelFile, threads: Int, batch: Int, features: Features = .patch) throws -> Int {
         let plan = try Plan(model.architecture, precision: model.precision, threads: threads)
@@ -114,6 +114,8 @@ package struct Plan {
     }
 
     func memoryBound(fileBytes: Int, batch: Int, features: Features) -> Int {
-        residentBytes + fileBytes + 3 * constants.largestTensor + batch * 4 * (imageCount + rowShape(features).reduce(1, *))
+        // A tensor of the file at a time, in float64 at most, and what its first and last page bring along.
+        let mapped = min(fileBytes, 2 * constants.largestTensor + 1 << 20)
+        return residentBytes + mapped + 3 * constants.largestTensor + batch * 4 * (imageCount + rowShape(features).reduce(1, *))
     }
 }
