@@ -70,12 +70,15 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
             const char *ahead = n + nr < columns ? block + 4 * (n + nr) : next;
             g->row->slice(terms, (const int8_t *)block + 4 * n, slice);
             for (ptrdiff_t r = 0; r < rows; r += mr) {
-                const ptrdiff_t height = hssl_min(mr, rows - r), count = height * nr;
+                const ptrdiff_t height = hssl_min(mr, rows - r);
                 int32_t *const sum = sums + n * rows + r * nr;
                 if (ahead) ahead = hssl_gemm_prefetch_lines(ahead, lines, 4 * PANEL);
                 if (last && !g->c_s32) hssl_gemm_target_prefetch(&target, height);
                 g->row->kernel(height, width, terms, codes + r / mr * tile_codes, terms, slice, k == 0 ? sum : tile, NULL);
-                for (ptrdiff_t i = 0; k > 0 && i < count; ++i) sum[i] += tile[i];
+                // A kernel leaves what is right of its columns unwritten.
+                for (ptrdiff_t i = 0; k > 0 && i < height * nr; i += nr) {
+                    for (ptrdiff_t j = 0; j < width; ++j) sum[i + j] += tile[i + j];
+                }
                 if (last) finish_tile(g, height, width, task.m + r, p * PANEL + n, sum, &target);
             }
         }
