@@ -36,12 +36,22 @@ int hssl_initialize(char *message, size_t capacity);
 const char *hssl_isa_name(hssl_isa isa);
 bool hssl_isa_supported(hssl_isa isa);
 hssl_isa hssl_isa_selected(void);
-/// For tests and benchmarks: selects a supported row from now on; false (and no change) when unsupported.
+/// For tests and benchmarks: selects a supported row for the process from now on; false (and no change) when unsupported.
 bool hssl_isa_select(hssl_isa isa);
 
-/// Threads that kernels use from now on (1…256). Idle OpenMP threads spin for a millisecond, yielding, then sleep.
+/// Threads that kernels of the process use from now on (1…256). Idle OpenMP threads spin for a millisecond, yielding, then sleep.
 void hssl_set_threads(int count);
 int hssl_get_threads(void);
+
+/// What kernels run with. The two functions above set it for the process; a thread may enter a context of its own, in which `hssl_get_threads`,
+/// `hssl_isa_selected` and all kernels that it calls, on whatever threads they run, see that one instead.
+typedef struct {
+    int threads;
+    hssl_isa isa;  // a supported one
+} hssl_context;
+/// Makes `context` (NULL: the process's) that of the calling thread and returns the one before, for `hssl_context_leave`. It is not copied.
+const hssl_context *hssl_context_enter(const hssl_context *context);
+void hssl_context_leave(const hssl_context *outer);
 int hssl_available_processors(void);
 
 /// One registered kernel row, for tests and benchmarks: every row must have a test case.

@@ -13,7 +13,9 @@ package struct Plan {
     let constants: ConstantTable
     /// Bytes of one thread's arena.
     let arenaBytes: Int
-    let threads: Int
+    /// Threads that workspaces are sized for, and the instruction set.
+    let context: KernelContext
+    var threads: Int { context.threads }
     /// Channels D.
     package let width: Int
     /// Patch tokens N.
@@ -31,9 +33,7 @@ package struct Plan {
         let patches = tokens.droppingTokens(1)
         let mean = patches.meanOverTokens()
 
-        let earlier = Int(hssl_get_threads())
-        hssl_set_threads(Int32(threads))
-        defer { hssl_set_threads(Int32(earlier)) }
+        let context = KernelContext(threads: threads)
         var constants = ConstantTable()
         var lowered: [Features: Lowering.Result] = [:]
         for features in Features.allCases {
@@ -44,7 +44,7 @@ package struct Plan {
                 case .clsMean: [(cls, 0), (mean, width)]
                 case .patch: [(patches, 0)]
                 }
-            lowered[features] = try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants)
+            lowered[features] = try context.run { try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants) }
         }
         var programs: [Features: Program] = [:]
         for (features, result) in lowered {
@@ -55,7 +55,7 @@ package struct Plan {
         }
         self.programs = programs
         self.constants = constants
-        self.threads = threads
+        self.context = context
         (self.width, self.tokens) = (width, count)
         imageCount = trace.images.count
         arenaBytes = lowered.values.map(\.arena.byteCount).max() ?? 0
