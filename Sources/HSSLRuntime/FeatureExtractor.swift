@@ -30,7 +30,7 @@ public final class FeatureExtractor {
     /// Bytes of packed weights and arenas.
     public var residentBytes: Int { plan.residentBytes }
     /// Operations of the products and attentions behind one image's features.
-    package func operations(_ features: Features) -> Double { plan.operations(features) }
+    package func operations(_ features: Features, asPerformed: Bool = false) -> Double { plan.operations(features, asPerformed: asPerformed) }
 
     /// Shape of the features of one image.
     public func rowShape(_ features: Features) -> [Int] { plan.rowShape(features) }
