@@ -41,7 +41,7 @@ public struct ModelFile: Sendable {
             preprocessing = try ModelPreprocessing(json: Self.json(ModelPreprocessing.key, file.metadata))
             provenance = try ModelProvenance(json: Self.json(ModelProvenance.key, file.metadata))
             try preprocessing.validate(for: architecture)
-            let trace = try ModelTrace(architecture)
+            let trace = ModelTrace(architecture)
             let policyWeights = trace.policyWeights
             precision = try Self.storedPrecision(file, policyWeights)
             quantized = precision == .int8 ? policyWeights : []

@@ -28,7 +28,7 @@ public struct ExtractBenchmark {
 
     public func run() throws -> Result {
         let set = ParameterSet()
-        _ = try architecture.makeModel(ParameterScope(set), pretraining: false)
+        _ = architecture.makeBase(ParameterScope(set), .deployment)
         let pool = BufferPool()
         set.allocate(from: pool)
         set.initialize(seed: 0)

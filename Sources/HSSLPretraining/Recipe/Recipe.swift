@@ -38,6 +38,9 @@ public struct Recipe: Equatable, Sendable {
         public var kernelSize: Int
         /// Whether the first block keeps its shortcut; the paper drops it to enlarge the discrepancy.
         public var firstShortcut: Bool
+        public var numHeads: Int?
+        public var bottleneckRatio = 0.25
+        public var width: Int?
 
         public static let none = "none"
         public var isEnabled: Bool { family != Auxiliary.none }

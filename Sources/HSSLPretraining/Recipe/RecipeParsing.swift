@@ -3,8 +3,8 @@ import Yams
 
 extension Recipe {
     /// Objectives and head families that the trainer has. The caller of `parse` may list others.
-    public static let supportedObjectives = ["ibot"]
-    public static let supportedFamilies = [Auxiliary.none, "convnext"]
+    public static let supportedObjectives = ["ibot", "dino"]
+    public static let supportedFamilies = [Auxiliary.none, "convnext", "resnet", "mlp", "swin", "vit", "poolformer"]
 
     /// Reads a recipe strictly.
     ///

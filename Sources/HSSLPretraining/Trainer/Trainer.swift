@@ -103,7 +103,7 @@ public final class Trainer {
             resumed = position
         }
         microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, largestImage: largestImage)
-        source = BatchSource(recipe: recipe, dataset: dataset, microBatch: microBatch)
+        source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, microBatch: microBatch)
         step = resumed?.step ?? 0
         skippedSteps = resumed?.skippedSteps ?? 0
         try folder.writeConfiguration(recipe)
@@ -152,8 +152,7 @@ public final class Trainer {
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
     private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
                                    largestImage: Int) throws -> Int {
-        let grid = recipe.model.imageSize / recipe.model.patchSize
-        let preferred = defaultMicroBatch(tokens: grid * grid, width: learner.student.base.width)
+        let preferred = defaultMicroBatch(learner.architecture)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
@@ -175,8 +174,12 @@ public final class Trainer {
     /// As `--memory-limit` takes it, rounded up.
     private static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
 
-    /// So many images that the widest activation of their two views (the MLP's hidden layer) takes about 4 MB.
-    package static func defaultMicroBatch(tokens: Int, width: Int) -> Int { max(1, (4 << 20) / (2 * tokens * 4 * width * 4)) }
+    /// So many images that the largest activation of their two views (in a transformer the MLP's hidden layer) takes about 4 MB.
+    package static func defaultMicroBatch(_ architecture: ModelArchitecture) -> Int {
+        let nodes = ModelTrace(architecture).tape.nodes
+        let largest = nodes.reduce(1) { max($0, $1.shape.reduce(1, *)) }
+        return max(1, (4 << 20) / (2 * largest * MemoryLayout<Float>.stride))
+    }
 
     // MARK: The loop
 

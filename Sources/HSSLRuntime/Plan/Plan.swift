@@ -26,12 +26,10 @@ package struct Plan {
     /// - Parameter threads: 1 … 256; workspaces are sized for as many.
     /// - Throws: `ModelError` or `RuntimeError`.
     package init(_ architecture: ModelArchitecture, precision: Precision, threads: Int) throws {
-        let trace = try ModelTrace(architecture)
-        let tokens = trace.tokens
-        let (count, width) = (tokens.shape[1] - 1, tokens.shape[2])
-        let cls = tokens.gatheringRows([0])
-        let patches = tokens.droppingTokens(1)
-        let mean = patches.meanOverTokens()
+        let trace = ModelTrace(architecture)
+        let (cls, patches) = (trace.global, trace.local)
+        let (count, width) = (patches.shape[0], patches.shape[1])
+        let mean = patches.reshaped([1, count, width]).meanOverTokens()
 
         let context = KernelContext(threads: threads)
         var constants = ConstantTable()
