@@ -39,11 +39,20 @@ typedef struct {
     hssl_attention_forward forward;
     void (*backward)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
                      const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch);
+    /// A strip of a forward whose scores have bias and mask [tokens, tokens] (either may be NULL) added; `prepare` is that of `forward`.
+    void (*strip_biased)(const hssl_attention_head *head, const float *bias, const float *mask, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /// Its backward; dbias, whose rows are hssl_attention_ld(tokens) apart, is added to unless NULL. What is added right of the tokens means nothing.
+    void (*backward_biased)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
+                            const float *log_sum_exp, const float *dout, const float *bias, const float *mask, float *dq, float *dk, float *dv,
+                            float *dbias, float *scratch);
     /// The forward over integer codes (integers.h).
     hssl_attention_forward forward_integer;
     /// One head of it.
     void (*single_query)(const hssl_attention_single *operands, ptrdiff_t head, void *scratch);
 } hssl_attention_kernels;
+
+/// The row of the selected instruction set.
+const hssl_attention_kernels *hssl_attention_selected(void);
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_attention_kernels table;
 #include "attention/kernels.inc"

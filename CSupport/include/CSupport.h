@@ -168,6 +168,14 @@ void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilo
 /// dx = (dy − y·⟨dy, y⟩)·inverse_norm.
 void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
 
+/// y = (x − mean)·rstd·weight + bias over x [batch, positions, C], where mean and rstd are those of a sample's group of C/groups neighbouring
+/// channels over all positions (biased variance). weight and bias [C]; groups divides C. mean and rstd [batch, groups] are stored unless NULL. y may be x.
+void hssl_group_norm(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+                     const float *bias, float epsilon, float *y, float *mean, float *rstd);
+/// dx (=, not +=) [batch, positions, C], apart from x and dy; dweight and dbias [C] are added to (NULL: not computed).
+void hssl_group_norm_backward(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+                              const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias);
+
 // MARK: elementwise
 
 void hssl_gelu(ptrdiff_t n, const float *x, float *y);                                // exact: x·Φ(x); y may be x
@@ -183,6 +191,20 @@ void hssl_scale_samples(ptrdiff_t batch, ptrdiff_t n, const float *scale, const 
 void hssl_add_broadcast(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *v, float *y);
 /// out[i] += Σ_b x[b, i], b in order: the backward of add_broadcast and the bias gradient.
 void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out);
+/// y = max(x, 0); NaN stays NaN. y may be x.
+void hssl_relu(ptrdiff_t n, const float *x, float *y);
+/// dx = dy where y > 0, else 0; y is the output of the forward. dx may be dy.
+void hssl_relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx);
+/// y[r, c] = scale[c]·x[r, c] (layer scale). y may be x.
+void hssl_scale_channels(ptrdiff_t rows, ptrdiff_t C, const float *scale, const float *x, float *y);
+/// out[c] += Σ_r x[r, c]·dy[r, c], r in one fixed order: the gradient of layer scale's factors.
+void hssl_multiply_sum_rows(ptrdiff_t rows, ptrdiff_t C, const float *x, const float *dy, float *out);
+/// y[b, i, :] = x[b, index[i], :], zeros where index[i] is −1: x [batch, from, D] → y [batch, to, D], index [to] the same for every sample.
+void hssl_permute_tokens(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x, float *y);
+/// dx[b, t, :] = Σ dy[b, i, :] over all i with index[i] = t, i in order (=, not +=; zeros where there are none).
+void hssl_permute_tokens_backward(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *dy, float *dx);
+/// y[b, d, t] = x[b, t, d]: [batch, N, D] → [batch, D, N], which is also its own backward with N and D swapped.
+void hssl_transpose_tokens(ptrdiff_t batch, ptrdiff_t N, ptrdiff_t D, const float *x, float *y);
 /// y[b, :] = mean over tokens of x[b, t, :] ([batch, tokens, D] → [batch, D]), t in order.
 void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const float *x, float *y);
 /// y[i, :] = x[index[i], :].
@@ -227,6 +249,17 @@ size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens,
 void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
                              const float *log_sum_exp, const float *dout, float *dqkv, void *workspace);
 
+/// softmax(Q·Kᵀ/√d + bias + mask)·V: the attention of windows. bias [heads, tokens, tokens] or NULL; mask [windows, tokens, tokens] or NULL, of
+/// which sample b uses mask[b % windows]. A mask may hold −∞, though not for all keys of a query. Otherwise as hssl_attention.
+size_t hssl_attention_biased_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
+void hssl_attention_biased(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *bias, const float *mask,
+                           ptrdiff_t windows, const float *qkv, float *out, float *log_sum_exp, void *workspace);
+/// dqkv (=, not +=); dbias [heads, tokens, tokens] is added to (NULL: not computed), samples in one fixed order.
+size_t hssl_attention_biased_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
+void hssl_attention_biased_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *bias,
+                                    const float *mask, ptrdiff_t windows, const float *qkv, const float *out, const float *log_sum_exp,
+                                    const float *dout, float *dqkv, float *dbias, void *workspace);
+
 // MARK: conv — channels last, stride 1, "same" zero padding (k odd)
 
 /// y[b,i,j,c] = bias[c] + Σ_uv weight[c,u,v]·x[b,i+u−k/2,j+v−k/2,c]; x, y [batch, h, w, C]; weight [C, 1, k, k]; bias NULL: 0.
@@ -241,6 +274,32 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
 /// Patches of an NCHW image batch: out [batch, (H/p)·(W/p), channels·p·p], element order (c, y, x) as a conv weight [D, c, p, p]
 /// is flattened. H and W beyond a multiple of p are ignored.
 void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches);
+
+// MARK: windows — k×k windows of a grid, `stride` apart, `padding` < k positions around it; h' = (h + 2·padding − k)/stride + 1, w' alike
+
+/// The windows of x [batch, h, w, C] as rows: y [batch, h', w', k·k·C], element order (u, v, c); padding gives zeros. A convolution is a product
+/// of these rows with the weight.
+void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x, float *y);
+/// dx (=, not +=): every position is the sum over the windows that hold it.
+void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                          const float *dy, float *dx);
+/// The windows of images [batch, C, H, W]: y [batch, h', w', C·k·k], element order (c, u, v) as a conv weight [D, C, k, k] is flattened.
+/// With stride k and no padding: hssl_patchify.
+void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                       const float *image, float *y);
+/// y [batch, h', w', C]: the largest of a window; NaN if it holds one. argmax (like y, or NULL): its position row·w + column in the grid of
+/// its sample, the first if there are several.
+void hssl_max_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x,
+                   float *y, int32_t *argmax);
+/// dx (=, not +=) [batch, h, w, C].
+void hssl_max_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                            const int32_t *argmax, const float *dy, float *dx);
+/// The mean of a window's positions inside the grid.
+void hssl_average_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                       const float *x, float *y);
+/// dx (=, not +=) [batch, h, w, C].
+void hssl_average_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                                const float *dy, float *dx);
 
 // MARK: optimizer
 
