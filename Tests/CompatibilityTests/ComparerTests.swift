@@ -54,12 +54,13 @@ final class ComparerTests: CompatibilityTestCase {
         let fixtures = try Fixtures(), golden = try GoldenTable(fixtures)
         for testCase in Self.featureCases {
             let data = try fixtures.data(testCase.file)
-            let expected = try XCTUnwrap(golden.value(testCase.key, row: Self.referenceRow), "\(testCase.key) was not recorded")
+            let expected = try XCTUnwrap(golden.value(testCase.key, row: Self.referenceRow), testCase.key)
             XCTAssertEqual(expected, checksum(data), "\(testCase.key): golden.json and the file disagree")
             XCTAssertNil(try fault(of: data, expected: expected, reference: data))
             XCTAssertNil(try fault(of: data, expected: nil, reference: data))
             if testCase.everyRowAgrees {
-                XCTAssertEqual(golden.entries[testCase.key]?.keys.sorted(), [GoldenTable.everyRow], "\(testCase.key) depends on the row")
+                let rows = golden.entries[testCase.key]?.keys.sorted()
+                XCTAssertEqual(rows, [GoldenTable.everyRow], "\(testCase.key) depends on the row")
             }
             for bit in someBits(data.count) {
                 // Either it can no longer be read, or it differs.
@@ -81,15 +82,18 @@ final class ComparerTests: CompatibilityTestCase {
         func npy(_ values: [Float]) -> Data {
             let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (\(values.count / 3), 3), }"
             let text = header + String(repeating: " ", count: 53 + 64 - header.count) + "\n"
-            return Data([0x93] + Array("NUMPY".utf8) + [1, 0, UInt8(text.utf8.count), 0]) + Data(text.utf8) + values.withUnsafeBytes { Data($0) }
+            let start = Data([0x93] + Array("NUMPY".utf8) + [1, 0, UInt8(text.utf8.count), 0]) + Data(text.utf8)
+            return start + values.withUnsafeBytes { Data($0) }
         }
         let reference = npy([1, 2, 3, -3, 1, 0.5])
         XCTAssertNil(try fault(of: npy([1.0001, 2, 3, -3, 1.0001, 0.5]), expected: nil, reference: reference))
         XCTAssertNotNil(try fault(of: npy([1, 2, 3, -3, 1.02, 0.5]), expected: nil, reference: reference))
         XCTAssertNotNil(try fault(of: npy([1, 2, 3, -3, .nan, 0.5]), expected: nil, reference: reference))
         XCTAssertNotNil(try fault(of: npy([1, 2, 3]), expected: nil, reference: reference))
-        XCTAssertEqual(try Embeddings(npy: npy([1, 2, 4, -3, 1, 0.5])).distance(from: Embeddings(npy: npy([1, 2, 4, -3, 1, 0.5]))),
-                       "0 of 6 values differ, by at most 0.0; least cosine 1.0")
+        let array = try Embeddings(npy: npy([1, 2, 4, -3, 1, 0.5]))
+        let moved = try Embeddings(npy: npy([1, 2, 4.25, -3, 1, 0.5]))
+        XCTAssertEqual(array.distance(from: array), "0 of 6 values differ, by at most 0.0; least cosine 1.0")
+        XCTAssertTrue(array.distance(from: moved).hasPrefix("1 of 6 values differ, by at most 0.25; least cosine 0.99"))
         XCTAssertThrowsError(try fault(of: reference.dropLast(), expected: nil, reference: reference))
     }
 
@@ -106,16 +110,18 @@ final class ComparerTests: CompatibilityTestCase {
     func testAFlippedBitOfACheckpointIsNoticed() throws {
         let fixtures = try Fixtures()
         let beginning = try fixtures.data("runs/int8/checkpoint.begin"), whole = try wholeCheckpoint("int8", fixtures)
-        let layout = try TensorLayout(whole)
+        let old = try TensorLayout(beginning), layout = try TensorLayout(whole)
         XCTAssertEqual(layout.start + (layout.entries.last?.bytes.upperBound ?? 0), whole.count)
         XCTAssertEqual(Set(layout.entries.map(\.dtype)), ["F32", "I64", "U8"])
-        XCTAssertEqual(layout.metadata.filter { $0.key != "hssl.crc32c" }, try TensorLayout(beginning).metadata.filter { $0.key != "hssl.crc32c" })
-        XCTAssertEqual(try OldCheckpoint.beginning(of: whole).count, beginning.count, "the fixture ends where the formula begins")
+        for metadata in [old.metadata, layout.metadata] { XCTAssertEqual(metadata.count, 15) }
+        XCTAssertEqual(layout.metadata.filter { $0 != $1 && old.metadata[$0] != $1 }.map(\.key), ["hssl.crc32c"])
+        XCTAssertEqual(try OldCheckpoint.beginning(of: whole).count, beginning.count, "ends where the formula begins")
         let golden = try tensorChecksums(whole, byGroup: true)
         XCTAssertEqual(golden.keys.sorted(), ["center", "optimizer", "student", "teacher"])
         for (group, _) in golden {
             for entry in layout.entries.filter({ $0.name.hasPrefix(group) }).prefix(3) {
-                let found = try tensorChecksums(flipped(whole, bit: 8 * (layout.start + entry.bytes.upperBound) - 1), byGroup: true)
+                let last = 8 * (layout.start + entry.bytes.upperBound) - 1
+                let found = try tensorChecksums(flipped(whole, bit: last), byGroup: true)
                 XCTAssertEqual(golden.keys.filter { golden[$0] != found[$0] }, [group], entry.name)
             }
         }

@@ -8,18 +8,25 @@ struct Embeddings {
 
     init(npy data: Data) throws {
         let bytes = [UInt8](data)
-        guard bytes.count >= 10, bytes[0..<8].elementsEqual([0x93] + Array("NUMPY".utf8) + [1, 0]) else { throw CompatibilityError("no npy file of format 1.0") }
+        guard bytes.count >= 10, bytes[0..<8].elementsEqual([0x93] + Array("NUMPY".utf8) + [1, 0]) else {
+            throw CompatibilityError("no npy file of format 1.0")
+        }
         let start = 10 + Int(bytes[8]) + Int(bytes[9]) << 8
         guard bytes.count >= start else { throw CompatibilityError("the npy header is cut off") }
         let header = String(decoding: bytes[10..<start], as: UTF8.self)
-        guard header.contains("'descr': '<f4'"), header.contains("'fortran_order': False"), let open = header.firstIndex(of: "("),
-              let close = header.firstIndex(of: ")"), open < close else { throw CompatibilityError("the npy header is '\(header)'") }
-        shape = header[header.index(after: open)..<close].split(separator: ",").compactMap { Int($0.trimmingCharacters(in: .whitespaces)) }
+        guard header.contains("'descr': '<f4'"), header.contains("'fortran_order': False"),
+              let open = header.firstIndex(of: "("), let close = header.firstIndex(of: ")"), open < close else {
+            throw CompatibilityError("the npy header is '\(header)'")
+        }
+        let dimensions = header[header.index(after: open)..<close].split(separator: ",")
+        shape = dimensions.compactMap { Int($0.trimmingCharacters(in: .whitespaces)) }
         guard !shape.isEmpty, bytes.count - start == 4 * shape.reduce(1, *) else {
             throw CompatibilityError("the npy file has \(bytes.count - start) bytes for the shape \(shape)")
         }
         values = bytes.withUnsafeBytes { raw in
-            stride(from: start, to: bytes.count, by: 4).map { Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: $0, as: UInt32.self))) }
+            stride(from: start, to: bytes.count, by: 4).map { offset in
+                Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: offset, as: UInt32.self)))
+            }
         }
     }
 
@@ -45,7 +52,8 @@ struct Embeddings {
         guard shape == other.shape else { return "the shapes are \(shape) and \(other.shape)" }
         let moved = zip(values, other.values).filter { $0.bitPattern != $1.bitPattern }
         let largest = moved.map { abs($0 - $1) }.max() ?? 0
-        return "\(moved.count) of \(values.count) values differ, by at most \(largest); least cosine \(leastCosine(with: other))"
+        let counts = "\(moved.count) of \(values.count) values differ"
+        return "\(counts), by at most \(largest); least cosine \(leastCosine(with: other))"
     }
 }
 
@@ -62,7 +70,8 @@ func fault(of found: Data, expected: String?, reference: Data) throws -> String?
     let (a, b) = (try Embeddings(npy: found), try Embeddings(npy: reference))
     if let expected {
         let digest = checksum(found)
-        return digest == expected ? nil : "the file's checksum is \(digest), not \(expected); beside the reference row: \(a.distance(from: b))"
+        if digest == expected { return nil }
+        return "the file's checksum is \(digest), not \(expected); beside the reference row: \(a.distance(from: b))"
     }
     guard a.shape == b.shape, a.leastCosine(with: b) >= leastCosine else { return a.distance(from: b) }
     return nil
@@ -77,7 +86,9 @@ func fault(of found: Data, expected: String?, reference: Data) throws -> String?
 ///   - tolerance: relative, between rows.
 func fault(ofLosses found: String, expected: String?, reference: String, tolerance: Double) -> String? {
     if let expected { return found == expected ? nil : "the losses are \(found), not \(expected)" }
-    let (a, b) = (found.split(separator: " ").compactMap { Double($0) }, reference.split(separator: " ").compactMap { Double($0) })
-    guard a.count == b.count, zip(a, b).allSatisfy({ abs($0 - $1) <= tolerance * abs($1) }) else { return "the losses are \(found), elsewhere \(reference)" }
-    return nil
+    let (a, b) = (numbers(found), numbers(reference))
+    let agree = a.count == b.count && zip(a, b).allSatisfy { abs($0 - $1) <= tolerance * abs($1) }
+    return agree ? nil : "the losses are \(found), elsewhere \(reference)"
 }
+
+private func numbers(_ text: String) -> [Double] { text.split(separator: " ").compactMap { Double($0) } }

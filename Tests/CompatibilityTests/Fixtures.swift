@@ -9,14 +9,18 @@ struct CompatibilityError: Error, CustomStringConvertible {
 
 /// The folder `Fixtures`: files that an earlier build wrote and the values that it computed (see the README there).
 ///
-/// Every file but the README is listed with its CRC-32C in `CHECKSUMS`, and no file is read without comparing: a damaged fixture fails a test also where
-/// the values are only compared by their cosine.
+/// Every file but the README is listed with its CRC-32C in `CHECKSUMS`, and no file is read without comparing: a
+/// damaged fixture fails a test also where the values are only compared by their cosine.
 struct Fixtures {
     static let checksumName = "CHECKSUMS"
     /// Beside this source file, so that what was recorded is tested without another build.
-    static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Fixtures").path
+    static let folder = beside("Fixtures")
     /// The repository.
-    static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../..").standardized.path
+    static let root = beside("../..")
+
+    private static func beside(_ name: String) -> String {
+        URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(name).standardized.path
+    }
 
     let folder: String
     private let checksums: [String: String]
@@ -48,7 +52,9 @@ struct Fixtures {
         guard let expected = checksums[name] else { throw CompatibilityError("\(name) is not a fixture") }
         let data = try Data(contentsOf: URL(fileURLWithPath: "\(folder)/\(name)"))
         let found = checksum(data)
-        guard found == expected else { throw CompatibilityError("\(name) was damaged: its checksum is \(found), not \(expected)") }
+        guard found == expected else {
+            throw CompatibilityError("\(name) was damaged: its checksum is \(found), not \(expected)")
+        }
         return data
     }
 
@@ -80,7 +86,7 @@ func checksum(_ data: Data) -> String {
     data.withUnsafeBytes { CRC32C($0) }.hexadecimal
 }
 
-/// `golden.json`: what is compared → instruction-set row → value (a checksum, or numbers as the program wrote them).
+/// `golden.json`: what is compared → instruction-set row → value (a checksum, or numbers as they were written).
 ///
 /// Rows that all gave one value are one entry, `everyRow`.
 struct GoldenTable {
@@ -98,7 +104,9 @@ struct GoldenTable {
     ///
     /// - Throws: where nothing at all was recorded under `key`.
     func value(_ key: String, row: String) throws -> String? {
-        guard let rows = entries[key], !rows.isEmpty else { throw CompatibilityError("\(Self.fileName) has no '\(key)'") }
+        guard let rows = entries[key], !rows.isEmpty else {
+            throw CompatibilityError("\(Self.fileName) has no '\(key)'")
+        }
         return rows[row] ?? rows[Self.everyRow]
     }
 

@@ -18,13 +18,16 @@ struct TensorLayout {
     init(_ file: Data) throws {
         guard file.count >= 8 else { throw CompatibilityError("the safetensors file is cut off") }
         start = 8 + (0..<8).reduce(0) { $0 | Int(file[file.startIndex + $1]) << (8 * $1) }
-        guard file.count >= start, var header = try JSONSerialization.jsonObject(with: file.prefix(start).dropFirst(8)) as? [String: Any] else {
-            throw CompatibilityError("the safetensors header is cut off")
+        guard file.count >= start else { throw CompatibilityError("the safetensors header is cut off") }
+        let text = file.prefix(start).dropFirst(8)
+        guard var header = try JSONSerialization.jsonObject(with: text) as? [String: Any] else {
+            throw CompatibilityError("the safetensors header is no object")
         }
         metadata = header.removeValue(forKey: "__metadata__") as? [String: String] ?? [:]
         entries = try header.map { name, value in
-            guard let value = value as? [String: Any], let dtype = value["dtype"] as? String, let shape = value["shape"] as? [Int],
-                  let offsets = value["data_offsets"] as? [Int], offsets.count == 2, offsets[0] <= offsets[1] else {
+            guard let value = value as? [String: Any], let dtype = value["dtype"] as? String,
+                  let shape = value["shape"] as? [Int], let offsets = value["data_offsets"] as? [Int],
+                  offsets.count == 2, offsets[0] <= offsets[1] else {
                 throw CompatibilityError("the safetensors entry '\(name)' is malformed")
             }
             return Entry(name: name, dtype: dtype, shape: shape, bytes: offsets[0]..<offsets[1])
@@ -32,16 +35,17 @@ struct TensorLayout {
     }
 }
 
-/// A checksum of names, types, shapes and bytes, whatever their order in the file: of all tensors, or by the word before the first dot (`student`,
-/// `teacher`, `optimizer`, `center`).
+/// A checksum of names, types, shapes and bytes, whatever their order in the file: of all tensors (`tensors`), or by
+/// the word before the first dot (`student`, `teacher`, `optimizer`, `center`).
 func tensorChecksums(_ file: Data, byGroup: Bool) throws -> [String: String] {
     let layout = try TensorLayout(file)
     let groups = Dictionary(grouping: layout.entries) { byGroup ? String($0.name.prefix { $0 != "." }) : "tensors" }
     return groups.mapValues { entries in
         var bytes = Data()
         for entry in entries.sorted(by: { $0.name < $1.name }) {
+            let start = file.startIndex + layout.start
             bytes.append(Data("\(entry.name) \(entry.dtype) \(entry.shape)\n".utf8))
-            bytes.append(file.subdata(in: file.startIndex + layout.start + entry.bytes.lowerBound..<file.startIndex + layout.start + entry.bytes.upperBound))
+            bytes.append(file[start + entry.bytes.lowerBound..<start + entry.bytes.upperBound])
         }
         return checksum(bytes)
     }
@@ -49,13 +53,16 @@ func tensorChecksums(_ file: Data, byGroup: Bool) throws -> [String: String] {
 
 /// A checkpoint of megabytes from the kilobytes with which it begins.
 ///
-/// `runs/*/checkpoint.begin` is the beginning of a checkpoint as the old build wrote it: the header (metadata with the recipe, names, types, shapes, offsets)
-/// and the step counts. The rest, random weights that nothing compresses, is made here by a formula.
+/// `runs/*/checkpoint.begin` is the beginning of a checkpoint as the old build wrote it: the header (metadata with the
+/// recipe, names, types, shapes, offsets) and the step counts. The rest, random weights that nothing compresses, is
+/// made here by a formula.
 enum OldCheckpoint {
     /// Bytes of a checkpoint that become the fixture: up to the first tensor that is not a step count.
     static func beginning(of file: Data) throws -> Data {
         let layout = try TensorLayout(file)
-        guard let first = layout.entries.first(where: { $0.dtype != "I64" }) else { throw CompatibilityError("the checkpoint has counts alone") }
+        guard let first = layout.entries.first(where: { $0.dtype != "I64" }) else {
+            throw CompatibilityError("the checkpoint has counts alone")
+        }
         return file.prefix(layout.start + first.bytes.lowerBound)
     }
 
@@ -64,18 +71,24 @@ enum OldCheckpoint {
         let layout = try TensorLayout(beginning)
         var file = beginning
         for entry in layout.entries where layout.start + entry.bytes.upperBound > beginning.count {
-            guard layout.start + entry.bytes.lowerBound == file.count else { throw CompatibilityError("\(entry.name) does not begin at \(file.count)") }
+            guard layout.start + entry.bytes.lowerBound == file.count else {
+                throw CompatibilityError("\(entry.name) does not begin at \(file.count)")
+            }
             switch entry.dtype {
             case "F32": values(entry).withUnsafeBytes { file.append(contentsOf: $0) }
             case "U8": file.append(contentsOf: codes(entry))
             default: throw CompatibilityError("\(entry.name) is \(entry.dtype), for which there is no formula")
             }
-            guard layout.start + entry.bytes.upperBound == file.count else { throw CompatibilityError("\(entry.name) \(entry.shape) does not end at \(file.count)") }
+            guard layout.start + entry.bytes.upperBound == file.count else {
+                throw CompatibilityError("\(entry.name) \(entry.shape) does not end at \(file.count)")
+            }
         }
-        guard let recorded = layout.metadata["hssl.crc32c"], let place = file.range(of: Data("\"hssl.crc32c\":\"\(recorded)\"".utf8), in: 0..<layout.start) else {
+        func entry(_ checksum: String) -> Data { Data("\"hssl.crc32c\":\"\(checksum)\"".utf8) }
+        guard let recorded = layout.metadata["hssl.crc32c"],
+              let place = file.range(of: entry(recorded), in: 0..<layout.start) else {
             throw CompatibilityError("the checkpoint has no hssl.crc32c")
         }
-        file.replaceSubrange(place, with: Data("\"hssl.crc32c\":\"\(checksum(file.subdata(in: layout.start..<file.count)))\"".utf8))
+        file.replaceSubrange(place, with: entry(checksum(file[layout.start...])))
         return file
     }
 
@@ -83,14 +96,16 @@ enum OldCheckpoint {
     private static func values(_ entry: TensorLayout.Entry) -> [Float] {
         var pattern = Pattern(entry.name)
         let count = entry.shape.reduce(1, *)
+        let isVector = entry.shape.count == 1
+        let isGain = isVector && entry.name.hasSuffix(".weight") || entry.name.hasSuffix("weight_g")
         let (offset, scale, positive): (Float, Float, Bool) =
-            if entry.name.hasPrefix("optimizer.exp_avg_sq") { (0x1p-20, 0x1p-20, true) }  // never near 0: the update divides by its root
+            // Never near 0: the update divides by its root.
+            if entry.name.hasPrefix("optimizer.exp_avg_sq") { (0x1p-20, 0x1p-20, true) }
             else if entry.name.hasPrefix("optimizer.exp_avg_scale.") { (0x1p-12, 0x1p-12, true) }
             else if entry.name.hasPrefix("optimizer.") { (0, 0x1p-12, false) }
             else if entry.name.hasPrefix("center.") { (0, 0x1p-3, false) }
-            else if entry.name.hasSuffix("weight_g") || entry.shape.count == 1 && entry.name.hasSuffix(".weight") { (1, 0x1p-3, false) }
-            else if entry.shape.count == 1 { (0, 0x1p-5, false) }
-            else { (0, 0x1p-4, false) }
+            else if isGain { (1, 0x1p-3, false) }
+            else { (0, isVector ? 0x1p-5 : 0x1p-4, false) }
         return [Float](unsafeUninitializedCapacity: count) { values, initialized in
             for index in 0..<count {
                 let value = pattern.next()

@@ -8,7 +8,8 @@ final class OldFileTests: CompatibilityTestCase {
         for row in try availableRows() {
             for testCase in Self.featureCases {
                 let found = try features(testCase, fixtures, row: row)
-                let wrong = try fault(of: found, expected: golden.value(testCase.key, row: row), reference: fixtures.data(testCase.file))
+                let expected = try golden.value(testCase.key, row: row)
+                let wrong = try fault(of: found, expected: expected, reference: fixtures.data(testCase.file))
                 XCTAssertNil(wrong, "\(testCase.key) on \(row): \(wrong ?? "")")
             }
         }
@@ -23,7 +24,8 @@ final class OldFileTests: CompatibilityTestCase {
             }
             try restoreRun(precision, fixtures, checkpoint: wholeCheckpoint(precision, fixtures))
             let checkpoint = try succeed("hssl", ["inspect", "run/checkpoint.safetensors"]).output
-            for text in ["teacher.base.blocks.3.attn.qkv.weight", "hssl.step: 6\n", "hssl.dataset_name: train\n", "hssl.recipe: "] {
+            let tensor = "teacher.base.blocks.3.attn.qkv.weight"
+            for text in [tensor, "hssl.step: 6\n", "hssl.dataset_name: train\n", "hssl.recipe: "] {
                 XCTAssertTrue(checkpoint.contains(text), "\(precision): no '\(text)' in \(checkpoint)")
             }
         }
@@ -66,7 +68,9 @@ final class ShortRunTests: CompatibilityTestCase {
     func testRunsEndAsTheyDid() throws {
         let fixtures = try Fixtures()
         for precision in Self.precisions {
-            for row in try availableRows() { try assertGolden(train("short", precision, fixtures, row: row), precision, row, fixtures) }
+            for row in try availableRows() {
+                try assertGolden(train("short", precision, fixtures, row: row), precision, row, fixtures)
+            }
         }
     }
 }
@@ -83,7 +87,8 @@ extension CompatibilityTestCase {
             let expected = try golden.value(key, row: row)
             if key.hasSuffix("/loss") {
                 let reference = try golden.value(key, row: Self.referenceRow) ?? ""
-                let wrong = fault(ofLosses: value, expected: expected, reference: reference, tolerance: Self.lossTolerance(precision))
+                let tolerance = Self.lossTolerance(precision)
+                let wrong = fault(ofLosses: value, expected: expected, reference: reference, tolerance: tolerance)
                 XCTAssertNil(wrong, "\(key) on \(row): \(wrong ?? "")", file: file, line: line)
             } else if let expected {
                 XCTAssertEqual(value, expected, "\(key) on \(row)", file: file, line: line)

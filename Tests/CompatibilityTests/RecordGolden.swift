@@ -1,21 +1,25 @@
 import Foundation
 import XCTest
 
-/// Writes the fixtures in place of comparing with them, where `HSSL_RECORD` is set: `values` (what today's files give with the programs of
-/// `HSSL_BINARIES`) or `runs` (the stopped runs too). For `tools/make_golden`.
+/// Writes the fixtures in place of comparing with them, where `HSSL_RECORD` is set: `values` (what the old files give
+/// with the programs of `HSSL_BINARIES`) or `runs` (the stopped runs too). For `tools/make_golden`.
 final class RecordGolden: CompatibilityTestCase {
     override func setUpWithError() throws {
-        if ProcessInfo.processInfo.environment["HSSL_RECORD"] == nil { throw XCTSkip("tools/make_golden records values") }
+        if mode == nil { throw XCTSkip("tools/make_golden records values") }
         try makeRoot()
     }
 
+    private let mode = ProcessInfo.processInfo.environment["HSSL_RECORD"]
+
     func testRecord() throws {
-        if ProcessInfo.processInfo.environment["HSSL_RECORD"] == "runs" { try recordRuns() }
+        if mode == "runs" { try recordRuns() }
         // The files so far, before anything is read through `Fixtures`.
         try GoldenTable().write()
         try Fixtures.writeChecksums()
         let fixtures = try Fixtures(), rows = try availableRows()
-        guard rows.contains(Self.referenceRow) else { throw CompatibilityError("this machine has no \(Self.referenceRow)") }
+        guard rows.contains(Self.referenceRow) else {
+            throw CompatibilityError("this machine has no \(Self.referenceRow)")
+        }
         var golden = GoldenTable()
 
         for testCase in Self.featureCases {
@@ -23,7 +27,7 @@ final class RecordGolden: CompatibilityTestCase {
             for row in rows {
                 let found = try features(testCase, fixtures, row: row)
                 values[row] = checksum(found)
-                if row == Self.referenceRow { try found.write(to: URL(fileURLWithPath: "\(Fixtures.folder)/\(testCase.file)")) }
+                if row == Self.referenceRow { try write(found, testCase.file) }
             }
             golden.record(testCase.key, values)
         }
@@ -31,14 +35,20 @@ final class RecordGolden: CompatibilityTestCase {
             let checkpoint = try wholeCheckpoint(run, fixtures)
             try restoreRun(run, fixtures, checkpoint: checkpoint)
             for (network, precision) in Self.exports {
-                let values = try rows.map { row in (row, try export(run, network: network, precision: precision, row: row)) }
-                golden.record(values[0].1.key, Dictionary(uniqueKeysWithValues: values.map { ($0.0, $0.1.value) }))
+                var values: [String: [String: String]] = [:]
+                for row in rows {
+                    let (key, value) = try export(run, network: network, precision: precision, row: row)
+                    values[key, default: [:]][row] = value
+                }
+                for (key, value) in values { golden.record(key, value) }
             }
             for kind in ["short", "resumed"] {
                 var values: [String: [String: String]] = [:]
                 for row in rows {
                     if kind == "resumed" { try restoreRun(run, fixtures, checkpoint: checkpoint) }
-                    for (key, value) in try train(kind, run, fixtures, row: row) { values[key, default: [:]][row] = value }
+                    for (key, value) in try train(kind, run, fixtures, row: row) {
+                        values[key, default: [:]][row] = value
+                    }
                 }
                 for (key, value) in values { golden.record(key, value) }
             }
@@ -74,9 +84,10 @@ final class RecordGolden: CompatibilityTestCase {
 
     private func recordRuns() throws {
         for (precision, recipe) in Self.recipes {
+            let shape = precision == "int8" ? "random" : "block"
             let text = """
                 model:      {architecture: vit_nano, image_size: 12, patch_size: 4, drop_path: 0.1}
-                objective:  {warmup_teacher_temperature_epochs: 1, mask_shape: \(precision == "int8" ? "random" : "block")}
+                objective:  {warmup_teacher_temperature_epochs: 1, mask_shape: \(shape)}
                 optimizer:  {learning_rate: 0.005, warmup_epochs: 1, freeze_prototypes_epochs: 1}
                 checkpoint: {every_steps: 100}
                 \(recipe)
@@ -84,11 +95,20 @@ final class RecordGolden: CompatibilityTestCase {
                 """
             try text.write(toFile: "\(root)/tiny.yaml", atomically: true, encoding: .utf8)
             try? FileManager.default.removeItem(atPath: "\(root)/run")
-            try succeed("hssl", ["pretrain", "tiny.yaml", "--data", "train", "--output", "run", "--threads", "1", "--max-steps", "6"], row: Self.referenceRow)
-            let target = "\(Fixtures.folder)/runs/\(precision)"
-            try FileManager.default.createDirectory(atPath: target, withIntermediateDirectories: true)
-            for name in ["config.yaml", "metrics.jsonl"] { try bytes("run/\(name)").write(to: URL(fileURLWithPath: "\(target)/\(name)")) }
-            try OldCheckpoint.beginning(of: bytes("run/checkpoint.safetensors")).write(to: URL(fileURLWithPath: "\(target)/checkpoint.begin"))
+            let options = ["--data", "train", "--output", "run", "--threads", "1", "--max-steps", "6"]
+            try succeed("hssl", ["pretrain", "tiny.yaml"] + options, row: Self.referenceRow)
+            for name in ["config.yaml", "metrics.jsonl"] {
+                try write(bytes("run/\(name)"), "runs/\(precision)/\(name)")
+            }
+            let checkpoint = try bytes("run/checkpoint.safetensors")
+            try write(OldCheckpoint.beginning(of: checkpoint), "runs/\(precision)/checkpoint.begin")
         }
+    }
+
+    private func write(_ data: Data, _ name: String) throws {
+        let file = URL(fileURLWithPath: "\(Fixtures.folder)/\(name)")
+        let folder = file.deletingLastPathComponent()
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        try data.write(to: file)
     }
 }
