@@ -6,6 +6,7 @@ The architecture is the JSON of a model file's `hssl.architecture`: {"family": "
 import json
 import math
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -49,14 +50,20 @@ def architecture(name: str, image_size: int, patch_size: int | None = None) -> d
 
 
 def import_timm():
-    """timm; its torchvision may be one whose compiled operations do not fit this PyTorch, so the two that it registers for tracing are declared first."""
-    declared = getattr(import_timm, "library", None)
-    if declared is None:
-        declared = torch.library.Library("torchvision", "FRAGMENT")
+    """timm, which imports torchvision but computes nothing with it here.
+
+    A torchvision whose compiled part does not fit this PyTorch fails on two operations that it describes for tracing: they are declared for it then. Not before:
+    where its compiled part does fit, a second declaration would end the process.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        # Kept, since the declarations go with it.
+        import_timm.library = torch.library.Library("torchvision", "FRAGMENT")
         for operation in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, operation):
-                declared.define(f"{operation}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_timm.library = declared
+            import_timm.library.define(f"{operation}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import timm
 
     return timm
