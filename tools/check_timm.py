@@ -15,10 +15,18 @@ from PIL import Image
 import timm_models
 from peers_common import Fault, binaries, build
 
-# Published sizes of the four families, Swin once where windows of 7 do not divide grids of 40, 20 and 10, and the sizes for 28 pixels.
+# Published sizes of the four families, Swin once where windows of 7 do not divide grids of 40, 20 and 10, and the
+# sizes for 28 pixels.
 DEFAULT = [
-    "vit_small:224", "swin_tiny:224", "swin_tiny:160", "convnext_tiny:224", "resnet50_gn:224",
-    "vit_nano:28:4", "swin_micro:28:2", "convnext_micro:28:2", "resnet_micro:28",
+    "vit_small:224",
+    "swin_tiny:224",
+    "swin_tiny:160",
+    "convnext_tiny:224",
+    "resnet50_gn:224",
+    "vit_nano:28:4",
+    "swin_micro:28:2",
+    "convnext_micro:28:2",
+    "resnet_micro:28",
 ]
 
 
@@ -46,12 +54,25 @@ def reference(model: nn.Module, family: str, images: torch.Tensor) -> tuple[np.n
             grid = grid.flatten(2).transpose(1, 2)
         if family == "convnext":
             # timm norms the mean alone; a position's feature goes through the same norm.
-            grid = nn.functional.layer_norm(grid, grid.shape[-1:], model.head.norm.weight, model.head.norm.bias, model.head.norm.eps)
+            grid = nn.functional.layer_norm(
+                grid, grid.shape[-1:], model.head.norm.weight, model.head.norm.bias, model.head.norm.eps
+            )
     return pooled.numpy(), grid.numpy()
 
 
 def extracted(model: pathlib.Path, files: list[pathlib.Path], output: pathlib.Path, features: str | None) -> np.ndarray:
-    command = [binaries() / "hssl-extract", "--model", model, *files, "--output", output, "--on-error", "fail", "--log-level", "error"]
+    command = [
+        binaries() / "hssl-extract",
+        "--model",
+        model,
+        *files,
+        "--output",
+        output,
+        "--on-error",
+        "fail",
+        "--log-level",
+        "error",
+    ]
     command += ["--features", features] if features else []
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if result.returncode:
@@ -73,7 +94,8 @@ def check(path: pathlib.Path, folder: pathlib.Path, options: argparse.Namespace)
     for index, image in enumerate(images):
         files.append(folder / f"{index:04d}.png")
         Image.fromarray(image).save(files[-1])
-    # The shorter side becomes `resize` before the crop: only where both are the image's own size are no pixels resampled.
+    # The shorter side becomes `resize` before the crop: only where both are the image's own size are no pixels
+    # resampled.
     if preprocessing["resize"] != document["image_size"]:
         path = unresized(path, folder)
     inputs = timm_models.normalised(images, preprocessing["mean"], preprocessing["std"])
@@ -107,15 +129,36 @@ def unresized(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/check_timm", description="Loads our model files into timm strictly and compares features with hssl-extract.")
-    parser.add_argument("models", nargs="*", type=pathlib.Path, metavar="MODEL", help="float32 model files; without any, random weights")
-    parser.add_argument("--random", nargs="+", default=[], metavar="NAME:SIZE[:PATCH]", help=f"random weights of these (default: {' '.join(DEFAULT)})")
+    parser = argparse.ArgumentParser(
+        prog="tools/check_timm",
+        description="Loads our model files into timm strictly and compares features with hssl-extract.",
+    )
+    parser.add_argument(
+        "models", nargs="*", type=pathlib.Path, metavar="MODEL", help="float32 model files; without any, random weights"
+    )
+    parser.add_argument(
+        "--random",
+        nargs="+",
+        default=[],
+        metavar="NAME:SIZE[:PATCH]",
+        help=f"random weights of these (default: {' '.join(DEFAULT)})",
+    )
     parser.add_argument("--images", type=int, default=4, metavar="N", help="random images (default 4)")
-    parser.add_argument("--patches", action="store_true", help="compare the features of every position of the last grid too")
-    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="T", help="largest difference from timm in float64 (default 1e-4)")
+    parser.add_argument(
+        "--patches", action="store_true", help="compare the features of every position of the last grid too"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="T",
+        help="largest difference from timm in float64 (default 1e-4)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of random weights (default 0)")
     parser.add_argument("--keep", type=pathlib.Path, metavar="FOLDER", help="leave random models there")
-    parser.add_argument("--write-only", action="store_true", help="with --keep: write random models, run nothing of ours")
+    parser.add_argument(
+        "--write-only", action="store_true", help="with --keep: write random models, run nothing of ours"
+    )
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     failed = 0

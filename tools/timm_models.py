@@ -1,6 +1,7 @@
 """timm's own models for the architectures of our model files, random weights for them, and our files of those weights.
 
-The architecture is the JSON of a model file's `hssl.architecture`: {"family": "swin", "name": "swin_tiny", "image_size": 224, …}.
+The architecture is the JSON of a model file's `hssl.architecture`: {"family": "swin", "name": "swin_tiny",
+"image_size": 224, …}.
 """
 
 import json
@@ -25,15 +26,43 @@ SHAPES = {
     "vit_base": ("vit", {"embed_dim": 768, "depth": 12, "num_heads": 12}, "vit_base_patch16_224"),
     "vit_large": ("vit", {"embed_dim": 1024, "depth": 24, "num_heads": 16}, "vit_large_patch16_224"),
     "swin_micro": ("swin", {"embed_dim": 48, "depths": [2, 2], "num_heads": [2, 4], "window_size": 7}, None),
-    "swin_tiny": ("swin", {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}, "swin_tiny_patch4_window7_224"),
-    "swin_small": ("swin", {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}, "swin_small_patch4_window7_224"),
-    "swin_base": ("swin", {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 7}, "swin_base_patch4_window7_224"),
+    "swin_tiny": (
+        "swin",
+        {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+        "swin_tiny_patch4_window7_224",
+    ),
+    "swin_small": (
+        "swin",
+        {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7},
+        "swin_small_patch4_window7_224",
+    ),
+    "swin_base": (
+        "swin",
+        {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 7},
+        "swin_base_patch4_window7_224",
+    ),
     "convnext_micro": ("convnext", {"depths": [2, 2], "dims": [48, 96], "kernel_size": 7}, None),
-    "convnext_tiny": ("convnext", {"depths": [3, 3, 9, 3], "dims": [96, 192, 384, 768], "kernel_size": 7}, "convnext_tiny"),
-    "convnext_small": ("convnext", {"depths": [3, 3, 27, 3], "dims": [96, 192, 384, 768], "kernel_size": 7}, "convnext_small"),
-    "convnext_base": ("convnext", {"depths": [3, 3, 27, 3], "dims": [128, 256, 512, 1024], "kernel_size": 7}, "convnext_base"),
+    "convnext_tiny": (
+        "convnext",
+        {"depths": [3, 3, 9, 3], "dims": [96, 192, 384, 768], "kernel_size": 7},
+        "convnext_tiny",
+    ),
+    "convnext_small": (
+        "convnext",
+        {"depths": [3, 3, 27, 3], "dims": [96, 192, 384, 768], "kernel_size": 7},
+        "convnext_small",
+    ),
+    "convnext_base": (
+        "convnext",
+        {"depths": [3, 3, 27, 3], "dims": [128, 256, 512, 1024], "kernel_size": 7},
+        "convnext_base",
+    ),
     "resnet_micro": ("resnet", {"stem": "small", "planes": [12, 24], "layers": [2, 2]}, None),
-    "resnet50_gn": ("resnet", {"stem": "imagenet", "planes": [64, 128, 256, 512], "layers": [3, 4, 6, 3]}, "resnet50_gn"),
+    "resnet50_gn": (
+        "resnet",
+        {"stem": "imagenet", "planes": [64, 128, 256, 512], "layers": [3, 4, 6, 3]},
+        "resnet50_gn",
+    ),
 }
 
 
@@ -52,8 +81,9 @@ def architecture(name: str, image_size: int, patch_size: int | None = None) -> d
 def import_timm():
     """timm, which imports torchvision but computes nothing with it here.
 
-    A torchvision whose compiled part does not fit this PyTorch fails on two operations that it describes for tracing: they are declared for it then. Not before:
-    where its compiled part does fit, a second declaration would end the process.
+    A torchvision whose compiled part does not fit this PyTorch fails on two operations that it describes for
+    tracing: they are declared for it then. Not before: where its compiled part does fit, a second declaration would
+    end the process.
     """
     try:
         import torchvision  # noqa: F401
@@ -70,7 +100,9 @@ def import_timm():
 
 
 def norm_groups(channels: int) -> int:
-    """32 groups as the published models where they divide at least 64 channels, else as many as leave four channels a group or more."""
+    """32 groups as the published models where they divide at least 64 channels, else as many as leave four channels
+    a group or more.
+    """
     if channels >= 64 and channels % 32 == 0:
         return 32
     return max(g for g in range(1, max(1, channels // 4) + 1) if channels % g == 0)
@@ -84,21 +116,39 @@ def build(document: dict) -> nn.Module:
     timm = import_timm()
     family, name = document["family"], document["name"]
     known = SHAPES.get(name)
-    published = known[2] if known and known[0] == family and all(document.get(k) == v for k, v in known[1].items()) else None
+    published = (
+        known[2] if known and known[0] == family and all(document.get(k) == v for k, v in known[1].items()) else None
+    )
     if family == "vit":
         if published:
-            model = timm.create_model(published, num_classes=0, img_size=document["image_size"], patch_size=document["patch_size"])
+            model = timm.create_model(
+                published, num_classes=0, img_size=document["image_size"], patch_size=document["patch_size"]
+            )
         else:
             sizes = {key: document[key] for key in ("patch_size", "embed_dim", "depth", "num_heads")}
-            model = timm.models.vision_transformer.VisionTransformer(img_size=document["image_size"], num_classes=0, **sizes)
+            model = timm.models.vision_transformer.VisionTransformer(
+                img_size=document["image_size"], num_classes=0, **sizes
+            )
     elif family == "swin":
         if published:
-            model = timm.create_model(published, num_classes=0, img_size=document["image_size"], patch_size=document["patch_size"], window_size=document["window_size"])
+            model = timm.create_model(
+                published,
+                num_classes=0,
+                img_size=document["image_size"],
+                patch_size=document["patch_size"],
+                window_size=document["window_size"],
+            )
         else:
             sizes = {key: document[key] for key in ("patch_size", "embed_dim", "depths", "num_heads", "window_size")}
-            model = timm.models.swin_transformer.SwinTransformer(img_size=document["image_size"], num_classes=0, **sizes)
+            model = timm.models.swin_transformer.SwinTransformer(
+                img_size=document["image_size"], num_classes=0, **sizes
+            )
     elif family == "convnext":
-        model = timm.create_model(published, num_classes=0) if published and document["patch_size"] == 4 else small_convnext(timm, document)
+        model = (
+            timm.create_model(published, num_classes=0)
+            if published and document["patch_size"] == 4
+            else small_convnext(timm, document)
+        )
     elif family == "resnet":
         model = timm.create_model(published, num_classes=0) if published else small_resnet(timm, document)
     else:
@@ -107,11 +157,17 @@ def build(document: dict) -> nn.Module:
 
 
 def small_convnext(timm, document: dict) -> nn.Module:
-    """timm always makes four stages and halves the grid again after a stem of 2 pixels: what an architecture has not is taken off."""
+    """timm always makes four stages and halves the grid again after a stem of 2 pixels: what an architecture has
+    not is taken off.
+    """
     depths, dims, patch = document["depths"], document["dims"], document["patch_size"]
     missing = 4 - len(depths)
     model = timm.models.convnext.ConvNeXt(
-        num_classes=0, depths=(*depths, *[1] * missing), dims=(*dims, *dims[-1:] * missing), kernel_sizes=document["kernel_size"])
+        num_classes=0,
+        depths=(*depths, *[1] * missing),
+        dims=(*dims, *dims[-1:] * missing),
+        kernel_sizes=document["kernel_size"],
+    )
     model.stages = model.stages[: len(depths)]
     model.stem[0] = nn.Conv2d(document["in_chans"], dims[0], patch, patch)
     return model
@@ -127,7 +183,16 @@ def small_resnet(timm, document: dict) -> nn.Module:
 
     model = resnet.ResNet(resnet.Bottleneck, (1, 1, 1, 1), num_classes=0, norm_layer=norm)
     stages, _ = resnet.make_blocks(
-        (resnet.Bottleneck,) * len(planes), planes, layers, planes[0], cardinality=1, base_width=64, act_layer=nn.ReLU, norm_layer=norm, aa_layer=None)
+        (resnet.Bottleneck,) * len(planes),
+        planes,
+        layers,
+        planes[0],
+        cardinality=1,
+        base_width=64,
+        act_layer=nn.ReLU,
+        norm_layer=norm,
+        aa_layer=None,
+    )
     for index in range(4):
         setattr(model, f"layer{index + 1}", stages[index][1] if index < len(stages) else nn.Identity())
     model.bn1 = norm(planes[0])
@@ -144,7 +209,9 @@ def small_resnet(timm, document: dict) -> nn.Module:
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Seeded weights that use every branch: each layer keeps the size of what it is given, norms are not the identity, no bias is zero, layer scale is near 1."""
+    """Seeded weights that use every branch: each layer keeps the size of what it is given, norms are not the
+    identity, no bias is zero, layer scale is near 1.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(parameter: torch.Tensor, deviation: float, mean: float = 0.0) -> None:
@@ -160,7 +227,10 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
             normal(parameter, 0.5)
         elif parameter.ndim > 1 and name.endswith("weight"):
             # A rectifier lets half of the variance through.
-            normal(parameter, math.sqrt((2 if isinstance(module, nn.Conv2d) and module.bias is None else 1) / parameter[0].numel()))
+            normal(
+                parameter,
+                math.sqrt((2 if isinstance(module, nn.Conv2d) and module.bias is None else 1) / parameter[0].numel()),
+            )
         elif name.endswith("bias"):
             normal(parameter, 0.1)
         else:  # Positions and the CLS token.
@@ -172,7 +242,9 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def random_images(count: int, size: int, seed: int = 1) -> np.ndarray:
-    """uint8 [N, H, W, 3]: smooth blobs of every colour and size with noise on them, so that images differ in what a model sees."""
+    """uint8 [N, H, W, 3]: smooth blobs of every colour and size with noise on them, so that images differ in what a
+    model sees.
+    """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(count, 3, size, size)
     for cells, strength in ((3, 60.0), (8, 40.0), (size, 15.0)):
@@ -187,7 +259,9 @@ def normalised(images: np.ndarray, mean: list[float], std: list[float]) -> torch
     return ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def write_model(model: nn.Module, document: dict, path: pathlib.Path, resize: int | None = None, half: bool = False) -> None:
+def write_model(
+    model: nn.Module, document: dict, path: pathlib.Path, resize: int | None = None, half: bool = False
+) -> None:
     """Our model file of a timm model's weights (see `ModelFile` in Sources/HSSLModels/Files), float32 or float16."""
     size = document["image_size"]
     precision = "float16" if half else "float32"
@@ -195,8 +269,19 @@ def write_model(model: nn.Module, document: dict, path: pathlib.Path, resize: in
         "format": "pt",
         "hssl.format_version": "1",
         "hssl.architecture": json.dumps(document),
-        "hssl.preprocessing": json.dumps({"resize": resize or size, "crop": size, "interpolation": "bicubic", "mean": MEAN, "std": STD}),
-        "hssl.provenance": json.dumps({"method": "random", "head": "", "data": "", "epochs": 0, "precision": precision, "version": "tools/check_timm"}),
+        "hssl.preprocessing": json.dumps(
+            {"resize": resize or size, "crop": size, "interpolation": "bicubic", "mean": MEAN, "std": STD}
+        ),
+        "hssl.provenance": json.dumps(
+            {
+                "method": "random",
+                "head": "",
+                "data": "",
+                "epochs": 0,
+                "precision": precision,
+                "version": "tools/check_timm",
+            }
+        ),
     }
     tensors = {key: (value.half() if half else value.float()).contiguous() for key, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
