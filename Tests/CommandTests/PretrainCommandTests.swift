@@ -50,7 +50,7 @@ final class PretrainCommandTests: CommandTestCase {
     func testExistingRunAndDamagedCheckpoint() throws {
         try pretrain("run", "--max-steps", "2")
         try assertFails(1, "run: holds a run (config.yaml); give --resume to continue it", "pretrain", "tiny.yaml", "--data", "train", "--output", "run")
-        try assertFails(1, "run/checkpoint.safetensors: the run has another recipe: 'prototypes: 16' there, 'prototypes: 32' here", "pretrain", "tiny.yaml",
+        try assertFails(1, "run/checkpoint.safetensors: the run has another recipe: head.prototypes is 16 there, 32 here", "pretrain", "tiny.yaml",
                         "--data", "train", "--output", "run", "--resume", "--set", "head.prototypes=32")
         let whole = try bytes("run/checkpoint.safetensors")
         try whole.prefix(whole.count / 2).write(to: URL(fileURLWithPath: root + "/run/checkpoint.safetensors"))

@@ -14,7 +14,7 @@ enum RecipeSyntax {
             throw RecipeError(place: file, reason: "is too large for a recipe (\(text.utf8.count) bytes; at most \(largestText))")
         }
         if let alias = firstAlias(in: text) {
-            throw RecipeError(place: "\(file):\(alias.line)", reason: "recipes use no aliases (*\(SectionReader.printable(alias.name)))")
+            throw RecipeError(place: "\(file):\(alias.line)", reason: "recipes use no aliases (*\(RecipeValue.printable(alias.name)))")
         }
         do {
             return try Parser(yaml: text, encoding: .utf8).singleRoot()

@@ -25,7 +25,7 @@ struct BatchSource: Sendable {
     init(recipe: Recipe, dataset: Dataset, microBatch: Int) {
         self.dataset = dataset
         augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
-        let grid = recipe.model.imageSize / recipe.model.patchSize
+        let grid = recipe.model.imageSize / (recipe.model.patchSize ?? 16)
         masks = MaskGenerator(objective: recipe.objective, height: grid, width: grid)
         seed = recipe.schedule.seed
         batchImages = recipe.schedule.effectiveBatch

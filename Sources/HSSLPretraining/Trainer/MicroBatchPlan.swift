@@ -59,7 +59,7 @@ package struct MicroBatchPlan {
         // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
         let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
             + recipe.head.prototypes * recipe.head.bottleneckDim * 4  // the copy with which an update moves the centres
-        let side = recipe.model.imageSize, grid = side / recipe.model.patchSize
+        let side = recipe.model.imageSize, grid = side / (recipe.model.patchSize ?? 16)
         let crops = 4 * 3 * (CropBatch.globalViews * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
             + CropBatch.globalViews * grid * grid
         // The teacher's CLS distributions, and once more in the order of the student's rows.
@@ -95,7 +95,7 @@ package struct MicroBatchPlan {
 
     /// As many masked patches of a view as the recipe can draw: they enter the projection head.
     private static func mostMasked(_ recipe: Recipe) -> Int {
-        let tokens = (recipe.model.imageSize / recipe.model.patchSize) * (recipe.model.imageSize / recipe.model.patchSize)
+        let tokens = (recipe.model.imageSize / (recipe.model.patchSize ?? 16)) * (recipe.model.imageSize / (recipe.model.patchSize ?? 16))
         let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
         return min(tokens, Int((ratio * Double(tokens)).rounded(.up)))
     }
@@ -106,7 +106,7 @@ package struct MicroBatchPlan {
     package static let jitterBytes = 4 << 20
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
-        let grid = recipe.model.imageSize / recipe.model.patchSize
+        let grid = recipe.model.imageSize / (recipe.model.patchSize ?? 16)
         let batch = CropBatch(images: images, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
                               tokens: grid * grid, firstImage: 0)
         for crop in 0..<images * CropBatch.globalViews {
