@@ -8,18 +8,20 @@ struct RecipeCommand: ParsableCommand {
         commandName: "recipe",
         abstract: "List the keys of recipes, or show a recipe with every value.",
         discussion: """
-            Without a recipe: every key with its meaning, values and default. With one: what it resolves to, as a run's config.yaml will say.
+            Without a recipe: every key with its meaning, values and default. With one: what it resolves to, as the \
+            config.yaml of its run will say.
 
             Examples:
               hssl recipe | less
               hssl recipe models/vit_nano-fashion.yaml
-              hssl recipe models/vit_nano-fashion.yaml --set auxiliary.family=resnet --set auxiliary.kernel_size=null > resnet.yaml
+              hssl recipe models/vit_nano-fashion.yaml --set auxiliary.family=none
             """)
 
     @Argument(help: ArgumentHelp("Recipe: YAML; models/ has some.", valueName: "recipe"))
     var recipe: String?
 
-    @Option(name: .long, help: ArgumentHelp("A recipe key, e.g. --set objective.name=dino. May be repeated.", valueName: "key=value"))
+    @Option(name: .long, help: ArgumentHelp("A recipe key, e.g. --set schedule.seed=3. May be repeated.",
+                                            valueName: "key=value"))
     var set: [String] = []
 
     @OptionGroup var shared: SharedOptions

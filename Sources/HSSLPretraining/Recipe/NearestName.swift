@@ -1,6 +1,7 @@
 /// Finds the name that a user probably meant.
 enum NearestName {
-    /// The candidate of least edit distance, if it is close enough to be a misspelling (a third of its length, at least 2 edits).
+    /// The candidate of least edit distance, if it is close enough to be a misspelling (a third of its length, at
+    /// least 2 edits).
     static func of(_ name: String, in candidates: [String]) -> String? {
         let scored = candidates.map { (name: $0, distance: distance(name, $0)) }
         guard let best = scored.min(by: { ($0.distance, $0.name) < ($1.distance, $1.name) }) else { return nil }

@@ -17,45 +17,53 @@ struct RecipeDocument {
     private var places: [String: String] = [:]
     /// Sections named by a `--set`.
     private let overridden: Set<String>
-    /// Sections that are no mappings and the like. They are told after unknown names, which are the more likely mistake.
+    /// Sections that are no mappings and the like. They are told after unknown names, which are the more likely
+    /// mistake.
     private(set) var faults: [RecipeError] = []
 
     init(_ text: String, file: String, overrides: [String]) throws(RecipeError) {
         self.file = file
         let overrides = try RecipeDocument.parse(overrides)
         overridden = Set(overrides.keys)
-        guard let root = try RecipeSyntax.compose(text, file: file) else { throw RecipeError(place: file, reason: "is empty") }
-        guard case .mapping(let top) = root else { throw RecipeError(place: file, reason: "must be a mapping of sections") }
+        guard let root = try RecipeSyntax.compose(text, file: file) else {
+            throw RecipeError(place: file, reason: "is empty")
+        }
+        guard case .mapping(let top) = root else {
+            throw RecipeError(place: file, reason: "must be a mapping of sections")
+        }
         for (key, section) in top {
             guard case .scalar(let name) = key else {
-                throw RecipeError(place: RecipeDocument.place(file, key), reason: "a section name must be a plain word")
+                throw RecipeError(place: place(of: key), reason: "a section name must be a plain word")
             }
-            places[name.string] = RecipeDocument.place(file, section)
+            places[name.string] = place(of: section)
             add(section, named: name.string)
         }
         for (section, keys) in overrides {
             for (key, node) in keys {
-                entries[section, default: [:]][key] =
-                    Entry(node: RecipeValue.isNull(node) ? nil : node, place: "--set \(section).\(key)", isOverride: true)
+                let value = RecipeValue.isNull(node) ? nil : node
+                let entry = Entry(node: value, place: "--set \(section).\(key)", isOverride: true)
+                entries[section, default: [:]][key] = entry
             }
         }
     }
 
     private mutating func add(_ section: Node, named name: String) {
         guard case .mapping(let pairs) = section else {
-            faults.append(RecipeError(place: RecipeDocument.place(file, section), reason: "\(name) must be a mapping of keys to values"))
+            let reason = "\(name) must be a mapping of keys to values"
+            faults.append(RecipeError(place: place(of: section), reason: reason))
             return
         }
         for (key, value) in pairs {
             guard case .scalar(let word) = key else {
-                faults.append(RecipeError(place: RecipeDocument.place(file, key), reason: "\(name): a key must be a plain word"))
+                faults.append(RecipeError(place: place(of: key), reason: "\(name): a key must be a plain word"))
                 continue
             }
-            entries[name, default: [:]][word.string] = Entry(node: value, place: RecipeDocument.place(file, value), isOverride: false)
+            let entry = Entry(node: value, place: place(of: value), isOverride: false)
+            entries[name, default: [:]][word.string] = entry
         }
     }
 
-    private static func place(_ file: String, _ node: Node) -> String {
+    private func place(of node: Node) -> String {
         node.mark.map { "\(file):\($0.line)" } ?? file
     }
 
@@ -80,14 +88,16 @@ struct RecipeDocument {
             guard let node, !value.isEmpty, !value.contains(where: \.isNewline) else {
                 throw RecipeError(place: place, reason: "must be section.key=value on one line")
             }
-            result[String(override[..<dot]), default: [:]][String(override[override.index(after: dot)..<equals])] = node
+            let section = String(override[..<dot]), key = String(override[override.index(after: dot)..<equals])
+            result[section, default: [:]][key] = node
         }
         return result
     }
 
     // MARK: names
 
-    /// Throws for a section or key that does not exist, with the nearest that does. A misspelling is told before the missing value that it causes.
+    /// Throws for a section or key that does not exist, with the nearest that does. A misspelling is told before the
+    /// missing value that it causes.
     func refuseUnknownNames(_ sections: [RecipeSection]) throws(RecipeError) {
         func home(of key: String) -> String? {
             sections.first { $0.keys.contains { $0.name == key } }.map { "\($0.name).\(key)" }
@@ -102,11 +112,17 @@ struct RecipeDocument {
         }
         for section in sections {
             let known = section.keys.map(\.name)
+            // Those of the command line first, then by name.
+            func rank(_ item: (key: String, value: Entry)) -> (Int, String) {
+                (item.value.isOverride ? 0 : 1, item.key)
+            }
             let unknown = (entries[section.name] ?? [:]).filter { !known.contains($0.key) }
-            guard let (key, entry) = unknown.min(by: { ($0.value.isOverride ? 0 : 1, $0.key) < ($1.value.isOverride ? 0 : 1, $1.key) }) else { continue }
+            guard let (key, entry) = unknown.min(by: { rank($0) < rank($1) }) else { continue }
             // A key of another section beats a similar name in this one.
-            let hint = (home(of: key) ?? NearestName.of(key, in: known)).map { "did you mean \($0)?" } ?? "keys are \(known.joined(separator: ", "))"
-            throw RecipeError(place: entry.place, reason: "unknown key \(section.name).\(RecipeValue.printable(key)); \(hint)")
+            let hint = (home(of: key) ?? NearestName.of(key, in: known)).map { "did you mean \($0)?" }
+                ?? "keys are \(known.joined(separator: ", "))"
+            let name = "\(section.name).\(RecipeValue.printable(key))"
+            throw RecipeError(place: entry.place, reason: "unknown key \(name); \(hint)")
         }
     }
 
@@ -114,7 +130,8 @@ struct RecipeDocument {
     func fault(_ section: String, _ key: String, _ reason: String) -> RecipeError {
         let entry = entries[section]?[key]
         // In a `--set` the place names the key already.
-        return RecipeError(place: entry?.place ?? file, reason: entry?.isOverride == true ? reason : "\(section).\(key) \(reason)")
+        let isNamed = entry?.isOverride == true
+        return RecipeError(place: entry?.place ?? file, reason: isNamed ? reason : "\(section).\(key) \(reason)")
     }
 
     /// Whether a `--set` gives `section.key` a value.

@@ -5,13 +5,15 @@ extension Recipe {
     /// Reads a recipe strictly.
     ///
     /// - Parameters:
-    ///   - text: YAML, two levels: sections of keys. ``help(architectures:objectives:families:)`` lists them; only `model.architecture` and
-    ///     `image_size` have no default.
+    ///   - text: YAML, two levels: sections of keys. ``help(architectures:objectives:families:)`` lists them; only
+    ///     `model.architecture` and `image_size` have no default.
     ///   - file: the name for error messages.
     ///   - architectures: the names that `model.architecture` may take.
-    ///   - overrides: `section.key=value` as given to `--set`, the value in YAML; the last of equal keys wins, `null` takes the key out.
-    /// - Throws: ``RecipeError`` for the first fault: invalid YAML, a duplicate or unknown key (with the nearest known one), a key that the
-    ///   chosen head family or objective does not read, a missing or mistyped value, a number out of range, or values that contradict one another.
+    ///   - overrides: `section.key=value` as given to `--set`, the value in YAML; the last of equal keys wins, `null`
+    ///     takes the key out.
+    /// - Throws: ``RecipeError`` for the first fault: invalid YAML, a duplicate or unknown key (with the nearest
+    ///   known one), a key that the chosen head family or objective does not read, a missing or mistyped value, a
+    ///   number out of range, or values that contradict one another.
     public static func parse(
         _ text: String, file: String, architectures: [String], objectives: [String] = supportedObjectives,
         families: [String] = supportedFamilies, overrides: [String] = []
@@ -25,12 +27,14 @@ extension Recipe {
     /// - Throws: `FileError` when the file cannot be read, else ``RecipeError``.
     public static func load(path: String, architectures: [String], overrides: [String] = []) throws -> Recipe {
         let bytes = try readFile(at: path, limit: RecipeSyntax.largestText)
-        guard let text = String(validating: bytes, as: UTF8.self) else { throw RecipeError(place: path, reason: "is not UTF-8 text") }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw RecipeError(place: path, reason: "is not UTF-8 text")
+        }
         return try parse(text, file: path, architectures: architectures, overrides: overrides)
     }
 
-    /// Reads the recipe that a checkpoint holds. It may come from an earlier build: a key that it does not have means what files meant
-    /// before the key was there.
+    /// Reads the recipe that a checkpoint holds. It may come from an earlier build: a key that it does not have means
+    /// what files meant before the key was there.
     ///
     /// - Parameter file: the checkpoint's name for error messages.
     /// - Throws: ``RecipeError``; a key or value of a later build is one.
@@ -42,26 +46,28 @@ extension Recipe {
             let names = Names(architectures: architectures, objectives: objectives, families: families)
             return try read(RecipeDocument(text, file: "recipe", overrides: []), names, isStored: true)
         } catch {
-            let reason = "its recipe cannot be read by this build (hssl \(HSSLVersion.current)), perhaps a later one wrote it: \(error)"
-            throw RecipeError(place: file, reason: reason)
+            let advice = "its recipe is not one of this build (hssl \(HSSLVersion.current)); if a later one wrote it, use that"
+            throw RecipeError(place: file, reason: "\(advice): \(error)")
         }
     }
 
-    private static func read(_ document: RecipeDocument, _ names: Names, isStored: Bool) throws(RecipeError) -> Recipe {
+    private static func read(
+        _ document: RecipeDocument, _ names: Names, isStored: Bool
+    ) throws(RecipeError) -> Recipe {
         let sections = Recipe.sections(names)
         try document.refuseUnknownNames(sections)
         var recipe = Recipe(names)
         var faults = document.faults
         func read(_ key: RecipeKey, of section: RecipeSection) {
-            let entry = document.entries[section.name]?[key.name]
-            if let (selector, chosen) = recipe.stranger(to: "\(section.name).\(key.name)") {
+            let entry = document.entries[section.name]?[key.name], path = "\(section.name).\(key.name)"
+            func refuse(_ reason: String) { faults.append(document.fault(section.name, key.name, reason)) }
+            if let (selector, chosen) = recipe.stranger(to: path) {
                 guard entry?.node != nil, !chosen.ignoresOthers else { return }
-                let reason = selector.refusal(of: "\(section.name).\(key.name)", by: chosen, isOverridden: document.overrides(selector.path))
-                faults.append(document.fault(section.name, key.name, reason))
+                refuse(selector.refusal(of: path, by: chosen, isOverridden: document.overrides(selector.path)))
             } else if let node = entry?.node {
-                if let reason = key.read(node, &recipe) { faults.append(document.fault(section.name, key.name, reason)) }
+                if let reason = key.read(node, &recipe) { refuse(reason) }
             } else if key.isRequired {
-                faults.append(document.fault(section.name, key.name, "is missing"))
+                refuse("is missing")
             } else if isStored {
                 key.assumeAbsent?(&recipe)
             }
@@ -76,7 +82,9 @@ extension Recipe {
         for (section, key) in all where recipe.reads("\(section.name).\(key.name)") {
             if let reason = key.check(recipe) { throw document.fault(section.name, key.name, reason) }
         }
-        if let contradiction = recipe.firstContradiction() { throw RecipeError(place: document.file, reason: contradiction) }
+        if let contradiction = recipe.firstContradiction() {
+            throw RecipeError(place: document.file, reason: contradiction)
+        }
         return recipe
     }
 
@@ -90,17 +98,21 @@ extension Recipe {
     /// Faults that no single key has.
     private func firstContradiction() -> String? {
         if optimizer.warmupEpochs > schedule.epochs {
-            return "optimizer.warmup_epochs (\(optimizer.warmupEpochs)) is more than schedule.epochs (\(schedule.epochs)); lower it too"
+            return "optimizer.warmup_epochs (\(optimizer.warmupEpochs)) is more than "
+                + "schedule.epochs (\(schedule.epochs)); lower it too"
         }
         let peak = optimizer.learningRate * Double(schedule.effectiveBatch) / 256
         if optimizer.minLearningRate > peak {
-            return "optimizer.min_learning_rate (\(optimizer.minLearningRate)) is above the peak rate learning_rate·batch/256 (\(peak))"
+            return "optimizer.min_learning_rate (\(optimizer.minLearningRate)) is above the peak rate "
+                + "learning_rate·batch/256 (\(peak))"
         }
         // Token rows are indexed with 32 bits. No architecture's own patches are smaller than 2 pixels.
         func tokens(_ side: Int) -> Int { 1 + (side / (model.patchSize ?? 2)) * (side / (model.patchSize ?? 2)) }
-        let rows = schedule.batchSize * (2 * tokens(model.imageSize) + (data.localCrops == 0 ? 0 : data.localCrops * tokens(data.localCropsSize)))
+        let tokensOfImage = 2 * tokens(model.imageSize) + data.localCrops * tokens(data.localCropsSize)
+        let rows = schedule.batchSize * tokensOfImage
         if rows > Int(Int32.max) {
-            return "schedule.batch_size (\(schedule.batchSize)) makes \(rows) token rows in a step; at most \(Int32.max)"
+            return "schedule.batch_size (\(schedule.batchSize)) makes \(rows) token rows in a step; "
+                + "at most \(Int32.max)"
         }
         return nil
     }

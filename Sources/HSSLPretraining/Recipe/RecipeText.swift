@@ -1,5 +1,6 @@
 extension Recipe {
-    /// Canonical YAML: every key that the chosen family and objective read, equal recipes giving equal text. `parse` gives back an equal recipe.
+    /// Canonical YAML: every key that the chosen family and objective read, equal recipes giving equal text. `parse`
+    /// gives back an equal recipe.
     public var yaml: String {
         var text = ""
         for (section, keys) in fields {
@@ -31,14 +32,16 @@ extension Recipe {
         return nil
     }
 
-    /// What a recipe may say: every section and key, with what it takes, its default and who reads it. For a terminal.
+    /// What a recipe may say: every section and key, with what it takes, its default and who reads it. For a
+    /// terminal.
     public static func help(
         architectures: [String], objectives: [String] = supportedObjectives, families: [String] = supportedFamilies
     ) -> String {
         var text = """
-            A recipe is YAML: sections of keys, `section: {key: value, …}`. Keys may be left out unless they are required. On the command line,
-            --set section.key=value gives a key another value; the value null takes the key out.
-            --resume takes a recipe that means the same as the run's; values marked * may differ, for no weight depends on them.
+            A recipe is YAML: sections of keys, `section: {key: value, …}`. Keys that are not required may be left out. On
+            the command line, --set section.key=value gives a key another value; the value null takes the key out.
+            --resume takes a recipe that means the same as the run's; keys marked * may differ, for no weight depends
+            on them.
 
             """
         for section in sections(Names(architectures: architectures, objectives: objectives, families: families)) {
@@ -49,15 +52,14 @@ extension Recipe {
                 text += wrapped(key.help)
                 text += wrapped("Takes: \(key.values); \(key.defaultText.map { "default \($0)" } ?? "required").")
                 for selector in selectors {
-                    let users = selector.users(of: path).filter { (objectives + families).contains($0) }
-                    let everybody = selector.variants.filter { !$0.ignoresOthers && (objectives + families).contains($0.name) }.count
-                    if !users.isEmpty, users.count < everybody {
-                        text += wrapped("Only with \(users.count == 1 ? selector.noun.one : selector.noun.many) \(users.joined(separator: ", ")).")
+                    let variants = selector.variants.filter { (objectives + families).contains($0.name) }
+                    let users = variants.filter { $0.keys.contains(path) }.map(\.name)
+                    if !users.isEmpty, users.count < variants.filter({ !$0.ignoresOthers }).count {
+                        let noun = users.count == 1 ? selector.noun.one : selector.noun.many
+                        text += wrapped("Only with \(noun) \(users.joined(separator: ", ")).")
                     }
-                    if selector.path == path {
-                        for variant in selector.variants where (objectives + families).contains(variant.name) {
-                            text += wrapped("\(variant.name): \(variant.help).", indentation: 8)
-                        }
+                    for variant in variants where selector.path == path {
+                        text += wrapped("\(variant.name): \(variant.help).", indentation: 8)
                     }
                 }
             }
@@ -70,7 +72,11 @@ extension Recipe {
         let margin = String(repeating: " ", count: indentation)
         var lines: [String] = []
         for word in text.split(separator: " ") {
-            if let last = lines.last, last.count + 1 + word.count <= 100 { lines[lines.count - 1] = last + " " + word } else { lines.append(margin + word) }
+            if let last = lines.last, last.count + 1 + word.count <= 100 {
+                lines[lines.count - 1] = last + " " + word
+            } else {
+                lines.append(margin + word)
+            }
         }
         return lines.map { $0 + "\n" }.joined()
     }

@@ -48,7 +48,9 @@ enum RecipeValue {
     }
 
     static func number(_ node: Node, in range: Bounds) -> Reading<Double> {
-        guard let text = plainText(node), isNumeral(text), let number = Double(text) else { return .failure("must be a number") }
+        guard let text = plainText(node), isNumeral(text), let number = Double(text) else {
+            return .failure("must be a number")
+        }
         return range.contains(number) ? .success(number) : .failure("must be \(range), not \(text)")
     }
 
@@ -95,7 +97,9 @@ enum RecipeValue {
 
     /// User text for an error line: short and free of control characters.
     static func printable(_ text: String) -> String {
-        let clean = String(text.unicodeScalars.prefix(60).map { $0.properties.generalCategory == .control ? "?" : Character($0) })
+        let clean = String(text.unicodeScalars.prefix(60).map {
+            $0.properties.generalCategory == .control ? "?" : Character($0)
+        })
         return clean.isEmpty ? "nothing" : clean
     }
 
@@ -111,8 +115,9 @@ enum RecipeValue {
 
     /// Decimal numerals only: `Double("…")` alone would take `inf`, `nan` and hexadecimal.
     private static func isNumeral(_ text: String) -> Bool {
-        text.utf8.count <= 64 && text.utf8.contains { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
-            && text.utf8.allSatisfy { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) || "+-.eE".utf8.contains($0) }
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
+        return text.utf8.count <= 64 && text.utf8.contains { digits.contains($0) }
+            && text.utf8.allSatisfy { digits.contains($0) || "+-.eE".utf8.contains($0) }
     }
 }
 
@@ -129,7 +134,8 @@ struct Bounds: CustomStringConvertible {
     static func from(_ lowest: Double, to highest: Double) -> Bounds { Bounds(lowest: lowest, highest: highest) }
 
     func contains(_ value: Double) -> Bool {
-        value.isFinite && (excludesLowest ? value > lowest : value >= lowest) && (excludesHighest ? value < highest : value <= highest)
+        value.isFinite && (excludesLowest ? value > lowest : value >= lowest)
+            && (excludesHighest ? value < highest : value <= highest)
     }
 
     var description: String {
