@@ -12,8 +12,8 @@ struct Pretrain: ParsableCommand {
         abstract: "Pretrain a base model without labels.",
         discussion: """
             The run folder receives config.yaml, metrics.jsonl, checkpoint.safetensors and, at the end, model.safetensors (the teacher's base) and report.html. \
-            Ctrl-C ends the current step, saves and exits with 130; --resume goes on bit for bit, \
-            with a recipe that means the same as the run's; its evaluation and checkpoint sections may differ. hssl recipe lists the keys of recipes.
+            Ctrl-C ends the current step, saves and exits with 130; --resume goes on bit for bit, with a recipe that \
+            means the same as the run's; its evaluation and checkpoint sections may differ. hssl recipe lists the keys.
 
             Examples:
               hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
@@ -52,7 +52,9 @@ struct Pretrain: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"))
     var memoryLimit: ByteSize?
 
-    @Option(name: .long, help: ArgumentHelp("Any recipe key (hssl recipe lists them), e.g. --set objective.mask_shape=random. May be repeated.", valueName: "key=value"))
+    @Option(name: .long, help: ArgumentHelp("""
+        Any recipe key (hssl recipe lists them), e.g. --set objective.mask_shape=random; null takes it out. May be repeated.
+        """, valueName: "key=value"))
     var set: [String] = []
 
     @OptionGroup var shared: SharedOptions

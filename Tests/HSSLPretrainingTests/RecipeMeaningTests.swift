@@ -2,7 +2,7 @@ import Foundation
 import XCTest
 @testable import HSSLPretraining
 
-/// Keys that only some heads or objectives read, recipes of earlier and later builds, and what two recipes are compared by.
+/// Keys that only some heads or objectives read, recipes of other builds, and what recipes are compared by.
 final class RecipeMeaningTests: XCTestCase {
     private static let architectures = ["vit_nano", "swin_micro"]
     private static let smallest = "model: {architecture: vit_nano, image_size: 28, patch_size: 4}"
@@ -108,9 +108,10 @@ final class RecipeMeaningTests: XCTestCase {
         }
         for selector in Recipe.selectors {
             XCTAssertTrue(paths.contains(selector.path))
-            XCTAssertTrue(selector.variants.contains { $0.name == Recipe()[keyPath: selector.chosen] }, "the default is a variant")
+            let names = selector.variants.map(\.name)
+            XCTAssertTrue(names.contains(Recipe()[keyPath: selector.chosen]), "the default is a variant")
             for variant in selector.variants {
-                for key in variant.keys { XCTAssertTrue(paths.contains(key), "\(variant.name) reads \(key), which is not declared") }
+                for key in variant.keys { XCTAssertTrue(paths.contains(key), "\(variant.name): \(key)") }
             }
         }
         XCTAssertEqual(Recipe.sections().filter { !$0.decidesWeights }.map(\.name), ["evaluation", "checkpoint"])
@@ -126,12 +127,14 @@ final class RecipeMeaningTests: XCTestCase {
                 XCTAssertEqual(try stored(recipe.yaml), recipe)
                 XCTAssertEqual(try parse(recipe.yaml).yaml, recipe.yaml)
                 let written = Set(recipe.fields.flatMap { section, keys in keys.map { "\(section).\($0.key)" } })
-                for path in ["auxiliary.kernel_size", "auxiliary.bottleneck_ratio", "objective.mask_ratio", "head.prototypes"] {
+                for path in ["auxiliary.kernel_size", "auxiliary.bottleneck_ratio", "objective.mask_ratio",
+                             "head.prototypes"] {
                     XCTAssertEqual(written.contains(path), recipe.reads(path), "\(family), \(objective): \(path)")
                 }
             }
         }
-        var recipe = try parse(Self.smallest, set: ["auxiliary.family=swin", "auxiliary.num_heads=4", "auxiliary.width=64"])
+        var recipe = try parse(Self.smallest, set: ["auxiliary.family=swin", "auxiliary.num_heads=4",
+                                                    "auxiliary.width=64"])
         XCTAssertEqual(recipe.auxiliary.numHeads, 4)
         XCTAssertEqual(recipe.auxiliary.width, 64)
         XCTAssertEqual(try parse(recipe.yaml), recipe)
@@ -144,59 +147,79 @@ final class RecipeMeaningTests: XCTestCase {
         let help = Recipe.help(architectures: Self.architectures)
         for section in Recipe.sections() {
             XCTAssertTrue(help.contains("\n\(section.name): \(section.help)\n"))
-            for key in section.keys { XCTAssertTrue(help.contains("\n  \(key.name)\(section.decidesWeights ? "" : " *")\n"), key.name) }
+            for key in section.keys {
+                XCTAssertTrue(help.contains("\n  \(key.name)\(section.decidesWeights ? "" : " *")\n"), key.name)
+            }
         }
         XCTAssertTrue(help.contains("one of vit_nano, swin_micro; required"))
-        XCTAssertTrue(help.contains("integer from 1 to 1024; default width/32, at least 1.\n      Only with families swin, vit."))
+        XCTAssertTrue(help.contains("1 to 1024; default width/32, at least 1.\n      Only with families swin, vit."))
         XCTAssertTrue(help.contains("Only with objective ibot."))
         XCTAssertTrue(help.split(separator: "\n").allSatisfy { $0.count < 120 })
         // A list of the caller's own bounds what is said.
-        XCTAssertFalse(Recipe.help(architectures: [], objectives: ["ibot"], families: ["convnext", "none"]).contains("swin"))
+        let narrow = Recipe.help(architectures: [], objectives: ["ibot"], families: ["convnext", "none"])
+        XCTAssertFalse(narrow.contains("swin"))
     }
 
     // MARK: keys of some
 
     func testAKeyOfOthersSaysWhose() throws {
         let cases = [
-            ("auxiliary: {family: mlp, kernel_size: 7}", "r.yaml:2: auxiliary.kernel_size is not known to family mlp, only to family convnext"),
+            ("auxiliary: {family: mlp, kernel_size: 7}",
+             "r.yaml:2: auxiliary.kernel_size is not known to family mlp, only to family convnext"),
             ("auxiliary: {family: convnext, num_heads: 3}",
              "r.yaml:2: auxiliary.num_heads is not known to family convnext, only to families swin, vit"),
-            ("auxiliary: {bottleneck_ratio: 0.5}", "r.yaml:2: auxiliary.bottleneck_ratio is not known to family convnext, only to family resnet"),
-            ("objective: {name: dino, mask_ratio: [0.3]}", "r.yaml:2: objective.mask_ratio is not known to objective dino, only to objective ibot"),
+            ("auxiliary: {bottleneck_ratio: 0.5}",
+             "r.yaml:2: auxiliary.bottleneck_ratio is not known to family convnext, only to family resnet"),
+            ("objective: {name: dino, mask_ratio: [0.3]}",
+             "r.yaml:2: objective.mask_ratio is not known to objective dino, only to objective ibot"),
             ("objective: {name: dino, teacher_patch_temperature: [0.04, 0.07]}",
              "r.yaml:2: objective.teacher_patch_temperature is not known to objective dino, only to objective ibot"),
             ("auxiliary: {family: mlpp, kernel_size: 7}",
-             "r.yaml:2: auxiliary.family must be one of convnext, resnet, mlp, swin, vit, poolformer, none, not mlpp; did you mean mlp?"),
-            ("auxiliary: {family: mlp, num_head: 7}", "r.yaml:2: unknown key auxiliary.num_head; did you mean num_heads?"),
+             "r.yaml:2: auxiliary.family must be one of convnext, resnet, mlp, swin, vit, poolformer, none, not mlpp; "
+                 + "did you mean mlp?"),
+            ("auxiliary: {family: mlp, num_head: 7}",
+             "r.yaml:2: unknown key auxiliary.num_head; did you mean num_heads?"),
         ]
         for (text, expected) in cases { XCTAssertEqual(refusal { try parse(Self.smallest + "\n" + text) }, expected) }
-        XCTAssertNoThrow(try parse(Self.smallest + "\nobjective: {name: dino, center_momentum: 0.8}\nhead: {prototypes: 16}"))
+        let dino = "\nobjective: {name: dino, center_momentum: 0.8}\nhead: {prototypes: 16}"
+        XCTAssertNoThrow(try parse(Self.smallest + dino))
     }
 
     /// `--set` may choose another head than the file was written for; a key that stands in its way is taken out.
     func testNullTakesAKeyOut() throws {
         let text = Self.smallest + "\nauxiliary: {family: convnext, kernel_size: 5}"
         XCTAssertEqual(refusal { try parse(text, set: ["auxiliary.family=mlp"]) },
-                       "r.yaml:2: auxiliary.kernel_size is not known to family mlp, only to family convnext; --set auxiliary.kernel_size=null takes it out")
-        XCTAssertEqual(try parse(text, set: ["auxiliary.family=mlp", "auxiliary.kernel_size=null"]).auxiliary.family, "mlp")
+                       "r.yaml:2: auxiliary.kernel_size is not known to family mlp, only to family convnext; "
+                           + "--set auxiliary.kernel_size=null takes it out")
+        let mlp = try parse(text, set: ["auxiliary.family=mlp", "auxiliary.kernel_size=null"])
+        XCTAssertEqual(mlp.auxiliary.family, "mlp")
         XCTAssertEqual(try parse(text, set: ["auxiliary.kernel_size=null"]).auxiliary.kernelSize, 7)
         XCTAssertNil(try parse(text, set: ["model.patch_size=~"]).model.patchSize)
-        XCTAssertEqual(refusal { try parse(text, set: ["model.image_size=null"]) }, "--set model.image_size: is missing")
-        XCTAssertTrue(refusal { try parse(text, set: ["auxiliary.kernel_siz=null"]) }.contains("did you mean kernel_size?"))
+        XCTAssertEqual(refusal { try parse(text, set: ["model.image_size=null"]) },
+                       "--set model.image_size: is missing")
+        XCTAssertTrue(refusal { try parse(text, set: ["auxiliary.kernel_siz=null"]) }
+            .contains("did you mean kernel_size?"))
         // In a file it is no value.
-        XCTAssertEqual(refusal { try parse(Self.smallest + "\nauxiliary: {depth: null}") }, "r.yaml:2: auxiliary.depth must be an integer")
+        XCTAssertEqual(refusal { try parse(Self.smallest + "\nauxiliary: {depth: null}") },
+                       "r.yaml:2: auxiliary.depth must be an integer")
     }
 
     func testNoHeadIgnoresTheKeysOfHeads() throws {
         let plain = try parse(Self.smallest + "\nauxiliary: {family: none}")
-        XCTAssertEqual(try parse(Self.smallest + "\nauxiliary: {family: none, depth: 1, kernel_size: 6, num_heads: 2}"), plain)
-        XCTAssertEqual(try parse(Self.smallest + "\nauxiliary: {depth: 1, bottleneck_ratio: 1}", set: ["auxiliary.family=none"]), plain)
+        for (keys, overrides) in [("family: none, depth: 1, kernel_size: 6, num_heads: 2", []),
+                                  ("depth: 1, bottleneck_ratio: 1", ["auxiliary.family=none"])] {
+            XCTAssertEqual(try parse(Self.smallest + "\nauxiliary: {\(keys)}", set: overrides), plain)
+        }
         XCTAssertTrue(plain.yaml.contains("auxiliary:\n  family: none\nhead:"))
-        XCTAssertTrue(refusal { try parse(Self.smallest + "\nauxiliary: {family: none, deph: 1}") }.contains("did you mean depth?"))
+        XCTAssertTrue(refusal { try parse(Self.smallest + "\nauxiliary: {family: none, deph: 1}") }
+            .contains("did you mean depth?"))
     }
 
     func testPatchSizeMayBeTheArchitecturesOwn() throws {
-        let recipe = try parse("model: {architecture: swin_micro, image_size: 30}\ndata: {local_crops: 2, local_crops_size: 13}")
+        let recipe = try parse("""
+            model: {architecture: swin_micro, image_size: 30}
+            data: {local_crops: 2, local_crops_size: 13}
+            """)
         XCTAssertNil(recipe.model.patchSize)
         XCTAssertFalse(recipe.yaml.contains("patch_size"))
         XCTAssertEqual(try parse(recipe.yaml), recipe)
@@ -206,7 +229,8 @@ final class RecipeMeaningTests: XCTestCase {
     /// Names of the caller's own, which no declaration knows, read every key.
     func testListsOfTheCaller() throws {
         func parse(_ text: String) throws -> Recipe {
-            try Recipe.parse(Self.smallest + text, file: "r.yaml", architectures: Self.architectures, objectives: ["other", "dino"], families: ["own"])
+            try Recipe.parse(Self.smallest + text, file: "r.yaml", architectures: Self.architectures,
+                             objectives: ["other", "dino"], families: ["own"])
         }
         let recipe = try parse("\nauxiliary: {kernel_size: 3}\nobjective: {mask_shape: random}")
         XCTAssertEqual(recipe.auxiliary.family, "own")
@@ -244,10 +268,14 @@ final class RecipeMeaningTests: XCTestCase {
 
     func testRecipesOfLaterBuildsAreNamed() {
         let advice = "c.safetensors: its recipe is not one of this build (hssl "
-        for (change, expected) in [("  depth: 2", "  depth: 2\n  gamma: 1"), ("  name: ibot", "  name: later"), ("checkpoint:", "later: {a: 1}\ncheckpoint:")] {
-            let message = refusal { try stored(Self.earlier(family: "convnext", states: true).replacingOccurrences(of: change, with: expected)) }
-            XCTAssertTrue(message.hasPrefix(advice) && message.contains("if a later one wrote it, use that: recipe:"), message)
-            XCTAssertTrue(message.contains("gamma") || message.contains("later; ") || message.contains("not later"), message)
+        let text = Self.earlier(family: "convnext", states: true)
+        for (old, new, named) in [("  depth: 2", "  depth: 2\n  gamma: 1", "unknown key auxiliary.gamma"),
+                                  ("  name: ibot", "  name: later", "must be one of ibot, dino, not later"),
+                                  ("checkpoint:", "later: {a: 1}\ncheckpoint:", "unknown section later")] {
+            let message = refusal { try stored(text.replacingOccurrences(of: old, with: new)) }
+            XCTAssertTrue(message.hasPrefix(advice), message)
+            XCTAssertTrue(message.contains("a later one wrote it, use that: recipe:"), message)
+            XCTAssertTrue(message.contains(named), message)
         }
         XCTAssertTrue(refusal { try stored("") }.hasPrefix(advice))
     }
@@ -255,21 +283,22 @@ final class RecipeMeaningTests: XCTestCase {
     func testDifferences() throws {
         let recipe = try parse(Self.smallest)
         func difference(_ overrides: String...) throws -> String? {
-            try recipe.firstDifference(to: parse(Self.smallest, set: overrides)).map { "\($0.key): \($0.mine) → \($0.others)" }
+            let other = try parse(Self.smallest, set: overrides)
+            return recipe.firstDifference(to: other).map { "\($0.key): \($0.mine) → \($0.others)" }
         }
         XCTAssertNil(try difference())
-        XCTAssertNil(try difference("evaluation.knn_every_epochs=3", "evaluation.knn_reference_images=5", "checkpoint.every_steps=7"))
+        XCTAssertNil(try difference("evaluation.knn_every_epochs=3", "evaluation.knn_reference_images=5",
+                                    "checkpoint.every_steps=7"))
         XCTAssertNil(try difference("optimizer.states=float32"))
-        XCTAssertEqual(try difference("schedule.seed=3", "optimizer.learning_rate=0.001"), "optimizer.learning_rate: 0.00075 → 0.001")
-        XCTAssertEqual(try difference("objective.mask_ratio=[0, 0.4]"), "objective.mask_ratio: [0.0, 0.3] → [0.0, 0.4]")
+        XCTAssertEqual(try difference("schedule.seed=3", "optimizer.learning_rate=0.001"),
+                       "optimizer.learning_rate: 0.00075 → 0.001")
+        XCTAssertEqual(try difference("objective.mask_ratio=[0, 0.4]"),
+                       "objective.mask_ratio: [0.0, 0.3] → [0.0, 0.4]")
         XCTAssertEqual(try difference("auxiliary.family=none"), "auxiliary.family: convnext → none")
         XCTAssertEqual(try difference("auxiliary.width=64"), "auxiliary.width: absent → 64")
         XCTAssertEqual(try difference("model.patch_size=null"), "model.patch_size: 4 → absent")
-        // Every key of a section that decides weights is compared.
-        let other = try parse("""
-            model: {architecture: swin_micro, image_size: 32, patch_size: 8, drop_path: 0}
-            schedule: {precision: float16}
-            """)
-        XCTAssertEqual(recipe.firstDifference(to: other)?.key, "model.architecture")
+        // The first in canonical order.
+        XCTAssertEqual(try difference("schedule.precision=float16", "model.architecture=swin_micro"),
+                       "model.architecture: vit_nano → swin_micro")
     }
 }

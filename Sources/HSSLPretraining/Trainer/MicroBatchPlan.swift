@@ -95,7 +95,7 @@ package struct MicroBatchPlan {
 
     /// As many masked patches of a view as the recipe can draw: they enter the projection head.
     private static func mostMasked(_ recipe: Recipe) -> Int {
-        let tokens = (recipe.model.imageSize / (recipe.model.patchSize ?? 16)) * (recipe.model.imageSize / (recipe.model.patchSize ?? 16))
+        let grid = recipe.model.imageSize / (recipe.model.patchSize ?? 16), tokens = grid * grid
         let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
         return min(tokens, Int((ratio * Double(tokens)).rounded(.up)))
     }

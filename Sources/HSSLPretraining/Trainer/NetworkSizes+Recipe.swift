@@ -4,10 +4,12 @@ import HSSLModels
 extension NetworkSizes {
     /// The networks that a recipe asks for.
     package init(recipe: Recipe) throws {
-        guard ["convnext", Recipe.Auxiliary.none].contains(recipe.auxiliary.family), recipe.auxiliary.width == nil, recipe.objective.name == "ibot" else {
+        guard ["convnext", Recipe.Auxiliary.none].contains(recipe.auxiliary.family), recipe.auxiliary.width == nil,
+              recipe.objective.name == "ibot" else {
             throw ModelError("head \(recipe.auxiliary.family) with objective \(recipe.objective.name) cannot be built yet")
         }
-        let base = try ModelArchitecture(named: recipe.model.architecture, imageSize: recipe.model.imageSize, patchSize: (recipe.model.patchSize ?? 16))
+        let base = try ModelArchitecture(named: recipe.model.architecture, imageSize: recipe.model.imageSize,
+                                         patchSize: recipe.model.patchSize ?? 16)
         let auxiliary = recipe.auxiliary.isEnabled
             ? Auxiliary(depth: recipe.auxiliary.depth, kernel: recipe.auxiliary.kernelSize, firstShortcut: recipe.auxiliary.firstShortcut) : nil
         self.init(base: base, auxiliary: auxiliary, hidden: recipe.head.hiddenDim, bottleneck: recipe.head.bottleneckDim,

@@ -119,7 +119,8 @@ public final class Trainer {
         }
         let stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
         if let (key, there, here) = stored.firstDifference(to: recipe) {
-            throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; resume with the recipe it was started with")
+            throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
+                + "resume with the recipe it was started with")
         }
         let perEpoch = dataset.count / recipe.schedule.effectiveBatch
         guard position.step <= recipe.schedule.epochs * perEpoch, position.seed == recipe.schedule.seed,
