@@ -117,11 +117,10 @@ public final class Trainer {
         guard position.datasetDigest ?? digest == digest else {
             throw PretrainingError("\(path): was trained on other images than those of \(dataset.path), though as many")
         }
-        let old = position.recipe.split(separator: "\n"), new = recipe.yaml.split(separator: "\n")
-        guard old == new else {
-            let different = zip(old, new).first { $0 != $1 }
-            let hint = different.map { ": '\(oneLine($0.trimmed))' there, '\(oneLine($1.trimmed))' here" } ?? ""
-            throw PretrainingError("\(path): the run has another recipe\(hint); resume with the recipe it was started with")
+        let stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
+        if let (key, there, here) = stored.firstDifference(to: recipe) {
+            throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
+                + "resume with the recipe it was started with")
         }
         let perEpoch = dataset.count / recipe.schedule.effectiveBatch
         guard position.step <= recipe.schedule.epochs * perEpoch, position.seed == recipe.schedule.seed,
@@ -355,9 +354,4 @@ public final class Trainer {
         let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
         return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
     }
-}
-
-extension Substring {
-    /// Without leading spaces.
-    fileprivate var trimmed: Substring { drop { $0 == " " } }
 }
