@@ -253,7 +253,7 @@ public final class Trainer {
                        unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
 
-    private func seconds(since start: ContinuousClock.Instant) -> Double { PretrainBenchmark.seconds(ContinuousClock.now - start) }
+    private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
 
     private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
