@@ -90,8 +90,7 @@ public final class Trainer {
         let largestImage: Int
         (datasetDigest, largestImage) = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
-        preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
-                                          std: recipe.data.std.map { Float($0) })
+        preprocessing = try Preprocessing(recipe: recipe)
         evaluation = try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
