@@ -6,12 +6,12 @@ import XCTest
 
 @testable import HSSLPretraining
 
-/// Whole training steps against float64 trajectories of the reference (shared/method.md, "fixtures"): losses, logits, every gradient, and where student,
-/// teacher and centres end.
+/// Whole training steps against float64 trajectories of the reference (docs/method.md, "Bounds of the parity tests"):
+/// losses, logits, every gradient, and where student, teacher and centres end.
 ///
 /// Also runs every `*.safetensors` in the folder named by `HSSL_FIXTURES`.
 final class ParityTests: XCTestCase {
-    /// Bounds for float32 of shared/method.md.
+    /// Bounds for float32 of docs/method.md.
     private enum Bound {
         static let loss = 1e-5
         static let tensor = 1e-4
