@@ -45,8 +45,10 @@ let package = Package(
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
         .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", "HSSLRuntime", .product(name: "Yams", package: "Yams")]),
 
+        .target(name: "HSSLBenchmarks", dependencies: ["HSSLPretraining", "HSSLRuntime"]),
+
         // Commands
-        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLCommandLine"]),
+        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLBenchmarks", "HSSLCommandLine"]),
         .executableTarget(name: "hssl-extract", dependencies: ["HSSLRuntime", "HSSLData", "HSSLCommandLine"]),
 
         // Tests

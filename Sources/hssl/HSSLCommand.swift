@@ -2,6 +2,7 @@ import ArgumentParser
 import CSupport
 import HSSLCommandLine
 import HSSLFormats
+import HSSLGraph
 import HSSLModels
 #if canImport(Glibc)
 import Glibc
@@ -11,9 +12,10 @@ import Glibc
 enum Entry {
     static func main() {
         // The version names the instruction set, so the CPU is looked at before anything is parsed.
-        var message = [CChar](repeating: 0, count: 256)
-        if hssl_initialize(&message, message.count) != 0 {
-            StandardError.shared.print("hssl: error: \(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))")
+        do {
+            try Processor.initialize()
+        } catch {
+            StandardError.shared.print("hssl: error: \(error)")
             exit(ExitStatus.failed.rawValue)
         }
         runTool(HSSLCommand.self, tool: "hssl")

@@ -1,5 +1,6 @@
 import CSupport
 import Foundation
+import HSSLFormats
 import HSSLGraph
 import HSSLModels
 import XCTest
@@ -110,7 +111,7 @@ func writeRandomModel(_ path: String, imageSize: Int = 28, embedDim: Int = 24, d
     parameters.initialize(seed: 1)
     try ModelFile.write(
         path: path, architecture: architecture,
-        preprocessing: ModelPreprocessing(resize: imageSize + 4, crop: imageSize, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3]),
+        preprocessing: Preprocessing(resize: imageSize + 4, crop: imageSize, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3]),
         provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"), precision: precision,
         parameters: parameters)
 }

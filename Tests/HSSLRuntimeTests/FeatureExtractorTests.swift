@@ -1,4 +1,5 @@
 import CSupport
+import HSSLFormats
 import HSSLGraph
 import XCTest
 
@@ -140,7 +141,7 @@ final class FeatureExtractorTests: XCTestCase {
         for precision in Precision.allCases {
             try ModelFile.write(
                 path: path, architecture: model.architecture,
-                preprocessing: ModelPreprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
+                preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
                 provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
                 precision: precision, parameters: model.parameters)
             let found = try FeatureExtractor(modelPath: path, threads: 1).rows(images, .patch)
@@ -159,7 +160,7 @@ final class FeatureExtractorTests: XCTestCase {
         let path = NSTemporaryDirectory() + "hssl-limit-\(ProcessInfo.processInfo.processIdentifier).safetensors"
         defer { try? FileManager.default.removeItem(atPath: path) }
         try ModelFile.write(
-            path: path, architecture: model.architecture, preprocessing: ModelPreprocessing(resize: 20, crop: 20, mean: [0, 0, 0], std: [1, 1, 1]),
+            path: path, architecture: model.architecture, preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0, 0, 0], std: [1, 1, 1]),
             provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
             precision: .float32, parameters: model.parameters)
         let bound = try Plan.memoryBound(ModelFile(path: path), threads: 2, batch: 4)

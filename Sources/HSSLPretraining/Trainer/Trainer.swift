@@ -90,8 +90,7 @@ public final class Trainer {
         let largestImage: Int
         (datasetDigest, largestImage) = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
-        preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
-                                          std: recipe.data.std.map { Float($0) })
+        preprocessing = try Preprocessing(recipe: recipe)
         evaluation = try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
@@ -255,7 +254,7 @@ public final class Trainer {
                        unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
 
-    private func seconds(since start: ContinuousClock.Instant) -> Double { PretrainBenchmark.seconds(ContinuousClock.now - start) }
+    private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
 
     private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
         var metrics = Metrics(step: step, epoch: schedule.epoch)

@@ -1,6 +1,7 @@
 import CSupport
 import HSSLGraph
 import HSSLModels
+import HSSLPretraining
 
 /// Whole pretraining steps on synthetic views: random weights, real work.
 public struct PretrainBenchmark {
