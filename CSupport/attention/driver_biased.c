@@ -12,14 +12,11 @@ typedef struct {
     hssl_attention_shape shape;
     ptrdiff_t batch, heads, chunks, windows;
     const float *bias, *mask, *qkv;
-    // Forward
-    float *out;
-    // Both
-    float *log_sum_exp;
-    // Backward
-    const float *finished_out, *dout;
-    float *dqkv, *dbias;
-    float *partial;        // [heads, chunks, tokens, ld]
+    // A forward writes these,
+    float *out, *log_sum_exp;
+    // a backward reads them.
+    const float *finished_out, *finished_log_sum_exp, *dout;
+    float *dqkv, *dbias, *partial;  // partial: [heads, chunks, tokens, ld], of dbias
     char *workspace;
     size_t bytes_a_thread;
 } biased_job;
@@ -46,9 +43,9 @@ static void forward_chunk(const void *job, ptrdiff_t task, int part) {
         const float *const q = w->qkv + b * tokens * w->shape.ld_qkv + h * head_dim;
         const hssl_attention_head head = {w->shape, q, q + width, q + 2 * width, w->out + b * tokens * w->shape.ld_out + h * head_dim,
                                           w->log_sum_exp ? w->log_sum_exp + (b * w->heads + h) * tokens : NULL, panels};
-        hssl_attention__scalar.forward.prepare(&head);
+        w->kernels->forward.prepare(&head);
         for (ptrdiff_t i = 0; i < tokens; i += height)
-            hssl_attention__scalar.strip_biased(&head, bias_of(w, h), mask_of(w, b), i, hssl_min(tokens, i + height), panels + bytes.panels);
+            w->kernels->strip_biased(&head, bias_of(w, h), mask_of(w, b), i, hssl_min(tokens, i + height), panels + bytes.panels);
     }
 }
 
@@ -80,8 +77,8 @@ static void backward_chunk(const void *job, ptrdiff_t task, int part) {
     if (dbias) memset(dbias, 0, (size_t)partial_size(tokens) * sizeof(float));
     for (ptrdiff_t b = hssl_split(w->batch, w->chunks, chunk); b < hssl_split(w->batch, w->chunks, chunk + 1); ++b) {
         const ptrdiff_t at = b * tokens * w->shape.ld_qkv + h * head_dim, at_out = b * tokens * w->shape.ld_out + h * head_dim;
-        hssl_attention__scalar.backward_biased(&w->shape, w->qkv + at, w->qkv + at + width, w->qkv + at + 2 * width, w->finished_out + at_out,
-                                    w->log_sum_exp + (b * w->heads + h) * tokens, w->dout + at_out, bias_of(w, h), mask_of(w, b), w->dqkv + at,
+        w->kernels->backward_biased(&w->shape, w->qkv + at, w->qkv + at + width, w->qkv + at + 2 * width, w->finished_out + at_out,
+                                    w->finished_log_sum_exp + (b * w->heads + h) * tokens, w->dout + at_out, bias_of(w, h), mask_of(w, b), w->dqkv + at,
                                     w->dqkv + at + width, w->dqkv + at + 2 * width, dbias, scratch);
     }
 }
@@ -106,8 +103,8 @@ void hssl_attention_biased_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t
     const size_t bytes_a_thread = (size_t)hssl_attention_backward_scratch(tokens, head_dim) * sizeof(float);
     char *const scratch = workspace;
     const biased_job job = {.kernels = hssl_attention_selected(), .shape = shape_of(tokens, heads, head_dim), .batch = batch, .heads = heads,
-                            .chunks = chunks_of(batch), .windows = windows, .bias = bias, .mask = mask, .qkv = qkv, .log_sum_exp = (float *)log_sum_exp,
-                            .finished_out = out, .dout = dout, .dqkv = dqkv, .dbias = dbias,
+                            .chunks = chunks_of(batch), .windows = windows, .bias = bias, .mask = mask, .qkv = qkv, .finished_out = out,
+                            .finished_log_sum_exp = log_sum_exp, .dout = dout, .dqkv = dqkv, .dbias = dbias,
                             .partial = (float *)(void *)(scratch + (size_t)hssl_get_threads() * bytes_a_thread), .workspace = scratch,
                             .bytes_a_thread = bytes_a_thread};
     const int team = hssl_team((double)(5 * batch * heads * tokens * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD);

@@ -2,8 +2,6 @@
 #include "elementwise/partition.h"
 #include "norm/norm.h"
 
-static const hssl_norm_kernels *selected(void) { return &hssl_norm__scalar; }
-
 /// Pieces that the groups of a sample are cut into.
 static ptrdiff_t pieces_of(ptrdiff_t batch, ptrdiff_t groups, int threads) {
     return batch >= threads ? 1 : hssl_min(groups, hssl_ceil_div(threads, hssl_max(batch, 1)));
@@ -11,7 +9,7 @@ static ptrdiff_t pieces_of(ptrdiff_t batch, ptrdiff_t groups, int threads) {
 
 void hssl_group_norm(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
                      const float *bias, float epsilon, float *y, float *mean, float *rstd) {
-    const hssl_norm_kernels *kernels = selected();
+    const hssl_norm_kernels *kernels = hssl_norm_selected();
     const hssl_group_shape shape = {positions, C, groups};
     const int threads = hssl_team((double)(batch * positions * C) * HSSL_WORK_STREAM);
     const ptrdiff_t pieces = pieces_of(batch, groups, threads), tasks = batch * pieces;
@@ -30,7 +28,7 @@ enum { PARTIAL_SUMS = 65536 };
 
 void hssl_group_norm_backward(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
                               const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias) {
-    const hssl_norm_kernels *kernels = selected();
+    const hssl_norm_kernels *kernels = hssl_norm_selected();
     const hssl_group_shape shape = {positions, C, groups};
     float partial[PARTIAL_SUMS];
     // Samples by rounds, so that the sums of a round have room. A sample's sums are added in order, whatever the threads.

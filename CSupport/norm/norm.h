@@ -26,6 +26,9 @@ typedef struct {
                                 const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias);
 } hssl_norm_kernels;
 
+/// The row of the selected instruction set.
+const hssl_norm_kernels *hssl_norm_selected(void);
+
 #define HSSL_KERNEL(family, table, isa) extern const hssl_norm_kernels table;
 #include "norm/kernels.inc"
 #undef HSSL_KERNEL

@@ -1,4 +1,5 @@
 import ArgumentParser
+import HSSLBenchmarks
 import HSSLCommandLine
 import HSSLFormats
 import HSSLGraph

@@ -13,13 +13,13 @@ final class LoweringTests: XCTestCase {
 
     func testTransformerIsFused() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
-        let float = try lower(trace.tape, trace.tokens.gatheringRows([0]))
+        let float = try lower(trace.tape, trace.global)
         // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual; in the last one
         // keys and values of all tokens and one query are two products; the last norm, the copy to the features.
         XCTAssertEqual(float.steps.count, 3 + 11 * 7 + 8 + 2)
         XCTAssertEqual(float.steps.last { $0.kind == HSSL_STEP_ATTENTION }?.size, [197, 6, 64, 0, 1])
         XCTAssertFalse(float.steps.contains { [HSSL_STEP_ADD, HSSL_STEP_GELU].contains($0.kind) })
-        let int8 = try lower(trace.tape, trace.tokens.gatheringRows([0]), .int8)
+        let int8 = try lower(trace.tape, trace.global, .int8)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM_QUANTIZE }.count, 12 * 2)
         XCTAssertEqual(int8.steps.filter(\.kind.isLinear).count, 1 + 11 * 4 + 5)  // patches too
         XCTAssertEqual(int8.steps.last { $0.kind == HSSL_STEP_ATTENTION_INTEGER }?.size, [197, 6, 64, 0, 1])
@@ -68,13 +68,13 @@ final class LoweringTests: XCTestCase {
     func testPatchesTooLongForCodesStayInFloats() throws {
         for (patch, kind) in [(32, HSSL_STEP_LINEAR_U8S8), (160, HSSL_STEP_LINEAR_F32)] {
             let trace = try ModelTrace(ModelArchitecture(named: "vit_nano", imageSize: 320, patchSize: patch))
-            XCTAssertEqual(try lower(trace.tape, trace.tokens, .int8).steps.first { $0.kind.isLinear }?.kind, kind)
+            XCTAssertEqual(try lower(trace.tape, trace.local, .int8).steps.first { $0.kind.isLinear }?.kind, kind)
         }
     }
 
     /// The figure that rates are divided by counts what is computed, not what the model could.
     func testOperationsOfClsFeatures() throws {
-        let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32, threads: 2)
+        let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32)
         let (n, d) = (197.0, 384.0)
         let blocks = 11 * (24 * n * d * d + 4 * n * n * d)
         // Keys and values of all tokens; the query, its scores and its values' mean; projection and MLP of one token.
@@ -88,7 +88,7 @@ final class LoweringTests: XCTestCase {
     func testRowsPassFromAttentionToAttention() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
         for (precision, length) in [(Precision.float32, 6), (.int8, 8)] {
-            let steps = try lower(trace.tape, trace.tokens.gatheringRows([0]), precision).steps
+            let steps = try lower(trace.tape, trace.global, precision).steps
             let chains = RowChains.ranges(steps)
             XCTAssertEqual(chains.flatMap(Array.init), Array(steps.indices))
             for chain in chains where chain.count > 1 { XCTAssertEqual(Set(steps[chain].map { $0.size[0] }).count, 1) }
@@ -108,7 +108,7 @@ final class LoweringTests: XCTestCase {
     func testStoragesThatLiveTogetherAreApart() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_nano", imageSize: 28, patchSize: 4))
         for precision in Precision.allCases {
-            let result = try lower(trace.tape, trace.tokens, precision)
+            let result = try lower(trace.tape, trace.local, precision)
             // What one step of a chain touches is alive during all of them.
             let chains = RowChains.ranges(result.steps)
             let turns = chains.enumerated().flatMap { turn, chain in chain.map { _ in turn } }
@@ -128,7 +128,10 @@ final class LoweringTests: XCTestCase {
     func testConvNeXtHeadEqualsTheTape() throws {
         let set = ParameterSet()
         let pool = BufferPool()
-        let head = ConvNeXtHead(ParameterScope(set), width: 24, depth: 3, kernel: 5, firstShortcut: false)
+        var settings = HeadSettings(family: "convnext", depth: 3)
+        settings.kernelSize = 5
+        let grid = Grid(height: 4, width: 4)
+        let head = try AuxiliaryHead(ParameterScope(set), over: GridShape(grid: grid, width: 24), settings)
         set.allocate(from: pool)
         set.initialize(seed: 5)
         for precision in [Precision.float32, .int8] {
@@ -136,12 +139,7 @@ final class LoweringTests: XCTestCase {
                 func forward(_ tape: Tape, _ fill: (Tensor) -> Void = { _ in }) -> (Tensor, Tensor) {
                     let input = tape.input(shape: [1, 17, 24])
                     fill(input)
-                    let grid = Grid(height: 4, width: 4)
-                    let output =
-                        plain
-                        ? head.plainCLS(input, grid: grid, stochasticDepth: nil, firstBlock: 0)
-                        : head.cls(input, grid: grid, stochasticDepth: nil, firstBlock: 0)
-                    return (input, output)
+                    return (input, head.global(BaseOutput(tokens: input, prefix: 1, grid: grid).cells, Pass(plain: plain)))
                 }
                 let eager = Tape(mode: .inference, precision: precision, pool: pool)
                 let (input, expected) = forward(eager) { input in
@@ -160,19 +158,19 @@ final class LoweringTests: XCTestCase {
     }
 
     func testPositionsAtAnotherGridAreFolded() throws {
-        let architecture = try ModelArchitecture(family: "vit", name: "custom", imageSize: 16, patchSize: 4, embedDim: 24, depth: 1, numHeads: 2)
+        let architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: 24, depth: 1, numHeads: 2))
         let set = ParameterSet()
         let pool = BufferPool()
-        let model = try architecture.makeModel(ParameterScope(set), pretraining: false)
+        let model = try architecture.makeBase(ParameterScope(set), .deployment)
         set.allocate(from: pool)
         set.initialize(seed: 2)
         let eager = Tape(mode: .inference, pool: pool)
         let images = eager.input(shape: [1, 3, 24, 24])
         for i in 0..<images.count { images.values[i] = Float(i % 17) / 17 }
-        let expected = model.tokens(images, mask: nil, stochasticDepth: nil)
+        let expected = model(images, mask: nil, Pass()).tokens
 
         let traced = Tape(mode: .shapes, pool: pool)
-        let output = model.tokens(traced.input(shape: [1, 3, 24, 24]), mask: nil, stochasticDepth: nil)
+        let output = model(traced.input(shape: [1, 3, 24, 24]), mask: nil, Pass()).tokens
         var constants = ConstantTable()
         let result = try Lowering.lower(traced, outputs: [(output, 0)], precision: .float32, constants: &constants)
         XCTAssertLessThan(relativeError(try run(result, constants, set, images.array(), count: expected.count), expected.array()), 1e-5)
@@ -226,9 +224,11 @@ final class LoweringTests: XCTestCase {
     private func run(_ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int) throws -> [Float] {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: constants.byteCount + 64, alignment: 64)
         let arena = UnsafeMutableRawPointer.allocate(byteCount: result.arena.byteCount + 64, alignment: 64)
+        let workspace = UnsafeMutableRawPointer.allocate(byteCount: 256 * result.workspaceBytes + 64, alignment: 64)
         defer {
             memory.deallocate()
             arena.deallocate()
+            workspace.deallocate()
         }
         // Whatever a step reads without anyone having written it shows.
         memset(arena, 0xFF, result.arena.byteCount)
@@ -239,7 +239,7 @@ final class LoweringTests: XCTestCase {
             var plan = hssl_plan(
                 steps: steps.baseAddress, step_count: steps.count, constants: memory, image_bytes: input.count * 4, features_bytes: count * 4,
                 arena_bytes: result.arena.byteCount)
-            hssl_plan_run(&plan, 1, input, &output, arena)
+            hssl_plan_run(&plan, 1, input, &output, arena, workspace)
         }
         return output
     }

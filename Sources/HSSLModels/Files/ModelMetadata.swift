@@ -1,28 +1,5 @@
 import HSSLFormats
 
-/// How an image becomes a model's input: as stored in `hssl.preprocessing`.
-///
-/// Shorter side → `resize` (antialiased), centre crop `crop`×`crop`, /255, (x − mean)/std per channel.
-public struct ModelPreprocessing: Equatable, Sendable {
-    /// Pixels of the shorter side.
-    public var resize: Int
-    /// Pixels of the square that the model sees: the architecture's image size.
-    public var crop: Int
-    /// Only `bicubic` is known.
-    public var interpolation: String
-    /// Per channel, of values in 0 … 1.
-    public var mean: [Float]
-    public var std: [Float]
-
-    public init(resize: Int, crop: Int, interpolation: String = "bicubic", mean: [Float], std: [Float]) {
-        self.resize = resize
-        self.crop = crop
-        self.interpolation = interpolation
-        self.mean = mean
-        self.std = std
-    }
-}
-
 /// Where a model comes from: as stored in `hssl.provenance`. Informative only; absent entries are empty.
 public struct ModelProvenance: Equatable, Sendable {
     /// e.g. `hssl` or `ibot`.
@@ -75,12 +52,12 @@ extension ModelArchitecture {
     }
 }
 
-extension ModelPreprocessing {
+extension Preprocessing {
     static let key = "hssl.preprocessing"
 
     var json: JSONValue {
         [
-            "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation),
+            "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation.rawValue),
             "mean": .array(mean.map(shortest)), "std": .array(std.map(shortest)),
         ]
     }
@@ -88,23 +65,25 @@ extension ModelPreprocessing {
     init(json: JSONValue) throws {
         let key = Self.key
         try json.requireKeys(among: ["resize", "crop", "interpolation", "mean", "std"], in: key)
-        self.init(
-            resize: try json.integer("resize", in: key, range: 1...32_768), crop: try json.integer("crop", in: key, range: 1...16_384),
-            interpolation: try json.string("interpolation", in: key), mean: try json.numbers("mean", in: key).map { Float($0) },
-            std: try json.numbers("std", in: key).map { Float($0) })
+        let name = try json.string("interpolation", in: key)
+        guard let interpolation = Interpolation(rawValue: name) else {
+            let known = Interpolation.allCases.map(\.rawValue).joined(separator: ", ")
+            throw ModelError("\(key): unknown interpolation '\(oneLine(name))' (known: \(known))")
+        }
+        let (resize, crop) = (try json.integer("resize", in: key), try json.integer("crop", in: key))
+        let mean = try json.numbers("mean", in: key).map { Float($0) }
+        let std = try json.numbers("std", in: key).map { Float($0) }
+        do {
+            try self.init(resize: resize, crop: crop, interpolation: interpolation, mean: mean, std: std)
+        } catch {
+            throw ModelError("\(key): \(error.reason)")
+        }
     }
 
     /// - Throws: `ModelError`, where the model cannot be served this way.
     func validate(for architecture: ModelArchitecture) throws {
-        let key = Self.key
-        guard crop == architecture.imageSize else { throw ModelError("\(key): crop \(crop) differs from the model's image_size \(architecture.imageSize)") }
-        guard resize >= crop else { throw ModelError("\(key): resize \(resize) is less than crop \(crop)") }
-        guard interpolation == "bicubic" else { throw ModelError("\(key): unknown interpolation '\(oneLine(interpolation))' (known: bicubic)") }
-        guard mean.count == architecture.channels, std.count == architecture.channels else {
-            throw ModelError("\(key): mean and std must have \(architecture.channels) entries")
-        }
-        guard mean.allSatisfy(\.isFinite), std.allSatisfy({ $0.isFinite && $0 > 0 }) else {
-            throw ModelError("\(key): mean must be finite and std positive")
+        guard crop == architecture.imageSize else {
+            throw ModelError("\(Self.key): crop \(crop) differs from the model's image_size \(architecture.imageSize)")
         }
     }
 }

@@ -75,6 +75,8 @@ package struct HSSLObjective {
         package var teacher = Duration.zero
         package var forward = Duration.zero
         package var backward = Duration.zero
+
+        package init() {}
     }
 
     package init(student: Network, teacher: Network, settings: Settings) {

@@ -126,13 +126,12 @@ private final class Permutations: Sendable {
         self.seed = seed
     }
 
-    /// Fisher–Yates under (seed, epoch).
+    /// A function of (seed, epoch).
     func epoch(_ epoch: Int) -> [Int32] {
         known.withLock { known in
             if let order = known[epoch] { return order }
             var random = CounterRandom(seed: seed, stream: 0x5045_524D, UInt64(epoch))
-            var order = (0..<Int32(count)).map { $0 }
-            for i in stride(from: count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+            let order = random.shuffled(0..<Int32(count))
             known = known.filter { abs($0.key - epoch) <= 1 }
             known[epoch] = order
             return order

@@ -1,5 +1,7 @@
+import CSupport
 import HSSLData
 import HSSLEvaluation
+import HSSLFormats
 import HSSLGraph
 import HSSLModels
 import HSSLRuntime
@@ -27,8 +29,7 @@ struct OnlineEvaluation {
         self.preprocessing = preprocessing
         self.architecture = architecture
         var random = CounterRandom(seed: recipe.schedule.seed, stream: 0x4B4E_4E)
-        var order = Array(0..<dataset.count)
-        for i in stride(from: order.count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+        let order = random.shuffled(0..<dataset.count)
         let queries = min(Self.queries, dataset.count / 5)
         query = Array(order.prefix(queries))
         reference = Array(order.dropFirst(queries).prefix(recipe.evaluation.knnReferenceImages))
@@ -46,9 +47,10 @@ struct OnlineEvaluation {
 
     /// - Parameter illustrations: how many queries come back with their neighbours.
     func run(_ network: Network, illustrations: Int = 0) throws -> Result {
-        let extractor = try FeatureExtractor(model: architecture, parameters: network.parameters, prefix: "base.")
-        let references = try DatasetFeatures(dataset, indices: reference, extractor: extractor, preprocessing: preprocessing)
-        let queries = try DatasetFeatures(dataset, indices: query, extractor: extractor, preprocessing: preprocessing)
+        let model = try Model(architecture: architecture, parameters: network.parameters, prefix: "base.")
+        let session = try Session(model: model, threads: Int(hssl_get_threads()))
+        let references = try DatasetFeatures(dataset, indices: reference, session: session, preprocessing: preprocessing)
+        let queries = try DatasetFeatures(dataset, indices: query, session: session, preprocessing: preprocessing)
         let index = try FeatureIndex(features: references.values, dimension: references.dimension)
         var top1: Double?
         if dataset.hasLabels {

@@ -90,8 +90,7 @@ public final class Trainer {
         let largestImage: Int
         (datasetDigest, largestImage) = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
-        preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
-                                          std: recipe.data.std.map { Float($0) })
+        preprocessing = try Preprocessing(recipe: recipe)
         evaluation = try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
@@ -117,11 +116,10 @@ public final class Trainer {
         guard position.datasetDigest ?? digest == digest else {
             throw PretrainingError("\(path): was trained on other images than those of \(dataset.path), though as many")
         }
-        let old = position.recipe.split(separator: "\n"), new = recipe.yaml.split(separator: "\n")
-        guard old == new else {
-            let different = zip(old, new).first { $0 != $1 }
-            let hint = different.map { ": '\(oneLine($0.trimmed))' there, '\(oneLine($1.trimmed))' here" } ?? ""
-            throw PretrainingError("\(path): the run has another recipe\(hint); resume with the recipe it was started with")
+        let stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
+        if let (key, there, here) = stored.firstDifference(to: recipe) {
+            throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
+                + "resume with the recipe it was started with")
         }
         let perEpoch = dataset.count / recipe.schedule.effectiveBatch
         guard position.step <= recipe.schedule.epochs * perEpoch, position.seed == recipe.schedule.seed,
@@ -256,7 +254,7 @@ public final class Trainer {
                        unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
 
-    private func seconds(since start: ContinuousClock.Instant) -> Double { PretrainBenchmark.seconds(ContinuousClock.now - start) }
+    private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
 
     private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
@@ -355,9 +353,4 @@ public final class Trainer {
         let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
         return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
     }
-}
-
-extension Substring {
-    /// Without leading spaces.
-    fileprivate var trimmed: Substring { drop { $0 == " " } }
 }

@@ -21,10 +21,7 @@ package final class Learner {
     /// - Parameter moments: how the optimizer keeps large moments; nil: as goes with the precision.
     package init(sizes: NetworkSizes, settings: HSSLObjective.Settings, centerMomentum: Float, clipGradient: Float, moments: MomentStorage? = nil) throws {
         // Without it every kernel would silently be the scalar one.
-        var message = [CChar](repeating: 0, count: 256)
-        guard hssl_initialize(&message, message.count) == 0 else {
-            throw ModelError(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
-        }
+        try Processor.initialize()
         self.sizes = sizes
         pool = BufferPool()
         student = try Network(sizes, pool: pool)
