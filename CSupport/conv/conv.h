@@ -59,6 +59,9 @@ const hssl_conv_kernels *hssl_conv_selected(void);
 
 /// `count` patches of one image from patch `first` on, all in one row of patches; see hssl_patchify.
 void hssl_patchify_run(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, ptrdiff_t first, ptrdiff_t count, const float *image, float *patches);
+/// `count` windows of row i of them, from window `first` of the row on: of one sample of a grid, and of one image; see hssl_unfold, hssl_unfold_image.
+void hssl_unfold_run(const hssl_window_shape *shape, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *x, float *y);
+void hssl_unfold_image_run(const hssl_window_shape *shape, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *image, float *y);
 
 static inline ptrdiff_t hssl_conv_ld(ptrdiff_t C) { return (C + 15) / 16 * 16; }
 

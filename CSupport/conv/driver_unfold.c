@@ -5,10 +5,10 @@
 
 static void clear(ptrdiff_t n, float *y) { memset(y, 0, (size_t)n * sizeof(float)); }
 
-/// Row i of the windows of one sample. A line of a window, k positions of C channels, is contiguous in x as in y: one copy, less what is padding.
-static void unfold_row(const hssl_window_shape *s, ptrdiff_t i, const float *x, float *y) {
+// A line of a window, k positions of C channels, is contiguous in x as in y: one copy, less what is padding.
+void hssl_unfold_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *x, float *y) {
     const ptrdiff_t C = s->C, k = s->k, line = k * C;
-    for (ptrdiff_t j = 0; j < s->out_w; ++j) {
+    for (ptrdiff_t j = first; j < first + count; ++j) {
         const ptrdiff_t column = j * s->stride - s->padding;
         const hssl_window_span columns = hssl_window_positions(s, s->w, j);
         const ptrdiff_t before = (columns.begin - column) * C, inside = (columns.end - columns.begin) * C;
@@ -31,7 +31,7 @@ void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff
     const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
-            unfold_row(&shape, r % shape.out_h, x + r / shape.out_h * h * w * C, y + r * width);
+            hssl_unfold_run(&shape, r % shape.out_h, 0, shape.out_w, x + r / shape.out_h * h * w * C, y + r * width);
         }
     });
 }
@@ -53,35 +53,35 @@ static inline __attribute__((always_inline)) void copy_lines(ptrdiff_t k, ptrdif
         for (ptrdiff_t v = 0; v < k; ++v) y[v] = line[v];
 }
 
-/// Windows begin ..< end along a line, position by position.
-static void copy_partly(const hssl_window_shape *s, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t distance, const float *line, float *y) {
+/// Windows begin ..< end along a line, position by position; window 0 begins `padding` before it.
+static void copy_partly(const hssl_window_shape *s, ptrdiff_t padding, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t distance, const float *line, float *y) {
     for (ptrdiff_t j = begin; j < end; ++j) {
         for (ptrdiff_t v = 0; v < s->k; ++v) {
-            const ptrdiff_t column = j * s->stride - s->padding + v;
+            const ptrdiff_t column = j * s->stride - padding + v;
             y[j * distance + v] = column >= 0 && column < s->w ? line[column] : 0;
         }
     }
 }
 
-/// Row i of the windows of one image. Walks the lines of the image, each through all windows.
-static void unfold_image_row(const hssl_window_shape *s, ptrdiff_t i, const float *image, float *y) {
-    const ptrdiff_t k = s->k, window = s->C * k * k;
-    // Windows first ..< last lie between the left and the right padding.
-    const ptrdiff_t first = hssl_min(s->out_w, hssl_ceil_div(s->padding, s->stride));
-    const ptrdiff_t last = s->w + s->padding < k ? first : hssl_max(first, hssl_min(s->out_w, (s->w + s->padding - k) / s->stride + 1));
+// Walks the lines of the image, each through all windows.
+void hssl_unfold_image_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t from_window, ptrdiff_t count, const float *image, float *y) {
+    const ptrdiff_t k = s->k, window = s->C * k * k, padding = s->padding - from_window * s->stride;
+    // Windows first ..< last of these lie between the left and the right padding.
+    const ptrdiff_t first = padding <= 0 ? 0 : hssl_min(count, hssl_ceil_div(padding, s->stride));
+    const ptrdiff_t last = s->w + padding < k ? first : hssl_max(first, hssl_min(count, (s->w + padding - k) / s->stride + 1));
     for (ptrdiff_t c = 0; c < s->C; ++c) {
         for (ptrdiff_t u = 0; u < k; ++u) {
             const ptrdiff_t row = i * s->stride - s->padding + u;
             float *const to = y + (c * k + u) * k;
             if (row < 0 || row >= s->h) {
-                for (ptrdiff_t j = 0; j < s->out_w; ++j) clear(k, to + j * window);
+                for (ptrdiff_t j = 0; j < count; ++j) clear(k, to + j * window);
                 continue;
             }
             const float *const line = image + (c * s->h + row) * s->w;
-            copy_partly(s, 0, first, window, line, to);
-            copy_partly(s, last, s->out_w, window, line, to);
+            copy_partly(s, padding, 0, first, window, line, to);
+            copy_partly(s, padding, last, count, window, line, to);
             if (last == first) continue;
-            const float *const from = line + first * s->stride - s->padding;
+            const float *const from = line + first * s->stride - padding;
             switch (k) {
                 case 3: copy_lines(3, last - first, s->stride, window, from, to + first * window); break;
                 case 4: copy_lines(4, last - first, s->stride, window, from, to + first * window); break;
@@ -103,7 +103,7 @@ void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, p
     const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
-            unfold_image_row(&shape, r % shape.out_h, image + r / shape.out_h * C * H * W, y + r * width);
+            hssl_unfold_image_run(&shape, r % shape.out_h, 0, shape.out_w, image + r / shape.out_h * C * H * W, y + r * width);
         }
     });
 }

@@ -346,34 +346,47 @@ typedef struct {
 
 /// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
 typedef enum {
-    HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
-    HSSL_STEP_PATCHIFY_QUANTIZE,    // the same, channels·patch² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few at a time → y u8 codes, y_scale
-    HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart.
-                                    // The workspace is hssl_gemm_f32_rows's; the products of a chain may have the same one
-    HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
-    HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
-    HSSL_STEP_LINEAR_U8S8_F16,      // same without residual; y binary16
-    HSSL_STEP_QUANTIZE,             // (rows, K): x → y u8 codes, y_scale [rows]
-    HSSL_STEP_QUANTIZE_F16,         // same; x binary16
-    HSSL_STEP_LAYER_NORM,           // (rows, D): x, weight, bias, epsilon → y
-    HSSL_STEP_LAYER_NORM_QUANTIZE,  // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
-    HSSL_STEP_GELU,                 // (count): x → y
-    HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
-    HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes; x and y binary16
-    HSSL_STEP_DEPTHWISE_CONV,       // (h, w, C, k): x, weight, bias → y; workspace
-    HSSL_STEP_ADD,                  // (count): x + residual → y
-    HSSL_STEP_COPY,                 // (bytes): x → y
-    HSSL_STEP_GATHER,               // (count, D): x, index int32 [count] in `weight` → y
-    HSSL_STEP_MEAN_TOKENS,          // (tokens, D): x → y [D]
-    HSSL_STEP_L2_NORMALIZE          // (rows, D): x, epsilon → y; y may be x
+    HSSL_STEP_UNFOLD_IMAGE,           // (C, H, W, k, stride, padding): x → y, see hssl_unfold_image
+    HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,  // the same, C·k² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few windows at a time → y u8 codes, y_scale
+    HSSL_STEP_UNFOLD,                 // (h, w, C, k, stride, padding): x → y, see hssl_unfold
+    HSSL_STEP_UNFOLD_QUANTIZE,        // the same, quantised as above
+    HSSL_STEP_LINEAR_F32,             // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart.
+                                      // The workspace is hssl_gemm_f32_rows's; the products of a chain may have the same one
+    HSSL_STEP_LINEAR_F16,             // same, weight packed from binary16
+    HSSL_STEP_LINEAR_U8S8,            // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
+    HSSL_STEP_LINEAR_U8S8_F16,        // same without residual; y binary16
+    HSSL_STEP_QUANTIZE,               // (rows, K): x → y u8 codes, y_scale [rows]
+    HSSL_STEP_QUANTIZE_F16,           // same; x binary16
+    HSSL_STEP_LAYER_NORM,             // (rows, D): x, weight, bias, epsilon → y
+    HSSL_STEP_LAYER_NORM_QUANTIZE,    // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
+    HSSL_STEP_GROUP_NORM,             // (positions, C, groups): x, weight, bias, epsilon, then activation, residual, last_activation → y, which is none of them
+    HSSL_STEP_ELEMENTWISE,            // (rows, D): y = last_activation(activation(x) + residual); y may be x, with no first activation also the residual
+    HSSL_STEP_SCALE_CHANNELS,         // (rows, D): x, weight → y
+    HSSL_STEP_ATTENTION,              // (tokens, heads, head_dim, begin, end, batch): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
+    HSSL_STEP_ATTENTION_INTEGER,      // same of one sample, over integer codes; x and y binary16
+    HSSL_STEP_ATTENTION_BIASED,       // (batch, tokens, heads, head_dim, windows): x qkv, weight: bias, bias: mask → y; workspace, see hssl_attention_biased
+    HSSL_STEP_DEPTHWISE_CONV,         // (h, w, C, k): x, weight, bias → y; workspace
+    HSSL_STEP_MAX_POOL,               // (h, w, C, k, stride, padding): x → y
+    HSSL_STEP_AVERAGE_POOL,           // same
+    HSSL_STEP_PERMUTE,                // (batch, from, to, D): x, index int32 [to] in `weight` → y[b, i] = x[b, index[i]], 0 where that is −1, + residual
+    HSSL_STEP_PERMUTE_CODES,          // same of u8 codes with rows of D rounded up to 4 and x_scale → y, y_scale; no residual
+    HSSL_STEP_TRANSPOSE,              // (batch, tokens, D): x → y [batch, D, tokens]
+    HSSL_STEP_MEAN_TOKENS,            // (batch, tokens, D): x → y [batch, D]
+    HSSL_STEP_L2_NORMALIZE,           // (rows, D): x, epsilon → y; y may be x
+    HSSL_STEP_COPY                    // (bytes): x → y
 } hssl_plan_kind;
+/// The first three are those of hssl_activation; a product has no other.
+typedef enum { HSSL_PLAN_IDENTITY = 0, HSSL_PLAN_GELU = 1, HSSL_PLAN_GELU_COARSE = 2, HSSL_PLAN_RELU = 3 } hssl_plan_activation;
 typedef struct {
     hssl_plan_kind kind;
-    hssl_activation activation;
+    hssl_plan_activation activation;       // before the residual is added
+    hssl_plan_activation last_activation;  // after it
     float epsilon;
-    ptrdiff_t size[5];
-    /// Steps from this one on that form a chain, at least 1. Those of a longer chain are QUANTIZE…, LAYER_NORM… and LINEAR… with equal `rows`, and row r of
-    /// each reads only row r of what the chain has written: a thread may take its rows through all of them.
+    ptrdiff_t size[6];
+    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone. Scales of rows are 4 apart.
+    ptrdiff_t x_pitch, residual_pitch, y_pitch;
+    /// Steps from this one on that form a chain, at least 1. Those of a longer chain treat rows alone, as many each, and row r of each reads only row r of
+    /// what the chain has written: a thread may take its rows through all of them.
     ptrdiff_t chain;
     hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, y_scale, workspace;
 } hssl_plan_step;

@@ -1,11 +1,10 @@
-// Runs a lowered model. Steps call the drivers of the other families; what is here is the walk over images, and two fusions that need no kernel.
+// Runs a lowered model: the walk over images, steps and chains of steps. Steps call the drivers of the other families, and fused.h.
 #include <math.h>
 #include <string.h>
 
 #include "base/base.h"
-#include "conv/conv.h"
+#include "plan/fused.h"
 
-enum { FUSED_ROWS = 8 };  // of HSSL_PLAN_FUSED_FLOATS in all: a stack block of 64 KB at most
 // Rows of a chain are shared out in half tiles of 6 rows, which lose little: 197 rows fall into 99 and 98, whole tiles would make it 102 and 95. With fewer
 // than 8 tiles a thread the steps' own drivers, which split columns too, waste less.
 enum { CHAIN_UNIT = 3, CHAIN_UNITS_A_THREAD = 16 };
@@ -29,37 +28,6 @@ static void *at(const image_run *run, hssl_plan_operand operand) {
     return NULL;
 }
 
-// A few rows at a time, so that the normalised floats never leave L1.
-static void layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
-                                uint8_t *codes, float *scale) {
-    const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, HSSL_PLAN_FUSED_FLOATS / D)), blocks = hssl_ceil_div(rows, height);
-    const ptrdiff_t ldq = hssl_round_up(D, 4);
-    const int team = hssl_team(24.0 * (double)rows * (double)D);
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t block = hssl_split(blocks, team, part); block < hssl_split(blocks, team, part + 1); ++block) {
-            _Alignas(64) float normalized[HSSL_PLAN_FUSED_FLOATS];
-            const ptrdiff_t r = block * height, count = hssl_min(height, rows - r);
-            hssl_layer_norm(count, D, x + r * D, weight, bias, epsilon, normalized, NULL, NULL);
-            hssl_quantize_rows_u8(count, D, normalized, D, codes + r * ldq, ldq, scale + r);
-        }
-    });
-}
-
-// A row of patches, or a part of it, at a time: the patches never leave the caches.
-static void patchify_quantize(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, uint8_t *codes, float *scale) {
-    const ptrdiff_t K = channels * p * p, ldq = hssl_round_up(K, 4), rows = H / p, columns = W / p;
-    const ptrdiff_t width = hssl_max(1, hssl_min(columns, HSSL_PLAN_FUSED_FLOATS / K)), runs = hssl_ceil_div(columns, width);
-    const int team = hssl_team(24.0 * (double)(rows * columns) * (double)K);
-    HSSL_TEAM(team, part, {
-        for (ptrdiff_t run = hssl_split(rows * runs, team, part); run < hssl_split(rows * runs, team, part + 1); ++run) {
-            _Alignas(64) float patches[HSSL_PLAN_FUSED_FLOATS];
-            const ptrdiff_t column = run % runs * width, count = hssl_min(width, columns - column), first = run / runs * columns + column;
-            hssl_patchify_run(channels, H, W, p, first, count, image, patches);
-            hssl_quantize_rows_u8(count, K, patches, K, codes + first * ldq, ldq, scale + first);
-        }
-    });
-}
-
 static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_U8S8_F16; }
 
 // Weights of the next product after a step, NULL at the end.
@@ -72,72 +40,80 @@ static const void *following_weights(const image_run *run, const hssl_plan_step 
 
 static bool is_float_linear(const hssl_plan_step *step) { return step->kind == HSSL_STEP_LINEAR_F32 || step->kind == HSSL_STEP_LINEAR_F16; }
 
-// Rows first ..< end of a float product. `following`: see hssl_gemm_output.
+// `following`: see hssl_gemm_output.
+static hssl_gemm_output output_of(const image_run *run, const hssl_plan_step *step, const void *following) {
+    return (hssl_gemm_output){.bias = at(run, step->bias), .activation = (hssl_activation)step->activation, .residual = at(run, step->residual),
+                              .ld_residual = step->size[3], .next_packed_b = following};
+}
+
+// Rows first ..< end of a float product.
 static void run_float_linear(const image_run *run, const hssl_plan_step *step, ptrdiff_t first, ptrdiff_t end, const void *following) {
     const ptrdiff_t *size = step->size;
-    const hssl_gemm_output output = {.bias = at(run, step->bias), .activation = step->activation, .residual = at(run, step->residual), .ld_residual = size[3],
-                                     .next_packed_b = following};
+    const hssl_gemm_output output = output_of(run, step, following);
     (step->kind == HSSL_STEP_LINEAR_F16 ? hssl_gemm_f16_rows : hssl_gemm_f32_rows)(
         size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3], &output, at(run, step->workspace));
 }
 
+static void run_codes_linear(const image_run *run, const hssl_plan_step *step, const void *following) {
+    const ptrdiff_t *size = step->size, lda = hssl_round_up(size[2], 4);
+    const hssl_gemm_output output = output_of(run, step, following);
+    const void *x = at(run, step->x), *x_scale = at(run, step->x_scale), *weight = at(run, step->weight), *weight_scale = at(run, step->weight_scale);
+    void *y = at(run, step->y);
+    if (step->kind == HSSL_STEP_LINEAR_U8S8) hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], false, &output);
+    else hssl_gemm_u8s8_f16(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], &output);
+}
+
 static void run_step(const image_run *run, const hssl_plan_step *step, const void *following) {
-    const ptrdiff_t *size = step->size;
+    const ptrdiff_t *s = step->size;
     const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
-    void *y = at(run, step->y), *workspace = at(run, step->workspace);
-    const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[3],
-                                     .next_packed_b = following};
+    void *y = at(run, step->y), *y_scale = at(run, step->y_scale), *workspace = at(run, step->workspace);
     switch (step->kind) {
-    case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
-    case HSSL_STEP_PATCHIFY_QUANTIZE: patchify_quantize(size[0], size[1], size[2], size[3], x, y, at(run, step->y_scale)); break;
-    case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, size[0], following); break;
-    case HSSL_STEP_LINEAR_U8S8:
-        hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
-                           at(run, step->weight_scale), y, size[3], false, &output);
+    case HSSL_STEP_UNFOLD_IMAGE: hssl_unfold_image(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
+    case HSSL_STEP_UNFOLD_IMAGE_QUANTIZE: hssl_plan_unfold_image_quantize(s, x, y, y_scale); break;
+    case HSSL_STEP_UNFOLD: hssl_unfold(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
+    case HSSL_STEP_UNFOLD_QUANTIZE: hssl_plan_unfold_quantize(s, x, y, y_scale); break;
+    case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, s[0], following); break;
+    case HSSL_STEP_LINEAR_U8S8: case HSSL_STEP_LINEAR_U8S8_F16: run_codes_linear(run, step, following); break;
+    case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale); break;
+    case HSSL_STEP_QUANTIZE_F16: hssl_quantize_rows_f16_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale); break;
+    case HSSL_STEP_LAYER_NORM: hssl_layer_norm(s[0], s[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
+    case HSSL_STEP_LAYER_NORM_QUANTIZE: hssl_plan_layer_norm_quantize(s[0], s[1], x, weight, bias, step->epsilon, y, y_scale); break;
+    case HSSL_STEP_GROUP_NORM:
+        hssl_group_norm(1, s[0], s[1], s[2], x, weight, bias, step->epsilon, y, NULL, NULL);
+        hssl_plan_elementwise(s[0] * s[1], step->activation, y, residual, step->last_activation, y);
         break;
-    case HSSL_STEP_LINEAR_U8S8_F16:
-        hssl_gemm_u8s8_f16(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight, at(run, step->weight_scale), y,
-                           size[3], &output);
-        break;
-    case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
-    case HSSL_STEP_QUANTIZE_F16: hssl_quantize_rows_f16_u8(size[0], size[1], x, size[1], y, hssl_round_up(size[1], 4), at(run, step->y_scale)); break;
-    case HSSL_STEP_LAYER_NORM: hssl_layer_norm(size[0], size[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
-    case HSSL_STEP_LAYER_NORM_QUANTIZE:
-        layer_norm_quantize(size[0], size[1], x, weight, bias, step->epsilon, y, at(run, step->y_scale));
-        break;
-    case HSSL_STEP_GELU: hssl_gelu(size[0], x, y); break;
+    case HSSL_STEP_ELEMENTWISE: hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y); break;
+    case HSSL_STEP_SCALE_CHANNELS: hssl_scale_channels(s[0], s[1], weight, x, y); break;
     case HSSL_STEP_ATTENTION:
-        hssl_attention_queries(1, size[0], size[1], size[2], size[3], size[4], x, (float *)y - size[3] * size[1] * size[2], NULL, workspace);
+        hssl_attention_queries(s[5], s[0], s[1], s[2], s[3], s[4], x, (float *)y - s[3] * s[1] * s[2], NULL, workspace);
         break;
     case HSSL_STEP_ATTENTION_INTEGER:
-        hssl_attention_integer(size[0], size[1], size[2], size[3], size[4], x, (uint16_t *)y - size[3] * size[1] * size[2], workspace);
+        hssl_attention_integer(s[0], s[1], s[2], s[3], s[4], x, (uint16_t *)y - s[3] * s[1] * s[2], workspace);
         break;
-    case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, size[0], size[1], size[2], size[3], x, weight, bias, y, workspace); break;
-    case HSSL_STEP_ADD: hssl_add(size[0], x, residual, y); break;
-    case HSSL_STEP_COPY: memcpy(y, x, (size_t)size[0]); break;
-    case HSSL_STEP_GATHER: hssl_gather_rows(size[0], size[1], weight, x, y); break;
-    case HSSL_STEP_MEAN_TOKENS: hssl_mean_tokens(1, size[0], size[1], x, y); break;
-    case HSSL_STEP_L2_NORMALIZE: hssl_l2_normalize(size[0], size[1], x, step->epsilon, y, NULL); break;
+    case HSSL_STEP_ATTENTION_BIASED: hssl_attention_biased(s[0], s[1], s[2], s[3], weight, bias, s[4], x, y, NULL, workspace); break;
+    case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, s[0], s[1], s[2], s[3], x, weight, bias, y, workspace); break;
+    case HSSL_STEP_MAX_POOL: hssl_max_pool(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y, NULL); break;
+    case HSSL_STEP_AVERAGE_POOL: hssl_average_pool(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
+    case HSSL_STEP_PERMUTE:
+        if (residual) hssl_plan_permute_add(s[0], s[1], s[2], s[3], weight, x, residual, y);
+        else hssl_permute_tokens(s[0], s[1], s[2], s[3], weight, x, y);
+        break;
+    case HSSL_STEP_PERMUTE_CODES: hssl_plan_permute_codes(s[0], s[1], s[2], s[3], weight, x, at(run, step->x_scale), y, y_scale); break;
+    case HSSL_STEP_TRANSPOSE: hssl_transpose_tokens(s[0], s[1], s[2], x, y); break;
+    case HSSL_STEP_MEAN_TOKENS: hssl_mean_tokens(s[0], s[1], s[2], x, y); break;
+    case HSSL_STEP_L2_NORMALIZE: hssl_l2_normalize(s[0], s[1], x, step->epsilon, y, NULL); break;
+    case HSSL_STEP_COPY: memcpy(y, x, (size_t)s[0]); break;
     }
 }
 
 // The step on `rows` rows from `first` on.
 static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff_t rows) {
-    const ptrdiff_t floats = (ptrdiff_t)sizeof(float), halves = (ptrdiff_t)sizeof(uint16_t), width = step.size[is_linear(&step) ? 3 : 1];
-    ptrdiff_t x_row = floats * (is_linear(&step) ? step.size[2] : width), y_row = floats * width;
-    switch (step.kind) {
-    case HSSL_STEP_LINEAR_U8S8: x_row = hssl_round_up(step.size[2], 4); break;
-    case HSSL_STEP_LINEAR_U8S8_F16: x_row = hssl_round_up(step.size[2], 4), y_row = halves * width; break;
-    case HSSL_STEP_QUANTIZE_F16: x_row = halves * width, y_row = hssl_round_up(width, 4); break;
-    case HSSL_STEP_QUANTIZE: case HSSL_STEP_LAYER_NORM_QUANTIZE: y_row = hssl_round_up(width, 4); break;
-    default: break;
-    }
     step.size[0] = rows;
-    step.x.offset += first * x_row;
-    step.y.offset += first * y_row;
-    step.residual.offset += first * floats * width;
-    step.x_scale.offset += first * floats;
-    step.y_scale.offset += first * floats;
+    step.x.offset += first * step.x_pitch;
+    step.y.offset += first * step.y_pitch;
+    step.residual.offset += first * step.residual_pitch;
+    step.x_scale.offset += first * (ptrdiff_t)sizeof(float);
+    step.y_scale.offset += first * (ptrdiff_t)sizeof(float);
     return step;
 }
 

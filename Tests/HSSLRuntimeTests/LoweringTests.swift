@@ -17,20 +17,20 @@ final class LoweringTests: XCTestCase {
         // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual; in the last one
         // keys and values of all tokens and one query are two products; the last norm, the copy to the features.
         XCTAssertEqual(float.steps.count, 3 + 11 * 7 + 8 + 2)
-        XCTAssertEqual(float.steps.last { $0.kind == HSSL_STEP_ATTENTION }?.size, [197, 6, 64, 0, 1])
-        XCTAssertFalse(float.steps.contains { [HSSL_STEP_ADD, HSSL_STEP_GELU].contains($0.kind) })
+        XCTAssertEqual(float.steps.last { $0.kind == HSSL_STEP_ATTENTION }?.size, [197, 6, 64, 0, 1, 1])
+        XCTAssertFalse(float.steps.contains { $0.kind == HSSL_STEP_ELEMENTWISE })
         let int8 = try lower(trace.tape, trace.global, .int8)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM_QUANTIZE }.count, 12 * 2)
         XCTAssertEqual(int8.steps.filter(\.kind.isLinear).count, 1 + 11 * 4 + 5)  // patches too
-        XCTAssertEqual(int8.steps.last { $0.kind == HSSL_STEP_ATTENTION_INTEGER }?.size, [197, 6, 64, 0, 1])
+        XCTAssertEqual(int8.steps.last { $0.kind == HSSL_STEP_ATTENTION_INTEGER }?.size, [197, 6, 64, 0, 1, 1])
         // Queries, keys and values, the hidden layer and what attention gives become codes: they are kept in binary16.
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LINEAR_U8S8_F16 }.count, 11 * 2 + 3)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_QUANTIZE_F16 }.count, 12 * 2)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_QUANTIZE }.count, 0)
-        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_PATCHIFY_QUANTIZE }.count, 1)
+        XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE }.count, 1)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM }.map { $0.size[0] }, [1])
-        XCTAssertEqual(int8.steps.filter { $0.activation == HSSL_ACTIVATION_GELU_COARSE }.count, 12)
-        XCTAssertEqual(float.steps.filter { $0.activation == HSSL_ACTIVATION_GELU }.count, 12)
+        XCTAssertEqual(int8.steps.filter { $0.activation == HSSL_PLAN_GELU_COARSE }.count, 12)
+        XCTAssertEqual(float.steps.filter { $0.activation == HSSL_PLAN_GELU }.count, 12)
         // The last block's products are for the CLS row only, but for keys and values.
         XCTAssertEqual(float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(6).map { $0.size[0] }, [197, 197, 1, 1, 1, 1])
         // Residual stream, attention output, norms, hidden layer and the next qkv: what is alive during one chain, not the sum. One workspace for all products.
@@ -99,7 +99,7 @@ final class LoweringTests: XCTestCase {
 
     /// A row that another thread may still need is no chain: here one step reads the rows beside those that the step before it wrote.
     func testShiftedRowsAreNoChain() {
-        func product(_ x: Operand, _ y: Operand) -> PlanStep { PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [8, 16, 16, 16], x: x, y: y) }
+        func product(_ x: Operand, _ y: Operand) -> PlanStep { PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [8, 16, 16, 16], x: x, y: y, xPitch: 64, yPitch: 64) }
         let first = product(.arena(storage: 0, offset: 0), .arena(storage: 1, offset: 0))
         XCTAssertEqual(RowChains.ranges([first, product(.arena(storage: 1, offset: 0), .arena(storage: 2, offset: 0))]), [0..<2])
         XCTAssertEqual(RowChains.ranges([first, product(.arena(storage: 1, offset: 64), .arena(storage: 2, offset: 0))]), [0..<1, 1..<2])
@@ -195,15 +195,15 @@ final class LoweringTests: XCTestCase {
     /// GELU may be coarse where 8-bit codes of it are all that is read, and where weights are rounded to binary16.
     func testCoarseGELUIsForCodesAndBinary16() throws {
         for (precision, isRead, expected) in [
-            (Precision.int8, false, HSSL_ACTIVATION_GELU_COARSE), (.int8, true, HSSL_ACTIVATION_GELU), (.float32, false, HSSL_ACTIVATION_GELU),
-            (.float16, false, HSSL_ACTIVATION_GELU_COARSE), (.float16, true, HSSL_ACTIVATION_GELU_COARSE),
+            (Precision.int8, false, HSSL_PLAN_GELU_COARSE), (.int8, true, HSSL_PLAN_GELU), (.float32, false, HSSL_PLAN_GELU),
+            (.float16, false, HSSL_PLAN_GELU_COARSE), (.float16, true, HSSL_PLAN_GELU_COARSE),
         ] {
             let tape = Tape(mode: .shapes, pool: BufferPool()), set = ParameterSet()
             let weights = ["a.weight", "b.weight"].map { tape.parameter(set.declare($0, shape: [8, 8], initializer: .zeros)) }
             let hidden = tape.input(shape: [1, 6, 8]).linear(weight: weights[0], bias: nil).gelu()
             let output = hidden.linear(weight: weights[1], bias: nil)
             let steps = try lower(tape, isRead ? hidden.adding(branch: output) : output, precision).steps
-            XCTAssertEqual(steps.map(\.activation).filter { $0 != HSSL_ACTIVATION_NONE }, [expected], "\(precision) \(isRead)")
+            XCTAssertEqual(steps.map(\.activation).filter { $0 != HSSL_PLAN_IDENTITY }, [expected], "\(precision) \(isRead)")
         }
     }
 

@@ -1,3 +1,5 @@
+import CSupport
+
 /// Places the storages of one run in one block, sharing memory between those that are never alive together.
 ///
 /// Greedy by size: the largest first, each at the lowest free offset. Source: Pisarchyk & Lee, "Efficient memory management for deep neural net
@@ -49,8 +51,9 @@ struct ArenaLayout {
             guard case .arena(let source, let sourceOffset) = step.residual, case .arena(let target, let targetOffset) = step.y, source != target,
                 sourceOffset == targetOffset, sizes[source] == sizes[target], let sourceLife = lifetimes[source], let targetLife = lifetimes[target],
                 sourceLife.upperBound == index, targetLife.lowerBound == index,
-                // A product must not overwrite what it still multiplies.
-                !step.readsBesideResidual(source)
+                // A product must not overwrite what it still multiplies, nor a step what it adds last.
+                !step.readsBesideResidual(source), step.kind != HSSL_STEP_GROUP_NORM,
+                step.kind != HSSL_STEP_ELEMENTWISE || step.activation == HSSL_PLAN_IDENTITY
             else { continue }
             for later in index..<steps.count { steps[later].replace(storage: target, by: source) }
             lifetimes[source] = sourceLife.lowerBound...targetLife.upperBound

@@ -2,34 +2,6 @@ import CSupport
 import HSSLGraph
 import HSSLModels
 
-/// A value that does not depend on the image.
-indirect enum ConstantExpression {
-    case parameter(Parameter)
-    /// Position embeddings at another grid (see `Operation.resamplePositions`).
-    case resampled(ConstantExpression, matrix: [Float], rows: Int, width: Int)
-    case sum(ConstantExpression, ConstantExpression)
-    case elements(ConstantExpression, Range<Int>)
-
-    /// Identity for sharing.
-    var key: String {
-        switch self {
-        case .parameter(let parameter): parameter.name
-        case .resampled(let source, _, let rows, _): "resampled(\(source.key),\(rows))"
-        case .sum(let a, let b): "(\(a.key)+\(b.key))"
-        case .elements(let source, let range): "\(source.key)[\(range)]"
-        }
-    }
-
-    var count: Int {
-        switch self {
-        case .parameter(let parameter): parameter.count
-        case .resampled(_, _, let rows, let width): (rows + 1) * width
-        case .sum(let a, _): a.count
-        case .elements(_, let range): range.count
-        }
-    }
-}
-
 /// What a product multiplies. In a plan for int8 that is codes in every product, also where training stays in full precision (`MatrixRole`): per token and
 /// per channel the patch embedding loses as little as any other product, and at twice the rate of 16 bits.
 enum ProductForm: Hashable {
@@ -82,8 +54,9 @@ struct ConstantTable {
     private var entries: [Entry] = []
     private var known: [Key: Int] = [:]
     private(set) var byteCount = 0
-    /// Bytes of the largest tensor as float32: what filling takes besides.
+    /// Bytes of the largest tensor as float32, and what filling takes besides at most.
     private(set) var largestTensor = 0
+    private(set) var transientBytes = 0
 
     mutating func add(_ expression: ConstantExpression, _ form: Form) -> Operand {
         add(expression, form, key: Key(expression: expression.key, form: form), byteCount: Self.size(form, expression.count))
@@ -96,7 +69,11 @@ struct ConstantTable {
         entries.append(Entry(expression: expression, form: form, offset: byteCount))
         known[key] = entries.count - 1
         byteCount += ArenaLayout.aligned(size)
-        largestTensor = max(largestTensor, (expression?.count ?? 0) * 4)
+        if let expression {
+            largestTensor = max(largestTensor, expression.count * 4)
+            // Two more: halves or codes of it, and what becomes of them.
+            transientBytes = max(transientBytes, (expression.countOfAll + 2 * expression.count) * 4)
+        }
         return .constant(entries.count - 1, offset: 0)
     }
 
@@ -135,25 +112,7 @@ struct ConstantTable {
     }
 
     private static func values(_ expression: ConstantExpression, _ weights: some WeightSource) throws -> [Float] {
-        switch expression {
-        case .parameter(let parameter): return try weights.values(parameter.name)
-        case .sum(let a, let b): return zip(try values(a, weights), try values(b, weights)).map(+)
-        case .elements(let source, let range): return Array(try values(source, weights)[range])
-        case .resampled(let source, let matrix, let rows, let width):
-            let positions = try values(source, weights)
-            let sources = positions.count / width - 1
-            let workspace = UnsafeMutableRawPointer.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(rows, width, sources)), alignment: 64)
-            defer { workspace.deallocate() }
-            var result = [Float](repeating: 0, count: (rows + 1) * width)
-            positions.withUnsafeBufferPointer { positions in
-                result.withUnsafeMutableBufferPointer { result in
-                    guard let from = positions.baseAddress, let to = result.baseAddress else { return }
-                    to.update(from: from, count: width)
-                    hssl_gemm_f32_unpacked(rows, width, sources, matrix, sources, 1, from + width, width, 1, to + width, width, false, nil, workspace)
-                }
-            }
-            return result
-        }
+        try expression.values { try weights.values($0.name) }
     }
 
     private static func pack(
@@ -183,17 +142,25 @@ struct ConstantTable {
         _ expression: ConstantExpression, _ outputs: Int, _ inputs: Int, _ scales: UnsafeMutablePointer<Float>, _ weights: some WeightSource,
         _ body: (UnsafePointer<Int8>) -> Void
     ) throws {
-        if case .parameter(let parameter) = expression, case .int8(let codes, let scale) = try weights.stored(parameter.name) {
-            codes.withBytes { bytes in
-                if let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress { body(codes) }
-            }
-            codes.dropResident()
-            scales.update(from: scale, count: outputs)
-        } else {
+        if case .scaledRows(let weight, let factors) = expression {
+            try withCodes(weight, outputs, inputs, scales, weights, body)
+            for (row, factor) in try values(factors, weights).enumerated() { scales[row] *= factor }
+            return
+        }
+        guard let parameter = expression.rearranged, case .int8(let codes, let scale) = try weights.stored(parameter.name) else {
             var codes = [Int8](repeating: 0, count: outputs * inputs)
             hssl_quantize_rows_s8(outputs, inputs, try values(expression, weights), inputs, &codes, inputs, scales)
-            body(codes)
+            return body(codes)
         }
+        defer { codes.dropResident() }
+        scales.update(from: scale, count: outputs)
+        if case .parameter = expression {
+            return codes.withBytes { bytes in
+                if let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress { body(codes) }
+            }
+        }
+        // Codes are small integers: in another order they may be had as floats.
+        body(try expression.values { _ in codes.withBytes { $0.map { Float(Int8(bitPattern: $0)) } } }.map { Int8($0) })
     }
 }
 

@@ -13,6 +13,7 @@ package struct Plan: Sendable {
     /// Bytes of packed weights, biases and positions.
     let constantBytes: Int
     private let largestTensor: Int
+    private let transientBytes: Int
     /// Bytes of the values of one image, of which a session has as many as threads.
     let arenaBytes: Int
     /// Bytes of scratch a thread.
@@ -65,6 +66,7 @@ package struct Plan: Sendable {
         self.programs = programs
         constantBytes = constants.byteCount
         largestTensor = constants.largestTensor
+        transientBytes = constants.transientBytes
         workspaceBytes = lowered.values.map(\.workspaceBytes).max() ?? 0
         (self.width, self.tokens) = (width, count)
         imageCount = trace.images.count
@@ -115,8 +117,13 @@ package struct Plan: Sendable {
                     if asPerformed, step.workspace.space != HSSL_PLAN_NONE { return sum + 2 * hssl_gemm_multiply_adds(rows, outputs, inputs) }
                     return sum + 2 * Double(rows) * Double(outputs) * Double(inputs)
                 }
-                guard [HSSL_STEP_ATTENTION, HSSL_STEP_ATTENTION_INTEGER].contains(step.kind) else { return sum }
-                return sum + 4 * Double(step.size.0) * Double(step.size.4 - step.size.3) * Double(step.size.1 * step.size.2)
+                let s = step.size
+                switch step.kind {
+                case HSSL_STEP_ATTENTION: return sum + 4 * Double(s.0 * (s.4 - s.3)) * Double(s.1 * s.2 * s.5)
+                case HSSL_STEP_ATTENTION_INTEGER: return sum + 4 * Double(s.0 * (s.4 - s.3)) * Double(s.1 * s.2)
+                case HSSL_STEP_ATTENTION_BIASED: return sum + 4 * Double(s.0 * s.1 * s.1) * Double(s.2 * s.3)
+                default: return sum
+                }
             }
         }
     }
@@ -126,8 +133,8 @@ package struct Plan: Sendable {
 
     // MARK: Memory bound
 
-    /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being read, the largest tensor in two forms), then while running with a
-    /// batch of prepared images and patch features. Known from the file's header alone; what the process has besides is not counted.
+    /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being read, the largest tensor in the forms
+    /// that it takes), then while running with a batch of prepared images and patch features. Known from the file's header alone; what the process has besides is not counted.
     package static func memoryBound(_ model: ModelFile, threads: Int, batch: Int, features: Features = .patch) throws -> Int {
         try Plan(model.architecture, precision: model.precision).memoryBound(fileBytes: model.byteCount, threads: threads, batch: batch, features: features)
     }
@@ -135,6 +142,6 @@ package struct Plan: Sendable {
     func memoryBound(fileBytes: Int, threads: Int, batch: Int, features: Features) -> Int {
         // A tensor of the file at a time, in float64 at most, and what its first and last page bring along.
         let mapped = min(fileBytes, 2 * largestTensor + 1 << 20)
-        return constantBytes + sessionBytes(threads: threads) + mapped + 3 * largestTensor + batch * 4 * (imageCount + rowCount(features))
+        return constantBytes + sessionBytes(threads: threads) + mapped + transientBytes + batch * 4 * (imageCount + rowCount(features))
     }
 }

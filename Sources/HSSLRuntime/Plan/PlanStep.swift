@@ -35,8 +35,11 @@ struct PlanStep {
     var y = Operand.none
     var yScale = Operand.none
     var workspace = Operand.none
-    var activation = HSSL_ACTIVATION_NONE
+    var activation = HSSL_PLAN_IDENTITY
+    var lastActivation = HSSL_PLAN_IDENTITY
     var epsilon: Float = 0
+    /// Bytes from one row to the next, of steps that treat each row alone; 0 for others.
+    var xPitch = 0, residualPitch = 0, yPitch = 0
     /// See `hssl_plan_step`; given once all steps are known.
     var chain = 1
 
@@ -55,6 +58,8 @@ struct PlanStep {
         var step = hssl_plan_step()
         step.kind = kind
         step.activation = activation
+        step.last_activation = lastActivation
+        (step.x_pitch, step.residual_pitch, step.y_pitch) = (xPitch, residualPitch, yPitch)
         step.epsilon = epsilon
         step.chain = chain
         withUnsafeMutableBytes(of: &step.size) { sizes in

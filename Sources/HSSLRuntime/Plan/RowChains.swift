@@ -42,19 +42,8 @@ enum RowChains {
 extension PlanStep {
     /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
     fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
-        // Of y and residual; a product may write some of their columns.
-        let width = kind.isLinear ? size[3] : size.count > 1 ? size[1] : 0
-        let pitches: [(Operand, Int)]
-        switch kind {
-        case HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16: pitches = [(x, 4 * size[2]), (residual, 4 * width), (y, 4 * width)]
-        case HSSL_STEP_LINEAR_U8S8: pitches = [(x, ProductForm.leading(size[2])), (xScale, 4), (residual, 4 * width), (y, 4 * width)]
-        case HSSL_STEP_LINEAR_U8S8_F16: pitches = [(x, ProductForm.leading(size[2])), (xScale, 4), (y, 2 * width)]
-        case HSSL_STEP_LAYER_NORM: pitches = [(x, 4 * width), (y, 4 * width)]
-        case HSSL_STEP_QUANTIZE, HSSL_STEP_LAYER_NORM_QUANTIZE: pitches = [(x, 4 * width), (y, ProductForm.leading(width)), (yScale, 4)]
-        case HSSL_STEP_QUANTIZE_F16: pitches = [(x, 2 * width), (y, ProductForm.leading(width)), (yScale, 4)]
-        default: return nil
-        }
-        return pitches.compactMap { operand, pitch in
+        guard yPitch > 0 else { return nil }
+        return [(x, xPitch), (xScale, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap { operand, pitch in
             if case .arena(let storage, let offset) = operand { (storage, RowChains.Row(offset: offset, pitch: pitch)) } else { nil }
         }
     }
