@@ -1,4 +1,5 @@
 import CSupport
+import HSSLFormats
 import HSSLGraph
 import XCTest
 
@@ -67,6 +68,14 @@ struct RandomModel {
             case .patch: return rows.flatMap { normalize ? unit($0) : $0 }
             }
         }
+    }
+
+    func write(_ path: String, _ precision: Precision) throws {
+        let size = architecture.imageSize
+        try ModelFile.write(
+            path: path, architecture: architecture, preprocessing: Preprocessing(resize: size, crop: size, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
+            provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
+            precision: precision, parameters: parameters)
     }
 
     func session(precision: Precision = .float32, threads: Int = 1) throws -> Session {

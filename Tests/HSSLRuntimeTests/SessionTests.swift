@@ -182,11 +182,7 @@ final class SessionTests: XCTestCase {
         let path = NSTemporaryDirectory() + "hssl-runtime-\(ProcessInfo.processInfo.processIdentifier).safetensors"
         defer { try? FileManager.default.removeItem(atPath: path) }
         for precision in Precision.allCases {
-            try ModelFile.write(
-                path: path, architecture: model.architecture,
-                preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
-                provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
-                precision: precision, parameters: model.parameters)
+            try model.write(path, precision)
             let found = try Session(model: Model(path: path), threads: 1).rows(images, .patch)
             let expected = try model.session(precision: precision).rows(images, .patch)
             if precision == .float16 {
@@ -202,10 +198,7 @@ final class SessionTests: XCTestCase {
         let model = try RandomModel()
         let path = NSTemporaryDirectory() + "hssl-limit-\(ProcessInfo.processInfo.processIdentifier).safetensors"
         defer { try? FileManager.default.removeItem(atPath: path) }
-        try ModelFile.write(
-            path: path, architecture: model.architecture, preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0, 0, 0], std: [1, 1, 1]),
-            provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
-            precision: .float32, parameters: model.parameters)
+        try model.write(path, .float32)
         let bound = try Plan.memoryBound(ModelFile(path: path), threads: 2, batch: 4)
         XCTAssertNoThrow(try Model(path: path, memoryLimit: bound, threads: 2, batch: 4))
         XCTAssertThrowsError(try Model(path: path, memoryLimit: bound - 1, threads: 2, batch: 4)) { error in

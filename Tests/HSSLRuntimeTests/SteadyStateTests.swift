@@ -29,7 +29,11 @@ final class SteadyStateTests: XCTestCase {
 
     func testExtractingAllocatesNothing() throws {
         // Large enough that threads split an image's steps.
-        let model = try RandomModel(imageSize: 96, patchSize: 8, embedDim: 192, depth: 2, numHeads: 3)
+        try checkThatNothingIsAllocated(RandomModel(imageSize: 96, patchSize: 8, embedDim: 192, depth: 2, numHeads: 3))
+        for (_, configuration) in FamilyTests.configurations { try checkThatNothingIsAllocated(RandomModel(configuration)) }
+    }
+
+    private func checkThatNothingIsAllocated(_ model: RandomModel) throws {
         let images = model.images(5)
         for precision in Precision.allCases {
             for threads in [1, 2] {
