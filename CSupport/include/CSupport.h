@@ -334,7 +334,7 @@ typedef enum {
     HSSL_PLAN_ARENA,      // intermediate values: one arena a thread
     HSSL_PLAN_CONSTANTS,  // packed weights, biases, positions: shared and read-only
     HSSL_PLAN_FEATURES,   // the row of features of this image
-    HSSL_PLAN_WORKSPACE   // scratch of the threads: what one step leaves there no other reads
+    HSSL_PLAN_WORKSPACE   // scratch of the threads that are at a step of this image: what one leaves there no other reads
 } hssl_plan_space;
 typedef struct {
     hssl_plan_space space;
@@ -397,13 +397,13 @@ typedef struct {
     const void *constants;   // 64-byte aligned
     size_t image_bytes;      // distance between images
     size_t features_bytes;   // distance between rows of features
-    size_t arena_bytes;      // of one thread, a multiple of 64
+    size_t arena_bytes;      // of one image, a multiple of 64
+    size_t workspace_bytes;  // of one image, a multiple of 64: the largest that a step needs with hssl_get_threads()
 } hssl_plan;
 
 /// images [batch, …] → features [batch, …]. One image a thread while there is one for each; the rest one after the other, split inside the
-/// steps: the bits are the same. `arenas`: hssl_get_threads() · arena_bytes; `workspace`: what the step of the largest needs with that many threads; both
-/// 64-byte aligned.
-void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas, void *workspace);
+/// steps: the bits are the same. `arenas`: hssl_get_threads() · (arena_bytes + workspace_bytes), 64-byte aligned.
+void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas);
 
 // MARK: image — 8-bit RGB [height, width, 3]; serial (loader threads call these), the same bytes on every ISA; see image/README.md
 

@@ -9,7 +9,6 @@ public final class Session {
     public var threads: Int { context.threads }
     private let context: KernelContext
     private let arenas: AlignedMemory
-    private let workspace: AlignedMemory
 
     /// Bytes of intermediate values.
     public var byteCount: Int { model.plan.sessionBytes(threads: threads) }
@@ -19,8 +18,7 @@ public final class Session {
     public init(model: Model, threads: Int? = nil) throws {
         self.model = model
         context = KernelContext(threads: try KernelContext.threads(threads), isa: model.plan.isa)
-        arenas = try AlignedMemory(byteCount: context.threads * model.plan.arenaBytes)
-        workspace = try AlignedMemory(byteCount: context.threads * model.plan.workspaceBytes)
+        arenas = try AlignedMemory(byteCount: model.plan.sessionBytes(threads: context.threads))
     }
 
     /// Features of images that were prepared as `model.preprocessing` says.
@@ -54,8 +52,9 @@ public final class Session {
                     guard let images = images.baseAddress, let output = output.baseAddress else { return }
                     var native = hssl_plan(
                         steps: steps.baseAddress, step_count: steps.count - (normalize ? 0 : 1), constants: model.constants.pointer,
-                        image_bytes: wanted * 4, features_bytes: room * 4, arena_bytes: model.plan.arenaBytes)
-                    context.run { hssl_plan_run(&native, count, images, output, arenas.pointer, workspace.pointer) }
+                        image_bytes: wanted * 4, features_bytes: room * 4, arena_bytes: model.plan.arenaBytes,
+                        workspace_bytes: model.plan.workspaceBytes(threads: threads))
+                    context.run { hssl_plan_run(&native, count, images, output, arenas.pointer) }
                 }
             }
         }

@@ -223,12 +223,11 @@ final class LoweringTests: XCTestCase {
 
     private func run(_ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int) throws -> [Float] {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: constants.byteCount + 64, alignment: 64)
-        let arena = UnsafeMutableRawPointer.allocate(byteCount: result.arena.byteCount + 64, alignment: 64)
-        let workspace = UnsafeMutableRawPointer.allocate(byteCount: 256 * result.workspaceBytes + 64, alignment: 64)
+        let scratch = ArenaLayout.aligned(Int(hssl_get_threads()) * result.workspaceBytes)
+        let arena = UnsafeMutableRawPointer.allocate(byteCount: result.arena.byteCount + scratch + 64, alignment: 64)
         defer {
             memory.deallocate()
             arena.deallocate()
-            workspace.deallocate()
         }
         // Whatever a step reads without anyone having written it shows.
         memset(arena, 0xFF, result.arena.byteCount)
@@ -238,8 +237,8 @@ final class LoweringTests: XCTestCase {
         steps.withUnsafeBufferPointer { steps in
             var plan = hssl_plan(
                 steps: steps.baseAddress, step_count: steps.count, constants: memory, image_bytes: input.count * 4, features_bytes: count * 4,
-                arena_bytes: result.arena.byteCount)
-            hssl_plan_run(&plan, 1, input, &output, arena, workspace)
+                arena_bytes: result.arena.byteCount, workspace_bytes: scratch)
+            hssl_plan_run(&plan, 1, input, &output, arena)
         }
         return output
     }

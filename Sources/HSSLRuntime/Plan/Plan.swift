@@ -14,10 +14,10 @@ package struct Plan: Sendable {
     let constantBytes: Int
     private let largestTensor: Int
     private let transientBytes: Int
-    /// Bytes of the values of one image, of which a session has as many as threads.
+    /// Bytes of the values of one image; a session has as many images at a time as threads.
     let arenaBytes: Int
-    /// Bytes of scratch a thread.
-    let workspaceBytes: Int
+    /// Bytes of scratch of a thread that is at a step of an image.
+    private let threadBytes: Int
     /// The selected instruction set when this was made: sizes of workspaces depend on it.
     let isa: hssl_isa
     private let rowCounts: [Features: Int]
@@ -67,7 +67,7 @@ package struct Plan: Sendable {
         constantBytes = constants.byteCount
         largestTensor = constants.largestTensor
         transientBytes = constants.transientBytes
-        workspaceBytes = lowered.values.map(\.workspaceBytes).max() ?? 0
+        threadBytes = ArenaLayout.aligned(lowered.values.map(\.workspaceBytes).max() ?? 0)
         (self.width, self.tokens) = (width, count)
         imageCount = trace.images.count
         arenaBytes = lowered.values.map(\.arena.byteCount).max() ?? 0
@@ -129,7 +129,10 @@ package struct Plan: Sendable {
     }
 
     /// Bytes of the values of all images that are computed at a time, and of scratch.
-    func sessionBytes(threads: Int) -> Int { threads * (arenaBytes + workspaceBytes) }
+    func sessionBytes(threads: Int) -> Int { threads * (arenaBytes + workspaceBytes(threads: threads)) }
+
+    /// Bytes of scratch of an image, at a step of which all threads may be.
+    func workspaceBytes(threads: Int) -> Int { threads * threadBytes }
 
     // MARK: Memory bound
 
