@@ -98,31 +98,6 @@ void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_di
 }
 
 typedef struct {
-    hssl_attention_single operands;
-    void (*kernel)(const hssl_attention_single *operands, ptrdiff_t head, void *scratch);
-    char *workspace;
-    size_t bytes;
-} single_job;
-
-static void run_single(const void *job, ptrdiff_t head, int part) {
-    const single_job *const s = job;
-    s->kernel(&s->operands, head, s->workspace + (size_t)part * s->bytes);
-}
-
-size_t hssl_attention_single_query_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim, ptrdiff_t width) {
-    return (size_t)hssl_get_threads() * hssl_attention_single_scratch_at(tokens, width, head_dim, NULL).bytes;
-}
-
-void hssl_attention_single_query(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t width, ptrdiff_t query, const float *x, hssl_element element,
-                                 const void *weight, const float *weight_scale, const float *bias, float *out, void *workspace) {
-    const single_job job = {.operands = {tokens, heads, head_dim, width, query, x, element, weight, weight_scale, bias, out},
-                            .kernel = hssl_attention_selected()->single_query, .workspace = workspace,
-                            .bytes = hssl_attention_single_scratch_at(tokens, width, head_dim, NULL).bytes};
-    const int team = hssl_team((double)(heads * (2 * tokens + 3 * head_dim) * width) * HSSL_WORK_MULTIPLY_ADD);
-    hssl_run_tasks(team, heads, run_single, &job);
-}
-
-typedef struct {
     const hssl_attention_kernels *kernels;
     hssl_attention_shape shape;
     ptrdiff_t heads, scratch;

@@ -157,8 +157,4 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
     }
 }
 
-#define HSSL_WIDTH 4
-#include "base/vector.h"
-#include "attention/single_query.inc"
-
-const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, strip_biased, backward_biased, {prepare_integer, strip_integer}, single_query};
+const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, strip_biased, backward_biased, {prepare_integer, strip_integer}};

@@ -2,8 +2,8 @@ import HSSLGraph
 
 /// Which elements of each value the wanted outputs depend on: the rest is never computed.
 ///
-/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being that block: its keys and values are not
-/// computed either (`hssl_attention_single_query`).
+/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being that block. Of its queries, keys and values
+/// all keys and values are wanted.
 struct Demand {
     /// Wanted elements of each value, row-major; nil: dead.
     private(set) var ranges: [Range<Int>?]

@@ -40,8 +40,8 @@ struct Lowering {
     private var halves: [Int: Operand] = [:]
     private var storageSizes: [Int] = []
     private var steps: [PlanStep] = []
-    /// Of all products by Strassen's scheme: the threads of a chain are at different ones, each in the part of its rows.
-    private var strassenWorkspace: Operand?
+    /// Of all float products: the threads of a chain are at different ones, each in the part of its rows.
+    private var productWorkspace: Operand?
     private var constants: ConstantTable
 
     /// Steps with their arena.
@@ -123,9 +123,6 @@ struct Lowering {
         case .attention(let heads, false, false):
             let rows = Demand.rows(wanted(output), width: width)
             let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
-            if rows.count == 1, demand.uses[inputs[0]] == 1, case .product(let product)? = places[inputs[0]], product.activation == .none {
-                return try emitSingleQuery(rows.lowerBound, of: product, size: [tokens, heads, headDimension], into: output)
-            }
             let integers = tokens <= Int(HSSL_ATTENTION_INTEGER_TOKENS) && isReadAsCodesOnly(output) && demand.uses[inputs[0]] == 1 && int8Product(inputs[0]) != nil
             let x = try queriesKeysAndValues(inputs[0], of: rows, width: width, half: integers)
             let y = integers ? allocateHalf(output).half(rows.lowerBound * width) : allocate(output).element(rows.lowerBound * width)
@@ -311,27 +308,6 @@ struct Lowering {
         return y
     }
 
-    /// One token's attention from the tokens that queries, keys and values would be products of: those are not computed.
-    private mutating func emitSingleQuery(_ query: Int, of product: Product, size: [Int], into output: Int) throws {
-        let node = product.node, width = size[1] * size[2]
-        guard case .linear(let hasBias, _, let role) = node.operation, case .constant(let weight)? = places[node.inputs[1]] else {
-            throw RuntimeError("a product with a weight that depends on the image is not supported")
-        }
-        let inputs = weight.count / (3 * width), form = ProductForm(role, precision, inputs: inputs)
-        let kind = switch form {
-        case .float32: HSSL_STEP_SINGLE_QUERY_F32
-        case .float16: HSSL_STEP_SINGLE_QUERY_F16
-        case .int8: HSSL_STEP_SINGLE_QUERY_S8
-        }
-        var step = PlanStep(kind: kind, size: size + [inputs, query], x: try address(node.inputs[0]))
-        step.weight = constants.add(weight, .rows(form, outputs: 3 * width, inputs: inputs))
-        if form == .int8 { step.weightScale = step.weight.advanced(by: ConstantTable.rowScaleOffset(form, outputs: 3 * width, inputs: inputs)) }
-        if hasBias { step.bias = try address(node.inputs[2]) }
-        step.workspace = allocate(byteCount: hssl_attention_single_query_workspace_size(size[0], size[2], inputs))
-        step.y = allocate(output).element(query * width)
-        emit(step)
-    }
-
     /// activation(x·Wᵀ + b) + residual for the wanted elements; `y` and `residual` are the addresses of element 0.
     ///
     /// - Parameters:
@@ -358,7 +334,7 @@ struct Lowering {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
-            step.workspace = workspaceOfStrassen(byteCount: hssl_gemm_strassen_workspace_size(rows.count, columns.count, inputs))
+            step.workspace = workspaceOfProducts(byteCount: hssl_gemm_workspace_size(rows.count, columns.count, inputs))
         case .int8:
             step.kind = half ? HSSL_STEP_LINEAR_U8S8_F16 : HSSL_STEP_LINEAR_U8S8
             let x = try quantized(node.inputs[0], width: inputs)
@@ -411,11 +387,11 @@ struct Lowering {
         return .arena(storage: storageSizes.count - 1, offset: 0)
     }
 
-    private mutating func workspaceOfStrassen(byteCount: Int) -> Operand {
+    private mutating func workspaceOfProducts(byteCount: Int) -> Operand {
         guard byteCount > 0 else { return .none }
-        let workspace = strassenWorkspace ?? allocate(byteCount: 0)
+        let workspace = productWorkspace ?? allocate(byteCount: 0)
         if case .arena(let storage, _) = workspace { storageSizes[storage] = max(storageSizes[storage], byteCount) }
-        strassenWorkspace = workspace
+        productWorkspace = workspace
         return workspace
     }
 
