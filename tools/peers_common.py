@@ -25,11 +25,11 @@ def binaries() -> pathlib.Path:
     return pathlib.Path(os.environ.get("HSSL_BIN", ROOT / ".build" / "release"))
 
 
-def build() -> None:
-    """Release builds of both commands, unless HSSL_BIN names a folder that has them."""
+def build(products: tuple[str, ...] = ("hssl", "hssl-extract")) -> None:
+    """Release builds of our commands, unless HSSL_BIN names a folder that has them."""
     if "HSSL_BIN" in os.environ:
         return
-    for product in ("hssl", "hssl-extract"):
+    for product in products:
         note(f"building {product} (release)")
         result = subprocess.run(["swift", "build", "-c", "release", "--package-path", str(ROOT), "--product", product], capture_output=True, text=True)
         if result.returncode:

@@ -18,10 +18,9 @@ public struct ExtractBenchmark {
         /// Median over the steps.
         public let imagesPerSecond: Double
         public let peakRSSBytes: Int
-        /// Matrix-product operations a second, of what a register-only loop of the same type reaches in the same run. Strassen's scheme, which does fewer than are
-        /// counted, may take float32 and float16 above 1.
+        /// Operations of matrix products that are done a second, of what a register-only loop of the same type reaches in the same run.
         public let peakFraction: Double
-        /// Multiplications and additions of the matrix products of one image.
+        /// Multiplications and additions of the matrix products of one image, by their definition.
         public let operationsPerImage: Double
     }
 
@@ -29,7 +28,7 @@ public struct ExtractBenchmark {
 
     public func run() throws -> Result {
         let set = ParameterSet()
-        _ = try architecture.makeModel(ParameterScope(set), pretraining: false)
+        _ = architecture.makeBase(ParameterScope(set), .deployment)
         let pool = BufferPool()
         set.allocate(from: pool)
         set.initialize(seed: 0)
@@ -53,9 +52,9 @@ public struct ExtractBenchmark {
             if step > 0 { seconds.append(PretrainBenchmark.seconds(ContinuousClock.now - start)) }
         }
         let rate = Double(batchSize) / seconds.sorted()[seconds.count / 2]
-        let operations = extractor.operations(.cls)
+        let done = extractor.operations(.cls, asPerformed: true)
         return Result(
-            imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * operations / (precision == .int8 ? peak.int8 : peak.float32),
-            operationsPerImage: operations)
+            imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * done / (precision == .int8 ? peak.int8 : peak.float32),
+            operationsPerImage: extractor.operations(.cls))
     }
 }

@@ -1,5 +1,6 @@
 import CSupport
 import HSSLGraph
+import HSSLModels
 
 /// Matrix products at the shapes of a model, every instruction-set row that the machine has, against its register-only peak in the same run.
 public struct GemmBenchmark {
@@ -19,19 +20,29 @@ public struct GemmBenchmark {
 
     public init(repeats: Int) { self.repeats = repeats }
 
-    /// ViT shapes of width D: rows of one image and of eight, for qkv, projection, fc1, fc2.
-    public func run(width: Int, tokens: Int) -> [Row] {
+    /// The products of a model, for the rows of one image and of eight.
+    public func run(_ architecture: ModelArchitecture) -> [Row] {
+        var shapes: [[Int]] = []
+        let tape = ModelTrace(architecture).tape
+        for node in tape.nodes {
+            guard case .linear = node.operation, let n = node.shape.last else { continue }
+            let shape = [node.shape.dropLast().reduce(1, *), n, tape.shapes[node.inputs[0]].last ?? 1]
+            if !shapes.contains(shape) { shapes.append(shape) }
+        }
+        return run(shapes + shapes.map { [8 * $0[0], $0[1], $0[2]] })
+    }
+
+    private func run(_ shapes: [[Int]]) -> [Row] {
         let selected = hssl_isa_selected()
         defer { _ = hssl_isa_select(selected) }
         var rows: [Row] = []
         for isa in [HSSL_ISA_SCALAR, HSSL_ISA_AVX2, HSSL_ISA_AVX512, HSSL_ISA_AVX512VNNI] where hssl_isa_select(isa) {
             var peak = Peak()
             var timed: [(kind: Kind, m: Int, n: Int, k: Int, rate: Double)] = []
-            for m in [tokens, 8 * tokens] {
-                for (n, k) in [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] {
-                    peak.probe()
-                    for kind in Kind.allCases { timed.append((kind, m, n, k, rate(kind, m, n, k))) }
-                }
+            for shape in shapes {
+                let (m, n, k) = (shape[0], shape[1], shape[2])
+                peak.probe()
+                for kind in Kind.allCases { timed.append((kind, m, n, k, rate(kind, m, n, k))) }
             }
             rows += timed.map {
                 Row(kind: $0.kind.rawValue, isa: String(cString: hssl_isa_name(isa)), m: $0.m, n: $0.n, k: $0.k, operationsPerSecond: $0.rate,

@@ -33,14 +33,17 @@ public struct PretrainBenchmark {
     ///
     /// - Parameter plain: evaluates the published definition: every token through both projections, block by block, logits stored.
     public func run(microBatch: Int? = nil, plain: Bool = false) throws -> Result {
-        let nano = architecture.embedDim <= 96
-        let sizes = NetworkSizes(base: architecture, auxiliary: .init(depth: nano ? 2 : 3, kernel: 7, firstShortcut: false), hidden: nano ? 256 : 2048,
+        // A model for small images gets the heads of the recipes for them.
+        let nano = architecture.imageSize < 64
+        let base = architecture.makeBase(ParameterScope(ParameterSet()), .pretraining)
+        let cells = base.grid(height: architecture.imageSize, width: architecture.imageSize).count
+        let sizes = NetworkSizes(base: architecture, auxiliary: HeadSettings(family: "convnext", depth: nano ? 2 : 3), hidden: nano ? 256 : 2048,
                                  bottleneck: nano ? 64 : 256, prototypes: prototypes, learnedGain: false)
-        let learner = try Learner(sizes: sizes, settings: .init(studentTemperature: 0.1, precision: precision, dropPath: 0.1), centerMomentum: 0.9,
+        let learner = try Learner(sizes: sizes, settings: .init(studentTemperature: 0.1, learnsPatches: base.maskToken != nil, precision: precision, dropPath: 0.1), centerMomentum: 0.9,
                                   clipGradient: 0.3, moments: moments)
         learner.objective.settings.plain = plain
-        let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(tokens: tokens, width: architecture.embedDim))
-        let parts = stride(from: 0, to: batchSize, by: micro).map { views(first: $0, count: min(micro, batchSize - $0)) }
+        let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(architecture))
+        let parts = stride(from: 0, to: batchSize, by: micro).map { views(cells, first: $0, count: min(micro, batchSize - $0)) }
         var seconds: [Double] = [], update = 0.0
         var objective = HSSLObjective.Time()
         for step in 0...steps {
@@ -70,9 +73,7 @@ public struct PretrainBenchmark {
                                ("student backward", Self.seconds(objective.backward) / total), ("update", update / total)])
     }
 
-    private var tokens: Int { (architecture.imageSize / architecture.patchSize) * (architecture.imageSize / architecture.patchSize) }
-
-    private func views(first: Int, count: Int) -> CropBatch {
+    private func views(_ tokens: Int, first: Int, count: Int) -> CropBatch {
         let batch = CropBatch(images: count, globalSize: architecture.imageSize, localViews: 0, localSize: 0, tokens: tokens, firstImage: first)
         var random = CounterRandom(seed: 1, stream: UInt64(first))
         for i in batch.globals.indices { batch.globals[i] = random.uniform(-2, 2) }

@@ -31,7 +31,7 @@ public final class FeatureExtractor {
     /// Bytes of packed weights and arenas.
     public var residentBytes: Int { plan.residentBytes }
     /// Operations of the products and attentions behind one image's features.
-    package func operations(_ features: Features) -> Double { plan.operations(features) }
+    package func operations(_ features: Features, asPerformed: Bool = false) -> Double { plan.operations(features, asPerformed: asPerformed) }
 
     /// Shape of the features of one image.
     public func rowShape(_ features: Features) -> [Int] { plan.rowShape(features) }
@@ -41,7 +41,7 @@ public final class FeatureExtractor {
     /// Loads a model file.
     ///
     /// - Parameters:
-    ///   - threads: default: as set by `hssl_set_threads`.
+    ///   - threads: default: as set for the process.
     ///   - maxBatch: images that are in memory at a time, for the memory limit.
     ///   - memoryLimit: bytes; a model that may need more is refused before its weights are read.
     /// - Throws: `SafetensorsError`, `FileError`, `ModelError` or `RuntimeError`.
@@ -101,14 +101,11 @@ public final class FeatureExtractor {
         images: UnsafePointer<Float>, count: Int, features: Features = .cls, normalize: Bool = false, into output: UnsafeMutablePointer<Float>
     ) {
         guard count > 0, let program = plan.programs[features] else { return }
-        let earlier = hssl_get_threads()
-        if Int(earlier) != plan.threads { hssl_set_threads(Int32(plan.threads)) }
-        defer { if Int(earlier) != plan.threads { hssl_set_threads(earlier) } }
         program.steps.withUnsafeBufferPointer { steps in
             var native = hssl_plan(
                 steps: steps.baseAddress, step_count: steps.count - (normalize ? 0 : 1), constants: constants.pointer,
                 image_bytes: plan.imageCount * 4, features_bytes: rowCount(features) * 4, arena_bytes: plan.arenaBytes)
-            hssl_plan_run(&native, count, images, output, arenas.pointer)
+            plan.context.run { hssl_plan_run(&native, count, images, output, arenas.pointer) }
         }
     }
 }

@@ -26,13 +26,13 @@ final class ModelFileTests: XCTestCase {
     private var path: String { folder + "/model.safetensors" }
 
     private func architecture() throws -> ModelArchitecture {
-        try ModelArchitecture(family: "vit", name: "custom", imageSize: 16, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3)
+        try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3))
     }
 
     /// A student whose base has a mask token and a sibling that must not be exported.
     private func network() throws -> ParameterSet {
         let set = ParameterSet()
-        _ = try architecture().makeModel(ParameterScope(set)("base"), pretraining: true)
+        _ = try architecture().makeBase(ParameterScope(set)("base"), .pretraining)
         _ = Linear(ParameterScope(set)("head"), inputs: 24, outputs: 8)
         set.allocate(from: pool)
         set.initialize(seed: 4)

@@ -41,7 +41,7 @@ public struct ModelFile: Sendable {
             preprocessing = try Preprocessing(json: Self.json(Preprocessing.key, file.metadata))
             provenance = try ModelProvenance(json: Self.json(ModelProvenance.key, file.metadata))
             try preprocessing.validate(for: architecture)
-            let trace = try ModelTrace(architecture)
+            let trace = ModelTrace(architecture)
             let policyWeights = trace.policyWeights
             precision = try Self.storedPrecision(file, policyWeights)
             quantized = precision == .int8 ? policyWeights : []

@@ -16,7 +16,7 @@ extension ModelFile {
         value: @escaping (_ name: String, _ body: (UnsafeBufferPointer<Float>) throws -> Void) throws -> Void
     ) throws {
         try preprocessing.validate(for: architecture)
-        let trace = try ModelTrace(architecture)
+        let trace = ModelTrace(architecture)
         let policyWeights = trace.policyWeights
         let source = ValueSource(path: path, value: value)
         var tensors: [SafetensorsTensor] = []

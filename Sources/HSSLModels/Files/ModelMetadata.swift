@@ -29,29 +29,23 @@ public struct ModelProvenance: Equatable, Sendable {
 extension ModelArchitecture {
     static let key = "hssl.architecture"
 
-    /// Hidden width of the MLPs over the embedding's: the only one that the families here have.
-    static let mlpRatio = 4
-
     var json: JSONValue {
-        [
-            "family": .string(family), "name": .string(name), "image_size": .integer(imageSize), "patch_size": .integer(patchSize),
-            "embed_dim": .integer(embedDim), "depth": .integer(depth), "num_heads": .integer(numHeads), "mlp_ratio": .integer(Self.mlpRatio),
-            "in_chans": .integer(channels),
-        ]
+        var object: JSONObject = ["family": .string(family), "name": .string(name)]
+        for (key, value) in configuration.json { object[key] = value }
+        object["in_chans"] = .integer(channels)
+        return .object(object)
     }
 
     /// An unknown key is refused: a reader that ignored it would compute something else than the writer meant.
     init(json: JSONValue) throws {
         let key = Self.key
-        try json.requireKeys(
-            among: ["family", "name", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "in_chans"], in: key)
-        let ratio = try json.number("mlp_ratio", in: key)
-        guard ratio == Double(Self.mlpRatio) else { throw ModelError("\(key): mlp_ratio \(ratio) is not supported (only \(Self.mlpRatio))") }
+        let name = try json.string("name", in: key)
         do {
-            try self.init(
-                family: json.string("family", in: key), name: json.string("name", in: key), imageSize: json.integer("image_size", in: key),
-                patchSize: json.integer("patch_size", in: key), embedDim: json.integer("embed_dim", in: key),
-                depth: json.integer("depth", in: key), numHeads: json.integer("num_heads", in: key), channels: json.integer("in_chans", in: key))
+            let configuration = try BaseFamilies.named(json.string("family", in: key)).init(json: json)
+            try json.requireKeys(among: ["family", "name", "in_chans"] + configuration.json.map(\.key), in: key)
+            try self.init(name: name, configuration)
+            let channels = try json.integer("in_chans", in: key)
+            guard channels == self.channels else { throw ModelError("in_chans \(channels) is not in 3 … 3") }
         } catch let error as ModelError {
             throw ModelError("\(key): \(oneLine(error.description, limit: 200))")
         }

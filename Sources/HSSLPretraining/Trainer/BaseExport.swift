@@ -29,7 +29,7 @@ public struct BaseExport {
     public static func export(checkpoint path: String, role: String, to output: String, precision: Precision) throws {
         let file = try SafetensorsFile(path: path)
         let position = try Checkpoint.position(of: file)
-        let recipe = try Recipe.parse(position.recipe, file: path, architectures: ModelArchitecture.names)
+        let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
         let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
         let shapes = try Network(NetworkSizes(recipe: recipe), pool: BufferPool()).parameters
         try ModelFile.write(path: output, architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,

@@ -29,13 +29,18 @@ package final class Learner {
         student.parameters.initialize(seed: settings.seed)
         teacher.copy(from: student)
         optimizer = AdamW(student: student, teacher: teacher, storage: moments ?? MomentStorage(for: settings.precision), seed: settings.seed, pool: pool)
-        centers = Centers(prototypes: sizes.prototypes)
+        centers = Centers(prototypes: sizes.prototypes, learnsPatches: settings.learnsPatches)
         objective = HSSLObjective(student: student, teacher: teacher, settings: settings)
         self.centerMomentum = centerMomentum
         self.clipGradient = clipGradient
     }
 
     package func newSums() -> HSSLObjective.Sums { HSSLObjective.Sums(prototypes: sizes.prototypes, bottleneck: sizes.bottleneck) }
+
+    package var architecture: ModelArchitecture { sizes.base }
+
+    /// Cells of the base's last grid for a global view: what masks cover.
+    package var globalGrid: Grid { student.base.grid(height: sizes.base.imageSize, width: sizes.base.imageSize) }
 
     package var hasAuxiliary: Bool { sizes.auxiliary != nil }
 
