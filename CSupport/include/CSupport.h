@@ -333,7 +333,8 @@ typedef enum {
     HSSL_PLAN_IMAGE,      // the image of this run [channels, H, W]
     HSSL_PLAN_ARENA,      // intermediate values: one arena a thread
     HSSL_PLAN_CONSTANTS,  // packed weights, biases, positions: shared and read-only
-    HSSL_PLAN_FEATURES    // the row of features of this image
+    HSSL_PLAN_FEATURES,   // the row of features of this image
+    HSSL_PLAN_WORKSPACE   // scratch of the threads: what one step leaves there no other reads
 } hssl_plan_space;
 typedef struct {
     hssl_plan_space space;
@@ -387,9 +388,9 @@ typedef struct {
 } hssl_plan;
 
 /// images [batch, …] → features [batch, …]. One image a thread while there is one for each; the rest one after the other, split inside the
-/// steps: the bits are the same. `arenas`: hssl_get_threads() · arena_bytes, 64-byte aligned; workspaces in the plan must be sized for that
-/// thread count.
-void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas);
+/// steps: the bits are the same. `arenas`: hssl_get_threads() · arena_bytes; `workspace`: what the step of the largest needs with that many threads; both
+/// 64-byte aligned.
+void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas, void *workspace);
 
 // MARK: image — 8-bit RGB [height, width, 3]; serial (loader threads call these), the same bytes on every ISA; see image/README.md
 

@@ -13,7 +13,7 @@ enum { CHAIN_UNIT = 3, CHAIN_UNITS_A_THREAD = 16 };
 typedef struct {
     const hssl_plan *plan;
     const char *image;
-    char *features, *arena;
+    char *features, *arena, *workspace;
 } image_run;
 
 static void *at(const image_run *run, hssl_plan_operand operand) {
@@ -22,6 +22,8 @@ static void *at(const image_run *run, hssl_plan_operand operand) {
     case HSSL_PLAN_ARENA: return run->arena + operand.offset;
     case HSSL_PLAN_CONSTANTS: return (char *)run->plan->constants + operand.offset;
     case HSSL_PLAN_FEATURES: return run->features + operand.offset;
+    // All images share it: a kernel takes the part of its thread.
+    case HSSL_PLAN_WORKSPACE: return run->workspace;
     case HSSL_PLAN_NONE: break;
     }
     return NULL;
@@ -177,25 +179,25 @@ typedef struct {
     const hssl_plan *plan;
     const float *images;
     float *features;
-    void *arenas;
+    void *arenas, *workspace;
 } batch_run;
 
 static void run_image(const void *job, ptrdiff_t i, int part) {
     const batch_run *const batch = job;
     const hssl_plan *const plan = batch->plan;
     const image_run run = {plan, (const char *)batch->images + (size_t)i * plan->image_bytes, (char *)batch->features + (size_t)i * plan->features_bytes,
-                           (char *)batch->arenas + (size_t)part * plan->arena_bytes};
+                           (char *)batch->arenas + (size_t)part * plan->arena_bytes, batch->workspace};
     for (ptrdiff_t s = 0; s < plan->step_count; s += plan->steps[s].chain) {
         if (plan->steps[s].chain > 1) run_chain(&run, plan->steps + s);
         else run_step(&run, plan->steps + s, following_weights(&run, plan->steps + s));
     }
 }
 
-void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas) {
+void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas, void *workspace) {
     const int team = batch > 1 ? hssl_team(INFINITY) : 1;
     // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
     const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
-    const batch_run run = {plan, images, features, arenas};
+    const batch_run run = {plan, images, features, arenas, workspace};
     hssl_run_tasks(team, whole, run_image, &run);
     for (ptrdiff_t i = whole; i < batch; ++i) run_image(&run, i, 0);
 }

@@ -32,10 +32,11 @@ public struct ExtractBenchmark {
         let pool = BufferPool()
         set.allocate(from: pool)
         set.initialize(seed: 0)
-        let extractor = try FeatureExtractor(model: architecture, parameters: set, precision: precision)
+        let model = try Model(architecture: architecture, parameters: set, precision: precision)
+        let session = try Session(model: model, threads: Int(hssl_get_threads()))
         var random = CounterRandom(seed: 1)
-        let images = (0..<batchSize * extractor.imageCount).map { _ in random.uniform(-2, 2) }
-        var features = [Float](repeating: 0, count: batchSize * extractor.rowCount(.cls))
+        let images = (0..<batchSize * model.imageCount).map { _ in random.uniform(-2, 2) }
+        var features = [Float](repeating: 0, count: batchSize * model.rowCount(.cls))
         var seconds: [Double] = []
         var peak = GemmBenchmark.Peak()
         peak.probe()
@@ -47,14 +48,14 @@ public struct ExtractBenchmark {
                 probed = .now
             }
             let start = ContinuousClock.now
-            extractor.extract(images: images, count: batchSize, into: &features)
+            try session.extract(images: images, count: batchSize, into: &features)
             // The first run touches all memory for the first time.
             if step > 0 { seconds.append(PretrainBenchmark.seconds(ContinuousClock.now - start)) }
         }
         let rate = Double(batchSize) / seconds.sorted()[seconds.count / 2]
-        let done = extractor.operations(.cls, asPerformed: true)
+        let done = model.operations(.cls, asPerformed: true)
         return Result(
             imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * done / (precision == .int8 ? peak.int8 : peak.float32),
-            operationsPerImage: extractor.operations(.cls))
+            operationsPerImage: model.operations(.cls))
     }
 }

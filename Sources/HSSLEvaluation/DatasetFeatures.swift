@@ -19,23 +19,23 @@ public struct DatasetFeatures: Sendable {
     /// - Parameters:
     ///   - indices: which images, in which order; nil: all.
     ///   - loaderThreads: decode and prepare while the model runs.
-    public init(_ dataset: Dataset, indices: [Int]? = nil, extractor: FeatureExtractor, preprocessing: Preprocessing, features: Features = .cls,
+    public init(_ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing, features: Features = .cls,
                 loaderThreads: Int = 2) throws {
-        let width = extractor.rowCount(features)
+        let width = session.model.rowCount(features)
         try self.init(dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads) { pixels, count, output in
-            extractor.extract(images: pixels, count: count, features: features, into: output)
+            try session.extract(images: pixels, count: count, features: features, into: &output)
         }
     }
 
     /// The prepared pixels themselves, as the baseline that features must beat.
     public init(pixelsOf dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, loaderThreads: Int = 2) throws {
         try self.init(dataset, indices: indices, preprocessing: preprocessing, dimension: preprocessing.count, loaderThreads: loaderThreads) { pixels, count, output in
-            output.update(from: pixels, count: count * preprocessing.count)
+            output.replaceSubrange(..<(count * preprocessing.count), with: pixels[..<(count * preprocessing.count)])
         }
     }
 
     private init(_ dataset: Dataset, indices: [Int]?, preprocessing: Preprocessing, dimension: Int, loaderThreads: Int,
-                 compute: (UnsafePointer<Float>, Int, UnsafeMutablePointer<Float>) -> Void) throws {
+                 compute: ([Float], Int, inout [Float]) throws -> Void) throws {
         let wanted = indices ?? Array(0..<dataset.count)
         let chunk = Self.chunk
         let loader = PrefetchLoader(count: (wanted.count + chunk - 1) / chunk, threads: loaderThreads, capacity: 2 * loaderThreads) { item in
@@ -48,11 +48,7 @@ public struct DatasetFeatures: Sendable {
         while let images = try loader.next()?.get() {
             unreadable += images.unreadable
             if images.indices.isEmpty { continue }
-            images.pixels.withUnsafeBufferPointer { pixels in
-                rows.withUnsafeMutableBufferPointer { rows in
-                    if let source = pixels.baseAddress, let target = rows.baseAddress { compute(source, images.indices.count, target) }
-                }
-            }
+            try compute(images.pixels, images.indices.count, &rows)
             values += rows[..<(images.indices.count * dimension)]
             kept += images.indices
         }

@@ -9,7 +9,7 @@ import Logging
 /// Decoding and preparing on loader threads, inference in batches, rows in the order of the inputs.
 struct Extraction {
     private let options: HSSLExtract
-    private let extractor: FeatureExtractor
+    private let session: Session
     private let preprocessing: Preprocessing
     private let inputs: InputList
     private let log = Logger(label: "hssl-extract")
@@ -27,7 +27,7 @@ struct Extraction {
         if options.jpegDecode == .fast { limits.reducedSide = 2 * preprocessing.resize }
         inputs = try InputList(arguments: options.inputs, limits: limits, separator: UInt8(ascii: options.null ? "\0" : "\n"))
         guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
-        extractor = try FeatureExtractor(model: model, threads: options.threads, maxBatch: options.batchSize)
+        session = try Session(model: Model(file: model), threads: options.threads)
     }
 
     /// What remains for decoding under `--memory-limit` once the model, the batch and the loader's queue have theirs.
@@ -55,15 +55,15 @@ struct Extraction {
     // MARK: Running
 
     func run() throws {
-        let rowCount = extractor.rowCount(options.features)
-        let writer = try EmbeddingFormat.makeWriter(path: options.output, rowShape: extractor.rowShape(options.features))
+        let model = session.model
+        let writer = try EmbeddingFormat.makeWriter(path: options.output, rowShape: model.rowShape(options.features))
         let index = options.output == EmbeddingFormat.standardOutput ? nil : try EmbeddingIndexWriter(output: options.output)
         let loader = PrefetchLoader(count: inputs.count, threads: options.threads, capacity: Self.queueCapacity(options)) { [inputs, preprocessing] item in
             preprocessing.apply(to: try inputs.image(item)) as [Float]
         }
         defer { loader.stop() }
 
-        var batch = Batch(capacity: options.batchSize, imageCount: extractor.imageCount, rowCount: rowCount)
+        var batch = Batch(capacity: options.batchSize, imageCount: model.imageCount, rowCount: model.rowCount(options.features))
         var progress = options.shared.logLevel.loggerLevel <= .info ? ProgressBar(label: "extract", unit: "images", total: inputs.count) : nil
         var skipped = 0
         for item in 0..<inputs.count {
@@ -88,7 +88,7 @@ struct Extraction {
     ///
     /// - Returns: how many of the inputs were skipped.
     private func write(_ batch: inout Batch, to writer: any EmbeddingWriter, _ index: EmbeddingIndexWriter?) throws -> Int {
-        extractor.extract(
+        try session.extract(
             images: batch.images, count: batch.imageTotal, features: options.features, normalize: options.normalize, into: &batch.features)
         var skipped = 0
         var image = 0

@@ -128,13 +128,14 @@ struct KNN: ParsableCommand {
             let preprocessing = try Preprocessing(resize: rawPixels, crop: rawPixels, mean: [0, 0, 0], std: [1, 1, 1])
             return { try DatasetFeatures(pixelsOf: $0, indices: $1, preprocessing: preprocessing, loaderThreads: threads) }
         }
-        let extractor: FeatureExtractor
-        if let model { extractor = try FeatureExtractor(modelPath: model, threads: threads) } else {
-            extractor = try UntrainedBase.extractor(recipe: Recipe.load(path: untrained ?? "", architectures: ModelArchitecture.names))
+        let source: Model
+        if let model { source = try Model(path: model) } else {
+            source = try UntrainedBase.model(recipe: Recipe.load(path: untrained ?? "", architectures: ModelArchitecture.names))
         }
-        guard let preprocessing = extractor.preprocessing else { throw CommandError("the model does not say how its images are prepared") }
+        guard let preprocessing = source.preprocessing else { throw CommandError("the model does not say how its images are prepared") }
         let features = self.features
-        return { try DatasetFeatures($0, indices: $1, extractor: extractor, preprocessing: preprocessing, features: features, loaderThreads: threads) }
+        let session = try Session(model: source, threads: threads)
+        return { try DatasetFeatures($0, indices: $1, session: session, preprocessing: preprocessing, features: features, loaderThreads: threads) }
     }
 }
 

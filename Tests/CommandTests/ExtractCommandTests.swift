@@ -31,13 +31,11 @@ final class ExtractCommandTests: XCTestCase {
     /// The features of one image by the library.
     private func expected(_ path: String, _ features: Features = .cls, normalize: Bool = false, reduced: Bool = false) throws -> [Float] {
         let file = try ModelFile(path: model)
-        let extractor = try FeatureExtractor(model: file, threads: 1)
+        let session = try Session(model: Model(file: file), threads: 1)
         let prepared = file.preprocessing
         let image: [Float] = try prepared.apply(
             to: ImageDecoder.decode(path: path, limits: DecodeLimits(reducedSide: reduced ? 2 * prepared.resize : 0)))
-        var row = [Float](repeating: 0, count: extractor.rowCount(features))
-        extractor.extract(images: image, count: 1, features: features, normalize: normalize, into: &row)
-        return row
+        return try session.extract(images: image, count: 1, features: features, normalize: normalize)
     }
 
     /// Shape and values of a float32 .npy.

@@ -13,13 +13,13 @@ final class LoweringTests: XCTestCase {
 
     func testTransformerIsFused() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
-        let float = try lower(trace.tape, trace.local.gatheringRows([0]))
+        let float = try lower(trace.tape, trace.global)
         // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual; in the last one
         // keys and values of all tokens and one query are two products; the last norm, the copy to the features.
         XCTAssertEqual(float.steps.count, 3 + 11 * 7 + 8 + 2)
         XCTAssertEqual(float.steps.last { $0.kind == HSSL_STEP_ATTENTION }?.size, [197, 6, 64, 0, 1])
         XCTAssertFalse(float.steps.contains { [HSSL_STEP_ADD, HSSL_STEP_GELU].contains($0.kind) })
-        let int8 = try lower(trace.tape, trace.local.gatheringRows([0]), .int8)
+        let int8 = try lower(trace.tape, trace.global, .int8)
         XCTAssertEqual(int8.steps.filter { $0.kind == HSSL_STEP_LAYER_NORM_QUANTIZE }.count, 12 * 2)
         XCTAssertEqual(int8.steps.filter(\.kind.isLinear).count, 1 + 11 * 4 + 5)  // patches too
         XCTAssertEqual(int8.steps.last { $0.kind == HSSL_STEP_ATTENTION_INTEGER }?.size, [197, 6, 64, 0, 1])
@@ -74,7 +74,7 @@ final class LoweringTests: XCTestCase {
 
     /// The figure that rates are divided by counts what is computed, not what the model could.
     func testOperationsOfClsFeatures() throws {
-        let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32, threads: 2)
+        let plan = try Plan(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), precision: .float32)
         let (n, d) = (197.0, 384.0)
         let blocks = 11 * (24 * n * d * d + 4 * n * n * d)
         // Keys and values of all tokens; the query, its scores and its values' mean; projection and MLP of one token.
@@ -88,7 +88,7 @@ final class LoweringTests: XCTestCase {
     func testRowsPassFromAttentionToAttention() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
         for (precision, length) in [(Precision.float32, 6), (.int8, 8)] {
-            let steps = try lower(trace.tape, trace.local.gatheringRows([0]), precision).steps
+            let steps = try lower(trace.tape, trace.global, precision).steps
             let chains = RowChains.ranges(steps)
             XCTAssertEqual(chains.flatMap(Array.init), Array(steps.indices))
             for chain in chains where chain.count > 1 { XCTAssertEqual(Set(steps[chain].map { $0.size[0] }).count, 1) }
@@ -224,9 +224,11 @@ final class LoweringTests: XCTestCase {
     private func run(_ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int) throws -> [Float] {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: constants.byteCount + 64, alignment: 64)
         let arena = UnsafeMutableRawPointer.allocate(byteCount: result.arena.byteCount + 64, alignment: 64)
+        let workspace = UnsafeMutableRawPointer.allocate(byteCount: 256 * result.workspaceBytes + 64, alignment: 64)
         defer {
             memory.deallocate()
             arena.deallocate()
+            workspace.deallocate()
         }
         // Whatever a step reads without anyone having written it shows.
         memset(arena, 0xFF, result.arena.byteCount)
@@ -237,7 +239,7 @@ final class LoweringTests: XCTestCase {
             var plan = hssl_plan(
                 steps: steps.baseAddress, step_count: steps.count, constants: memory, image_bytes: input.count * 4, features_bytes: count * 4,
                 arena_bytes: result.arena.byteCount)
-            hssl_plan_run(&plan, 1, input, &output, arena)
+            hssl_plan_run(&plan, 1, input, &output, arena, workspace)
         }
         return output
     }

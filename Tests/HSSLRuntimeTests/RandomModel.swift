@@ -5,7 +5,7 @@ import XCTest
 @testable import HSSLModels
 @testable import HSSLRuntime
 
-/// A vision transformer with random weights and the Tape's forward pass over it: the oracle.
+/// A model with random weights and the Tape's forward pass over it: the oracle.
 struct RandomModel {
     let architecture: ModelArchitecture
     let parameters = ParameterSet()
@@ -13,8 +13,13 @@ struct RandomModel {
     private let model: any Base
 
     init(imageSize: Int = 20, patchSize: Int = 5, embedDim: Int = 36, depth: Int = 2, numHeads: Int = 3, seed: UInt64 = 1) throws {
-        architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads))
-        model = try architecture.makeBase(ParameterScope(parameters), .deployment)
+        try self.init(
+            VisionTransformer.Configuration(imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads), seed: seed)
+    }
+
+    init(_ configuration: any BaseConfiguration, seed: UInt64 = 1) throws {
+        architecture = try ModelArchitecture(configuration)
+        model = architecture.makeBase(ParameterScope(parameters), .deployment)
         parameters.allocate(from: pool)
         parameters.initialize(seed: seed)
         // Zero biases and unit norms would hide a wrong operand.
@@ -64,8 +69,8 @@ struct RandomModel {
         }
     }
 
-    func extractor(precision: Precision = .float32, threads: Int = 1) throws -> FeatureExtractor {
-        try FeatureExtractor(model: architecture, parameters: parameters, precision: precision, threads: threads)
+    func session(precision: Precision = .float32, threads: Int = 1) throws -> Session {
+        try Session(model: Model(architecture: architecture, parameters: parameters, precision: precision), threads: threads)
     }
 }
 
@@ -91,11 +96,11 @@ func relativeError(_ a: [Float], _ b: [Float]) -> Float {
     return zip(a, b).reduce(0) { max($0, abs($1.0 - $1.1)) } / scale
 }
 
-extension FeatureExtractor {
-    func rows(_ images: [Float], _ features: Features = .cls, normalize: Bool = false) -> [Float] {
-        let count = images.count / imageCount
-        var output = [Float](repeating: .nan, count: count * rowCount(features))
-        extract(images: images, count: count, features: features, normalize: normalize, into: &output)
+extension Session {
+    func rows(_ images: [Float], _ features: Features = .cls, normalize: Bool = false) throws -> [Float] {
+        let count = images.count / model.imageCount
+        var output = [Float](repeating: .nan, count: count * model.rowCount(features))
+        try extract(images: images, count: count, features: features, normalize: normalize, into: &output)
         return output
     }
 }

@@ -33,17 +33,17 @@ final class SteadyStateTests: XCTestCase {
         let images = model.images(5)
         for precision in Precision.allCases {
             for threads in [1, 2] {
-                let extractor = try model.extractor(precision: precision, threads: threads)
+                let session = try model.session(precision: precision, threads: threads)
                 hssl_set_threads(Int32(threads))
                 defer { hssl_set_threads(1) }
                 for features in Features.allCases {
-                    var output = [Float](repeating: 0, count: 5 * extractor.rowCount(features))
+                    var output = [Float](repeating: 0, count: 5 * session.model.rowCount(features))
                     // The first run starts the threads of the kernels.
-                    for count in [5, 2, 1] { extractor.extract(images: images, count: count, features: features, normalize: true, into: &output) }
+                    for count in [5, 2, 1] { try session.extract(images: images, count: count, features: features, normalize: true, into: &output) }
                     let (before, heap) = (allocation_count(), heap_bytes())
                     var count = 5  // unoptimised, a loop over a range allocates
                     while count > 0 {
-                        extractor.extract(images: images, count: count, features: features, normalize: true, into: &output)
+                        try session.extract(images: images, count: count, features: features, normalize: true, into: &output)
                         count -= 1
                     }
                     let (calls, growth) = (allocation_count() - before, heap_bytes() - heap)

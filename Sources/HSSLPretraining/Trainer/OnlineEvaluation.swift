@@ -1,3 +1,4 @@
+import CSupport
 import HSSLData
 import HSSLEvaluation
 import HSSLFormats
@@ -46,9 +47,10 @@ struct OnlineEvaluation {
 
     /// - Parameter illustrations: how many queries come back with their neighbours.
     func run(_ network: Network, illustrations: Int = 0) throws -> Result {
-        let extractor = try FeatureExtractor(model: architecture, parameters: network.parameters, prefix: "base.")
-        let references = try DatasetFeatures(dataset, indices: reference, extractor: extractor, preprocessing: preprocessing)
-        let queries = try DatasetFeatures(dataset, indices: query, extractor: extractor, preprocessing: preprocessing)
+        let model = try Model(architecture: architecture, parameters: network.parameters, prefix: "base.")
+        let session = try Session(model: model, threads: Int(hssl_get_threads()))
+        let references = try DatasetFeatures(dataset, indices: reference, session: session, preprocessing: preprocessing)
+        let queries = try DatasetFeatures(dataset, indices: query, session: session, preprocessing: preprocessing)
         let index = try FeatureIndex(features: references.values, dimension: references.dimension)
         var top1: Double?
         if dataset.hasLabels {

@@ -5,10 +5,10 @@ import HSSLRuntime
 
 /// A recipe's base as it is before the first update: what a pretrained one must beat.
 public enum UntrainedBase {
-    public static func extractor(recipe: Recipe) throws -> FeatureExtractor {
+    public static func model(recipe: Recipe) throws -> Model {
         let network = try Network(NetworkSizes(recipe: recipe), pool: BufferPool())
         network.parameters.initialize(seed: recipe.schedule.seed)
         let preprocessing = try Preprocessing(recipe: recipe)
-        return try FeatureExtractor(model: NetworkSizes(recipe: recipe).base, parameters: network.parameters, prefix: "base.", preprocessing: preprocessing)
+        return try Model(architecture: NetworkSizes(recipe: recipe).base, parameters: network.parameters, prefix: "base.", preprocessing: preprocessing)
     }
 }

@@ -40,6 +40,7 @@ struct Lowering {
     private var halves: [Int: Operand] = [:]
     private var storageSizes: [Int] = []
     private var steps: [PlanStep] = []
+    private var workspaceBytes = 0
     /// Of all float products: the threads of a chain are at different ones, each in the part of its rows.
     private var productWorkspace: Operand?
     private var constants: ConstantTable
@@ -50,6 +51,8 @@ struct Lowering {
         /// Bytes of each storage.
         let sizes: [Int]
         let arena: ArenaLayout
+        /// Scratch of one thread.
+        let workspaceBytes: Int
     }
 
     /// - Parameters:
@@ -73,7 +76,7 @@ struct Lowering {
         let chains = RowChains.ranges(lowering.steps)
         for chain in chains { lowering.steps[chain.lowerBound].chain = chain.count }
         let arena = ArenaLayout(sizes: lowering.storageSizes, steps: lowering.steps, chains: chains)
-        return Result(steps: lowering.steps, sizes: lowering.storageSizes, arena: arena)
+        return Result(steps: lowering.steps, sizes: lowering.storageSizes, arena: arena, workspaceBytes: lowering.workspaceBytes)
     }
 
     /// The operations without the reshapes, which move nothing, and for every reshaped value the one that it shares its memory with.
@@ -126,11 +129,12 @@ struct Lowering {
             let integers = tokens <= Int(HSSL_ATTENTION_INTEGER_TOKENS) && isReadAsCodesOnly(output) && demand.uses[inputs[0]] == 1 && int8Product(inputs[0]) != nil
             let x = try queriesKeysAndValues(inputs[0], of: rows, width: width, half: integers)
             let y = integers ? allocateHalf(output).half(rows.lowerBound * width) : allocate(output).element(rows.lowerBound * width)
-            let workspace = allocate(
-                byteCount: integers ? hssl_attention_integer_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
+            workspaceBytes = max(
+                workspaceBytes,
+                integers ? hssl_attention_integer_workspace_size(tokens, headDimension) : hssl_attention_workspace_size(1, tokens, heads, headDimension))
             emit(PlanStep(
                 kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
-                y: y, workspace: workspace))
+                y: y, workspace: .workspace))
         case .unfold(let kernel, let stride, 0, .image) where kernel == stride: places[output] = .patches(node)
         case .depthwiseConv(let kernel):
             let (h, w) = (node.shape[1], node.shape[2])

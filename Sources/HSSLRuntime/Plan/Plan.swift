@@ -3,19 +3,23 @@ import HSSLGraph
 import HSSLModels
 
 /// The inference of one architecture: steps for every kind of features, the size of every piece of memory known before a weight is read.
-package struct Plan {
+package struct Plan: Sendable {
     /// Steps that fill one row of features, and after them one that normalises it.
-    struct Program {
+    struct Program: Sendable {
         let steps: [hssl_plan_step]
     }
 
     let programs: [Features: Program]
-    let constants: ConstantTable
-    /// Bytes of one thread's arena.
+    /// Bytes of packed weights, biases and positions.
+    let constantBytes: Int
+    private let largestTensor: Int
+    /// Bytes of the values of one image, of which a session has as many as threads.
     let arenaBytes: Int
-    /// Threads that workspaces are sized for, and the instruction set.
-    let context: KernelContext
-    var threads: Int { context.threads }
+    /// Bytes of scratch a thread.
+    let workspaceBytes: Int
+    /// The selected instruction set when this was made: sizes of workspaces depend on it.
+    let isa: hssl_isa
+    private let rowCounts: [Features: Int]
     /// Channels D.
     package let width: Int
     /// Patch tokens N.
@@ -23,16 +27,23 @@ package struct Plan {
     /// float32 elements of one image.
     package let imageCount: Int
 
-    /// - Parameter threads: 1 … 256; workspaces are sized for as many.
-    /// - Throws: `ModelError` or `RuntimeError`.
-    package init(_ architecture: ModelArchitecture, precision: Precision, threads: Int) throws {
+    /// - Throws: `RuntimeError`.
+    package init(_ architecture: ModelArchitecture, precision: Precision) throws {
+        var constants = ConstantTable()
+        try self.init(architecture, precision: precision, constants: &constants)
+    }
+
+    /// - Parameter constants: receives what the steps read besides the image, empty before.
+    init(_ architecture: ModelArchitecture, precision: Precision, constants: inout ConstantTable) throws {
+        try Processor.initialize()
         let trace = ModelTrace(architecture)
         let (cls, patches) = (trace.global, trace.local)
         let (count, width) = (patches.shape[0], patches.shape[1])
         let mean = patches.reshaped([1, count, width]).meanOverTokens()
 
-        let context = KernelContext(threads: threads)
-        var constants = ConstantTable()
+        isa = hssl_isa_selected()
+        // Workspaces of one thread: a session multiplies.
+        let context = KernelContext(threads: 1, isa: isa)
         var lowered: [Features: Lowering.Result] = [:]
         for features in Features.allCases {
             let outputs: [(Tensor, Int)] =
@@ -52,11 +63,13 @@ package struct Plan {
             programs[features] = Program(steps: (result.steps + [normalize]).map { $0.native { Self.address($0, result.arena, constants) } })
         }
         self.programs = programs
-        self.constants = constants
-        self.context = context
+        constantBytes = constants.byteCount
+        largestTensor = constants.largestTensor
+        workspaceBytes = lowered.values.map(\.workspaceBytes).max() ?? 0
         (self.width, self.tokens) = (width, count)
         imageCount = trace.images.count
         arenaBytes = lowered.values.map(\.arena.byteCount).max() ?? 0
+        rowCounts = [.cls: width, .mean: width, .clsMean: 2 * width, .patch: count * width]
     }
 
     /// One vector an image, or one a patch.
@@ -74,6 +87,7 @@ package struct Plan {
         case .image(let offset): hssl_plan_operand(space: HSSL_PLAN_IMAGE, offset: offset)
         case .features(let offset): hssl_plan_operand(space: HSSL_PLAN_FEATURES, offset: offset)
         case .constant(let index, let offset): hssl_plan_operand(space: HSSL_PLAN_CONSTANTS, offset: constants.offset(of: index) + offset)
+        case .workspace: hssl_plan_operand(space: HSSL_PLAN_WORKSPACE, offset: 0)
         case .arena(let storage, let offset): hssl_plan_operand(space: HSSL_PLAN_ARENA, offset: (arena.offsets[storage] ?? 0) + offset)
         }
     }
@@ -87,11 +101,14 @@ package struct Plan {
         }
     }
 
+    /// float32 elements of one row of features.
+    package func rowCount(_ features: Features) -> Int { rowCounts[features] ?? 0 }
+
     /// Operations (a multiply and an add are two) of the products and attentions that one image's features need; what is left out does not count.
     ///
     /// - Parameter asPerformed: those that are done, of which float products may have fewer (`hssl_gemm_multiply_adds`), not those of the definition.
     package func operations(_ features: Features, asPerformed: Bool = false) -> Double {
-        context.run {
+        KernelContext(threads: 1, isa: isa).run {
             (programs[features]?.steps ?? []).reduce(0) { sum, step in
                 if step.kind.isLinear {
                     let (rows, outputs, inputs) = (step.size.0, step.size.1, step.size.2)
@@ -104,21 +121,20 @@ package struct Plan {
         }
     }
 
-    /// Bytes that inference keeps: packed weights and one arena a thread. Nothing more is allocated after loading.
-    package var residentBytes: Int { constants.byteCount + threads * arenaBytes }
+    /// Bytes of the values of all images that are computed at a time, and of scratch.
+    func sessionBytes(threads: Int) -> Int { threads * (arenaBytes + workspaceBytes) }
 
     // MARK: Memory bound
 
     /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being read, the largest tensor in two forms), then while running with a
     /// batch of prepared images and patch features. Known from the file's header alone; what the process has besides is not counted.
     package static func memoryBound(_ model: ModelFile, threads: Int, batch: Int, features: Features = .patch) throws -> Int {
-        let plan = try Plan(model.architecture, precision: model.precision, threads: threads)
-        return plan.memoryBound(fileBytes: model.byteCount, batch: batch, features: features)
+        try Plan(model.architecture, precision: model.precision).memoryBound(fileBytes: model.byteCount, threads: threads, batch: batch, features: features)
     }
 
-    func memoryBound(fileBytes: Int, batch: Int, features: Features) -> Int {
+    func memoryBound(fileBytes: Int, threads: Int, batch: Int, features: Features) -> Int {
         // A tensor of the file at a time, in float64 at most, and what its first and last page bring along.
-        let mapped = min(fileBytes, 2 * constants.largestTensor + 1 << 20)
-        return residentBytes + mapped + 3 * constants.largestTensor + batch * 4 * (imageCount + rowShape(features).reduce(1, *))
+        let mapped = min(fileBytes, 2 * largestTensor + 1 << 20)
+        return constantBytes + sessionBytes(threads: threads) + mapped + 3 * largestTensor + batch * 4 * (imageCount + rowCount(features))
     }
 }

@@ -8,10 +8,12 @@ enum Operand: Equatable {
     case arena(storage: Int, offset: Int)
     case constant(Int, offset: Int)
     case features(offset: Int)
+    /// Scratch of the threads: what one step leaves there no other reads.
+    case workspace
 
     func advanced(by bytes: Int) -> Operand {
         switch self {
-        case .none: self
+        case .none, .workspace: self
         case .image(let offset): .image(offset: offset + bytes)
         case .arena(let storage, let offset): .arena(storage: storage, offset: offset + bytes)
         case .constant(let index, let offset): .constant(index, offset: offset + bytes)

@@ -6,7 +6,7 @@ import XCTest
 @testable import HSSLModels
 @testable import HSSLRuntime
 
-final class FeatureExtractorTests: XCTestCase {
+final class SessionTests: XCTestCase {
     override func setUp() {
         super.setUp()
         var message = [CChar](repeating: 0, count: 256)
@@ -20,10 +20,10 @@ final class FeatureExtractorTests: XCTestCase {
         for (width, heads, depth) in [(36, 3, 2), (64, 1, 1), (96, 3, 3)] {
             let model = try RandomModel(embedDim: width, depth: depth, numHeads: heads)
             let images = model.images(3)
-            let extractor = try model.extractor()
+            let session = try model.session()
             for features in Features.allCases {
                 for normalize in [false, true] {
-                    let found = extractor.rows(images, features, normalize: normalize)
+                    let found = try session.rows(images, features, normalize: normalize)
                     let error = relativeError(found, model.expected(features, images, normalize: normalize))
                     XCTAssertLessThan(error, 1e-5, "\(features) of width \(width), normalize \(normalize)")
                 }
@@ -39,7 +39,7 @@ final class FeatureExtractorTests: XCTestCase {
         for (precision, bound) in [(Precision.float16, Float(2e-4)), (.int8, 2e-2)] {
             for features in Features.allCases {
                 let error = relativeError(
-                    try model.extractor(precision: precision).rows(images, features),
+                    try model.session(precision: precision).rows(images, features),
                     model.expected(features, images, normalize: false, precision: precision))
                 XCTAssertLessThan(error, bound, "\(precision) \(features)")
             }
@@ -50,9 +50,9 @@ final class FeatureExtractorTests: XCTestCase {
         for seed in 1...3 as ClosedRange<UInt64> {
             let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 96, depth: 4, numHeads: 3, seed: seed)
             let images = model.images(4, seed: seed)
-            let reference = try model.extractor().rows(images)
-            let half = try model.extractor(precision: .float16).rows(images)
-            let byte = try model.extractor(precision: .int8).rows(images)
+            let reference = try model.session().rows(images)
+            let half = try model.session(precision: .float16).rows(images)
+            let byte = try model.session(precision: .int8).rows(images)
             XCTAssertGreaterThanOrEqual(cosine(half, reference), 0.9999)
             XCTAssertGreaterThanOrEqual(cosine(byte, reference), 0.999)
             XCTAssertNotEqual(byte, reference)
@@ -63,9 +63,9 @@ final class FeatureExtractorTests: XCTestCase {
         let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 96, depth: 2, numHeads: 3)
         let images = model.images(2)
         for precision in Precision.allCases {
-            let scalar = try withISA(HSSL_ISA_SCALAR) { try model.extractor(precision: precision).rows(images, .patch) }
+            let scalar = try withISA(HSSL_ISA_SCALAR) { try model.session(precision: precision).rows(images, .patch) }
             for isa in supportedISAs {
-                let found = try withISA(isa) { try model.extractor(precision: precision).rows(images, .patch) }
+                let found = try withISA(isa) { try model.session(precision: precision).rows(images, .patch) }
                 XCTAssertGreaterThanOrEqual(cosine(found, scalar), 0.99999, "\(precision) on \(String(cString: hssl_isa_name(isa)))")
             }
         }
@@ -77,7 +77,7 @@ final class FeatureExtractorTests: XCTestCase {
         let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 104, depth: 4, numHeads: 4)
         let images = model.images(2)
         let rows = try supportedISAs.map { isa in
-            try withISA(isa) { try [Features.patch, .cls].flatMap { try model.extractor(precision: .int8).rows(images, $0) } }
+            try withISA(isa) { try [Features.patch, .cls].flatMap { try model.session(precision: .int8).rows(images, $0) } }
         }
         for found in rows.dropFirst() { XCTAssertEqual(found, rows[0]) }
     }
@@ -91,12 +91,12 @@ final class FeatureExtractorTests: XCTestCase {
         let size = images.count / 5
         for precision in Precision.allCases {
             for features in [Features.cls, .clsMean, .patch] {
-                let single = try model.extractor(precision: precision, threads: 1)
-                let alone = (0..<5).map { single.rows(Array(images[$0 * size..<($0 + 1) * size]), features) }
+                let single = try model.session(precision: precision, threads: 1)
+                let alone = try (0..<5).map { try single.rows(Array(images[$0 * size..<($0 + 1) * size]), features) }
                 for threads in [1, 2, 3, 4] {
-                    let extractor = try model.extractor(precision: precision, threads: threads)
+                    let session = try model.session(precision: precision, threads: threads)
                     for count in [1, 2, 5] {
-                        let found = extractor.rows(Array(images[(5 - count) * size..<5 * size]), features)
+                        let found = try session.rows(Array(images[(5 - count) * size..<5 * size]), features)
                         XCTAssertEqual(found, alone[(5 - count)...].flatMap { $0 }, "\(precision) \(features), \(threads) threads, batch \(count)")
                     }
                 }
@@ -110,9 +110,9 @@ final class FeatureExtractorTests: XCTestCase {
             let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: width, depth: 3, numHeads: width / 32)
             let images = model.images(2)
             for precision in Precision.allCases {
-                let extractor = try model.extractor(precision: precision)
-                let both = extractor.rows(images, .clsMean)
-                let cls = extractor.rows(images, .cls)
+                let session = try model.session(precision: precision)
+                let both = try session.rows(images, .clsMean)
+                let cls = try session.rows(images, .cls)
                 for sample in 0..<2 {
                     let expected = both[sample * 2 * width..<(sample * 2 + 1) * width]
                     XCTAssertGreaterThan(
@@ -127,14 +127,14 @@ final class FeatureExtractorTests: XCTestCase {
         let model = try RandomModel()
         hssl_set_threads(2)
         defer { hssl_set_threads(1) }
-        _ = try model.extractor(threads: 3).rows(model.images(4))
+        _ = try model.session(threads: 3).rows(model.images(4))
         XCTAssertEqual(hssl_get_threads(), 2)
     }
 
     /// Each call has its own threads and instruction set, whatever runs beside it.
     func testConcurrentModelsGiveTheBitsOfOneAtATime() throws {
         struct Work: @unchecked Sendable {
-            let extractor: FeatureExtractor
+            let session: Session
             let images: [Float]
             let expected: [Float]
         }
@@ -143,15 +143,15 @@ final class FeatureExtractorTests: XCTestCase {
             for (threads, isa) in [(1, supportedISAs[0]), (2, supportedISAs[supportedISAs.count - 1]), (3, supportedISAs[supportedISAs.count / 2])] {
                 let model = try RandomModel(imageSize: 48 + 16 * index, patchSize: 8, embedDim: 96, depth: 2, numHeads: 3, seed: UInt64(index + 1))
                 let images = model.images(3)
-                let extractor = try withISA(isa) { try model.extractor(precision: precision, threads: threads) }
-                works.append(Work(extractor: extractor, images: images, expected: extractor.rows(images, .patch)))
+                let session = try withISA(isa) { try model.session(precision: precision, threads: threads) }
+                works.append(Work(session: session, images: images, expected: try session.rows(images, .patch)))
             }
         }
         let group = DispatchGroup(), wrong = Mismatches()
         for work in works {
             let thread = Thread {
-                for turn in 0..<30 where work.extractor.rows(work.images, .patch) != work.expected {
-                    wrong.add("turn \(turn), \(work.extractor.precision) with \(work.extractor.threads) threads")
+                for turn in 0..<30 where (try? work.session.rows(work.images, .patch)) != work.expected {
+                    wrong.add("turn \(turn), \(work.session.model.precision) with \(work.session.threads) threads")
                 }
                 group.leave()
             }
@@ -160,6 +160,18 @@ final class FeatureExtractorTests: XCTestCase {
         }
         group.wait()
         XCTAssertEqual(wrong.all, [])
+    }
+
+    func testWrongSizesAreRefused() throws {
+        let session = try RandomModel().session()
+        let images = [Float](repeating: 0, count: 2 * session.model.imageCount)
+        XCTAssertEqual(try session.extract(images: images, count: 2).count, 2 * session.model.width)
+        XCTAssertEqual(try session.extract(images: images, count: 0), [])
+        var output = [Float](repeating: 7, count: session.model.width)
+        for (count, images) in [(3, images), (-1, images), (2, Array(images.dropLast())), (2, images)] {
+            XCTAssertThrowsError(try session.extract(images: images, count: count, into: &output))
+        }
+        XCTAssertEqual(output, [Float](repeating: 7, count: session.model.width))
     }
 
     // MARK: Files
@@ -175,8 +187,8 @@ final class FeatureExtractorTests: XCTestCase {
                 preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
                 provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
                 precision: precision, parameters: model.parameters)
-            let found = try FeatureExtractor(modelPath: path, threads: 1).rows(images, .patch)
-            let expected = try model.extractor(precision: precision).rows(images, .patch)
+            let found = try Session(model: Model(path: path), threads: 1).rows(images, .patch)
+            let expected = try model.session(precision: precision).rows(images, .patch)
             if precision == .float16 {
                 // The file rounds every tensor, the policy only the weights of products.
                 XCTAssertGreaterThan(cosine(found, expected), 0.99999)
@@ -195,20 +207,20 @@ final class FeatureExtractorTests: XCTestCase {
             provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
             precision: .float32, parameters: model.parameters)
         let bound = try Plan.memoryBound(ModelFile(path: path), threads: 2, batch: 4)
-        XCTAssertNoThrow(try FeatureExtractor(modelPath: path, threads: 2, maxBatch: 4, memoryLimit: bound))
-        XCTAssertThrowsError(try FeatureExtractor(modelPath: path, threads: 2, maxBatch: 4, memoryLimit: bound - 1)) { error in
+        XCTAssertNoThrow(try Model(path: path, memoryLimit: bound, threads: 2, batch: 4))
+        XCTAssertThrowsError(try Model(path: path, memoryLimit: bound - 1, threads: 2, batch: 4)) { error in
             XCTAssertTrue("\(error)".contains("\(bound) bytes") && "\(error)".contains(path), "\(error)")
         }
     }
 
     func testMemoryStaysFlatAfterTheFirstBatch() throws {
         let model = try RandomModel(imageSize: 64, patchSize: 8, embedDim: 96, depth: 2, numHeads: 3)
-        let extractor = try model.extractor(precision: .int8, threads: 2)
+        let session = try model.session(precision: .int8, threads: 2)
         let images = model.images(16)
-        var output = [Float](repeating: 0, count: 16 * extractor.rowCount(.patch))
-        extractor.extract(images: images, count: 16, features: .patch, into: &output)
+        var output = [Float](repeating: 0, count: 16 * session.model.rowCount(.patch))
+        try session.extract(images: images, count: 16, features: .patch, into: &output)
         let before = hssl_peak_rss()
-        for _ in 0..<20 { extractor.extract(images: images, count: 16, features: .patch, into: &output) }
+        for _ in 0..<20 { try session.extract(images: images, count: 16, features: .patch, into: &output) }
         XCTAssertEqual(hssl_peak_rss(), before)
     }
 }
