@@ -45,8 +45,10 @@ let package = Package(
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
         .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", "HSSLRuntime", .product(name: "Yams", package: "Yams")]),
 
+        .target(name: "HSSLBenchmarks", dependencies: ["HSSLPretraining", "HSSLRuntime"]),
+
         // Commands
-        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLCommandLine"]),
+        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLBenchmarks", "HSSLCommandLine"]),
         .executableTarget(name: "hssl-extract", dependencies: ["HSSLRuntime", "HSSLData", "HSSLCommandLine"]),
 
         // Tests
@@ -64,6 +66,8 @@ let package = Package(
         .testTarget(name: "HSSLPretrainingTests", dependencies: ["HSSLPretraining", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLCommandLineTests", dependencies: ["HSSLCommandLine"]),
         .testTarget(name: "CommandTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats", "HSSLModels", "HSSLRuntime", "HSSLData", "TestSupport"]),
+        // Of the programs only, so that it outlives their Swift interfaces; HSSLFormats for its CRC-32C.
+        .testTarget(name: "CompatibilityTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats"], exclude: ["Fixtures"]),
     ],
     swiftLanguageModes: [.v6]
 )

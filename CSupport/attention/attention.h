@@ -25,25 +25,22 @@ typedef struct {
     void (*strip)(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch);
 } hssl_attention_forward;
 
-/// The operands of hssl_attention_single_query.
-typedef struct {
-    ptrdiff_t tokens, heads, head_dim, width, query;
-    const float *x;
-    hssl_element element;
-    const void *weight;
-    const float *scale, *bias;
-    float *out;
-} hssl_attention_single;
-
 typedef struct {
     hssl_attention_forward forward;
     void (*backward)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
                      const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch);
+    /// A strip of a forward whose scores have bias and mask [tokens, tokens] (either may be NULL) added; `prepare` is that of `forward`.
+    void (*strip_biased)(const hssl_attention_head *head, const float *bias, const float *mask, ptrdiff_t begin, ptrdiff_t end, void *scratch);
+    /// Its backward; dbias, whose rows are hssl_attention_ld(tokens) apart, is added to unless NULL. What is added right of the tokens means nothing.
+    void (*backward_biased)(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
+                            const float *log_sum_exp, const float *dout, const float *bias, const float *mask, float *dq, float *dk, float *dv,
+                            float *dbias, float *scratch);
     /// The forward over integer codes (integers.h).
     hssl_attention_forward forward_integer;
-    /// One head of it.
-    void (*single_query)(const hssl_attention_single *operands, ptrdiff_t head, void *scratch);
 } hssl_attention_kernels;
+
+/// The row of the selected instruction set.
+const hssl_attention_kernels *hssl_attention_selected(void);
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_attention_kernels table;
 #include "attention/kernels.inc"
@@ -67,23 +64,6 @@ typedef struct { size_t panels, strip; } hssl_attention_bytes;
 static inline hssl_attention_bytes hssl_attention_forward_bytes(ptrdiff_t tokens, ptrdiff_t head_dim) {
     const size_t row = sizeof(float) * (size_t)hssl_attention_ld(tokens);
     return (hssl_attention_bytes){(size_t)head_dim * row, (size_t)hssl_attention_strip(tokens) * row};
-}
-
-static inline ptrdiff_t hssl_element_size(hssl_element element) { return element == HSSL_ELEMENT_F32 ? 4 : element == HSSL_ELEMENT_F16 ? 2 : 1; }
-
-/// Scratch of a head of a single query.
-typedef struct {
-    ptrdiff_t ld, padded_tokens;  // width and tokens, rounded up to 16
-    float *query;                 // [head_dim]
-    float *wanted, *pooled;       // [ld]
-    float *scores;                // [padded_tokens]
-    size_t bytes;
-} hssl_attention_single_scratch;
-static inline hssl_attention_single_scratch hssl_attention_single_scratch_at(ptrdiff_t tokens, ptrdiff_t width, ptrdiff_t head_dim, float *scratch) {
-    const ptrdiff_t ld = hssl_row_elements(width), padded = hssl_row_elements(tokens), query = hssl_row_elements(head_dim);
-    hssl_attention_single_scratch at = {.ld = ld, .padded_tokens = padded, .bytes = sizeof(float) * (size_t)(query + 2 * ld + padded)};
-    if (scratch) at.query = scratch, at.wanted = scratch + query, at.pooled = at.wanted + ld, at.scores = at.pooled + ld;
-    return at;
 }
 
 /// Floats of scratch of a backward: kᵀ, vᵀ, a strip of scores and one of their gradients.

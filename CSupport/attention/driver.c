@@ -2,7 +2,7 @@
 #include "attention/integers.h"
 #include "elementwise/partition.h"
 
-static const hssl_attention_kernels *selected(void) {
+const hssl_attention_kernels *hssl_attention_selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_attention_kernels *best = &hssl_attention__scalar;
 #define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
@@ -85,41 +85,16 @@ void hssl_attention(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_
 
 void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end,
                             const float *qkv, float *out, float *log_sum_exp, void *workspace) {
-    run_heads(1, batch, (forward_job){.kernels = selected()->forward, .shape = shape_of(tokens, heads, head_dim), .heads = heads, .begin = begin, .end = end,
+    run_heads(1, batch, (forward_job){.kernels = hssl_attention_selected()->forward, .shape = shape_of(tokens, heads, head_dim), .heads = heads, .begin = begin, .end = end,
                                       .element = sizeof *qkv, .qkv = qkv, .out = out, .log_sum_exp = log_sum_exp, .bytes = hssl_attention_forward_bytes(tokens, head_dim),
                                       .workspace = workspace});
 }
 
 void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const uint16_t *qkv, uint16_t *out,
                             void *workspace) {
-    run_heads(2, 1, (forward_job){.kernels = selected()->forward_integer, .shape = shape_of(tokens, heads, head_dim), .heads = heads, .begin = begin,
+    run_heads(2, 1, (forward_job){.kernels = hssl_attention_selected()->forward_integer, .shape = shape_of(tokens, heads, head_dim), .heads = heads, .begin = begin,
                                   .end = end, .element = sizeof *qkv, .qkv = qkv, .out = out, .bytes = hssl_attention_integer_layout_at(tokens, head_dim, NULL, NULL).bytes,
                                   .workspace = workspace});
-}
-
-typedef struct {
-    hssl_attention_single operands;
-    void (*kernel)(const hssl_attention_single *operands, ptrdiff_t head, void *scratch);
-    char *workspace;
-    size_t bytes;
-} single_job;
-
-static void run_single(const void *job, ptrdiff_t head, int part) {
-    const single_job *const s = job;
-    s->kernel(&s->operands, head, s->workspace + (size_t)part * s->bytes);
-}
-
-size_t hssl_attention_single_query_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim, ptrdiff_t width) {
-    return (size_t)hssl_get_threads() * hssl_attention_single_scratch_at(tokens, width, head_dim, NULL).bytes;
-}
-
-void hssl_attention_single_query(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t width, ptrdiff_t query, const float *x, hssl_element element,
-                                 const void *weight, const float *weight_scale, const float *bias, float *out, void *workspace) {
-    const single_job job = {.operands = {tokens, heads, head_dim, width, query, x, element, weight, weight_scale, bias, out},
-                            .kernel = selected()->single_query, .workspace = workspace,
-                            .bytes = hssl_attention_single_scratch_at(tokens, width, head_dim, NULL).bytes};
-    const int team = hssl_team((double)(heads * (2 * tokens + 3 * head_dim) * width) * HSSL_WORK_MULTIPLY_ADD);
-    hssl_run_tasks(team, heads, run_single, &job);
 }
 
 typedef struct {
@@ -140,7 +115,7 @@ static void run_backward(const void *job, ptrdiff_t pair, int part) {
 
 void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
                              const float *log_sum_exp, const float *dout, float *dqkv, void *workspace) {
-    const backward_job job = {selected(), shape_of(tokens, heads, head_dim), heads, hssl_attention_backward_scratch(tokens, head_dim), qkv, out, log_sum_exp,
+    const backward_job job = {hssl_attention_selected(), shape_of(tokens, heads, head_dim), heads, hssl_attention_backward_scratch(tokens, head_dim), qkv, out, log_sum_exp,
                               dout, dqkv, workspace};
     const int team = hssl_team((double)(5 * batch * heads * tokens * tokens * head_dim) * HSSL_WORK_MULTIPLY_ADD);
     hssl_run_tasks(team, batch * heads, run_backward, &job);

@@ -11,15 +11,22 @@ static double dot(ptrdiff_t n, const float *x, const float *y) {
 
 static void prepare(const hssl_attention_head *head) { (void)head; }
 
-static void strip(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+/// The score of query i and key j, rounded where the vector rows round it: the backward's meets the log-sum-exp of the forward's.
+static float score_of(const hssl_attention_shape *shape, const float *q, const float *k, ptrdiff_t i, ptrdiff_t j, const float *bias, const float *mask) {
+    float score = (float)(dot(shape->head_dim, q + i * shape->ld_qkv, k + j * shape->ld_qkv) * (1 / sqrt((double)shape->head_dim)));
+    if (bias) score += bias[i * shape->tokens + j];
+    if (mask) score += mask[i * shape->tokens + j];
+    return score;
+}
+
+static void strip_biased(const hssl_attention_head *head, const float *bias, const float *mask, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
-    const double scale = 1 / sqrt((double)head_dim);
     const float *const q = head->q, *const k = head->k, *const v = head->v;
     float *const scores = scratch, *const out = head->out;
     for (ptrdiff_t i = begin; i < end; i++) {
         double maximum = -INFINITY, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            scores[j] = (float)(dot(head_dim, q + i * ld, k + j * ld) * scale);
+            scores[j] = score_of(&head->shape, q, k, i, j, bias, mask);
             maximum = fmax(maximum, scores[j]);
         }
         for (ptrdiff_t j = 0; j < tokens; j++) sum += exp(scores[j] - maximum);
@@ -33,8 +40,13 @@ static void strip(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t en
     }
 }
 
-static void backward(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
-                     const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch) {
+static void strip(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+    strip_biased(head, NULL, NULL, begin, end, scratch);
+}
+
+static void backward_biased(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
+                            const float *log_sum_exp, const float *dout, const float *bias, const float *mask, float *dq, float *dk, float *dv,
+                            float *dbias, float *scratch) {
     ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv, ld_out = shape->ld_out;
     double scale = 1 / sqrt((double)head_dim);
     float *dscores = scratch;
@@ -43,11 +55,11 @@ static void backward(const hssl_attention_shape *shape, const float *q, const fl
     for (ptrdiff_t i = 0; i < tokens; i++) {
         double correction = dot(head_dim, dout + i * ld_out, out + i * ld_out);
         for (ptrdiff_t j = 0; j < tokens; j++) {
-            // The score is rounded to float32 as in the forward, whose log-sum-exp it meets.
-            float score = (float)(dot(head_dim, q + i * ld, k + j * ld) * scale);
-            double probability = exp((double)score - log_sum_exp[i]);
+            double probability = exp((double)score_of(shape, q, k, i, j, bias, mask) - log_sum_exp[i]);
             for (ptrdiff_t c = 0; c < head_dim; c++) dv[j * ld + c] += (float)(probability * dout[i * ld_out + c]);
-            dscores[j] = (float)(probability * (dot(head_dim, dout + i * ld_out, v + j * ld) - correction) * scale);
+            double gradient = probability * (dot(head_dim, dout + i * ld_out, v + j * ld) - correction);
+            if (dbias) dbias[i * hssl_attention_ld(tokens) + j] += (float)gradient;
+            dscores[j] = (float)(gradient * scale);
             for (ptrdiff_t c = 0; c < head_dim; c++) dk[j * ld + c] += dscores[j] * q[i * ld + c];
         }
         for (ptrdiff_t c = 0; c < head_dim; c++) {
@@ -56,6 +68,11 @@ static void backward(const hssl_attention_shape *shape, const float *q, const fl
             dq[i * ld + c] = (float)value;
         }
     }
+}
+
+static void backward(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
+                     const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch) {
+    backward_biased(shape, q, k, v, out, log_sum_exp, dout, NULL, NULL, dq, dk, dv, NULL, scratch);
 }
 
 static float larger_magnitude(float largest, float x) { return fabsf(x) <= largest || isnan(largest) ? largest : fabsf(x); }
@@ -140,8 +157,4 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
     }
 }
 
-#define HSSL_WIDTH 4
-#include "base/vector.h"
-#include "attention/single_query.inc"
-
-const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, {prepare_integer, strip_integer}, single_query};
+const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, strip_biased, backward_biased, {prepare_integer, strip_integer}};

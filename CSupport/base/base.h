@@ -15,6 +15,11 @@
 #define HSSL_TARGET_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
 #define HSSL_TARGET_AVX512VNNI "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
 
+/// The context of this thread, NULL for the process's. A region hands it to the threads of its team.
+const hssl_context *hssl_context_current(void);
+/// What the process runs with where no context was entered.
+void hssl_context_set_default_isa(hssl_isa isa);
+
 /// Threads that a driver should use for `work` units (1 unit ≈ 1 float operation at the machine's peak, so ≈ 4 bytes of streamed
 /// memory count as some 8 units): 1 where waking the team costs more than it saves, or inside another parallel region.
 int hssl_team(double work);
@@ -29,6 +34,7 @@ typedef void hssl_task_fn(const void *job, ptrdiff_t task, int part);
 /// What the threads of a region share: a line each, on which a thread puts the tasks that others may take.
 typedef struct hssl_shared_tasks hssl_shared_tasks;
 typedef struct {
+    const hssl_context *context;  // of the thread that opened it, and so of all others while they are in it
     int team;
     atomic_int busy;  // parts that have not come to their end
     struct {
@@ -39,7 +45,7 @@ typedef struct {
 void hssl_region_open(hssl_region *region, int team);
 void hssl_region_enter(hssl_region *region, int part);
 void hssl_region_leave(hssl_region *region);
-/// Takes tasks of those that are still busy until nobody is.
+/// Takes tasks of those that are still busy until nobody is, then gives this thread its own context back.
 void hssl_region_help(hssl_region *region);
 
 /// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A thread whose part is done takes tasks (hssl_share) from those

@@ -1,6 +1,5 @@
 // The one choice point of the instruction set: CPUID and OS state, then HSSL_ISA.
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +14,6 @@ static const char *const names[HSSL_ISA_COUNT] = {"scalar", "avx2", "avx512", "a
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool supported[HSSL_ISA_COUNT];
-static atomic_int selected = HSSL_ISA_SCALAR;
 static int status;
 static char failure[160];
 
@@ -67,7 +65,7 @@ static void initialize(void) {
             best = isa;
         }
     }
-    atomic_store(&selected, best);
+    hssl_context_set_default_isa((hssl_isa)best);
 }
 
 int hssl_initialize(char *message, size_t capacity) {
@@ -83,10 +81,8 @@ bool hssl_isa_supported(hssl_isa isa) {
     return (unsigned)isa < HSSL_ISA_COUNT && supported[isa];
 }
 
-hssl_isa hssl_isa_selected(void) { return (hssl_isa)atomic_load_explicit(&selected, memory_order_relaxed); }
-
 bool hssl_isa_select(hssl_isa isa) {
     if (!hssl_isa_supported(isa)) return false;
-    atomic_store(&selected, (int)isa);
+    hssl_context_set_default_isa(isa);
     return true;
 }

@@ -14,6 +14,7 @@ struct hssl_shared_tasks {
 static _Thread_local struct {
     hssl_region *region;  // NULL outside
     int part;
+    const hssl_context *outside;  // this thread's own context
 } here;
 
 // Some 20 µs, then the core goes to whoever wants it: loaders share it.
@@ -31,6 +32,7 @@ static void pause_or_yield(int *polls) {
 }
 
 void hssl_region_open(hssl_region *region, int team) {
+    region->context = hssl_context_current();
     region->team = team;
     atomic_init(&region->busy, team);
     for (int part = 0; part < team; ++part) {
@@ -39,8 +41,15 @@ void hssl_region_open(hssl_region *region, int team) {
     }
 }
 
-void hssl_region_enter(hssl_region *region, int part) {
+// Kernels that the block calls must see the threads and the instruction set of whoever opened the region.
+static void join(hssl_region *region) {
+    if (here.region == region) return;
     here.region = region;
+    here.outside = hssl_context_enter(region->context);
+}
+
+void hssl_region_enter(hssl_region *region, int part) {
+    join(region);
     here.part = part;
 }
 
@@ -51,6 +60,7 @@ static void run_some(hssl_shared_tasks *tasks, int part) {
 }
 
 void hssl_region_help(hssl_region *region) {
+    join(region);
     for (int polls = 0; atomic_load(&region->busy) > 0; pause_or_yield(&polls)) {
         for (int part = 0; part < region->team; ++part) {
             // A plain look first: writing would take the line away from its owner.
@@ -65,6 +75,7 @@ void hssl_region_help(hssl_region *region) {
             atomic_fetch_sub(&region->shared[part].visitors, 1);
         }
     }
+    hssl_context_leave(here.outside);
     here.region = NULL;
     here.part = 0;
 }

@@ -1,6 +1,5 @@
 #define _GNU_SOURCE
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -21,14 +20,6 @@ static const double serial_work = 4e5;
 // A step's regions follow one another within microseconds, while waking a sleeping thread costs some 50 µs: with 0 the ViT-S int8 features at
 // batch 1 are 1.4 times slower and pretraining steps of the nano recipe 1.3 times, loaders included. Spinning threads yield.
 enum { BLOCK_TIME_MS = 1 };
-
-static atomic_int threads = 1;
-
-void hssl_set_threads(int count) {
-    atomic_store(&threads, count < 1 ? 1 : count > HSSL_MAX_THREADS ? HSSL_MAX_THREADS : count);
-}
-
-int hssl_get_threads(void) { return atomic_load_explicit(&threads, memory_order_relaxed); }
 
 int hssl_team(double work) {
     // The block time belongs to the calling thread, so each thread that starts regions sets it once.

@@ -9,6 +9,32 @@ typedef struct {
     ptrdiff_t h, w, C, k;
 } hssl_conv_shape;
 
+/// Windows of a grid [h, w, C]: k×k positions, the first of which is at (i·stride − padding, j·stride − padding); 0 ≤ padding < k.
+typedef struct {
+    ptrdiff_t h, w, C, k, stride, padding;
+    ptrdiff_t out_h, out_w;  // how many there are
+} hssl_window_shape;
+
+static inline ptrdiff_t hssl_window_count(ptrdiff_t n, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding) {
+    return n + 2 * padding < k ? 0 : (n + 2 * padding - k) / stride + 1;
+}
+static inline hssl_window_shape hssl_windows_of(ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding) {
+    return (hssl_window_shape){h, w, C, k, stride, padding, hssl_window_count(h, k, stride, padding), hssl_window_count(w, k, stride, padding)};
+}
+
+typedef struct { ptrdiff_t begin, end; } hssl_window_span;
+/// Positions of an axis of n that window i holds.
+static inline hssl_window_span hssl_window_positions(const hssl_window_shape *s, ptrdiff_t n, ptrdiff_t i) {
+    const ptrdiff_t first = i * s->stride - s->padding;
+    return (hssl_window_span){first > 0 ? first : 0, first + s->k < n ? first + s->k : n};
+}
+/// Windows, of `count` along an axis, that hold position p.
+static inline hssl_window_span hssl_windows_at(const hssl_window_shape *s, ptrdiff_t count, ptrdiff_t p) {
+    const ptrdiff_t last = (p + s->padding) / s->stride, before = p + s->padding - s->k;  // windows that begin at or before `before` end before p
+    const ptrdiff_t first = before < 0 ? 0 : before / s->stride + 1;
+    return (hssl_window_span){first, last + 1 < count ? last + 1 : count};
+}
+
 typedef struct {
     /// Rows begin ..< end of the output, counted through the batch: row r is row r % h of sample r / h. bias [C] may be NULL.
     void (*depthwise)(const hssl_conv_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *packed, const float *bias,
@@ -16,7 +42,16 @@ typedef struct {
     /// Channels begin ..< end (begin a multiple of 16), kernel rows u_begin ..< u_end: packed = Σ x·dy, not added.
     void (*depthwise_backward_weight)(const hssl_conv_shape *shape, ptrdiff_t batch, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t u_begin,
                                       ptrdiff_t u_end, const float *x, const float *dy, float *packed);
+    /// Rows begin ..< end of y or dx, counted through the batch. argmax of max_pool may be NULL. Same bits on every row (windows.inc).
+    void (*unfold_backward)(const hssl_window_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *dy, float *dx);
+    void (*max_pool)(const hssl_window_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, float *y, int32_t *argmax);
+    void (*max_pool_backward)(const hssl_window_shape *shape, ptrdiff_t begin, ptrdiff_t end, const int32_t *argmax, const float *dy, float *dx);
+    void (*average_pool)(const hssl_window_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, float *y);
+    void (*average_pool_backward)(const hssl_window_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *dy, float *dx);
 } hssl_conv_kernels;
+
+/// The row of the selected instruction set.
+const hssl_conv_kernels *hssl_conv_selected(void);
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_conv_kernels table;
 #include "conv/kernels.inc"

@@ -3,7 +3,7 @@
 #include "elementwise/partition.h"
 #include <string.h>
 
-static const hssl_conv_kernels *selected(void) {
+const hssl_conv_kernels *hssl_conv_selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_conv_kernels *best = &hssl_conv__scalar;
 #define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
@@ -24,7 +24,7 @@ static void pack(ptrdiff_t C, ptrdiff_t taps, const float *weight, bool flip, fl
 }
 
 static void convolve(ptrdiff_t batch, const hssl_conv_shape *shape, const float *x, const float *packed, const float *bias, float *y) {
-    const hssl_conv_kernels *kernels = selected();
+    const hssl_conv_kernels *kernels = hssl_conv_selected();
     int threads = hssl_team((double)(batch * shape->h * shape->w * shape->C * shape->k * shape->k) * HSSL_WORK_MULTIPLY_ADD);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(batch * shape->h, 1, part, threads);
@@ -48,7 +48,7 @@ void hssl_depthwise_conv_backward_input(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t 
 
 void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
                                          const float *dy, float *dweight, float *dbias, void *workspace) {
-    const hssl_conv_kernels *kernels = selected();
+    const hssl_conv_kernels *kernels = hssl_conv_selected();
     const hssl_conv_shape shape = {h, w, C, k};
     const ptrdiff_t ld = hssl_conv_ld(C), groups = ld / 16;
     float *packed = workspace;

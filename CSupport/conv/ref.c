@@ -40,4 +40,9 @@ static void depthwise_backward_weight(const hssl_conv_shape *s, ptrdiff_t batch,
             }
 }
 
-const hssl_conv_kernels hssl_conv__scalar = {depthwise, depthwise_backward_weight};
+#define HSSL_WIDTH 4
+#include "conv/windows.inc"
+
+const hssl_conv_kernels hssl_conv__scalar = {
+    depthwise, depthwise_backward_weight, unfold_backward, max_pool, max_pool_backward, average_pool, average_pool_backward,
+};

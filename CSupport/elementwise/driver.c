@@ -117,6 +117,42 @@ void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out) {
     });
 }
 
+void hssl_relu(ptrdiff_t n, const float *x, float *y) {
+    const hssl_elementwise_kernels *kernels = selected();
+    int threads = hssl_team((double)n * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(n, 16, part, threads);
+        kernels->relu(r.end - r.begin, x + r.begin, y + r.begin);
+    });
+}
+
+void hssl_relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx) {
+    const hssl_elementwise_kernels *kernels = selected();
+    int threads = hssl_team((double)n * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(n, 16, part, threads);
+        kernels->relu_backward(r.end - r.begin, y + r.begin, dy + r.begin, dx + r.begin);
+    });
+}
+
+void hssl_scale_channels(ptrdiff_t rows, ptrdiff_t C, const float *scale, const float *x, float *y) {
+    const hssl_elementwise_kernels *kernels = selected();
+    int threads = hssl_team((double)(rows * C) * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        hssl_range r = hssl_range_of(rows, 1, part, threads);
+        kernels->multiply_broadcast(r.end - r.begin, C, C, x + r.begin * C, scale, y + r.begin * C);
+    });
+}
+
+void hssl_multiply_sum_rows(ptrdiff_t rows, ptrdiff_t C, const float *x, const float *dy, float *out) {
+    const hssl_elementwise_kernels *kernels = selected();
+    int threads = hssl_team((double)(rows * C) * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        hssl_range c = hssl_range_of(C, 16, part, threads);
+        kernels->multiply_sum_rows(rows, c.end - c.begin, C, x + c.begin, dy + c.begin, out + c.begin);
+    });
+}
+
 void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
     int threads = hssl_team((double)(batch * tokens * D) * HSSL_WORK_STREAM);

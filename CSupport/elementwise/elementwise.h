@@ -14,6 +14,11 @@ typedef struct {
     /// n columns of `batch` rows that lie ld apart: y = x + v, and out += the sum of the rows.
     void (*add_broadcast)(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *v, float *y);
     void (*sum_rows)(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, float *out);
+    /// Likewise y = x·v, and out += the sum of x·g over the rows.
+    void (*multiply_broadcast)(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *v, float *y);
+    void (*multiply_sum_rows)(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *g, float *out);
+    void (*relu)(ptrdiff_t n, const float *x, float *y);
+    void (*relu_backward)(ptrdiff_t n, const float *y, const float *dy, float *dx);
     void (*softmax)(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y);
     void (*soft_cross_entropy)(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss,
                                float *log_sum_exp);

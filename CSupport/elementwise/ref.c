@@ -45,6 +45,27 @@ static void sum_rows(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x,
     }
 }
 
+static void multiply_broadcast(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *v, float *y) {
+    for (ptrdiff_t b = 0; b < batch; b++)
+        for (ptrdiff_t i = 0; i < n; i++) y[b * ld + i] = x[b * ld + i] * v[i];
+}
+
+static void multiply_sum_rows(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *g, float *out) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (ptrdiff_t b = 0; b < batch; b++) sum += (double)x[b * ld + i] * g[b * ld + i];
+        out[i] += (float)sum;
+    }
+}
+
+static void relu(ptrdiff_t n, const float *x, float *y) {
+    for (ptrdiff_t i = 0; i < n; i++) y[i] = x[i] < 0 ? 0 : x[i];
+}
+
+static void relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx) {
+    for (ptrdiff_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] : 0;
+}
+
 /// Σ exp((x − center)·t − max) over a row; the maximum of (x − center)·t goes to *maximum.
 static double sum_of_exponentials(ptrdiff_t K, const float *x, const float *center, double t, double *maximum) {
     double largest = -INFINITY, sum = 0;
@@ -80,5 +101,6 @@ static void soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float
 }
 
 const hssl_elementwise_kernels hssl_elementwise__scalar = {
-    gelu, gelu_backward, add, scale, axpy, add_broadcast, sum_rows, softmax, soft_cross_entropy, soft_cross_entropy_backward,
+    gelu, gelu_backward, add, scale, axpy, add_broadcast, sum_rows, multiply_broadcast, multiply_sum_rows, relu, relu_backward,
+    softmax, soft_cross_entropy, soft_cross_entropy_backward,
 };

@@ -1,4 +1,4 @@
-// Driver of Strassen's scheme (strassen.h): groups of rows, K blocks, what the groups leave over.
+// Products of inference (hssl_gemm_f32_rows), by Strassen's scheme (strassen.h) where it applies: groups of rows, K blocks, what the groups leave over.
 //
 // Groups stand at both ends of the M rows, so that a cut in the middle, where the M mod 24 rows without a group are, separates no two rows of one.
 // K blocks follow one another in C: the first adds the residual, the last bias and activation.
@@ -6,7 +6,7 @@
 
 enum { STRASSEN_KC = 384 };  // terms of a block, even: sums of A for 197 rows are 360 KB, which stay in L2
 enum { STRASSEN_LEAST_K = 48 };  // half of it are the 24 vectors of a quadrant, which a product takes through the output stage
-enum { STRASSEN_SUMS = 5 };  // of five products the operand of A is a sum, of five that of B
+enum { STRASSEN_SUMS = 5 };  // of five products the operand of A is a sum
 enum { GROUP_FLOATS = STRASSEN_SUMS * STRASSEN_HALF * STRASSEN_KC / 2 };
 
 typedef struct { ptrdiff_t count, above, rest, below; } groups;  // `rest`: first row without a group; `below`: first row after those
@@ -18,7 +18,8 @@ static ptrdiff_t first_row(const groups *g, ptrdiff_t index) {
     return index < g->above ? index * STRASSEN_ROWS : g->below + (index - g->above) * STRASSEN_ROWS;
 }
 
-ptrdiff_t hssl_gemm_strassen_cut(ptrdiff_t M, ptrdiff_t row) {
+ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row) {
+    if (!hssl_gemm_select_f32()->strassen) return row;
     const groups g = groups_of(M);
     const ptrdiff_t half = STRASSEN_ROWS / 2;
     if (row < g.rest) return (row + half) / STRASSEN_ROWS * STRASSEN_ROWS;
@@ -26,9 +27,14 @@ ptrdiff_t hssl_gemm_strassen_cut(ptrdiff_t M, ptrdiff_t row) {
     return row;
 }
 
-size_t hssl_gemm_strassen_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
+size_t hssl_gemm_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
     if (M < STRASSEN_ROWS || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_LEAST_K || !hssl_gemm_select_f32()->strassen) return 0;
     return (size_t)(M / STRASSEN_ROWS * GROUP_FLOATS) * sizeof(float);
+}
+
+double hssl_gemm_multiply_adds(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
+    const ptrdiff_t grouped = hssl_gemm_workspace_size(M, N, K) > 0 ? M / STRASSEN_ROWS * STRASSEN_ROWS : 0;
+    return ((double)(M - grouped) + (double)grouped * STRASSEN_PRODUCTS / 8) * (double)N * (double)K;
 }
 
 typedef struct {
@@ -58,7 +64,7 @@ static hssl_gemm_strassen_rows operand(const problem *p, ptrdiff_t group, int pr
         const ptrdiff_t row = first_row(&p->groups, group) + from.x / 2 * STRASSEN_HALF;
         return (hssl_gemm_strassen_rows){p->a + row * p->K + p->k + from.x % 2 * p->half, p->K};
     }
-    return (hssl_gemm_strassen_rows){p->sums + group * GROUP_FLOATS + hssl_strassen_sum(product, false) * STRASSEN_HALF * p->half, p->half};
+    return (hssl_gemm_strassen_rows){p->sums + group * GROUP_FLOATS + hssl_strassen_sum(product) * STRASSEN_HALF * p->half, p->half};
 }
 
 static void add_quadrants(const problem *p, ptrdiff_t group) {
@@ -94,7 +100,6 @@ static hssl_gemm_target target_at(const problem *p, ptrdiff_t m, ptrdiff_t n) {
 
 static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_gemm_prefetch ahead) {
     _Alignas(64) float tiles[2][STRASSEN_ROWS * PANEL];
-    _Alignas(64) float b_sums[STRASSEN_SUMS * STRASSEN_KC / 2 * STRASSEN_COLUMNS];  // 120 KB; a thread's own even where threads share a workspace
     const float *before = NULL;
     hssl_gemm_target target = target_at(p, first_row(&p->groups, p->first_group), n);
     const bool pipelined = hssl_gemm_can_pipeline(&target);
@@ -102,7 +107,7 @@ static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_ge
         hssl_gemm_strassen_rows a[STRASSEN_PRODUCTS];
         for (int product = 0; product < STRASSEN_PRODUCTS; ++product) a[product] = operand(p, group, product);
         float *const tile = tiles[group % 2];
-        p->row->strassen(group == p->first_group, p->half, a, block, b_sums, tile, before, &target, &ahead);
+        p->row->strassen(p->half, a, block, tile, before, &target, &ahead);
         ahead.line += STRASSEN_PRODUCTS * p->half * ahead.step;
         target = target_at(p, first_row(&p->groups, group), n);
         if (pipelined && group + 1 < p->last_group) before = tile;
@@ -155,7 +160,7 @@ static void run(problem p, ptrdiff_t M, ptrdiff_t first, ptrdiff_t end) {
 
 // C may hold what an activation is still to be applied to, or a residual, not both.
 static bool applies(const hssl_gemm_f32_row *row, ptrdiff_t M, const problem *p) {
-    if (!row->strassen || hssl_gemm_strassen_workspace_size(M, p->N, p->K) == 0) return false;
+    if (!p->sums || !row->strassen || hssl_gemm_workspace_size(M, p->N, p->K) == 0) return false;
     return p->K <= STRASSEN_KC || p->output.activation == HSSL_ACTIVATION_NONE || !p->output.residual;
 }
 
@@ -172,14 +177,14 @@ static void run_or(plain_product *plain, problem p, ptrdiff_t M, ptrdiff_t first
     plain(end - first, p.N, p.K, p.a + first * p.K, p.K, 1, p.b, p.c + first * p.ldc, p.ldc, false, &p.output);
 }
 
-void hssl_gemm_f32_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
-                            const hssl_gemm_output *output, void *workspace) {
+void hssl_gemm_f32_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b,
+                        float *c, ptrdiff_t ldc, const hssl_gemm_output *output, void *workspace) {
     run_or(hssl_gemm_f32, (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(float), .c = c, .ldc = ldc, .row = hssl_gemm_select_f32(),
                                     .sums = workspace}, M, first, end, output);
 }
 
-void hssl_gemm_f16_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
-                            const hssl_gemm_output *output, void *workspace) {
+void hssl_gemm_f16_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b,
+                        float *c, ptrdiff_t ldc, const hssl_gemm_output *output, void *workspace) {
     run_or(hssl_gemm_f16, (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc, .row = hssl_gemm_select_f16(),
                                     .sums = workspace}, M, first, end, output);
 }

@@ -84,8 +84,7 @@ typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint
 typedef struct { const float *a; ptrdiff_t a_row; } hssl_gemm_strassen_rows;
 /// tile[24, 64] = A·B of a group by Strassen's scheme (strassen.h): `a` are the operands of its seven products, `panel` a K block, 2·K terms long, of a panel.
 /// Meanwhile the group `before` goes through the output stage to `target`, one that hssl_gemm_can_pipeline allows, or is NULL.
-/// The `first` group of a panel, which has no `before`, leaves the sums of a binary16 B in `b_sums`, 64-byte aligned, for the groups after it; float32 leaves nothing.
-typedef void hssl_gemm_strassen_fn(bool first, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *b_sums, float *tile,
+typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
                                    const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 /// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by tile.
 static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {

@@ -30,10 +30,10 @@ static const hssl_strassen_product hssl_strassen_products[STRASSEN_PRODUCTS] = {
     {.a = {1, -1, 3}, .b = {2, +1, 3}, .c = {{STRASSEN_ADD, 0}, {STRASSEN_NONE, 0}}},
 };
 
-/// Products before this one whose operand of A, or of B, is a sum: where its sum is among theirs.
-static inline int hssl_strassen_sum(int product, bool of_b) {
+/// Products before this one whose operand of A is a sum: where its sum is among theirs.
+static inline int hssl_strassen_sum(int product) {
     int count = 0;
-    for (int i = 0; i < product; ++i) count += (of_b ? hssl_strassen_products[i].b : hssl_strassen_products[i].a).sign != 0;
+    for (int i = 0; i < product; ++i) count += hssl_strassen_products[i].a.sign != 0;
     return count;
 }
 

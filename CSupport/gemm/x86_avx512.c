@@ -18,7 +18,6 @@ typedef struct {
     __m512 sum[12][4];
     const float *a;
     const void *b, *other;
-    float *kept;
     hssl_gemm_prefetch next;
 } float_state;
 
@@ -30,34 +29,24 @@ HSSL_INLINE __m512 load_floats(bool half, const void *b, int v) {
     return half ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)b + v)) : _mm512_loadu_ps((const float *)b + 16 * v);
 }
 
-// What B is, all constants after inlining: `columns` elements apart from one k to the next; `sign` times `other` is added to it, or is not there; the sum is kept, or not.
-typedef struct {
-    bool half;
-    int columns, sign;
-    bool keep;
-} float_b;
-
-HSSL_INLINE const void *next_k(float_b from, const void *b) { return (const char *)b + from.columns * (from.half ? sizeof(uint16_t) : sizeof(float)); }
+HSSL_INLINE const void *next_k(bool half, const void *b) { return (const char *)b + PANEL * (half ? sizeof(uint16_t) : sizeof(float)); }
 
 // README.md has what this saves, and what it costs in loads.
-HSSL_INLINE bool is_broadcast_by_multiply_adds(float_b from, int row) {
-    return from.half && from.sign ? row % 3 != 0 : row % (from.half ? 2 : 3) == 1;
-}
+HSSL_INLINE bool is_broadcast_by_multiply_adds(bool half, int sign, int row) { return half && sign ? row % 3 != 0 : row % (half ? 2 : 3) == 1; }
 
 // One k of rows × 16·vectors, both constants after inlining: 24 accumulators. As 6 × 4, float32 asks least of the load ports; as 12 × 2, binary16 is widened
-// half as often and keeps the rate of float32.
-HSSL_INLINE void step_floats(float_b from, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
+// half as often and keeps the rate of float32. `sign` times `other` is added to B, or is not there.
+HSSL_INLINE void step_floats(bool half, int sign, int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_k, float_state *t) {
     __builtin_prefetch(t->next.line, 0, 2);
     __m512 y[4];
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        y[v] = load_floats(from.half, t->b, v);
-        if (from.sign > 0) y[v] = _mm512_add_ps(y[v], load_floats(from.half, t->other, v));
-        if (from.sign < 0) y[v] = _mm512_sub_ps(y[v], load_floats(from.half, t->other, v));
-        if (from.keep) _mm512_store_ps(t->kept + 16 * v, y[v]);
+        y[v] = load_floats(half, t->b, v);
+        if (sign > 0) y[v] = _mm512_add_ps(y[v], load_floats(half, t->other, v));
+        if (sign < 0) y[v] = _mm512_sub_ps(y[v], load_floats(half, t->other, v));
     }
     HSSL_UNROLL for (int r = 0; r < rows; ++r) {
         const float *const a = t->a + r * a_row;
-        if (is_broadcast_by_multiply_adds(from, r)) {  // clang would broadcast once
+        if (is_broadcast_by_multiply_adds(half, sign, r)) {  // clang would broadcast once
             HSSL_UNROLL for (int v = 0; v < vectors; ++v) __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(t->sum[r][v]) : "v"(y[v]), "m"(*a));
         } else {
             const __m512 x = _mm512_set1_ps(*a);
@@ -65,9 +54,8 @@ HSSL_INLINE void step_floats(float_b from, int rows, int vectors, ptrdiff_t a_ro
         }
     }
     t->a += a_k;
-    t->b = next_k(from, t->b);
-    if (from.sign) t->other = next_k(from, t->other);
-    if (from.keep) t->kept += 16 * vectors;
+    t->b = next_k(half, t->b);
+    if (sign) t->other = next_k(half, t->other);
     t->next.line += t->next.step;
 }
 
@@ -82,7 +70,7 @@ HSSL_INLINE void float_tile(bool half, int rows, int vectors, ptrdiff_t K, const
                             bool add, const hssl_gemm_prefetch *next) {
     float_state t = {.a = a, .b = panel, .next = *next};
     begin_floats(rows, vectors, &t);
-    for (ptrdiff_t k = 0; k < K; ++k) step_floats((float_b){half, PANEL}, rows, vectors, a_row, a_k, &t);
+    for (ptrdiff_t k = 0; k < K; ++k) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
     end_floats(rows, vectors, &t, tile, add);
 }
 
@@ -97,11 +85,11 @@ HSSL_INLINE void pipelined_floats(bool half, hssl_activation activation, bool re
     for (ptrdiff_t r = 0; r < 24 / vectors; ++r) {
         _Pragma("clang loop unroll(disable)")
         for (ptrdiff_t c = first; c < first + 16 * vectors; c += 16) {
-            for (ptrdiff_t s = 0; s < part; ++s) step_floats((float_b){half, PANEL}, rows, vectors, a_row, a_k, &t);
+            for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
             hssl_output_pipelined(false, activation, residual, hssl_load(before + r * PANEL + c), r, c, &to);
         }
     }
-    for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats((float_b){half, PANEL}, rows, vectors, a_row, a_k, &t);
+    for (ptrdiff_t k = 24 * part; k < K; ++k) step_floats(half, 0, rows, vectors, a_row, a_k, &t);
     end_floats(rows, vectors, &t, tile + first, add);
 }
 
@@ -179,21 +167,11 @@ HSSL_INLINE hssl_activation activation_of(strassen_stage stage) {
     return stage == STAGE_GELU ? HSSL_ACTIVATION_GELU : stage == STAGE_GELU_COARSE ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_NONE;
 }
 
-// What becomes of the panel's sums: binary16's are kept for the groups that follow, who save two conversions a vector; float32's are cheaper made anew (README.md).
-typedef enum { SUMS_MADE, SUMS_KEPT, SUMS_READ } strassen_sums;
-
 // One product, whose number is a constant after inlining. The first four take a quadrant of `before` each through its stage. Returns the line to prefetch next.
-HSSL_INLINE const char *strassen_product(bool half, strassen_sums sums, int number, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a,
-                                         const void *panel, float *b_sums, float *tile, const float *before, const hssl_gemm_target *to, const char *line,
-                                         ptrdiff_t step) {
+HSSL_INLINE const char *strassen_product(bool half, int number, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel,
+                                         float *tile, const float *before, const hssl_gemm_target *to, const char *line, ptrdiff_t step) {
     const hssl_strassen_product p = hssl_strassen_products[number];
-    float *const kept = b_sums + hssl_strassen_sum(number, true) * K * STRASSEN_COLUMNS;
-    float_b from = {half, PANEL, p.b.sign, p.b.sign && sums == SUMS_KEPT};
-    float_state t = {.a = a[number].a, .b = strassen_quadrant(half, p.b.x, K, panel), .other = strassen_quadrant(half, p.b.y, K, panel), .kept = kept, .next = {line, step}};
-    if (p.b.sign && sums == SUMS_READ) {
-        from = (float_b){.columns = STRASSEN_COLUMNS};
-        t.b = kept;
-    }
+    float_state t = {.a = a[number].a, .b = strassen_quadrant(half, p.b.x, K, panel), .other = strassen_quadrant(half, p.b.y, K, panel), .next = {line, step}};
     const ptrdiff_t a_row = a[number].a_row;
     begin_floats(STRASSEN_HALF, 2, &t);
     ptrdiff_t k = 0;
@@ -202,13 +180,13 @@ HSSL_INLINE const char *strassen_product(bool half, strassen_sums sums, int numb
         for (ptrdiff_t r = row; r < row + STRASSEN_HALF; ++r) {
             _Pragma("clang loop unroll(disable)")
             for (ptrdiff_t c = column; c < column + STRASSEN_COLUMNS; c += 16) {
-                for (ptrdiff_t s = 0; s < part; ++s) step_floats(from, STRASSEN_HALF, 2, a_row, 1, &t);
+                for (ptrdiff_t s = 0; s < part; ++s) step_floats(half, p.b.sign, STRASSEN_HALF, 2, a_row, 1, &t);
                 hssl_output_pipelined(false, activation_of(stage), stage == STAGE_RESIDUAL, hssl_load(before + r * PANEL + c), r, c, to);
             }
         }
         k = 24 * part;
     }
-    for (; k < K; ++k) step_floats(from, STRASSEN_HALF, 2, a_row, 1, &t);
+    for (; k < K; ++k) step_floats(half, p.b.sign, STRASSEN_HALF, 2, a_row, 1, &t);
     HSSL_UNROLL for (int i = 0; i < 2; ++i) {
         if (p.c[i].what == STRASSEN_NONE) continue;
         float *const quadrant = tile + p.c[i].quadrant / 2 * STRASSEN_HALF * PANEL + p.c[i].quadrant % 2 * STRASSEN_COLUMNS;
@@ -225,39 +203,35 @@ HSSL_INLINE const char *strassen_product(bool half, strassen_sums sums, int numb
     return t.next.line;
 }
 
-HSSL_INLINE void strassen_group(bool half, strassen_sums sums, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel,
-                                float *b_sums, float *tile, const float *before, const hssl_gemm_target *to, const hssl_gemm_prefetch *next) {
+HSSL_INLINE void strassen_group(bool half, strassen_stage stage, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
+                                const float *before, const hssl_gemm_target *to, const hssl_gemm_prefetch *next) {
     const char *line = next->line;
     HSSL_UNROLL for (int number = 0; number < STRASSEN_PRODUCTS; ++number) {
-        line = strassen_product(half, sums, number, stage, K, a, panel, b_sums, tile, before, to, line, next->step);
+        line = strassen_product(half, number, stage, K, a, panel, tile, before, to, line, next->step);
     }
 }
 
-HSSL_INLINE void strassen(bool half, bool first, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *b_sums, float *tile,
-                          const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
-#define CASE(SUMS, STAGE, TO) strassen_group(half, SUMS, STAGE, K, a, panel, b_sums, tile, before, TO, next)
-    const strassen_sums making = half ? SUMS_KEPT : SUMS_MADE, reading = half ? SUMS_READ : SUMS_MADE;
+HSSL_INLINE void strassen(bool half, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                          const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
     if (!before) {
-        if (first) CASE(making, STAGE_ABSENT, target);
-        else CASE(reading, STAGE_ABSENT, target);
+        strassen_group(half, STAGE_ABSENT, K, a, panel, tile, before, target, next);
         return;
     }
     const hssl_gemm_target to = *target;  // a copy that no store can alias
-    if (to.activation == HSSL_ACTIVATION_GELU) CASE(reading, STAGE_GELU, &to);
-    else if (to.activation == HSSL_ACTIVATION_GELU_COARSE) CASE(reading, STAGE_GELU_COARSE, &to);
-    else if (to.residual) CASE(reading, STAGE_RESIDUAL, &to);
-    else CASE(reading, STAGE_PLAIN, &to);
-#undef CASE
+    if (to.activation == HSSL_ACTIVATION_GELU) strassen_group(half, STAGE_GELU, K, a, panel, tile, before, &to, next);
+    else if (to.activation == HSSL_ACTIVATION_GELU_COARSE) strassen_group(half, STAGE_GELU_COARSE, K, a, panel, tile, before, &to, next);
+    else if (to.residual) strassen_group(half, STAGE_RESIDUAL, K, a, panel, tile, before, &to, next);
+    else strassen_group(half, STAGE_PLAIN, K, a, panel, tile, before, &to, next);
 }
 
-void hssl_gemm_f32_strassen_24x64__avx512(bool first, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *b_sums, float *tile,
-                                          const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
-    strassen(false, first, K, a, panel, b_sums, tile, before, target, next);
+void hssl_gemm_f32_strassen_24x64__avx512(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                                          const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
+    strassen(false, K, a, panel, tile, before, target, next);
 }
 
-void hssl_gemm_f16_strassen_24x64__avx512(bool first, ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *b_sums, float *tile,
-                                          const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
-    strassen(true, first, K, a, panel, b_sums, tile, before, target, next);
+void hssl_gemm_f16_strassen_24x64__avx512(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile, const float *before,
+                                          const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
+    strassen(true, K, a, panel, tile, before, target, next);
 }
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.

@@ -36,12 +36,22 @@ int hssl_initialize(char *message, size_t capacity);
 const char *hssl_isa_name(hssl_isa isa);
 bool hssl_isa_supported(hssl_isa isa);
 hssl_isa hssl_isa_selected(void);
-/// For tests and benchmarks: selects a supported row from now on; false (and no change) when unsupported.
+/// For tests and benchmarks: selects a supported row for the process from now on; false (and no change) when unsupported.
 bool hssl_isa_select(hssl_isa isa);
 
-/// Threads that kernels use from now on (1…256). Idle OpenMP threads spin for a millisecond, yielding, then sleep.
+/// Threads that kernels of the process use from now on (1…256). Idle OpenMP threads spin for a millisecond, yielding, then sleep.
 void hssl_set_threads(int count);
 int hssl_get_threads(void);
+
+/// What kernels run with. The two functions above set it for the process; a thread may enter a context of its own, in which `hssl_get_threads`,
+/// `hssl_isa_selected` and all kernels that it calls, on whatever threads they run, see that one instead.
+typedef struct {
+    int threads;
+    hssl_isa isa;  // a supported one
+} hssl_context;
+/// Makes `context` (NULL: the process's) that of the calling thread and returns the one before, for `hssl_context_leave`. It is not copied.
+const hssl_context *hssl_context_enter(const hssl_context *context);
+void hssl_context_leave(const hssl_context *outer);
 int hssl_available_processors(void);
 
 /// One registered kernel row, for tests and benchmarks: every row must have a test case.
@@ -107,18 +117,21 @@ void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k
 void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b,
                    float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
 
-/// Rows first ..< end of the M rows of C = A·B + …, by Strassen's scheme where the selected row has it: an eighth fewer multiply-adds, an error of float32
-/// rounding relative to the largest elements of a row and column, not to each product. A is [M, K], contiguous; a, c and residual point at row 0 of M.
-/// Element (m, n) has the same bits whatever first and end are, if both are 0, M or what hssl_gemm_strassen_cut gives. `output`, which may be NULL, has no preactivation.
-/// Several threads may compute disjoint rows with one workspace.
-void hssl_gemm_f32_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
-                            const hssl_gemm_output *output, void *workspace);
-void hssl_gemm_f16_strassen(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b, float *c, ptrdiff_t ldc,
-                            const hssl_gemm_output *output, void *workspace);
-/// Bytes, aligned to 64: what M rows need, whatever K is. 0 where the scheme does not apply: too few rows, ragged panels, odd K, no kernel.
-size_t hssl_gemm_strassen_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
+/// The same for inference, rows first ..< end of M, for callers that share out the rows themselves. A is [M, K], contiguous; a, c and residual point at
+/// row 0 of M; `output`, which may be NULL, has no preactivation. With a workspace (NULL: without) the product may take fewer multiply-adds, its error then
+/// being float32 rounding of the largest elements of a row and a column, not of each term.
+/// Element (m, n) has the same bits whatever first and end are, if both are 0, M or what hssl_gemm_cut gives. Threads may compute disjoint rows
+/// with one workspace.
+void hssl_gemm_f32_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b,
+                        float *c, ptrdiff_t ldc, const hssl_gemm_output *output, void *workspace);
+void hssl_gemm_f16_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b,
+                        float *c, ptrdiff_t ldc, const hssl_gemm_output *output, void *workspace);
+/// Bytes, 64-byte aligned; 0 where a workspace would be of no use.
+size_t hssl_gemm_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
 /// The row next to `row` at which M rows may be cut.
-ptrdiff_t hssl_gemm_strassen_cut(ptrdiff_t M, ptrdiff_t row);
+ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row);
+/// Multiply-adds that the product takes with its workspace: M·N·K or fewer.
+double hssl_gemm_multiply_adds(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
 
 /// u8 activations (= s8 code + 128) × s8 weights, codes in [-127, 127], int32 accumulators starting at -128·Σ_k B(k, n).
 /// B(k, n) = b[k * k_stride + n * n_stride]. The packed form holds the column sums. K is padded to a multiple of 4 in the packing;
@@ -168,6 +181,14 @@ void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilo
 /// dx = (dy − y·⟨dy, y⟩)·inverse_norm.
 void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
 
+/// y = (x − mean)·rstd·weight + bias over x [batch, positions, C], where mean and rstd are those of a sample's group of C/groups neighbouring
+/// channels over all positions (biased variance). weight and bias [C]; groups divides C. mean and rstd [batch, groups] are stored unless NULL. y may be x.
+void hssl_group_norm(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+                     const float *bias, float epsilon, float *y, float *mean, float *rstd);
+/// dx (=, not +=) [batch, positions, C], apart from x and dy; dweight and dbias [C] are added to (NULL: not computed). C ≤ 32768.
+void hssl_group_norm_backward(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+                              const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias);
+
 // MARK: elementwise
 
 void hssl_gelu(ptrdiff_t n, const float *x, float *y);                                // exact: x·Φ(x); y may be x
@@ -183,6 +204,20 @@ void hssl_scale_samples(ptrdiff_t batch, ptrdiff_t n, const float *scale, const 
 void hssl_add_broadcast(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *v, float *y);
 /// out[i] += Σ_b x[b, i], b in order: the backward of add_broadcast and the bias gradient.
 void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out);
+/// y = max(x, 0); NaN stays NaN. y may be x.
+void hssl_relu(ptrdiff_t n, const float *x, float *y);
+/// dx = dy where y > 0, else 0; y is the output of the forward. dx may be dy.
+void hssl_relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx);
+/// y[r, c] = scale[c]·x[r, c] (layer scale). y may be x.
+void hssl_scale_channels(ptrdiff_t rows, ptrdiff_t C, const float *scale, const float *x, float *y);
+/// out[c] += Σ_r x[r, c]·dy[r, c], r in one fixed order: the gradient of layer scale's factors.
+void hssl_multiply_sum_rows(ptrdiff_t rows, ptrdiff_t C, const float *x, const float *dy, float *out);
+/// y[b, i, :] = x[b, index[i], :], zeros where index[i] is −1: x [batch, from, D] → y [batch, to, D], index [to] the same for every sample.
+void hssl_permute_tokens(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x, float *y);
+/// dx[b, t, :] = Σ dy[b, i, :] over all i with index[i] = t, i in order (=, not +=; zeros where there are none).
+void hssl_permute_tokens_backward(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *dy, float *dx);
+/// y[b, d, t] = x[b, t, d]: [batch, N, D] → [batch, D, N], which is also its own backward with N and D swapped.
+void hssl_transpose_tokens(ptrdiff_t batch, ptrdiff_t N, ptrdiff_t D, const float *x, float *y);
 /// y[b, :] = mean over tokens of x[b, t, :] ([batch, tokens, D] → [batch, D]), t in order.
 void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const float *x, float *y);
 /// y[i, :] = x[index[i], :].
@@ -212,20 +247,21 @@ void hssl_attention_queries(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, 
 size_t hssl_attention_integer_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim);
 void hssl_attention_integer(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t begin, ptrdiff_t end, const uint16_t *qkv, uint16_t *out,
                             void *workspace);
-/// How a matrix keeps its elements; codes have a scale a row.
-typedef enum { HSSL_ELEMENT_F32, HSSL_ELEMENT_F16, HSSL_ELEMENT_S8 } hssl_element;
-/// Elements from one row of a matrix of `columns` to the next, where a function says so; those beyond the columns are 0.
-static inline ptrdiff_t hssl_row_elements(ptrdiff_t columns) { return (columns + 15) / 16 * 16; }
-/// out [heads, head_dim] of token `query` alone, from the tokens x [tokens, width] that queries, keys and values are products of, without computing keys
-/// and values: q·(W_k·x) = (W_kᵀ·q)·x, Σ p·(W_v·x) = W_v·(Σ p·x), and a bias of the keys moves no probability. weight [3·heads·head_dim, hssl_row_elements(width)],
-/// weight_scale [3·heads·head_dim] (NULL: 1), bias [3·heads·head_dim] or NULL. Sums are float32; the same bits on every row.
-size_t hssl_attention_single_query_workspace_size(ptrdiff_t tokens, ptrdiff_t head_dim, ptrdiff_t width);
-void hssl_attention_single_query(ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, ptrdiff_t width, ptrdiff_t query, const float *x, hssl_element element,
-                                 const void *weight, const float *weight_scale, const float *bias, float *out, void *workspace);
 size_t hssl_attention_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
 /// dqkv (=, not +=), probabilities recomputed from log_sum_exp.
 void hssl_attention_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *qkv, const float *out,
                              const float *log_sum_exp, const float *dout, float *dqkv, void *workspace);
+
+/// softmax(Q·Kᵀ/√d + bias + mask)·V: the attention of windows. bias [heads, tokens, tokens] or NULL; mask [windows, tokens, tokens] or NULL, of
+/// which sample b uses mask[b % windows]. A mask may hold −∞, though not for all keys of a query. Otherwise as hssl_attention.
+size_t hssl_attention_biased_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
+void hssl_attention_biased(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *bias, const float *mask,
+                           ptrdiff_t windows, const float *qkv, float *out, float *log_sum_exp, void *workspace);
+/// dqkv (=, not +=); dbias [heads, tokens, tokens] is added to (NULL: not computed), samples in one fixed order.
+size_t hssl_attention_biased_backward_workspace_size(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim);
+void hssl_attention_biased_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t head_dim, const float *bias,
+                                    const float *mask, ptrdiff_t windows, const float *qkv, const float *out, const float *log_sum_exp,
+                                    const float *dout, float *dqkv, float *dbias, void *workspace);
 
 // MARK: conv — channels last, stride 1, "same" zero padding (k odd)
 
@@ -241,6 +277,32 @@ void hssl_depthwise_conv_backward_weight(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t
 /// Patches of an NCHW image batch: out [batch, (H/p)·(W/p), channels·p·p], element order (c, y, x) as a conv weight [D, c, p, p]
 /// is flattened. H and W beyond a multiple of p are ignored.
 void hssl_patchify(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, const float *image, float *patches);
+
+// MARK: windows — k×k windows of a grid, `stride` apart, `padding` < k positions around it; h' = (h + 2·padding − k)/stride + 1, w' alike
+
+/// The windows of x [batch, h, w, C] as rows: y [batch, h', w', k·k·C], element order (u, v, c); padding gives zeros. A convolution is a product
+/// of these rows with the weight.
+void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x, float *y);
+/// dx (=, not +=): every position is the sum over the windows that hold it.
+void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                          const float *dy, float *dx);
+/// The windows of images [batch, C, H, W]: y [batch, h', w', C·k·k], element order (c, u, v) as a conv weight [D, C, k, k] is flattened.
+/// With stride k and no padding: hssl_patchify.
+void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                       const float *image, float *y);
+/// y [batch, h', w', C]: the largest of a window; NaN if it holds one. argmax (like y, or NULL): its position row·w + column in the grid of
+/// its sample, the first if there are several.
+void hssl_max_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x,
+                   float *y, int32_t *argmax);
+/// dx (=, not +=) [batch, h, w, C].
+void hssl_max_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                            const int32_t *argmax, const float *dy, float *dx);
+/// The mean of a window's positions inside the grid.
+void hssl_average_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                       const float *x, float *y);
+/// dx (=, not +=) [batch, h, w, C].
+void hssl_average_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                                const float *dy, float *dx);
 
 // MARK: optimizer
 
@@ -286,7 +348,7 @@ typedef enum {
     HSSL_STEP_PATCHIFY,             // (channels, H, W, patch): x → y, see hssl_patchify
     HSSL_STEP_PATCHIFY_QUANTIZE,    // the same, channels·patch² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few at a time → y u8 codes, y_scale
     HSSL_STEP_LINEAR_F32,           // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart.
-                                    // With a workspace by hssl_gemm_f32_strassen; the products of a chain may have the same one
+                                    // The workspace is hssl_gemm_f32_rows's; the products of a chain may have the same one
     HSSL_STEP_LINEAR_F16,           // same, weight packed from binary16
     HSSL_STEP_LINEAR_U8S8,          // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
     HSSL_STEP_LINEAR_U8S8_F16,      // same without residual; y binary16
@@ -297,9 +359,6 @@ typedef enum {
     HSSL_STEP_GELU,                 // (count): x → y
     HSSL_STEP_ATTENTION,            // (tokens, heads, head_dim, begin, end): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
     HSSL_STEP_ATTENTION_INTEGER,    // same, over integer codes; x and y binary16
-    HSSL_STEP_SINGLE_QUERY_F32,     // (tokens, heads, head_dim, width, query): x, weight, weight_scale, bias → y, see hssl_attention_single_query; workspace
-    HSSL_STEP_SINGLE_QUERY_F16,     // same, weight binary16
-    HSSL_STEP_SINGLE_QUERY_S8,      // same, weight codes
     HSSL_STEP_DEPTHWISE_CONV,       // (h, w, C, k): x, weight, bias → y; workspace
     HSSL_STEP_ADD,                  // (count): x + residual → y
     HSSL_STEP_COPY,                 // (bytes): x → y

@@ -2,7 +2,7 @@
 #include "elementwise/partition.h"
 #include "norm/norm.h"
 
-static const hssl_norm_kernels *selected(void) {
+const hssl_norm_kernels *hssl_norm_selected(void) {
     hssl_isa isa = hssl_isa_selected();
     const hssl_norm_kernels *best = &hssl_norm__scalar;
 #define HSSL_KERNEL(family, table, row_isa) if (isa >= HSSL_ISA_##row_isa) best = &table;
@@ -13,7 +13,7 @@ static const hssl_norm_kernels *selected(void) {
 
 void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
                      float *mean, float *rstd) {
-    const hssl_norm_kernels *kernels = selected();
+    const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(rows, 1, part, threads);
@@ -24,7 +24,7 @@ void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *w
 
 void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean, const float *rstd,
                               const float *dy, float *dx, float *dweight, float *dbias) {
-    const hssl_norm_kernels *kernels = selected();
+    const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         if (dweight || dbias) {
@@ -38,7 +38,7 @@ void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const
 }
 
 void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm) {
-    const hssl_norm_kernels *kernels = selected();
+    const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(rows, 1, part, threads);
@@ -48,7 +48,7 @@ void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilo
 }
 
 void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx) {
-    const hssl_norm_kernels *kernels = selected();
+    const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(rows, 1, part, threads);

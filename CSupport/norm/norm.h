@@ -5,6 +5,9 @@
 
 #include "CSupport.h"
 
+/// One sample of a group norm: [positions, C], whose channels form groups of C/groups neighbours.
+typedef struct { ptrdiff_t positions, C, groups; } hssl_group_shape;
+
 typedef struct {
     void (*layer_norm)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
                        float *mean, float *rstd);
@@ -15,7 +18,16 @@ typedef struct {
                                        const float *rstd, const float *dy, float *dweight, float *dbias);
     void (*l2_normalize)(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
     void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
+    /// Groups begin ..< end of one sample; mean, rstd [groups] stored unless NULL. Channels of other groups are neither read nor written.
+    void (*group_norm)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight, const float *bias,
+                       float epsilon, float *y, float *mean, float *rstd);
+    /// Likewise dx; and what the sample adds to dweight and dbias [C] (=, not +=), for the driver to add up.
+    void (*group_norm_backward)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight,
+                                const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias);
 } hssl_norm_kernels;
+
+/// The row of the selected instruction set.
+const hssl_norm_kernels *hssl_norm_selected(void);
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_norm_kernels table;
 #include "norm/kernels.inc"

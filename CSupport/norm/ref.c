@@ -78,6 +78,52 @@ static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, c
     }
 }
 
+static void group_norm(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight, const float *bias,
+                       float epsilon, float *y, float *mean, float *rstd) {
+    const ptrdiff_t C = s->C, width = C / s->groups;
+    const double count = (double)(s->positions * width);
+    for (ptrdiff_t g = begin; g < end; g++) {
+        double center = 0, squares = 0;
+        for (ptrdiff_t p = 0; p < s->positions; p++)
+            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) center += x[p * C + c];
+        center /= count;
+        for (ptrdiff_t p = 0; p < s->positions; p++)
+            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) squares += (x[p * C + c] - center) * (x[p * C + c] - center);
+        const double scale = 1 / sqrt(squares / count + epsilon);
+        for (ptrdiff_t p = 0; p < s->positions; p++)
+            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) y[p * C + c] = (float)((x[p * C + c] - center) * scale * weight[c] + bias[c]);
+        if (mean) mean[g] = (float)center;
+        if (rstd) rstd[g] = (float)scale;
+    }
+}
+
+static void group_norm_backward(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight,
+                                const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias) {
+    const ptrdiff_t C = s->C, width = C / s->groups;
+    const double count = (double)(s->positions * width);
+    for (ptrdiff_t g = begin; g < end; g++) {
+        const double center = mean[g], scale = rstd[g];
+        double sum = 0, projection = 0;  // Σ dy·weight, and its products with the normalised x
+        for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) {
+            double weight_sum = 0, bias_sum = 0;
+            for (ptrdiff_t p = 0; p < s->positions; p++) {
+                weight_sum += dy[p * C + c] * ((x[p * C + c] - center) * scale);
+                bias_sum += dy[p * C + c];
+            }
+            dweight[c] = (float)weight_sum;
+            dbias[c] = (float)bias_sum;
+            sum += bias_sum * weight[c];
+            projection += weight_sum * weight[c];
+        }
+        sum /= count;
+        projection /= count;
+        for (ptrdiff_t p = 0; p < s->positions; p++)
+            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++)
+                dx[p * C + c] = (float)(scale * ((double)dy[p * C + c] * weight[c] - sum - (x[p * C + c] - center) * scale * projection));
+    }
+}
+
 const hssl_norm_kernels hssl_norm__scalar = {
     layer_norm, layer_norm_backward_input, layer_norm_backward_weight, l2_normalize, l2_normalize_backward,
+    group_norm, group_norm_backward,
 };

@@ -4,6 +4,7 @@
 #include "norm/norm.h"
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #pragma clang attribute push(__attribute__((target(HSSL_TARGET_AVX2))), apply_to = function)
 #define HSSL_WIDTH 8

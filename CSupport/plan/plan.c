@@ -68,23 +68,19 @@ static const void *following_weights(const image_run *run, const hssl_plan_step 
     return NULL;
 }
 
-static bool is_strassen(const hssl_plan_step *step) { return is_linear(step) && step->workspace.space != HSSL_PLAN_NONE; }
+static bool is_float_linear(const hssl_plan_step *step) { return step->kind == HSSL_STEP_LINEAR_F32 || step->kind == HSSL_STEP_LINEAR_F16; }
 
-// `following`: see hssl_gemm_output.
-static void run_strassen(const image_run *run, const hssl_plan_step *step, ptrdiff_t first, ptrdiff_t end, const void *following) {
+// Rows first ..< end of a float product. `following`: see hssl_gemm_output.
+static void run_float_linear(const image_run *run, const hssl_plan_step *step, ptrdiff_t first, ptrdiff_t end, const void *following) {
     const ptrdiff_t *size = step->size;
     const hssl_gemm_output output = {.bias = at(run, step->bias), .activation = step->activation, .residual = at(run, step->residual), .ld_residual = size[3],
                                      .next_packed_b = following};
-    (step->kind == HSSL_STEP_LINEAR_F16 ? hssl_gemm_f16_strassen : hssl_gemm_f32_strassen)(
+    (step->kind == HSSL_STEP_LINEAR_F16 ? hssl_gemm_f16_rows : hssl_gemm_f32_rows)(
         size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3], &output, at(run, step->workspace));
 }
 
 static void run_step(const image_run *run, const hssl_plan_step *step, const void *following) {
     const ptrdiff_t *size = step->size;
-    if (is_strassen(step)) {
-        run_strassen(run, step, 0, size[0], following);
-        return;
-    }
     const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
     void *y = at(run, step->y), *workspace = at(run, step->workspace);
     const hssl_gemm_output output = {.bias = bias, .activation = step->activation, .residual = residual, .ld_residual = size[3],
@@ -92,8 +88,7 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     switch (step->kind) {
     case HSSL_STEP_PATCHIFY: hssl_patchify(1, size[0], size[1], size[2], size[3], x, y); break;
     case HSSL_STEP_PATCHIFY_QUANTIZE: patchify_quantize(size[0], size[1], size[2], size[3], x, y, at(run, step->y_scale)); break;
-    case HSSL_STEP_LINEAR_F32: hssl_gemm_f32(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
-    case HSSL_STEP_LINEAR_F16: hssl_gemm_f16(size[0], size[1], size[2], x, size[2], 1, weight, y, size[3], false, &output); break;
+    case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, size[0], following); break;
     case HSSL_STEP_LINEAR_U8S8:
         hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, hssl_round_up(size[2], 4), at(run, step->x_scale), weight,
                            at(run, step->weight_scale), y, size[3], false, &output);
@@ -114,11 +109,6 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         break;
     case HSSL_STEP_ATTENTION_INTEGER:
         hssl_attention_integer(size[0], size[1], size[2], size[3], size[4], x, (uint16_t *)y - size[3] * size[1] * size[2], workspace);
-        break;
-    case HSSL_STEP_SINGLE_QUERY_F32: case HSSL_STEP_SINGLE_QUERY_F16: case HSSL_STEP_SINGLE_QUERY_S8:
-        hssl_attention_single_query(size[0], size[1], size[2], size[3], size[4], x,
-                                    step->kind == HSSL_STEP_SINGLE_QUERY_F32 ? HSSL_ELEMENT_F32 : step->kind == HSSL_STEP_SINGLE_QUERY_F16 ? HSSL_ELEMENT_F16 : HSSL_ELEMENT_S8,
-                                    weight, at(run, step->weight_scale), bias, y, workspace);
         break;
     case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, size[0], size[1], size[2], size[3], x, weight, bias, y, workspace); break;
     case HSSL_STEP_ADD: hssl_add(size[0], x, residual, y); break;
@@ -150,9 +140,9 @@ static hssl_plan_step rows_of_step(hssl_plan_step step, ptrdiff_t first, ptrdiff
 }
 
 // Where the rows of `part` begin.
-static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, bool groups) {
+static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, bool has_float_products) {
     const ptrdiff_t row = hssl_min(rows, CHAIN_UNIT * hssl_split(units, team, part));
-    return groups ? hssl_gemm_strassen_cut(rows, row) : row;
+    return has_float_products ? hssl_gemm_cut(rows, row) : row;
 }
 
 // Each thread takes its rows through the whole chain. That is one meeting of the threads instead of one a step, and what a thread wrote it reads itself:
@@ -160,9 +150,9 @@ static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, 
 static void run_chain(const image_run *run, const hssl_plan_step *steps) {
     const ptrdiff_t rows = steps->size[0], units = hssl_ceil_div(rows, CHAIN_UNIT);
     double work = 0;
-    bool groups = false;
+    bool has_float_products = false;
     for (ptrdiff_t s = 0; s < steps->chain; ++s) {
-        groups |= is_strassen(steps + s);
+        has_float_products |= is_float_linear(steps + s);
         if (is_linear(steps + s)) work += 0.5 * (double)rows * (double)steps[s].size[1] * (double)steps[s].size[2];
     }
     const int team = hssl_team(work);
@@ -171,10 +161,10 @@ static void run_chain(const image_run *run, const hssl_plan_step *steps) {
         return;
     }
     HSSL_TEAM(team, part, {
-        const ptrdiff_t first = chain_cut(rows, units, team, part, groups), end = chain_cut(rows, units, team, part + 1, groups);
+        const ptrdiff_t first = chain_cut(rows, units, team, part, has_float_products), end = chain_cut(rows, units, team, part + 1, has_float_products);
         for (ptrdiff_t s = 0; s < steps->chain; ++s) {
-            if (is_strassen(steps + s)) {
-                run_strassen(run, steps + s, first, end, following_weights(run, steps + s));
+            if (is_float_linear(steps + s)) {
+                run_float_linear(run, steps + s, first, end, following_weights(run, steps + s));
                 continue;
             }
             const hssl_plan_step step = rows_of_step(steps[s], first, end - first);

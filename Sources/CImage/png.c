@@ -134,3 +134,17 @@ cimage_status cimage_png_decode(const uint8_t *data, size_t size, const cimage_l
     spng_ctx_free(context);
     return code ? png_fail(code, message) : CIMAGE_OK;
 }
+
+cimage_status cimage_encode_png(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t **output, size_t *output_size, char *message) {
+    message[0] = 0;
+    spng_ctx *context = spng_ctx_new(SPNG_CTX_ENCODER);
+    if (!context) return cimage_fail(message, CIMAGE_OUT_OF_MEMORY, "out of memory");
+    struct spng_ihdr header = {.width = width, .height = height, .bit_depth = 8, .color_type = SPNG_COLOR_TYPE_TRUECOLOR};
+    int code = spng_set_option(context, SPNG_ENCODE_TO_BUFFER, 1);
+    if (!code) code = spng_set_ihdr(context, &header);
+    if (!code) code = spng_encode_image(context, rgb, (size_t)width * height * 3, SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE);
+    if (!code) *output = spng_get_png_buffer(context, output_size, &code);
+    spng_ctx_free(context);
+    if (code == SPNG_EMEM) return cimage_fail(message, CIMAGE_OUT_OF_MEMORY, "out of memory");
+    return code ? cimage_fail(message, CIMAGE_UNSUPPORTED, "cannot be encoded as PNG: %s", spng_strerror(code)) : CIMAGE_OK;
+}

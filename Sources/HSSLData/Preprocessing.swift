@@ -1,43 +1,11 @@
 import CSupport
+import HSSLFormats
 
 /// What a model's images go through before inference: resize the shorter side, cut out the centre, normalise.
 ///
-/// The long side becomes ⌊resize·long/short⌋ and the crop starts at round-half-even((side − crop)/2), as torchvision does; pixels are Pillow's (antialiased
-/// bicubic). Only the part that the crop keeps is computed.
-public struct Preprocessing: Equatable, Sendable {
-    public enum Interpolation: String, Sendable {
-        case bicubic
-    }
-
-    /// Pixels of the shorter side after resizing.
-    public let resize: Int
-    /// Side of the square that is cut out, pixels.
-    public let crop: Int
-    public let interpolation: Interpolation
-    /// Of each channel, for values in 0…1.
-    public let mean: [Float]
-    public let std: [Float]
-
-    /// Values may come from a model file; what cannot work is an error.
-    public init(resize: Int, crop: Int, interpolation: Interpolation = .bicubic, mean: [Float], std: [Float]) throws(PreprocessingError) {
-        guard crop >= 1, crop <= resize, resize <= Self.largestSide else {
-            throw PreprocessingError(reason: "crop \(crop) and resize \(resize) must be 1 ≤ crop ≤ resize ≤ \(Self.largestSide)")
-        }
-        guard mean.count == 3, std.count == 3, mean.allSatisfy(\.isFinite), std.allSatisfy({ $0.isFinite && $0 > 0 }) else {
-            throw PreprocessingError(reason: "mean \(mean) and std \(std) must have three finite values, std above 0")
-        }
-        self.resize = resize
-        self.crop = crop
-        self.interpolation = interpolation
-        self.mean = mean
-        self.std = std
-    }
-
-    private static let largestSide = 1 << 14
-
-    /// Elements of one result, [3, crop, crop].
-    public var count: Int { 3 * crop * crop }
-
+/// The long side becomes ⌊resize·long/short⌋ and the crop starts at round-half-even((side − crop)/2), as torchvision does;
+/// pixels are Pillow's (antialiased bicubic). Only the part that the crop keeps is computed.
+extension Preprocessing {
     /// Writes [3, crop, crop] to `output`, which must hold `count` elements.
     public func apply(to image: RGBImage, into output: UnsafeMutablePointer<Float>) {
         var plan = plan(width: image.width, height: image.height)
@@ -83,10 +51,4 @@ public struct Preprocessing: Equatable, Sendable {
 
     /// n/2, halves to the even neighbour: Python's round.
     static func halfToEven(_ n: Int) -> Int { n / 2 + (n % 4 == 3 ? 1 : 0) }
-}
-
-/// Preprocessing values that cannot be used, in one line.
-public struct PreprocessingError: Error, Equatable, Sendable, CustomStringConvertible {
-    public let reason: String
-    public var description: String { "preprocessing: \(reason)" }
 }

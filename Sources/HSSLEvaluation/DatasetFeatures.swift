@@ -1,4 +1,5 @@
 import HSSLData
+import HSSLFormats
 import HSSLRuntime
 
 /// Vectors of the images of a data set, and which images could be read.

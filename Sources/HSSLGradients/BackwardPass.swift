@@ -83,19 +83,27 @@ extension Node {
     /// Adds the gradients of the inputs, given that of the output.
     func differentiate(_ dy: Gradient, into gradients: Gradients) {
         switch operation {
-        case .patchify: break  // images are data
+        case .reshape: gradients.add(inputs[0], dy.buffer, owned: dy.owned, count: count)
+        case .unfold(let kernel, let stride, let padding, let source):
+            // Images are data.
+            if source == .grid { unfoldRule(dy, gradients, kernel: kernel, stride: stride, padding: padding) }
         case .linear(let bias, let activation, let role): linearRule(dy, gradients, bias: bias, activation: activation, role: role)
         case .layerNorm: layerNormRule(dy, gradients)
-        case .gelu: geluRule(dy, gradients)
-        case .attention(let heads): attentionRule(dy, gradients, heads: heads)
+        case .groupNorm(let groups, _): groupNormRule(dy, gradients, groups: groups)
+        case .standardize: standardizeRule(dy, gradients)
+        case .unary(let function): unaryRule(dy, gradients, function)
+        case .attention(let heads, let bias, let mask): attentionRule(dy, gradients, heads: heads, bias: bias, mask: mask)
         case .depthwiseConv(let kernel): depthwiseConvRule(dy, gradients, kernel: kernel)
+        case .pool(let kind, let kernel, let stride, let padding): poolRule(dy, gradients, kind, kernel: kernel, stride: stride, padding: padding)
+        case .scaleChannels: scaleChannelsRule(dy, gradients)
         case .residual(let scale): residualRule(dy, gradients, scale: scale)
         case .residualOfSamples(let index, let scale): residualOfSamplesRule(dy, gradients, index: index, scale: scale)
         case .addBroadcast: addBroadcastRule(dy, gradients)
         case .prependToken: prependTokenRule(dy, gradients)
         case .maskTokens(let mask): maskTokensRule(dy, gradients, mask: mask)
         case .gatherRows(let index): gatherRowsRule(dy, gradients, index: index)
-        case .dropTokens(let first): dropTokensRule(dy, gradients, first: first)
+        case .permuteTokens(let index): permuteTokensRule(dy, gradients, index: index)
+        case .transposeTokens: transposeTokensRule(dy, gradients)
         case .meanTokens: meanTokensRule(dy, gradients)
         case .resamplePositions(let matrix, let rows): resamplePositionsRule(dy, gradients, matrix: matrix, rows: rows)
         case .l2Normalize: l2NormalizeRule(dy, gradients)

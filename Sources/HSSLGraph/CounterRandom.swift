@@ -75,6 +75,18 @@ public struct CounterRandom: Sendable {
         }
     }
 
+    /// Brings `elements` into a random order (Fisher–Yates from the end: one `integer(below:)` for each element but the first).
+    public mutating func shuffle<Element>(_ elements: inout [Element]) {
+        for i in stride(from: elements.count - 1, to: 0, by: -1) { elements.swapAt(i, integer(below: i + 1)) }
+    }
+
+    /// `elements` in a random order, as by `shuffle`.
+    public mutating func shuffled<Element>(_ elements: some Sequence<Element>) -> [Element] {
+        var order = Array(elements)
+        shuffle(&order)
+        return order
+    }
+
     /// Standard normal (Box–Muller, one of the pair).
     public mutating func normal() -> Float {
         let u = (Double(nextUInt32()) + 0.5) * 0x1p-32

@@ -4,19 +4,32 @@
 /// `saved` below is what a training tape keeps for the backward rule, in this order; inputs and outputs of attention, norms, GELU and convolutions as
 /// `Tape.activation` stores them.
 public enum Operation {
-    /// image [B, C, H, W] → [B, (H/p)·(W/p), C·p·p]. No gradient (images are data).
-    case patchify(patch: Int)
+    /// The same elements in another shape. Saved: nothing.
+    case reshape
+    /// Windows of kernel × kernel positions → rows [B, h', w', K], h' = (h + 2·padding − kernel)/stride + 1, zeros beyond the edge. From an image
+    /// [B, C, H, W] K is ordered (c, u, v), as a convolution weight [D, C, k, k] is flattened, and there is no gradient (images are data); from a grid
+    /// [B, h, w, C] it is ordered (u, v, c). A convolution is this and a product. Saved: nothing.
+    case unfold(kernel: Int, stride: Int, padding: Int, source: WindowSource)
     /// x [..., K], weight [N, K], (bias [N]) → activation(x·Wᵀ + b) [..., N]. Saved: x (float32, codes or halves), weight unless it is a parameter,
     /// then the preactivation if there is an activation.
     case linear(bias: Bool, activation: Activation, role: MatrixRole)
     /// x [..., D], weight [D], bias [D] → [..., D]. Saved: x, mean, rstd.
     case layerNorm(epsilon: Float)
-    /// x → x·Φ(x), exact. Saved: x.
-    case gelu
-    /// qkv [B, N, 3·D] → softmax(QKᵀ/√d)·V [B, N, D]. Saved: qkv, log-sum-exp, out.
-    case attention(heads: Int)
+    /// x [B, …, C], weight [C], bias [C] → [B, …, C]: statistics of a sample over all positions of C/groups channels. Saved: x, mean, rstd.
+    case groupNorm(groups: Int, epsilon: Float)
+    /// w [D, …] → (w − mean)/√(variance + ε) [D, …], a row at a time: weight standardisation. Saved: w, mean, rstd.
+    case standardize(epsilon: Float)
+    /// One function of every element. Saved: x (GELU) or y (ReLU).
+    case unary(Unary)
+    /// qkv [B, N, 3·D], (bias [heads, N, N]), (mask [W, N, N], constant) → softmax(QKᵀ/√d + bias + mask[b mod W])·V [B, N, D]. Saved: qkv, log-sum-exp,
+    /// bias and mask where there are some, out.
+    case attention(heads: Int, bias: Bool, mask: Bool)
     /// x [B, h, w, C], weight [C, 1, k, k], bias [C] → [B, h, w, C]. Saved: x.
     case depthwiseConv(kernel: Int)
+    /// x [B, h, w, C] → [B, h', w', C], padding not counted. Saved: the places of the maxima (max), nothing (average).
+    case pool(Pool, kernel: Int, stride: Int, padding: Int)
+    /// x [..., C], gamma [C] → gamma·x: layer scale. Saved: x, gamma.
+    case scaleChannels
     /// x [B, …], branch [B, …] → x + scale[b]·branch (scale nil: 1): a residual connection with stochastic depth. Saved: nothing.
     case residual(scale: [Float]?)
     /// x [B, …], branch [k, …] → x, plus scale[i]·branch[i] at sample index[i]: the same where dropped samples never entered the branch. Saved: nothing.
@@ -29,8 +42,10 @@ public enum Operation {
     case maskTokens(mask: [UInt8])
     /// x [R, D] → rows index[i] [count, D]. Saved: nothing.
     case gatherRows(index: [Int32])
-    /// x [B, N, D] → tokens first ..< N [B, N − first, D]. Saved: nothing.
-    case dropTokens(first: Int)
+    /// x [B, N, D] → y [B, M, D], y[b, i] = x[b, index[i]], zeros where index[i] is −1: windows, shifts, padding, merging, leaving tokens out. Saved: nothing.
+    case permuteTokens(index: [Int32])
+    /// x [B, N, D] → [B, D, N]. Saved: nothing.
+    case transposeTokens
     /// x [B, N, D] → mean over tokens [B, D]. Saved: nothing.
     case meanTokens
     /// positions [1, 1+N, D] → [1, 1+M, D]: row 0 as it is, the others through a constant matrix [M, N]. Saved: nothing.
@@ -46,13 +61,18 @@ public enum Operation {
     case prototypeCrossEntropy
 
     public enum Activation: Sendable { case none, gelu }
+    /// GELU is x·Φ(x), exact (erf).
+    public enum Unary: Sendable, CaseIterable { case gelu, relu }
+    public enum Pool: Sendable, CaseIterable { case max, average }
+    /// Where windows are taken from: an image has its channels first, a grid last.
+    public enum WindowSource: Sendable { case image, grid }
 
     enum SavedOutput { case no, exactly, asActivation }
 
     /// Whether the backward rule reads the output: it is then the last saved value.
     var savesOutput: SavedOutput {
         switch self {
-        case .attention: .asActivation
+        case .attention, .unary(.relu): .asActivation
         case .l2Normalize: .exactly
         default: .no
         }
@@ -60,25 +80,32 @@ public enum Operation {
 
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
-        case patchify, linear, layerNorm, gelu, attention, depthwiseConv, residual, residualOfSamples, addBroadcast, prependToken, maskTokens, gatherRows
-        case dropTokens, meanTokens, resamplePositions, l2Normalize, scaleRows, softCrossEntropy, prototypeCrossEntropy
+        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, attention, depthwiseConv, pool, scaleChannels, residual, residualOfSamples
+        case addBroadcast, prependToken, maskTokens, gatherRows, permuteTokens, transposeTokens, meanTokens, resamplePositions, l2Normalize, scaleRows
+        case softCrossEntropy, prototypeCrossEntropy
     }
 
     public var kind: Kind {
         switch self {
-        case .patchify: .patchify
+        case .reshape: .reshape
+        case .unfold: .unfold
         case .linear: .linear
         case .layerNorm: .layerNorm
-        case .gelu: .gelu
+        case .groupNorm: .groupNorm
+        case .standardize: .standardize
+        case .unary: .unary
         case .attention: .attention
         case .depthwiseConv: .depthwiseConv
+        case .pool: .pool
+        case .scaleChannels: .scaleChannels
         case .residual: .residual
         case .residualOfSamples: .residualOfSamples
         case .addBroadcast: .addBroadcast
         case .prependToken: .prependToken
         case .maskTokens: .maskTokens
         case .gatherRows: .gatherRows
-        case .dropTokens: .dropTokens
+        case .permuteTokens: .permuteTokens
+        case .transposeTokens: .transposeTokens
         case .meanTokens: .meanTokens
         case .resamplePositions: .resamplePositions
         case .l2Normalize: .l2Normalize

@@ -15,7 +15,7 @@ package struct PackedWeight {
     package let scale: Buffer?
 
     /// - Parameter values: W [outputs, inputs], row-major.
-    init(_ form: WeightForm, values: UnsafePointer<Float>, outputs: Int, inputs: Int, pool: BufferPool) {
+    package init(_ form: WeightForm, values: UnsafePointer<Float>, outputs: Int, inputs: Int, pool: BufferPool) {
         switch form {
         case .float32Forward, .float32Backward:
             let (n, k, kStride, nStride) = form == .float32Forward ? (outputs, inputs, 1, inputs) : (inputs, outputs, inputs, 1)

@@ -4,10 +4,26 @@ import CSupport
 public enum Initializer: Sendable, Equatable {
     case zeros
     case ones
+    case constant(Float)
     /// Normal(0, σ), redrawn until inside ±2 (timm's `trunc_normal_`: the bounds are absolute).
     case truncatedNormal(standardDeviation: Float)
     /// Uniform in ±bound.
     case uniform(bound: Float)
+}
+
+/// What a deployed model holds of a parameter.
+public enum DeployedForm: Sendable, Equatable {
+    /// Its values.
+    case plain
+    /// Its rows standardised (`Operation.standardize`), so that the deployed convolution is an ordinary one.
+    case standardized(epsilon: Float)
+
+    /// - Parameters:
+    ///   - values: of a parameter of this shape, row-major.
+    package func values(_ values: UnsafeBufferPointer<Float>, shape: [Int]) -> [Float] {
+        guard case .standardized(let epsilon) = self else { return Array(values) }
+        return Tape(mode: .inference, pool: BufferPool()).constant(Array(values), shape: shape).standardized(epsilon: epsilon).array()
+    }
 }
 
 /// A named, trainable float32 tensor, with its gradient and the packed forms that kernels read.
@@ -16,16 +32,18 @@ public final class Parameter {
     public let name: String
     public let shape: [Int]
     public let initializer: Initializer
+    public let deployedForm: DeployedForm
     /// False for constants and frozen tensors: no gradient is computed.
     package var requiresGradient = true
     private var storage: Buffer?
     private var gradientStorage: Buffer?
     private var packs: [WeightForm: PackedWeight] = [:]
 
-    package init(name: String, shape: [Int], initializer: Initializer) {
+    package init(name: String, shape: [Int], initializer: Initializer, deployedForm: DeployedForm = .plain) {
         self.name = name
         self.shape = shape
         self.initializer = initializer
+        self.deployedForm = deployedForm
     }
 
     public var count: Int { shape.reduce(1, *) }
@@ -79,6 +97,7 @@ public final class Parameter {
         switch initializer {
         case .zeros: for i in 0..<count { values[i] = 0 }
         case .ones: for i in 0..<count { values[i] = 1 }
+        case .constant(let value): for i in 0..<count { values[i] = value }
         case .truncatedNormal(let deviation):
             for i in 0..<count {
                 var draw = random.normal() * deviation
@@ -100,9 +119,9 @@ public final class ParameterSet {
 
     public subscript(name: String) -> Parameter? { byName[name] }
 
-    package func declare(_ name: String, shape: [Int], initializer: Initializer) -> Parameter {
+    package func declare(_ name: String, shape: [Int], initializer: Initializer, deployedForm: DeployedForm = .plain) -> Parameter {
         precondition(byName[name] == nil, "parameter \(name) is declared twice")
-        let parameter = Parameter(name: name, shape: shape, initializer: initializer)
+        let parameter = Parameter(name: name, shape: shape, initializer: initializer, deployedForm: deployedForm)
         all.append(parameter)
         byName[name] = parameter
         return parameter
@@ -131,7 +150,7 @@ public struct ParameterScope {
 
     package func callAsFunction(_ name: String) -> ParameterScope { ParameterScope(set, prefix: prefix + name + ".") }
 
-    package func declare(_ name: String, _ shape: [Int], _ initializer: Initializer) -> Parameter {
-        set.declare(prefix + name, shape: shape, initializer: initializer)
+    package func declare(_ name: String, _ shape: [Int], _ initializer: Initializer, deployedForm: DeployedForm = .plain) -> Parameter {
+        set.declare(prefix + name, shape: shape, initializer: initializer, deployedForm: deployedForm)
     }
 }

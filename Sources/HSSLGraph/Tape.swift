@@ -18,6 +18,15 @@ package struct Node {
     package let saved: [Saved]
     /// The tape's policy when this was recorded.
     package let precision: Precision
+    /// Its place among the values of the tape, reshapes not counted: the key of its stochastic rounding.
+    package let ordinal: Int
+}
+
+extension Node {
+    /// The same operation on other values.
+    package func reading(_ inputs: [Int]) -> Node {
+        Node(operation: operation, inputs: inputs, output: output, shape: shape, saved: saved, precision: precision, ordinal: ordinal)
+    }
 }
 
 /// Memory kept for the backward pass.
@@ -73,6 +82,9 @@ public final class Tape {
     package private(set) var nodes: [Node] = []
     package private(set) var shapes: [[Int]] = []
     package private(set) var leaves: [Int: Leaf] = [:]
+    /// Values of the constants, on tapes of shapes too: window masks and the like reach the plan through them.
+    package private(set) var constants: [Int: [Float]] = [:]
+    private var reshapes = 0
     private var parameterIDs: [ObjectIdentifier: Int] = [:]
 
     public init(mode: Mode, precision: Precision = .float32, pool: BufferPool, roundingKey: UInt64 = 0) {
@@ -98,7 +110,11 @@ public final class Tape {
     /// A copy of `values` as a constant.
     public func constant(_ values: [Float], shape: [Int]) -> Tensor {
         precondition(values.count == shape.reduce(1, *), "\(values.count) values for shape \(shape)")
-        guard computes else { return leaf(.constant, shape: shape, storage: nil) }
+        guard computes else {
+            let tensor = leaf(.constant, shape: shape, storage: nil)
+            constants[tensor.id] = values
+            return tensor
+        }
         let buffer = pool.floats(values.count)
         buffer.floats.update(from: values, count: values.count)
         return leaf(.constant, shape: shape, storage: buffer)
@@ -132,6 +148,21 @@ public final class Tape {
         return shapes.count - 1
     }
 
+    /// The same elements as `tensor` in another shape: a value of its own that shares the memory.
+    func recordReshape(_ tensor: Tensor, shape: [Int]) -> Tensor {
+        let id = newValue(shape)
+        reshapes += 1
+        if !computes || tensor.requiresGradient {
+            append(.reshape, [tensor], id, shape, saved: [])
+            if tensor.requiresGradient { gradientValues.formUnion([id, tensor.id]) }
+        }
+        return Tensor(shape: shape, id: id, storage: tensor.storage, tape: self, requiresGradient: tensor.requiresGradient)
+    }
+
+    private func append(_ operation: Operation, _ inputs: [Tensor], _ id: Int, _ shape: [Int], saved: [Saved]) {
+        nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved, precision: precision, ordinal: id - reshapes))
+    }
+
     /// Appends an operation whose result `compute` writes into fresh memory.
     ///
     /// - Parameters:
@@ -140,7 +171,7 @@ public final class Tape {
         precondition(inputs.allSatisfy { $0.tape === self }, "operands of \(operation.kind) are on different tapes")
         let id = newValue(shape)
         guard computes else {
-            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: [], precision: precision))
+            append(operation, inputs, id, shape, saved: [])
             return Tensor(shape: shape, id: id, storage: nil, tape: self, requiresGradient: false)
         }
         let needsGradient = mode == .training && inputs.contains { $0.requiresGradient }
@@ -152,7 +183,7 @@ public final class Tape {
             case .exactly: saved.append(.floats(output))
             case .asActivation: saved.append(activation(output, count: shape.reduce(1, *)))
             }
-            nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved, precision: precision))
+            append(operation, inputs, id, shape, saved: saved)
             gradientValues.insert(id)
             for input in inputs where input.requiresGradient { gradientValues.insert(input.id) }
         }

@@ -3,7 +3,7 @@
 /// Applying an operation computes the result at once (unless the tape records shapes only) and appends a node to the tape.
 public struct Tensor {
     public let shape: [Int]
-    /// Identity of the value on its tape; a reshaped tensor is the same value.
+    /// Identity of the value on its tape.
     package let id: Int
     package let storage: Buffer?
     package let tape: Tape
@@ -23,7 +23,7 @@ public struct Tensor {
     /// The same elements seen in another shape.
     public func reshaped(_ newShape: [Int]) -> Tensor {
         precondition(newShape.reduce(1, *) == count, "cannot reshape \(shape) to \(newShape)")
-        return Tensor(shape: newShape, id: id, storage: storage, tape: tape, requiresGradient: requiresGradient)
+        return newShape == shape ? self : tape.recordReshape(self, shape: newShape)
     }
 
     /// Elements in the last axis.

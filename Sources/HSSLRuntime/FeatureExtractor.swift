@@ -1,4 +1,5 @@
 import CSupport
+import HSSLFormats
 import HSSLGraph
 import HSSLModels
 #if canImport(Glibc)
@@ -11,7 +12,7 @@ import Glibc
 /// number of threads. One call at a time: it is not thread-safe.
 public final class FeatureExtractor {
     /// How images must be prepared; nil for a model in memory that did not say.
-    public let preprocessing: ModelPreprocessing?
+    public let preprocessing: Preprocessing?
     public let architecture: ModelArchitecture
     public let precision: Precision
     private let plan: Plan
@@ -30,7 +31,7 @@ public final class FeatureExtractor {
     /// Bytes of packed weights and arenas.
     public var residentBytes: Int { plan.residentBytes }
     /// Operations of the products and attentions behind one image's features.
-    package func operations(_ features: Features) -> Double { plan.operations(features) }
+    package func operations(_ features: Features, asPerformed: Bool = false) -> Double { plan.operations(features, asPerformed: asPerformed) }
 
     /// Shape of the features of one image.
     public func rowShape(_ features: Features) -> [Int] { plan.rowShape(features) }
@@ -40,7 +41,7 @@ public final class FeatureExtractor {
     /// Loads a model file.
     ///
     /// - Parameters:
-    ///   - threads: default: as set by `hssl_set_threads`.
+    ///   - threads: default: as set for the process.
     ///   - maxBatch: images that are in memory at a time, for the memory limit.
     ///   - memoryLimit: bytes; a model that may need more is refused before its weights are read.
     /// - Throws: `SafetensorsError`, `FileError`, `ModelError` or `RuntimeError`.
@@ -67,14 +68,14 @@ public final class FeatureExtractor {
     ///   - prefix: of the base's parameters in `parameters`, e.g. `base.`.
     public convenience init(
         model: ModelArchitecture, parameters: ParameterSet, prefix: String = "", precision: Precision = .float32,
-        preprocessing: ModelPreprocessing? = nil, threads: Int? = nil
+        preprocessing: Preprocessing? = nil, threads: Int? = nil
     ) throws {
         let plan = try Plan(model, precision: precision, threads: Self.prepare(threads))
         try self.init(plan, model, precision, preprocessing, ParameterWeights(parameters: parameters, prefix: prefix))
     }
 
     private init(
-        _ plan: Plan, _ architecture: ModelArchitecture, _ precision: Precision, _ preprocessing: ModelPreprocessing?, _ weights: some WeightSource
+        _ plan: Plan, _ architecture: ModelArchitecture, _ precision: Precision, _ preprocessing: Preprocessing?, _ weights: some WeightSource
     ) throws {
         (self.plan, self.architecture, self.precision, self.preprocessing) = (plan, architecture, precision, preprocessing)
         rowCounts = Dictionary(uniqueKeysWithValues: Features.allCases.map { ($0, plan.rowShape($0).reduce(1, *)) })
@@ -84,10 +85,7 @@ public final class FeatureExtractor {
     }
 
     private static func prepare(_ threads: Int?) throws -> Int {
-        var message = [CChar](repeating: 0, count: 256)
-        guard hssl_initialize(&message, message.count) == 0 else {
-            throw RuntimeError(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
-        }
+        try Processor.initialize()
         let count = threads ?? Int(hssl_get_threads())
         guard (1...256).contains(count) else { throw RuntimeError("threads must be from 1 to 256, not \(count)") }
         return count
@@ -103,14 +101,11 @@ public final class FeatureExtractor {
         images: UnsafePointer<Float>, count: Int, features: Features = .cls, normalize: Bool = false, into output: UnsafeMutablePointer<Float>
     ) {
         guard count > 0, let program = plan.programs[features] else { return }
-        let earlier = hssl_get_threads()
-        if Int(earlier) != plan.threads { hssl_set_threads(Int32(plan.threads)) }
-        defer { if Int(earlier) != plan.threads { hssl_set_threads(earlier) } }
         program.steps.withUnsafeBufferPointer { steps in
             var native = hssl_plan(
                 steps: steps.baseAddress, step_count: steps.count - (normalize ? 0 : 1), constants: constants.pointer,
                 image_bytes: plan.imageCount * 4, features_bytes: rowCount(features) * 4, arena_bytes: plan.arenaBytes)
-            hssl_plan_run(&native, count, images, output, arenas.pointer)
+            plan.context.run { hssl_plan_run(&native, count, images, output, arenas.pointer) }
         }
     }
 }

@@ -21,8 +21,7 @@ struct Extraction {
     init(_ options: HSSLExtract) throws {
         self.options = options
         let model = try ModelFile(path: options.model)
-        let prepared = model.preprocessing
-        preprocessing = try Preprocessing(resize: prepared.resize, crop: prepared.crop, mean: prepared.mean, std: prepared.std)
+        preprocessing = model.preprocessing
         var limits = try Self.decodeLimits(model, options)
         // Twice the size that is kept: what Pillow calls a reducing gap of 2, "indistinguishable in most cases".
         if options.jpegDecode == .fast { limits.reducedSide = 2 * preprocessing.resize }
@@ -34,7 +33,7 @@ struct Extraction {
     /// What remains for decoding under `--memory-limit` once the model, the batch and the loader's queue have theirs.
     private static func decodeLimits(_ model: ModelFile, _ options: HSSLExtract) throws -> DecodeLimits {
         guard let limit = options.memoryLimit?.bytes else { return .default }
-        let image = 3 * model.preprocessing.crop * model.preprocessing.crop * 4
+        let image = model.preprocessing.count * 4
         // The process as it is, stacks and buffers of the threads; the model and its batch; the images that wait.
         let fixed = Int(hssl_peak_rss()) + (8 << 20) + options.threads << 20
         let running = try Plan.memoryBound(model, threads: options.threads, batch: options.batchSize, features: options.features)

@@ -3,6 +3,7 @@ import CSupport
 import HSSLCommandLine
 import HSSLData
 import HSSLFormats
+import HSSLGraph
 import HSSLModels
 import HSSLRuntime
 #if canImport(Glibc)
@@ -13,9 +14,10 @@ import Glibc
 enum Entry {
     static func main() {
         // The version names the instruction set, so the CPU is looked at before anything is parsed.
-        var message = [CChar](repeating: 0, count: 256)
-        if hssl_initialize(&message, message.count) != 0 {
-            StandardError.shared.print("hssl-extract: error: \(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))")
+        do {
+            try Processor.initialize()
+        } catch {
+            StandardError.shared.print("hssl-extract: error: \(error)")
             exit(ExitStatus.failed.rawValue)
         }
         runTool(HSSLExtract.self, tool: "hssl-extract")

@@ -1,4 +1,5 @@
 import ArgumentParser
+import HSSLBenchmarks
 import HSSLCommandLine
 import HSSLFormats
 import HSSLGraph
@@ -19,14 +20,14 @@ struct Bench: ParsableCommand {
         subcommands: [Gemm.self, Extract.self, Pretraining.self])
 
     struct Model: ParsableArguments {
-        @Option(name: .long, help: ArgumentHelp("vit_nano … vit_large.", valueName: "a"))
+        @Option(name: .long, help: ArgumentHelp("Any of --help of `hssl pretrain`, e.g. vit_small, swin_tiny, convnext_tiny, resnet50_gn.", valueName: "a"))
         var architecture = "vit_small"
 
         @Option(name: .long, help: ArgumentHelp("Pixels of an image's side.", valueName: "n"))
         var imageSize = 224
 
         @Option(name: .long, help: ArgumentHelp("Pixels of a patch's side.", valueName: "n"))
-        var patchSize = 16
+        var patchSize: Int?
 
         func resolve() throws -> ModelArchitecture { try ModelArchitecture(named: architecture, imageSize: imageSize, patchSize: patchSize) }
     }
@@ -64,8 +65,7 @@ struct Bench: ParsableCommand {
             shared.apply()
             let target = try json.map { try JSONTarget($0) }
             let architecture = try model.resolve()
-            let grid = architecture.imageSize / architecture.patchSize
-            let rows = GemmBenchmark(repeats: max(1, steps)).run(width: architecture.embedDim, tokens: grid * grid + 1)
+            let rows = GemmBenchmark(repeats: max(1, steps)).run(architecture)
             try target?.write(JSONValue.array(rows.map { row in
                 ["kind": .string(row.kind), "isa": .string(row.isa), "m": .integer(row.m), "n": .integer(row.n), "k": .integer(row.k),
                  "operations_per_second": .number(row.operationsPerSecond), "peak_fraction": .number(row.peakFraction)]

@@ -2,6 +2,7 @@ import ArgumentParser
 import HSSLCommandLine
 import HSSLData
 import HSSLEvaluation
+import HSSLFormats
 import HSSLGraph
 import HSSLModels
 import HSSLPretraining
@@ -118,9 +119,7 @@ struct KNN: ParsableCommand {
     private func subset(of dataset: Dataset) -> [Int]? {
         guard let trainImages, trainImages < dataset.count else { return nil }
         var random = CounterRandom(seed: 0, stream: 0x5355_4253)
-        var order = Array(0..<dataset.count)
-        for i in stride(from: order.count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
-        return order.prefix(trainImages).sorted()
+        return random.shuffled(0..<dataset.count).prefix(trainImages).sorted()
     }
 
     private func featureSource() throws -> (Dataset, [Int]?) throws -> DatasetFeatures {
@@ -133,8 +132,7 @@ struct KNN: ParsableCommand {
         if let model { extractor = try FeatureExtractor(modelPath: model, threads: threads) } else {
             extractor = try UntrainedBase.extractor(recipe: Recipe.load(path: untrained ?? "", architectures: ModelArchitecture.names))
         }
-        guard let prepared = extractor.preprocessing else { throw CommandError("the model does not say how its images are prepared") }
-        let preprocessing = try Preprocessing(resize: prepared.resize, crop: prepared.crop, mean: prepared.mean, std: prepared.std)
+        guard let preprocessing = extractor.preprocessing else { throw CommandError("the model does not say how its images are prepared") }
         let features = self.features
         return { try DatasetFeatures($0, indices: $1, extractor: extractor, preprocessing: preprocessing, features: features, loaderThreads: threads) }
     }

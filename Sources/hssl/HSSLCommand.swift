@@ -2,6 +2,7 @@ import ArgumentParser
 import CSupport
 import HSSLCommandLine
 import HSSLFormats
+import HSSLGraph
 import HSSLModels
 #if canImport(Glibc)
 import Glibc
@@ -11,9 +12,10 @@ import Glibc
 enum Entry {
     static func main() {
         // The version names the instruction set, so the CPU is looked at before anything is parsed.
-        var message = [CChar](repeating: 0, count: 256)
-        if hssl_initialize(&message, message.count) != 0 {
-            StandardError.shared.print("hssl: error: \(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))")
+        do {
+            try Processor.initialize()
+        } catch {
+            StandardError.shared.print("hssl: error: \(error)")
             exit(ExitStatus.failed.rawValue)
         }
         runTool(HSSLCommand.self, tool: "hssl")
@@ -33,7 +35,7 @@ struct HSSLCommand: ParsableCommand {
                   hssl inspect base-int8.safetensors
                 """,
             version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
-            subcommands: [Pretrain.self, Export.self, Evaluate.self, Inspect.self, Bench.self])
+            subcommands: [Pretrain.self, RecipeCommand.self, Export.self, Evaluate.self, Inspect.self, Bench.self])
     }
 }
 

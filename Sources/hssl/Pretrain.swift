@@ -12,7 +12,8 @@ struct Pretrain: ParsableCommand {
         abstract: "Pretrain a base model without labels.",
         discussion: """
             The run folder receives config.yaml, metrics.jsonl, checkpoint.safetensors and, at the end, model.safetensors (the teacher's base) and report.html. \
-            Ctrl-C ends the current step, saves and exits with 130; --resume goes on bit for bit.
+            Ctrl-C ends the current step, saves and exits with 130; --resume goes on bit for bit, with a recipe that \
+            means the same as the run's; its evaluation and checkpoint sections may differ. hssl recipe lists the keys.
 
             Examples:
               hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
@@ -51,7 +52,9 @@ struct Pretrain: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"))
     var memoryLimit: ByteSize?
 
-    @Option(name: .long, help: ArgumentHelp("Any recipe key, e.g. --set objective.mask_shape=random. May be repeated.", valueName: "key=value"))
+    @Option(name: .long, help: ArgumentHelp("""
+        Any recipe key (hssl recipe lists them), e.g. --set objective.mask_shape=random; null takes it out. May be repeated.
+        """, valueName: "key=value"))
     var set: [String] = []
 
     @OptionGroup var shared: SharedOptions
@@ -71,7 +74,7 @@ struct Pretrain: ParsableCommand {
             ("schedule.seed", seed.map(String.init)),
         ]
         let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
-        let resolved = try load(overrides)
+        let resolved = try Recipe.load(path: recipe, set: overrides)
         let dataset = try Dataset(path: data)
         var options = PretrainingOptions()
         options.resume = resume
@@ -97,15 +100,6 @@ struct Pretrain: ParsableCommand {
         if !summary.unreadable.isEmpty {
             log.warning("\(summary.unreadable.count) images could not be read and were replaced")
             throw Exit(.partly)
-        }
-    }
-
-    /// A wrong `--set` is a wrong command line; a wrong recipe is a file that failed.
-    private func load(_ overrides: [String]) throws -> Recipe {
-        do {
-            return try Recipe.load(path: recipe, architectures: ModelArchitecture.names, overrides: overrides)
-        } catch let error as RecipeError where error.place.hasPrefix("--set") {
-            throw UsageError(error.description)
         }
     }
 

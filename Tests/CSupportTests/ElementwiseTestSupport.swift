@@ -91,6 +91,12 @@ class KernelRowTestCase: XCTestCase {
         _ = hssl_isa_select(HSSL_ISA_SCALAR)
     }
 
+    /// `body` with the scalar row, too.
+    func forEveryRow(of family: String, _ body: (hssl_isa) -> Void) {
+        forEachRow(of: family, body)
+        _ = withScalarRow { body(HSSL_ISA_SCALAR) }
+    }
+
     /// `body` with the scalar row.
     func withScalarRow<Result>(_ body: () -> Result) -> Result {
         let selected = hssl_isa_selected()
@@ -164,17 +170,19 @@ class KernelRowTestCase: XCTestCase {
         }
     }
 
-    /// Runs `compute` with 1 and 2 threads on every row, scalar included, and expects equal bits.
-    func assertThreadsDoNotMatter(_ family: String, _ compute: () -> [[Float]]) {
+    /// Runs `compute` with one thread and with `counts` on every row, scalar included, and expects equal bits.
+    func assertThreadsDoNotMatter(_ family: String, counts: [Int32] = [2], _ compute: () -> [[Float]]) {
         func check(_ isa: hssl_isa) {
             hssl_set_threads(1)
             let one = compute()
-            hssl_set_threads(2)
-            let two = compute()
-            hssl_set_threads(1)
-            for (index, pair) in zip(one, two).enumerated() {
-                assertSameBits(pair.0, pair.1, "\(family), row \(isa.rawValue), output \(index)")
+            for count in counts {
+                hssl_set_threads(count)
+                let several = compute()
+                for (index, pair) in zip(one, several).enumerated() {
+                    assertSameBits(pair.0, pair.1, "\(family), row \(isa.rawValue), \(count) threads, output \(index)")
+                }
             }
+            hssl_set_threads(1)
         }
         forEachRow(of: family, check)
         check(HSSL_ISA_SCALAR)

@@ -123,8 +123,8 @@ final class GemmChecker {
         }, "gemm_f16", g)
     }
 
-    /// By Strassen's scheme, the rows in as many pieces as `parts`. For contiguous A, without preactivation and accumulation.
-    func strassen(_ g: GemmCase, float16: Bool, parts: Int) -> String? {
+    /// Products of inference, with a workspace, the rows in as many pieces as `parts`. For contiguous A, without preactivation and accumulation.
+    func rows(_ g: GemmCase, float16: Bool, parts: Int) -> String? {
         let s = strides(g), x = aBuffer(g), y = b.tail(g.N * g.K), z = half.tail(g.N * g.K)
         let panels = packed.tail(float16 ? hssl_gemm_f16_packed_size(g.N, g.K) : hssl_gemm_f32_packed_size(g.N, g.K))
         if float16 {
@@ -134,15 +134,15 @@ final class GemmChecker {
         } else {
             hssl_gemm_f32_pack(g.N, g.K, y, s.bK, s.bN, panels)
         }
-        let scratch = GuardedBuffer<Float>(capacity: max(16, hssl_gemm_strassen_workspace_size(g.M, g.N, g.K) / 4))
+        let scratch = GuardedBuffer<Float>(capacity: max(16, hssl_gemm_workspace_size(g.M, g.N, g.K) / 4))
         return report(withTarget(g) { c, before, ldc, output in
             for part in 0..<parts {
-                let first = hssl_gemm_strassen_cut(g.M, g.M * part / parts), end = hssl_gemm_strassen_cut(g.M, g.M * (part + 1) / parts)
-                (float16 ? hssl_gemm_f16_strassen : hssl_gemm_f32_strassen)(
+                let first = hssl_gemm_cut(g.M, g.M * part / parts), end = hssl_gemm_cut(g.M, g.M * (part + 1) / parts)
+                (float16 ? hssl_gemm_f16_rows : hssl_gemm_f32_rows)(
                     g.M, first, end, g.N, g.K, x, panels, c, ldc, output, scratch.tail(scratch.capacity))
             }
             return oracle_gemm_f32(g.M, g.N, g.K, x, s.aM, s.aK, y, s.bK, s.bN, before, c, ldc, g.accumulate, output)
-        }, float16 ? "gemm_f16_strassen" : "gemm_f32_strassen", g)
+        }, float16 ? "gemm_f16_rows" : "gemm_f32_rows", g)
     }
 
     private func packCodes(_ g: GemmCase) -> (a: UnsafeMutablePointer<UInt8>, lda: Int, b: UnsafeMutablePointer<Int8>, panels: UnsafeMutablePointer<UInt8>) {

@@ -41,7 +41,7 @@ final class GemmKernelTests: XCTestCase {
 
     /// Rows with and without a group, K blocks whole and short, every stage that inference has, the rows in pieces as threads take them. Shapes that the scheme
     /// does not fit are products all the same.
-    func testStrassenProducts() {
+    func testProductsOfInference() {
         let checker = GemmChecker(M: 197, N: 192, K: 1152)
         let stages: [(inout GemmCase) -> Void] = [
             { _ in }, { $0.bias = true }, { ($0.bias, $0.gelu) = (true, true) }, { ($0.bias, $0.residual) = (true, true) },
@@ -55,7 +55,7 @@ final class GemmKernelTests: XCTestCase {
                         var g = GemmCase(M: M, N: N, K: K)
                         stage(&g)
                         for float16 in [false, true] {
-                            if let failure = checker.strassen(g, float16: float16, parts: 1 + (M + number) % 3) { return XCTFail("\(isa): \(failure)") }
+                            if let failure = checker.rows(g, float16: float16, parts: 1 + (M + number) % 3) { return XCTFail("\(isa): \(failure)") }
                         }
                     }
                 }
@@ -64,7 +64,7 @@ final class GemmKernelTests: XCTestCase {
     }
 
     /// Neither the threads nor where rows are cut change a bit.
-    func testStrassenCutsAndThreadsDoNotMatter() {
+    func testCutsAndThreadsDoNotMatter() {
         let N = 128, K = 770
         var b = [Float](repeating: 0, count: N * K), halves = [UInt16](repeating: 0, count: N * K)
         var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K)), packedHalves = [UInt8](repeating: 0, count: hssl_gemm_f16_packed_size(N, K))
@@ -76,14 +76,14 @@ final class GemmKernelTests: XCTestCase {
             var a = [Float](repeating: 0, count: M * K)
             oracle_fill_f32(a.count, 1, &a)
             withEachInstructionSet { isa in
-                var scratch = [Float](repeating: 0, count: max(16, hssl_gemm_strassen_workspace_size(M, N, K) / 4))
+                var scratch = [Float](repeating: 0, count: max(16, hssl_gemm_workspace_size(M, N, K) / 4))
                 func product(threads: Int32, parts: Int) -> [UInt32] {
                     hssl_set_threads(threads)
                     defer { hssl_set_threads(2) }
                     var c = [Float](repeating: .nan, count: M * N)
                     for part in 0..<parts {
-                        let first = hssl_gemm_strassen_cut(M, M * part / parts), end = hssl_gemm_strassen_cut(M, M * (part + 1) / parts)
-                        (float16 ? hssl_gemm_f16_strassen : hssl_gemm_f32_strassen)(
+                        let first = hssl_gemm_cut(M, M * part / parts), end = hssl_gemm_cut(M, M * (part + 1) / parts)
+                        (float16 ? hssl_gemm_f16_rows : hssl_gemm_f32_rows)(
                             M, first, end, N, K, a, float16 ? packedHalves : packed, &c, N, nil, &scratch)
                     }
                     return c.map(\.bitPattern)

@@ -8,10 +8,14 @@ final class KernelCoverageTests: XCTestCase {
         (GemmKernelTests.self, GemmKernelTests.families),
         (QuantizeKernelTests.self, QuantizeKernelTests.families),
         (AttentionKernelTests.self, ["attention"]),
+        (BiasedAttentionKernelTests.self, ["attention"]),
         (ConvKernelTests.self, ["conv"]),
+        (UnfoldPoolKernelTests.self, ["conv"]),
         (ElementwiseKernelTests.self, ["elementwise"]),
+        (TokenKernelTests.self, ["elementwise"]),
         (ImageKernelTests.self, ["image"]),
         (NormKernelTests.self, ["norm"]),
+        (GroupNormKernelTests.self, ["norm"]),
         (OptimizerKernelTests.self, ["optimizer"]),
     ]
 

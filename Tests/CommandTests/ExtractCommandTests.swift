@@ -33,8 +33,8 @@ final class ExtractCommandTests: XCTestCase {
         let file = try ModelFile(path: model)
         let extractor = try FeatureExtractor(model: file, threads: 1)
         let prepared = file.preprocessing
-        let image: [Float] = try Preprocessing(resize: prepared.resize, crop: prepared.crop, mean: prepared.mean, std: prepared.std)
-            .apply(to: ImageDecoder.decode(path: path, limits: DecodeLimits(reducedSide: reduced ? 2 * prepared.resize : 0)))
+        let image: [Float] = try prepared.apply(
+            to: ImageDecoder.decode(path: path, limits: DecodeLimits(reducedSide: reduced ? 2 * prepared.resize : 0)))
         var row = [Float](repeating: 0, count: extractor.rowCount(features))
         extractor.extract(images: image, count: 1, features: features, normalize: normalize, into: &row)
         return row

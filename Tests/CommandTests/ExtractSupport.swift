@@ -1,5 +1,6 @@
 import CSupport
 import Foundation
+import HSSLFormats
 import HSSLGraph
 import HSSLModels
 import XCTest
@@ -103,15 +104,14 @@ func testImage(seed: Int, width: Int, height: Int) -> Data {
 func writeRandomModel(_ path: String, imageSize: Int = 28, embedDim: Int = 24, depth: Int = 1, precision: Precision = .float32) throws {
     var message = [CChar](repeating: 0, count: 256)
     XCTAssertEqual(hssl_initialize(&message, message.count), 0)
-    let architecture = try ModelArchitecture(
-        family: "vit", name: "custom", imageSize: imageSize, patchSize: 7, embedDim: embedDim, depth: depth, numHeads: 3)
+    let architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: 7, embedDim: embedDim, depth: depth, numHeads: 3))
     let parameters = ParameterSet()
-    _ = try architecture.makeModel(ParameterScope(parameters), pretraining: false)
+    _ = try architecture.makeBase(ParameterScope(parameters), .deployment)
     parameters.allocate(from: BufferPool())
     parameters.initialize(seed: 1)
     try ModelFile.write(
         path: path, architecture: architecture,
-        preprocessing: ModelPreprocessing(resize: imageSize + 4, crop: imageSize, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3]),
+        preprocessing: Preprocessing(resize: imageSize + 4, crop: imageSize, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3]),
         provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"), precision: precision,
         parameters: parameters)
 }

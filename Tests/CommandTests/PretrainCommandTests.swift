@@ -34,6 +34,19 @@ final class PretrainCommandTests: CommandTestCase {
         XCTAssertFalse(exists("run"), "a wrong command line must leave nothing behind")
     }
 
+    func testRecipesAreListedAndResolved() throws {
+        let list = try run("hssl", "recipe")
+        XCTAssertEqual(list.status, 0, list.error)
+        XCTAssertTrue(list.output.contains("one of vit_nano") && list.output.contains("\n  knn_every_epochs *\n"), list.output)
+        let resolved = try run("hssl", "recipe", "tiny.yaml", "--set", "schedule.seed=3")
+        XCTAssertTrue(resolved.output.hasPrefix("model:\n  architecture: vit_nano\n") && resolved.output.contains("  seed: 3\n"), resolved.output)
+        try resolved.output.write(toFile: root + "/resolved.yaml", atomically: true, encoding: .utf8)
+        XCTAssertEqual(try run("hssl", "recipe", "resolved.yaml").output, resolved.output)
+        try assertFails(64, "--set needs a recipe", "recipe", "--set", "schedule.seed=3")
+        try assertFails(64, "did you mean seed?", "recipe", "tiny.yaml", "--set", "schedule.sed=3")
+        try assertFails(1, "nope.yaml: cannot open", "recipe", "nope.yaml")
+    }
+
     func testWrongFiles() throws {
         try assertFails(1, "nope.yaml: cannot open: No such file or directory", "pretrain", "nope.yaml", "--data", "train", "--output", "run")
         try Self.yaml.replacingOccurrences(of: "depth: 1", with: "deph: 1").write(toFile: root + "/typo.yaml", atomically: true, encoding: .utf8)
@@ -50,7 +63,7 @@ final class PretrainCommandTests: CommandTestCase {
     func testExistingRunAndDamagedCheckpoint() throws {
         try pretrain("run", "--max-steps", "2")
         try assertFails(1, "run: holds a run (config.yaml); give --resume to continue it", "pretrain", "tiny.yaml", "--data", "train", "--output", "run")
-        try assertFails(1, "run/checkpoint.safetensors: the run has another recipe: 'prototypes: 16' there, 'prototypes: 32' here", "pretrain", "tiny.yaml",
+        try assertFails(1, "run/checkpoint.safetensors: the run has another recipe: head.prototypes is 16 there, 32 here", "pretrain", "tiny.yaml",
                         "--data", "train", "--output", "run", "--resume", "--set", "head.prototypes=32")
         let whole = try bytes("run/checkpoint.safetensors")
         try whole.prefix(whole.count / 2).write(to: URL(fileURLWithPath: root + "/run/checkpoint.safetensors"))

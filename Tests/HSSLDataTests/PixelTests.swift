@@ -1,5 +1,6 @@
 import CSupport
 import Foundation
+import HSSLFormats
 import TestSupport
 import XCTest
 

@@ -3,7 +3,8 @@ import HSSLGraph
 
 /// The table: at least one case an operation, with odd sizes and size 1. A new operation adds its cases here.
 enum GradientCases {
-    static func all() -> [GradientCase] { linear() + normalization() + elementwise() + attention() + convolution() + tokens() + losses() }
+    static func all() -> [GradientCase] { linear() + normalization() + elementwise() + attention() + convolution() + tokens() + losses()
+        + grids() }
 
     private static func linear() -> [GradientCase] {
         var cases: [GradientCase] = []
@@ -71,7 +72,7 @@ enum GradientCases {
         var cases: [GradientCase] = []
         for shape in [[1], [37], [3, 16]] {
             cases.append(GradientCase(
-                kind: .gelu, name: "\(shape)", operands: [shape], apply: { $1[0].gelu() }, reference: { $0[0].map(Reference.gelu) }))
+                kind: .unary, name: "\(shape)", operands: [shape], apply: { $1[0].gelu() }, reference: { $0[0].map(Reference.gelu) }))
         }
         let scales: [[Float]?] = [nil, [1.25, 0, 0.5], [0, 0, 0]]
         for scale in scales {
@@ -136,7 +137,8 @@ enum GradientCases {
         }
         for (height, width, patch) in [(1, 1, 1), (4, 6, 2), (7, 5, 3)] {
             cases.append(GradientCase(
-                kind: .patchify, name: "\(height)x\(width) patch \(patch)", operands: [[2, 3, height, width]], apply: { $1[0].patches(of: patch) },
+                kind: .unfold, name: "image \(height)x\(width) patch \(patch)", operands: [[2, 3, height, width]],
+                apply: { $1[0].unfolded(kernel: patch, stride: patch, from: .image) },
                 reference: { Reference.patchify($0[0], batch: 2, channels: 3, height: height, width: width, patch: patch) },
                 constantOperands: [0]))
         }
@@ -165,10 +167,20 @@ enum GradientCases {
                     reference: { v in v[0].indices.map { mask[$0 / width] != 0 ? v[1][$0 % width] : v[0][$0] } }))
             }
         }
-        for first in [0, 1, 2] {
+        for index in [[0, 1, 2], [2], [2, -1, 0, -1, 2, 1], [-1]] as [[Int32]] {
             cases.append(GradientCase(
-                kind: .dropTokens, name: "first \(first) of 3", operands: [[2, 3, 5]], apply: { $1[0].droppingTokens(first) },
-                reference: { v in (0..<2).flatMap { v[0][$0 * 15 + first * 5..<($0 + 1) * 15] } }))
+                kind: .permuteTokens, name: "\(index) of 3", operands: [[2, 3, 5]], apply: { $1[0].permutingTokens(index) },
+                reference: { v in
+                    (0..<2).flatMap { b in index.flatMap { i in (0..<5).map { i < 0 ? 0 : v[0][(b * 3 + Int(i)) * 5 + $0] } } }
+                }))
+        }
+        for shape in [[1, 1, 1], [2, 3, 5], [1, 17, 9]] {
+            cases.append(GradientCase(
+                kind: .transposeTokens, name: "\(shape)", operands: [shape], apply: { $1[0].transposedTokens() },
+                reference: { Reference.transpose($0[0], batch: shape[0], rows: shape[1], columns: shape[2]) }))
+            cases.append(GradientCase(
+                kind: .reshape, name: "\(shape)", operands: [shape], apply: { $1[0].gelu().reshaped([shape[1], shape[0] * shape[2]]) },
+                reference: { $0[0].map(Reference.gelu) }))
         }
         let indices: [[Int32]] = [[0], [3, 1], [2, 2, 0, 2]]
         for index in indices {

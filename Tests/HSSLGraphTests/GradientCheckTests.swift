@@ -52,7 +52,7 @@ final class GradientCheckTests: XCTestCase {
 
     /// Activations kept as binary16 (11 bits) serve the same rules.
     func testGradientsFromHalfActivations() {
-        let kinds: Set<HSSLGraph.Operation.Kind> = [.layerNorm, .gelu, .attention, .depthwiseConv, .linear]
+        let kinds: Set<HSSLGraph.Operation.Kind> = [.layerNorm, .groupNorm, .unary, .attention, .depthwiseConv, .scaleChannels, .linear]
         var rounded: Set<HSSLGraph.Operation.Kind> = []
         for (place, check) in GradientCases.all().enumerated() where kinds.contains(check.kind) {
             // One channel is its own mean: what is divided by √ε is rounding.

@@ -52,16 +52,19 @@ final class PrecisionTests: XCTestCase {
         XCTAssertNotEqual(try run(.int8).output, exact.output, "the policy has an effect")
     }
 
-    /// A computed weight has no packed form to keep: it stays float32.
-    func testComputedWeightsAreExact() {
-        var results: [[Float]] = []
+    /// A weight that an operation made (a standardised convolution) follows the policy as a parameter of the same values does; the full role keeps it exact.
+    func testComputedWeightsFollowThePolicy() {
         for precision in Precision.allCases {
             let tape = Tape(mode: .inference, precision: precision, pool: BufferPool())
+            let input = tape.constant(x, shape: [rows, inputs])
             let computed = tape.constant(weight, shape: [outputs, inputs]).l2Normalized()
-            results.append(tape.constant(x, shape: [rows, inputs]).linear(weight: computed, bias: nil).array())
+            let plain = tape.constant(computed.array(), shape: [outputs, inputs])
+            XCTAssertEqual(input.linear(weight: computed, bias: nil).array(), input.linear(weight: plain, bias: nil).array(), "\(precision)")
+            let exact = Tape(mode: .inference, pool: BufferPool())
+            let reference = exact.constant(x, shape: [rows, inputs]).linear(weight: exact.constant(computed.array(), shape: [outputs, inputs]), bias: nil)
+            XCTAssertEqual(input.linear(weight: computed, bias: nil, role: .full).array(), reference.array(), "\(precision)")
+            XCTAssertEqual(input.linear(weight: computed, bias: nil).array() == reference.array(), precision == .float32)
         }
-        XCTAssertEqual(results[0], results[1])
-        XCTAssertEqual(results[0], results[2])
     }
 
     /// Rounding each operand once bounds the error of each element; int8: half a code of x against |w|, of w against |x|, and of both.

@@ -36,7 +36,13 @@ enum Reference {
     }
 
     /// qkv [batch, tokens, 3, heads, d] → [batch, tokens, heads, d].
-    static func attention(_ qkv: [Double], batch: Int, tokens: Int, heads: Int, headDimension d: Int) -> [Double] {
+    /// - Parameters:
+    ///   - bias: [heads, tokens, tokens] or empty.
+    ///   - mask: [windows, tokens, tokens] or empty.
+    static func attention(
+        _ qkv: [Double], bias: [Double] = [], mask: [Double] = [], batch: Int, tokens: Int, heads: Int, headDimension d: Int
+    ) -> [Double] {
+        let windows = mask.count / (tokens * tokens)
         func element(_ b: Int, _ token: Int, _ part: Int, _ head: Int, _ i: Int) -> Double { qkv[(((b * tokens + token) * 3 + part) * heads + head) * d + i] }
         var y: [Double] = []
         for b in 0..<batch {
@@ -44,6 +50,8 @@ enum Reference {
                 for head in 0..<heads {
                     let scores = (0..<tokens).map { other in
                         (0..<d).reduce(0.0) { $0 + element(b, token, 0, head, $1) * element(b, other, 1, head, $1) } / Double(d).squareRoot()
+                            + (bias.isEmpty ? 0 : bias[(head * tokens + token) * tokens + other])
+                            + (windows == 0 ? 0 : mask[(b % windows * tokens + token) * tokens + other])
                     }
                     let probabilities = softmax(scores)
                     for i in 0..<d { y.append((0..<tokens).reduce(0.0) { $0 + probabilities[$1] * element(b, $1, 2, head, i) }) }

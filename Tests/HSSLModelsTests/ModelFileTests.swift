@@ -9,7 +9,9 @@ import XCTest
 final class ModelFileTests: XCTestCase {
     private var folder = ""
     private let pool = BufferPool()
-    private let preprocessing = ModelPreprocessing(resize: 18, crop: 16, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225])
+    private func preprocessing() throws -> Preprocessing {
+        try Preprocessing(resize: 18, crop: 16, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225])
+    }
     private let provenance = ModelProvenance(method: "hssl", head: "convnext2", data: "fashion", epochs: 10, precision: "float32", version: "0.1.0")
 
     override func setUpWithError() throws {
@@ -24,13 +26,13 @@ final class ModelFileTests: XCTestCase {
     private var path: String { folder + "/model.safetensors" }
 
     private func architecture() throws -> ModelArchitecture {
-        try ModelArchitecture(family: "vit", name: "custom", imageSize: 16, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3)
+        try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3))
     }
 
     /// A student whose base has a mask token and a sibling that must not be exported.
     private func network() throws -> ParameterSet {
         let set = ParameterSet()
-        _ = try architecture().makeModel(ParameterScope(set)("base"), pretraining: true)
+        _ = try architecture().makeBase(ParameterScope(set)("base"), .pretraining)
         _ = Linear(ParameterScope(set)("head"), inputs: 24, outputs: 8)
         set.allocate(from: pool)
         set.initialize(seed: 4)
@@ -39,7 +41,7 @@ final class ModelFileTests: XCTestCase {
 
     private func write(_ precision: Precision, _ set: ParameterSet) throws {
         try ModelFile.write(
-            path: path, architecture: architecture(), preprocessing: preprocessing, provenance: provenance, precision: precision, parameters: set,
+            path: path, architecture: architecture(), preprocessing: preprocessing(), provenance: provenance, precision: precision, parameters: set,
             prefix: "base.")
     }
 
@@ -51,7 +53,7 @@ final class ModelFileTests: XCTestCase {
             try write(precision, set)
             let file = try ModelFile(path: path)
             XCTAssertEqual(file.architecture, try architecture())
-            XCTAssertEqual(file.preprocessing, preprocessing)
+            XCTAssertEqual(file.preprocessing, try preprocessing())
             XCTAssertEqual(file.provenance, provenance)
             XCTAssertEqual(file.precision, precision)
             for parameter in set.all where parameter.name.hasPrefix("base.") && parameter.name != "base.mask_token" {

@@ -8,11 +8,11 @@ final class VisionTransformerTests: XCTestCase {
     override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
 
     private func make(imageSize: Int = 32, patchSize: Int = 8, embedDim: Int = 24, depth: Int = 2, heads: Int = 3, pretraining: Bool = false,
-                      pool: BufferPool = BufferPool()) throws -> (model: any BaseModel, parameters: ParameterSet) {
-        let architecture = try ModelArchitecture(family: "vit", name: "custom", imageSize: imageSize, patchSize: patchSize, embedDim: embedDim,
-                                                 depth: depth, numHeads: heads)
+                      pool: BufferPool = BufferPool()) throws -> (model: any Base, parameters: ParameterSet) {
+        let architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: patchSize, embedDim: embedDim,
+                                                 depth: depth, numHeads: heads))
         let set = ParameterSet()
-        let model = try architecture.makeModel(ParameterScope(set), pretraining: pretraining)
+        let model = try architecture.makeBase(ParameterScope(set), pretraining ? .pretraining : .deployment)
         set.allocate(from: pool)
         set.initialize(seed: 5)
         return (model, set)
@@ -49,7 +49,7 @@ final class VisionTransformerTests: XCTestCase {
     func testNamedArchitecturesHaveTheKnownParameterCounts() throws {
         for (name, count) in [("vit_tiny", 5_524_416), ("vit_small", 21_665_664), ("vit_base", 85_798_656), ("vit_large", 303_301_632)] {
             let set = ParameterSet()
-            _ = try ModelArchitecture(named: name, imageSize: 224, patchSize: 16).makeModel(ParameterScope(set), pretraining: false)
+            _ = try ModelArchitecture(named: name, imageSize: 224, patchSize: 16).makeBase(ParameterScope(set), .deployment)
             XCTAssertEqual(set.count, count, name)
         }
     }
@@ -83,7 +83,7 @@ final class VisionTransformerTests: XCTestCase {
         for (imageSize, patchSize, height, width) in [(28, 4, 28, 28), (28, 4, 16, 16), (32, 8, 40, 24), (16, 16, 16, 16), (16, 16, 33, 50), (9, 3, 11, 7), (5, 1, 2, 3)] {
             let (model, _) = try make(imageSize: imageSize, patchSize: patchSize, depth: 1)
             let tape = Tape(mode: .inference, pool: BufferPool())
-            let tokens = model.tokens(images(tape, 2, height, width), mask: nil, stochasticDepth: nil)
+            let tokens = model(images(tape, 2, height, width), mask: nil, Pass()).tokens
             let grid = model.grid(height: height, width: width)
             XCTAssertEqual(grid, Grid(height: height / patchSize, width: width / patchSize))
             XCTAssertEqual(tokens.shape, [2, 1 + grid.count, 24])
@@ -96,7 +96,7 @@ final class VisionTransformerTests: XCTestCase {
         let (model, _) = try make()
         func kinds(_ height: Int, _ width: Int) -> [HSSLGraph.Operation.Kind] {
             let tape = Tape(mode: .shapes, pool: BufferPool())
-            _ = model.tokens(tape.input(shape: [1, 3, height, width]), mask: nil, stochasticDepth: nil)
+            _ = model(tape.input(shape: [1, 3, height, width]), mask: nil, Pass())
             return tape.nodes.map(\.operation.kind)
         }
         XCTAssertFalse(kinds(32, 32).contains(.resamplePositions))
@@ -108,10 +108,10 @@ final class VisionTransformerTests: XCTestCase {
         let (model, _) = try make()
         let tape = Tape(mode: .inference, pool: BufferPool())
         let batch = images(tape, 3, 32, 32)
-        let together = model.tokens(batch, mask: nil, stochasticDepth: nil).array()
+        let together = model(batch, mask: nil, Pass()).tokens.array()
         let values = batch.array(), size = 3 * 32 * 32
         for image in 0..<3 {
-            let alone = model.tokens(tape.constant(Array(values[image * size..<(image + 1) * size]), shape: [1, 3, 32, 32]), mask: nil, stochasticDepth: nil).array()
+            let alone = model(tape.constant(Array(values[image * size..<(image + 1) * size]), shape: [1, 3, 32, 32]), mask: nil, Pass()).tokens.array()
             XCTAssertEqual(alone, Array(together[image * alone.count..<(image + 1) * alone.count]), "image \(image)")
         }
     }
@@ -128,7 +128,7 @@ final class VisionTransformerTests: XCTestCase {
         for c in 0..<3 { for y in 8..<16 { for x in 16..<24 { changed[(c * 32 + y) * 32 + x] += 1 } } }
         let second = tape.constant(changed, shape: [1, 3, 32, 32])
         var mask = [UInt8](repeating: 0, count: 16)
-        func tokens(_ image: Tensor, _ mask: [UInt8]?) -> [Float] { model.tokens(image, mask: mask, stochasticDepth: nil).array() }
+        func tokens(_ image: Tensor, _ mask: [UInt8]?) -> [Float] { model(image, mask: mask, Pass()).tokens.array() }
         XCTAssertNotEqual(tokens(first, nil), tokens(second, nil))
         XCTAssertEqual(tokens(first, mask), tokens(first, nil), "an empty mask changes nothing")
         mask[6] = 1
@@ -143,8 +143,8 @@ final class VisionTransformerTests: XCTestCase {
         for (imageSize, patchSize, width, depth, heads, word) in [(30, 8, 24, 2, 3, "patch_size"), (32, 8, 25, 2, 3, "num_heads"), (32, 0, 24, 2, 3, "patch_size"),
                                                                   (0, 8, 24, 2, 3, "image_size"), (32, 8, 24, 0, 3, "depth"), (16_384, 1, 24, 2, 3, "patches"),
                                                                   (32, 8, .max, 2, 3, "embed_dim")] {
-            XCTAssertThrowsError(try ModelArchitecture(family: "vit", name: "custom", imageSize: imageSize, patchSize: patchSize, embedDim: width, depth: depth,
-                                                       numHeads: heads)) { error in
+            XCTAssertThrowsError(try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: patchSize, embedDim: width, depth: depth,
+                                                       numHeads: heads))) { error in
                 XCTAssertTrue("\(error)".contains(word) && !"\(error)".contains("\n"), "\(error)")
             }
         }

@@ -13,8 +13,8 @@ final class DepthPrecisionTests: XCTestCase {
     func testFirstStepOfViTSmall() throws {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
         let pool = BufferPool()
-        let sizes = NetworkSizes(base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), auxiliary: .init(depth: 3, kernel: 7, firstShortcut: false), hidden: 2048,
-                                 bottleneck: 256, prototypes: 8192, learnedGain: false)
+        let sizes = NetworkSizes(base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), auxiliary: HeadSettings(family: "convnext", depth: 3),
+                                 hidden: 2048, bottleneck: 256, prototypes: 8192, learnedGain: false)
         let student = try Network(sizes, pool: pool), teacher = try Network(sizes, pool: pool)
         for (place, parameter) in student.parameters.all.enumerated() { parameter.drawQuickly(key: UInt64(place)) }
         teacher.copy(from: student)
@@ -115,9 +115,9 @@ extension Parameter {
     fileprivate func drawQuickly(key: UInt64) {
         let (bytes, gains): (Int, [Float])
         switch initializer {
-        case .zeros, .ones:
-            values.update(repeating: initializer == .ones ? 1 : 0, count: count)
-            return
+        case .zeros: return values.update(repeating: 0, count: count)
+        case .ones: return values.update(repeating: 1, count: count)
+        case .constant(let value): return values.update(repeating: value, count: count)
         case .truncatedNormal(let deviation): (bytes, gains) = (4, [Float](repeating: deviation / (4 * 73.9 * 73.9).squareRoot(), count: 4))
         case .uniform(let bound): (bytes, gains) = (2, [bound / 128.5, bound / 128.5 / 256])
         }

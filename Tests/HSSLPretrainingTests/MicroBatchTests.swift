@@ -10,7 +10,7 @@ final class MicroBatchTests: TrainerTestCase {
     /// One update in micro-batches of `size`: losses, and gradient norms by parameter.
     private func update(_ recipe: Recipe, size: Int) throws -> (losses: Losses, norms: [Double?], weights: [[Float]]) {
         let learner = try Learner(recipe: recipe)
-        let source = BatchSource(recipe: recipe, dataset: try .init(path: root + "/train"), microBatch: size)
+        let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: size)
         var sums = learner.newSums()
         for part in 0..<source.partsPerStep {
             learner.objective.accumulate(
@@ -82,7 +82,7 @@ final class MicroBatchTests: TrainerTestCase {
             for keeps in [true, false] {
                 let learner = try Learner(recipe: recipe)
                 learner.pool.keepsPackedWeights = keeps
-                let source = BatchSource(recipe: recipe, dataset: try .init(path: root + "/train"), microBatch: 2)
+                let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 2)
                 learner.pool.resetPeak()
                 var sums = learner.newSums()
                 for part in 0..<2 {

@@ -81,8 +81,10 @@ enum SmallLearner {
 
     static func make(auxiliary: Bool = true, settings: HSSLObjective.Settings = .init(studentTemperature: 0.1, seed: 3), width: Int = 24, depth: Int = 2,
                      learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0) throws -> Learner {
-        let base = try ModelArchitecture(family: "vit", name: "custom", imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3)
-        let sizes = NetworkSizes(base: base, auxiliary: auxiliary ? .init(depth: 2, kernel: 3, firstShortcut: firstShortcut) : nil, hidden: 48, bottleneck: 16,
+        let base = try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3))
+        var head = HeadSettings(family: "convnext", depth: 2)
+        (head.kernelSize, head.firstShortcut) = (3, firstShortcut)
+        let sizes = NetworkSizes(base: base, auxiliary: auxiliary ? head : nil, hidden: 48, bottleneck: 16,
                                  prototypes: 40, learnedGain: learnedGain)
         let learner = try Learner(sizes: sizes, settings: settings, centerMomentum: centerMomentum, clipGradient: clipGradient)
         // Initial weights of σ 0.02 make every image alike to this shallow a network; and the teacher must differ from the student.

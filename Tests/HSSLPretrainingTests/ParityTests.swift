@@ -6,12 +6,12 @@ import XCTest
 
 @testable import HSSLPretraining
 
-/// Whole training steps against float64 trajectories of the reference (shared/method.md, "fixtures"): losses, logits, every gradient, and where student,
-/// teacher and centres end.
+/// Whole training steps against float64 trajectories of the reference in tools/reference: losses, logits, every gradient, and where student, teacher and
+/// centres end. The files say which base, head and objective they are of.
 ///
 /// Also runs every `*.safetensors` in the folder named by `HSSL_FIXTURES`.
 final class ParityTests: XCTestCase {
-    /// Bounds for float32 of shared/method.md.
+    /// Bounds for float32 (docs/method.md).
     private enum Bound {
         static let loss = 1e-5
         static let tensor = 1e-4
@@ -22,24 +22,25 @@ final class ParityTests: XCTestCase {
 
     func testParityOfTheCheaperEvaluation() throws { try runAll(plain: false) }
 
-    private func runAll(plain: Bool) throws {
-        var paths = ["hssl-global", "hssl-multicrop"].compactMap {
-            Bundle.module.path(forResource: $0, ofType: "safetensors", inDirectory: "Fixtures")
-        }
-        XCTAssertEqual(paths.count, 2, "both fixtures ship with the tests")
-        if let folder = ProcessInfo.processInfo.environment["HSSL_FIXTURES"] {
-            let more = try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".safetensors") }.sorted()
-            XCTAssertFalse(more.isEmpty, "HSSL_FIXTURES=\(folder) holds no .safetensors file")
-            paths += more.map { folder + "/" + $0 }
-        }
-        for path in paths {
-            let worst = try ReferenceTrajectory(path: path).replay(plain: plain)
-            print("Parity \(plain ? "plain" : "cheap") \((path as NSString).lastPathComponent): \(worst)")
-            XCTAssertLessThanOrEqual(worst.loss.value, Bound.loss, "loss of \(path)")
-            if plain { XCTAssertLessThanOrEqual(worst.logits.value, Bound.tensor, "logits \(worst.logits.name) of \(path)") }
-            XCTAssertLessThanOrEqual(worst.gradients.value, Bound.tensor, "gradient \(worst.gradients.name) of \(path)")
-            XCTAssertLessThanOrEqual(worst.final.value, Bound.trajectory, "final \(worst.final.name) of \(path)")
-            XCTAssertLessThanOrEqual(worst.keyBias.value, 1, "key bias \(worst.keyBias.name) of \(path)")
+    func testParityOfMicroBatchesOfOneImage() throws { try runAll(plain: false) { [Int](repeating: 1, count: $0) } }
+
+    private func runAll(plain: Bool, microBatches: (Int) -> [Int]? = { _ in nil }) throws {
+        let fixtures = try XCTUnwrap(Bundle.module.resourcePath) + "/Fixtures"
+        var folders = [fixtures]
+        if let folder = ProcessInfo.processInfo.environment["HSSL_FIXTURES"] { folders.append(folder) }
+        for folder in folders {
+            let paths = try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".safetensors") }.sorted().map { folder + "/" + $0 }
+            XCTAssertGreaterThanOrEqual(paths.count, folder == fixtures ? 7 : 1, "\(folder) holds too few .safetensors files")
+            for path in paths {
+                let trajectory = try ReferenceTrajectory(path: path)
+                let worst = try trajectory.replay(plain: plain, microBatches: microBatches(trajectory.configuration.images))
+                print("Parity \(plain ? "plain" : "cheap") \((path as NSString).lastPathComponent): \(worst)")
+                XCTAssertLessThanOrEqual(worst.loss.value, Bound.loss, "loss of \(path)")
+                if plain { XCTAssertLessThanOrEqual(worst.logits.value, Bound.tensor, "logits \(worst.logits.name) of \(path)") }
+                XCTAssertLessThanOrEqual(worst.gradients.value, Bound.tensor, "gradient \(worst.gradients.name) of \(path)")
+                XCTAssertLessThanOrEqual(worst.final.value, Bound.trajectory, "final \(worst.final.name) of \(path)")
+                XCTAssertLessThanOrEqual(worst.zeroGradient.value, 1, "zero gradient \(worst.zeroGradient.name) of \(path)")
+            }
         }
     }
 }

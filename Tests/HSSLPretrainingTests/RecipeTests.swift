@@ -56,7 +56,6 @@ final class RecipeTests: XCTestCase {
     func testEveryKeyIsRead() throws {
         let recipe = try parse(Self.full)
         XCTAssertEqual(recipe.model, .init(architecture: "vit_nano", imageSize: 28, patchSize: 4, dropPath: 0.1))
-        XCTAssertEqual(recipe.model.gridSize, 7)
         XCTAssertEqual(recipe.auxiliary, .init(family: "convnext", depth: 2, kernelSize: 7, firstShortcut: false))
         XCTAssertEqual(recipe.head, .init(hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true))
         XCTAssertEqual(recipe.objective, .init(
@@ -143,7 +142,7 @@ final class RecipeTests: XCTestCase {
         }
         XCTAssertEqual(refusal("model: {architecture: vit_tiny, image_size: 225, patch_size: 16}"),
                        "r.yaml:1: model.image_size (225) must be a multiple of model.patch_size (16)")
-        XCTAssertEqual(refusal("model: {architecture: vit_tiny, image_size: 224}"), "r.yaml: model.patch_size is missing")
+        XCTAssertEqual(refusal("model: {architecture: vit_tiny, patch_size: 16}"), "r.yaml: model.image_size is missing")
     }
 
     func testContradictionsAndOverflowsAreRefused() {

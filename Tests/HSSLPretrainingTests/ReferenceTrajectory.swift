@@ -1,8 +1,8 @@
 import Foundation
 import HSSLFormats
 import HSSLGraph
-import HSSLModels
 
+@testable import HSSLModels
 @testable import HSSLPretraining
 
 /// A reference trajectory file and its replay by the project's own step.
@@ -10,17 +10,76 @@ struct ReferenceTrajectory {
     let file: SafetensorsFile
     let configuration: Configuration
 
-    /// `__metadata__["hssl.reference"]`.
-    struct Configuration: Decodable {
-        let image_size, patch_size, embed_dim, depth, num_heads, auxiliary_depth, auxiliary_kernel_size: Int
-        let head_hidden_dim, head_bottleneck_dim, prototypes, images, local_views, local_image_size, steps: Int
-        let student_temperature, center_momentum, clip_gradient: Double
-        let schedule: Schedule
+    /// `__metadata__["hssl.reference"]`: any base, head and objective (`base` an object), or the older files of a ViT with ConvNeXt blocks.
+    struct Configuration {
+        let architecture: ModelArchitecture
+        let auxiliary: HeadSettings?
+        let objective: String
+        let hidden, bottleneck, prototypes, images, localViews, localSize, steps: Int
+        let studentTemperature, centerMomentum, clipGradient: Double
+        /// Columns of `losses`.
+        let parts: [String]
+        /// Before the names of the centres: `center.` or `state.`.
+        let statePrefix: String
+        private let schedule: JSONValue
 
-        struct Schedule: Decodable {
-            let lr, weight_decay, teacher_momentum, teacher_temperature, teacher_patch_temperature: [Double]
-            let freeze_prototypes: [Bool]
+        init(_ json: JSONValue) throws {
+            let context = "hssl.reference"
+            schedule = try json.value("schedule", in: context)
+            (images, steps) = (try json.integer("images", in: context), try json.integer("steps", in: context))
+            guard case .object(var base)? = try json.member("base", in: context) else {
+                architecture = try ModelArchitecture(VisionTransformer.Configuration(
+                    imageSize: json.integer("image_size", in: context), patchSize: json.integer("patch_size", in: context),
+                    embedDim: json.integer("embed_dim", in: context), depth: json.integer("depth", in: context), numHeads: json.integer("num_heads", in: context)))
+                var head = HeadSettings(family: "convnext", depth: try json.integer("auxiliary_depth", in: context))
+                head.kernelSize = try json.integer("auxiliary_kernel_size", in: context)
+                (auxiliary, objective, statePrefix) = (head, "ibot", "center.")
+                (hidden, bottleneck) = (try json.integer("head_hidden_dim", in: context), try json.integer("head_bottleneck_dim", in: context))
+                (prototypes, localViews) = (try json.integer("prototypes", in: context), try json.integer("local_views", in: context))
+                localSize = try json.integer("local_image_size", in: context)
+                studentTemperature = try json.number("student_temperature", in: context)
+                (centerMomentum, clipGradient) = (try json.number("center_momentum", in: context), try json.number("clip_gradient", in: context))
+                parts = ["loss", "cls_base", "cls_auxiliary", "patch"]
+                return
+            }
+            // The file names what a family cannot guess; the rest is as in a model file.
+            base["name"] = "custom"
+            base["in_chans"] = 3
+            if let window = base["window"] { (base["window_size"], base["window"]) = (window, nil) }
+            if base["family"] == "vit" || base["family"] == "swin" { base["mlp_ratio"] = 4 }
+            if base["family"] == "convnext" { (base["kernel_size"], base["kernel"]) = (base["kernel"] ?? 7, nil) }
+            architecture = try ModelArchitecture(json: .object(base))
+            auxiliary = try json.member("auxiliary", in: context).map { section in
+                var head = HeadSettings(family: try section.string("family", in: context), depth: try section.integer("depth", in: context))
+                head.kernelSize = try section.member("kernel_size", in: context)?.asInteger ?? 7
+                head.firstShortcut = try section.member("first_shortcut", in: context) == .bool(true)
+                head.numHeads = try section.member("num_heads", in: context)?.asInteger
+                head.bottleneckRatio = try section.member("bottleneck_ratio", in: context)?.asNumber ?? 0.25
+                return head
+            }
+            let section = try json.value("objective", in: context)
+            objective = try section.string("name", in: context)
+            (hidden, bottleneck) = (try section.integer("hidden_dim", in: context), try section.integer("bottleneck_dim", in: context))
+            prototypes = try section.integer("prototypes", in: context)
+            studentTemperature = try section.number("student_temperature", in: context)
+            centerMomentum = try section.number("center_momentum", in: context)
+            clipGradient = try json.value("optimizer", in: context).number("clip_gradient", in: context)
+            localViews = try json.member("local_views", in: context)?.asInteger ?? 0
+            localSize = try json.member("local_size", in: context)?.asInteger ?? 0
+            parts = try ["loss"] + json.strings("parts", in: context)
+            statePrefix = "state."
         }
+
+        func value(_ key: String, step: Int) -> Double {
+            ((try? schedule.numbers(key, in: "schedule")) ?? []).dropFirst(step).first ?? 0
+        }
+
+        func flag(_ key: String, step: Int) -> Bool {
+            ((try? schedule.array(key, in: "schedule")) ?? []).dropFirst(step).first == .bool(true)
+        }
+
+        /// Sum of the learning rates.
+        var rates: Double { (0..<steps).reduce(0) { $0 + value("lr", step: $1) } }
     }
 
     /// A figure and the tensor that it belongs to.
@@ -44,33 +103,32 @@ struct ReferenceTrajectory {
         var gradients = Worst()
         /// ‖final − reference‖ / ‖reference − initial‖.
         var final = Worst()
-        /// Largest difference of the key third of `qkv.bias`, of the sum of the learning rates (its exact gradient is zero).
-        var keyBias = Worst()
+        /// Largest difference where the exact gradient is zero (the key third of `qkv.bias`), of the sum of the learning rates.
+        var zeroGradient = Worst()
 
-        var description: String { "loss \(loss), logits \(logits), gradients \(gradients), final \(final), key bias \(keyBias)" }
+        var description: String { "loss \(loss), logits \(logits), gradients \(gradients), final \(final), zero gradient \(zeroGradient)" }
     }
 
     init(path: String) throws {
         file = try SafetensorsFile(path: path)
-        configuration = try JSONDecoder().decode(Configuration.self, from: Data((file.metadata["hssl.reference"] ?? "").utf8))
+        configuration = try Configuration(JSONValue.parse(file.metadata["hssl.reference"] ?? ""))
     }
 
     func makeLearner(precision: Precision = .float32) throws -> Learner {
         let c = configuration
-        let base = try ModelArchitecture(family: "vit", name: "custom", imageSize: c.image_size, patchSize: c.patch_size, embedDim: c.embed_dim,
-                                         depth: c.depth, numHeads: c.num_heads)
-        let sizes = NetworkSizes(base: base, auxiliary: .init(depth: c.auxiliary_depth, kernel: c.auxiliary_kernel_size, firstShortcut: false),
-                                 hidden: c.head_hidden_dim, bottleneck: c.head_bottleneck_dim, prototypes: c.prototypes, learnedGain: false)
-        let learner = try Learner(sizes: sizes, settings: .init(studentTemperature: Float(c.student_temperature), precision: precision),
-                                  centerMomentum: Float(c.center_momentum), clipGradient: Float(c.clip_gradient))
+        let sizes = NetworkSizes(base: c.architecture, auxiliary: c.auxiliary, hidden: c.hidden, bottleneck: c.bottleneck, prototypes: c.prototypes,
+                                 learnedGain: false)
+        let learner = try Learner(
+            sizes: sizes, settings: .init(studentTemperature: Float(c.studentTemperature), learnsPatches: c.objective == "ibot", precision: precision),
+            centerMomentum: Float(c.centerMomentum), clipGradient: Float(c.clipGradient))
         for (network, prefix) in [(learner.student, "initial.student."), (learner.teacher, "initial.teacher.")] {
             for parameter in network.parameters.all {
                 parameter.values.update(from: try file.floats(prefix + parameter.name, shape: parameter.shape), count: parameter.count)
                 parameter.valuesDidChange()
             }
         }
-        learner.centers.cls = try file.floats("initial.center.cls")
-        learner.centers.patch = try file.floats("initial.center.patch")
+        learner.centers.cls = try file.floats("initial.\(c.statePrefix)cls")
+        if !learner.centers.patch.isEmpty { learner.centers.patch = try file.floats("initial.\(c.statePrefix)patch") }
         return learner
     }
 
@@ -78,12 +136,12 @@ struct ReferenceTrajectory {
     func batch(step: Int, images range: Range<Int>? = nil) throws -> CropBatch {
         let c = configuration
         let range = range ?? 0..<c.images
-        let grid = c.image_size / c.patch_size
-        let batch = CropBatch(images: range.count, globalSize: c.image_size, localViews: c.local_views, localSize: c.local_image_size,
-                              tokens: grid * grid, firstImage: range.lowerBound)
+        let size = c.architecture.imageSize
+        let cells = c.architecture.makeBase(ParameterScope(ParameterSet()), .pretraining).grid(height: size, width: size).count
+        let batch = CropBatch(images: range.count, globalSize: size, localViews: c.localViews, localSize: c.localSize, tokens: cells,
+                              firstImage: range.lowerBound)
         let globals = try file.floats("step\(step).global_views")
-        let masks = Array(try file.tensor("step\(step).masks").bytes)
-        let locals = c.local_views > 0 ? try file.floats("step\(step).local_views") : []
+        let locals = c.localViews > 0 ? try file.floats("step\(step).local_views") : []
         func take<T>(_ source: [T], views: Int, size: Int, into target: inout [T]) {
             for (place, image) in range.enumerated() {
                 for view in 0..<views {
@@ -91,71 +149,87 @@ struct ReferenceTrajectory {
                 }
             }
         }
-        take(globals, views: 2, size: 3 * c.image_size * c.image_size, into: &batch.globals)
-        take(masks, views: 2, size: grid * grid, into: &batch.masks)
-        take(locals, views: c.local_views, size: 3 * c.local_image_size * c.local_image_size, into: &batch.locals)
+        take(globals, views: 2, size: 3 * size * size, into: &batch.globals)
+        if c.objective == "ibot" { take(Array(try file.tensor("step\(step).masks").bytes), views: 2, size: cells, into: &batch.masks) }
+        take(locals, views: c.localViews, size: 3 * c.localSize * c.localSize, into: &batch.locals)
         return batch
     }
 
     func context(step: Int) -> HSSLObjective.StepContext {
-        let s = configuration.schedule
+        let c = configuration
         // The fixtures record gradients before freezing, so the prototypes' is computed at every step.
-        return .init(step: step, teacherTemperature: Float(s.teacher_temperature[step]), teacherPatchTemperature: Float(s.teacher_patch_temperature[step]),
-                     batchImages: configuration.images, prototypesFrozen: false)
+        return .init(step: step, teacherTemperature: Float(c.value("teacher_temperature", step: step)),
+                     teacherPatchTemperature: Float(c.value("teacher_patch_temperature", step: step)), batchImages: c.images, prototypesFrozen: false)
     }
 
     func schedule(step: Int) -> StepSchedule {
-        let s = configuration.schedule
-        return StepSchedule(epoch: 0, learningRate: s.lr[step], weightDecay: s.weight_decay[step], teacherMomentum: s.teacher_momentum[step],
-                            teacherTemperature: s.teacher_temperature[step], teacherPatchTemperature: s.teacher_patch_temperature[step],
-                            prototypesFrozen: s.freeze_prototypes[step])
+        let c = configuration
+        return StepSchedule(epoch: 0, learningRate: c.value("lr", step: step), weightDecay: c.value("weight_decay", step: step),
+                            teacherMomentum: c.value("teacher_momentum", step: step), teacherTemperature: c.value("teacher_temperature", step: step),
+                            teacherPatchTemperature: c.value("teacher_patch_temperature", step: step), prototypesFrozen: c.flag("freeze_prototypes", step: step))
     }
 
-    func replay(plain: Bool, precision: Precision = .float32) throws -> Deviations {
+    /// - Parameter microBatches: images of each micro-batch of an update; nil: all at once.
+    func replay(plain: Bool, precision: Precision = .float32, microBatches: [Int]? = nil) throws -> Deviations {
         let c = configuration
         let learner = try makeLearner(precision: precision)
         learner.objective.settings.plain = plain
-        let expected = try file.floats("losses", shape: [c.steps, 4])
+        let expected = try file.floats("losses", shape: [c.steps, c.parts.count])
         var worst = Deviations()
         for step in 0..<c.steps {
-            var sums = learner.newSums()
-            learner.objective.accumulate(try batch(step: step), context: context(step: step), centers: learner.centers, pool: learner.pool, into: &sums)
+            var sums = learner.newSums(), first = 0
+            for count in microBatches ?? [c.images] {
+                learner.objective.accumulate(try batch(step: step, images: first..<first + count), context: context(step: step), centers: learner.centers,
+                                             pool: learner.pool, into: &sums)
+                first += count
+            }
             if step == 0 {
-                for (name, logits) in sums.logits { worst.logits.consider(relative(logits, try file.floats("step0." + name)), name) }
+                // The logits of the last micro-batch are those of the batch where there is only one.
+                if microBatches == nil {
+                    for (name, logits) in sums.logits { worst.logits.consider(relative(logits, try file.floats("step0." + name)), name) }
+                }
                 for parameter in learner.student.parameters.all {
                     let name = "step0.gradient." + parameter.name
+                    // Exactly zero, or of a parameter that this objective does not use (DINO's mask token).
+                    if try isZero(parameter.name) { continue }
                     guard let gradient = parameter.gradient else { throw Missing(name: name) }
                     let ours = Array(UnsafeBufferPointer(start: gradient, count: parameter.count))
                     worst.gradients.consider(relative(skippingKeys(parameter.name, ours), skippingKeys(parameter.name, try file.floats(name))), parameter.name)
                 }
             }
-            let ours = [sums.losses.total(hasAuxiliary: true), sums.losses.clsBase, sums.losses.clsAuxiliary, sums.losses.patch]
-            for (part, name) in ["loss", "cls_base", "cls_aux", "patch"].enumerated() {
-                let reference = Double(expected[step * 4 + part])
-                worst.loss.consider(abs(ours[part] - reference) / max(abs(reference), 1e-12), "\(name) of step \(step)")
+            let ours = ["loss": sums.losses.total(hasAuxiliary: c.auxiliary != nil), "cls_base": sums.losses.clsBase,
+                        "cls_auxiliary": sums.losses.clsAuxiliary, "patch": sums.losses.patch]
+            for (column, name) in c.parts.enumerated() {
+                let reference = Double(expected[step * c.parts.count + column])
+                worst.loss.consider(abs((ours[name] ?? .nan) - reference) / max(abs(reference), 1e-12), "\(name) of step \(step)")
             }
             _ = learner.update(sums, schedule: schedule(step: step))
         }
-        let rates = c.schedule.lr.reduce(0, +)
         for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
             for parameter in network.parameters.all {
                 let ours = Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count))
-                try compareFinal(role + parameter.name, ours, rates: rates, into: &worst)
+                try compareFinal(role, parameter.name, ours, into: &worst)
             }
         }
-        try compareFinal("center.cls", learner.centers.cls, rates: rates, into: &worst)
-        try compareFinal("center.patch", learner.centers.patch, rates: rates, into: &worst)
+        for (name, values) in learner.centers.named {
+            try compareFinal("", c.statePrefix + name.split(separator: ".").suffix(1).joined(), values, into: &worst)
+        }
         return worst
     }
 
+    /// Whether a parameter's exact gradient is zero: AdamW then amplifies rounding.
+    private func isZero(_ name: String) throws -> Bool { try file.floats("step0.gradient." + name).allSatisfy { abs($0) < 1e-9 } }
+
     private struct Missing: Error { let name: String }
 
-    private func compareFinal(_ name: String, _ ours: [Float], rates: Double, into worst: inout Deviations) throws {
+    private func compareFinal(_ role: String, _ parameter: String, _ ours: [Float], into worst: inout Deviations) throws {
+        let name = role + parameter
         let final = try file.floats("final." + name), initial = try file.floats("initial." + name)
-        if name.hasSuffix("qkv.bias") {
-            let third = ours.count / 3
-            for i in third..<2 * third { worst.keyBias.consider(Double(abs(ours[i] - final[i])) / rates, name) }
+        func boundByRates(_ range: Range<Int>) {
+            for i in range { worst.zeroGradient.consider(Double(abs(ours[i] - final[i])) / configuration.rates, name) }
         }
+        if !role.isEmpty, try isZero(parameter) { return boundByRates(ours.indices) }
+        if name.hasSuffix("qkv.bias") { boundByRates(ours.count / 3..<2 * ours.count / 3) }
         let (a, b, c) = (skippingKeys(name, ours), skippingKeys(name, final), skippingKeys(name, initial))
         let moved = norm(zip(b, c).map { $0 - $1 })
         worst.final.consider(norm(zip(a, b).map { $0 - $1 }) / max(moved, 1e-12), name)

@@ -56,8 +56,8 @@ final class StochasticDepthTests: XCTestCase {
     private func scales(_ learner: Learner, rate: Float) -> [[Float]?] {
         let tape = Tape(mode: .shapes, pool: BufferPool())
         let depth = StochasticDepth(rate: rate, blocks: learner.student.blocks, seed: 1, step: 0, samples: Array(0..<64))
-        let tokens = learner.student.base.tokens(tape.input(shape: [64, 3, 16, 16]), mask: nil, stochasticDepth: depth)
-        _ = learner.student.auxiliary?.cls(tokens, grid: Grid(height: 4, width: 4), stochasticDepth: depth, firstBlock: learner.student.base.depth)
+        let output = learner.student.base(tape.input(shape: [64, 3, 16, 16]), mask: nil, Pass(stochasticDepth: depth))
+        _ = learner.student.auxiliary?.global(output.cells, Pass(stochasticDepth: depth, firstBlock: learner.student.base.blocks))
         var scales: [[Float]?] = []
         for node in tape.nodes {
             switch node.operation {

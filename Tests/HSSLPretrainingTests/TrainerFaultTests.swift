@@ -118,7 +118,7 @@ final class TrainerFaultTests: TrainerTestCase {
         try FileManager.default.createDirectory(atPath: root + "/" + name, withIntermediateDirectories: true)
         for index in 0..<count {
             let pixels = (0..<12 * 12 * 3).map { UInt8(truncatingIfNeeded: $0 * (index + 3) + index * 11) }
-            var png = PNGEncoder.encode(rgb: pixels, width: 12, height: 12)
+            var png = try ImageEncoder.png(RGBImage(width: 12, height: 12, pixels: pixels), name: "\(index)")
             if spoilt.contains(index) { png.removeLast(png.count / 2) }
             try Data(png).write(to: URL(fileURLWithPath: "\(root)/\(name)/\(String(format: "%03d", index)).png"))
         }

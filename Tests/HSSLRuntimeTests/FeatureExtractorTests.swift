@@ -1,4 +1,5 @@
 import CSupport
+import HSSLFormats
 import HSSLGraph
 import XCTest
 
@@ -130,6 +131,37 @@ final class FeatureExtractorTests: XCTestCase {
         XCTAssertEqual(hssl_get_threads(), 2)
     }
 
+    /// Each call has its own threads and instruction set, whatever runs beside it.
+    func testConcurrentModelsGiveTheBitsOfOneAtATime() throws {
+        struct Work: @unchecked Sendable {
+            let extractor: FeatureExtractor
+            let images: [Float]
+            let expected: [Float]
+        }
+        var works: [Work] = []
+        for (index, precision) in Precision.allCases.enumerated() {
+            for (threads, isa) in [(1, supportedISAs[0]), (2, supportedISAs[supportedISAs.count - 1]), (3, supportedISAs[supportedISAs.count / 2])] {
+                let model = try RandomModel(imageSize: 48 + 16 * index, patchSize: 8, embedDim: 96, depth: 2, numHeads: 3, seed: UInt64(index + 1))
+                let images = model.images(3)
+                let extractor = try withISA(isa) { try model.extractor(precision: precision, threads: threads) }
+                works.append(Work(extractor: extractor, images: images, expected: extractor.rows(images, .patch)))
+            }
+        }
+        let group = DispatchGroup(), wrong = Mismatches()
+        for work in works {
+            let thread = Thread {
+                for turn in 0..<30 where work.extractor.rows(work.images, .patch) != work.expected {
+                    wrong.add("turn \(turn), \(work.extractor.precision) with \(work.extractor.threads) threads")
+                }
+                group.leave()
+            }
+            group.enter()
+            thread.start()
+        }
+        group.wait()
+        XCTAssertEqual(wrong.all, [])
+    }
+
     // MARK: Files
 
     func testFilesGiveTheFeaturesOfTheirParameters() throws {
@@ -140,7 +172,7 @@ final class FeatureExtractorTests: XCTestCase {
         for precision in Precision.allCases {
             try ModelFile.write(
                 path: path, architecture: model.architecture,
-                preprocessing: ModelPreprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
+                preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
                 provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
                 precision: precision, parameters: model.parameters)
             let found = try FeatureExtractor(modelPath: path, threads: 1).rows(images, .patch)
@@ -159,7 +191,7 @@ final class FeatureExtractorTests: XCTestCase {
         let path = NSTemporaryDirectory() + "hssl-limit-\(ProcessInfo.processInfo.processIdentifier).safetensors"
         defer { try? FileManager.default.removeItem(atPath: path) }
         try ModelFile.write(
-            path: path, architecture: model.architecture, preprocessing: ModelPreprocessing(resize: 20, crop: 20, mean: [0, 0, 0], std: [1, 1, 1]),
+            path: path, architecture: model.architecture, preprocessing: Preprocessing(resize: 20, crop: 20, mean: [0, 0, 0], std: [1, 1, 1]),
             provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
             precision: .float32, parameters: model.parameters)
         let bound = try Plan.memoryBound(ModelFile(path: path), threads: 2, batch: 4)
@@ -179,4 +211,14 @@ final class FeatureExtractorTests: XCTestCase {
         for _ in 0..<20 { extractor.extract(images: images, count: 16, features: .patch, into: &output) }
         XCTAssertEqual(hssl_peak_rss(), before)
     }
+}
+
+/// What threads found wrong.
+private final class Mismatches: @unchecked Sendable {
+    private let lock = NSLock()
+    private var found: [String] = []
+
+    var all: [String] { lock.withLock { found } }
+
+    func add(_ mismatch: String) { lock.withLock { found.append(mismatch) } }
 }

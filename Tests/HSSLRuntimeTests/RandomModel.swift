@@ -10,12 +10,11 @@ struct RandomModel {
     let architecture: ModelArchitecture
     let parameters = ParameterSet()
     let pool = BufferPool()
-    private let model: any BaseModel
+    private let model: any Base
 
     init(imageSize: Int = 20, patchSize: Int = 5, embedDim: Int = 36, depth: Int = 2, numHeads: Int = 3, seed: UInt64 = 1) throws {
-        architecture = try ModelArchitecture(
-            family: "vit", name: "custom", imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads)
-        model = try architecture.makeModel(ParameterScope(parameters), pretraining: false)
+        architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads))
+        model = try architecture.makeBase(ParameterScope(parameters), .deployment)
         parameters.allocate(from: pool)
         parameters.initialize(seed: seed)
         // Zero biases and unit norms would hide a wrong operand.
@@ -38,14 +37,19 @@ struct RandomModel {
         let size = architecture.imageSize
         let input = tape.input(shape: [images.count / (3 * size * size), 3, size, size])
         input.values.update(from: images, count: images.count)
-        return model.norm(model.tokens(input, mask: nil, stochasticDepth: nil)).array()
+        let output = model(input, mask: nil, Pass())
+        let (cls, patches) = (model.global(output).array(), model.local(output, cells: nil).array())
+        let (width, sample) = (model.width, patches.count / output.count)
+        return (0..<output.count).flatMap { (b: Int) -> [Float] in
+            Array(cls[b * width..<(b + 1) * width]) + Array(patches[b * sample..<(b + 1) * sample])
+        }
     }
 
     /// The wanted features by definition, from the Tape's tokens.
     func expected(_ features: Features, _ images: [Float], normalize: Bool, precision: Precision = .float32) -> [Float] {
         let tokens = tapeTokens(images, precision: precision)
-        let width = architecture.embedDim
-        let patches = (architecture.imageSize / architecture.patchSize) * (architecture.imageSize / architecture.patchSize)
+        let width = model.width
+        let patches = model.grid(height: architecture.imageSize, width: architecture.imageSize).count
         let sample = (1 + patches) * width
         return stride(from: 0, to: tokens.count, by: sample).flatMap { start -> [Float] in
             let cls = Array(tokens[start..<start + width])

@@ -1,4 +1,4 @@
-// CImage: JPEG and PNG from memory to 8-bit RGB, and gzip, behind plain C functions.
+// CImage: JPEG and PNG from memory to 8-bit RGB, PNG back, and gzip, behind plain C functions.
 //
 // Type is decided by magic bytes. Sizes are checked against the limits before any pixel is decoded. A file that ends early or is
 // corrupt is an error, never a partial picture. Errors of the libraries stay inside: no longjmp leaves a function of this header.
@@ -55,6 +55,9 @@ void cimage_orient(const uint8_t *source, uint32_t width, uint32_t height, uint3
 
 /// EXIF orientation of a TIFF block (what follows "Exif\0\0"); 1 when absent or invalid.
 uint32_t cimage_exif_orientation(const uint8_t *tiff, size_t size);
+
+/// Encodes `rgb` [height, width, 3] as an 8-bit RGB PNG. The result is malloc'ed (caller: free).
+cimage_status cimage_encode_png(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t **output, size_t *output_size, char *message);
 
 bool cimage_is_gzip(const uint8_t *data, size_t size);
 

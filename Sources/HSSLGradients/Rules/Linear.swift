@@ -6,11 +6,10 @@ extension Node {
     func linearRule(_ dy: Gradient, _ gradients: Gradients, bias: Bool, activation: Operation.Activation, role: MatrixRole) {
         let tape = gradients.tape
         let pool = gradients.pool
-        // Not the weight's own first axis: it may have been reshaped after it was computed.
         let outputs = width
         let inputWidth = tape.shapes[inputs[1]].reduce(1, *) / outputs
         let parameter = tape.parameter(of: inputs[1])
-        let precision = role == .full || parameter == nil ? Precision.float32 : self.precision
+        let precision = role == .full ? Precision.float32 : self.precision
 
         var pre = dy
         if activation == .gelu, let preactivation = saved.last {
@@ -33,31 +32,37 @@ extension Node {
 
         guard gradients.wants(inputs[0]) else { return }
         let dx = pool.floats(rows * inputWidth)
-        switch (precision, parameter) {
-        case (.float32, let parameter?):
-            let pack = parameter.packed(.float32Backward, from: pool)
-            hssl_gemm_f32(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
-        case (.float16, let parameter?):
-            let pack = parameter.packed(.float16Backward, from: pool)
+        switch precision {
+        case .float32:
+            if let pack = parameter?.packed(.float32Backward, from: pool) {
+                hssl_gemm_f32(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
+            } else {
+                // A weight that an operation made is used once: packed block by block.
+                let workspace = pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(rows, inputWidth, outputs)))
+                hssl_gemm_f32_unpacked(rows, inputWidth, outputs, pre.values, outputs, 1, saved[1].floats, inputWidth, 1, dx.floats, inputWidth, false,
+                                       nil, workspace.pointer)
+            }
+        case .float16:
+            let pack = packedWeight(.float16Backward, parameter, inputWidth: inputWidth, pool: pool)
             hssl_gemm_f16(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
-        case (.int8, let parameter?):
+        case .int8:
             // The channel scale is folded into dY, so that the forward codes serve the product over output channels too.
-            let pack = parameter.packed(.int8Backward, from: pool)
+            let pack = packedWeight(.int8Backward, parameter, inputWidth: inputWidth, pool: pool)
             let leading = (outputs + 3) / 4 * 4
             let codes = pool.allocate(byteCount: rows * leading)
             let scale = pool.floats(rows)
             hssl_quantize_rows_u8_stochastic(rows, outputs, pre.values, outputs, pack.scale?.floats,
-                                             CounterRandom.combine([tape.roundingKey, UInt64(output)]), codes.bytes, leading, scale.floats)
+                                             CounterRandom.combine([tape.roundingKey, UInt64(ordinal)]), codes.bytes, leading, scale.floats)
             tape.statistics?.gradients.add(rows: rows, width: outputs, codes: codes, leading: leading, scale: scale, pool: pool)
             hssl_gemm_u8s8_f32(rows, inputWidth, outputs, codes.bytes, leading, scale.floats, pack.packed.pointer, nil, dx.floats, inputWidth,
                                false, nil)
-        case (_, nil):
-            guard case .floats(let weight) = saved[1] else { preconditionFailure("a computed weight is saved as float32") }
-            let workspace = pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(rows, inputWidth, outputs)))
-            hssl_gemm_f32_unpacked(rows, inputWidth, outputs, pre.values, outputs, 1, weight.floats, inputWidth, 1, dx.floats, inputWidth, false,
-                                   nil, workspace.pointer)
         }
         gradients.add(inputs[0], dx, owned: true, count: rows * inputWidth)
+    }
+
+    /// The weight for a product: a parameter keeps its packed forms, a computed one was saved as float32.
+    private func packedWeight(_ form: WeightForm, _ parameter: Parameter?, inputWidth: Int, pool: BufferPool) -> PackedWeight {
+        parameter?.packed(form, from: pool) ?? PackedWeight(form, values: saved[1].floats, outputs: width, inputs: inputWidth, pool: pool)
     }
 
     /// The saved input as float32 [rows, width].

@@ -61,13 +61,19 @@ extension Node {
         hssl_scatter_add_rows(index.count, width, index, dy.values, accumulator)
     }
 
-    func dropTokensRule(_ dy: Gradient, _ gradients: Gradients, first: Int) {
-        let (batch, kept, dimension) = (shape[0], shape[1], width)
-        let tokens = kept + first
-        guard let accumulator = gradients.accumulator(inputs[0], count: batch * tokens * dimension) else { return }
-        for sample in 0..<batch {
-            hssl_axpy(kept * dimension, 1, dy.values + sample * kept * dimension, accumulator + (sample * tokens + first) * dimension)
-        }
+    func permuteTokensRule(_ dy: Gradient, _ gradients: Gradients, index: [Int32]) {
+        guard gradients.wants(inputs[0]) else { return }
+        let source = gradients.tape.shapes[inputs[0]]
+        let dx = gradients.pool.floats(source.reduce(1, *))
+        hssl_permute_tokens_backward(source[0], source[1], index.count, width, index, dy.values, dx.floats)
+        gradients.add(inputs[0], dx, owned: true, count: source.reduce(1, *))
+    }
+
+    func transposeTokensRule(_ dy: Gradient, _ gradients: Gradients) {
+        guard gradients.wants(inputs[0]) else { return }
+        let dx = gradients.pool.floats(count)
+        hssl_transpose_tokens(shape[0], shape[1], width, dy.values, dx.floats)
+        gradients.add(inputs[0], dx, owned: true, count: count)
     }
 
     func meanTokensRule(_ dy: Gradient, _ gradients: Gradients) {

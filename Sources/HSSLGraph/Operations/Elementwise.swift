@@ -2,10 +2,31 @@ import CSupport
 
 extension Tensor {
     /// x·Φ(x), exact (erf).
-    package func gelu() -> Tensor {
-        tape.record(.gelu, [self], shape: shape) { y, keeps in
-            hssl_gelu(count, values, y)
-            return keeps ? storage.map { [tape.activation($0, count: count)] } ?? [] : []
+    package func gelu() -> Tensor { unary(.gelu) }
+
+    /// max(x, 0).
+    package func relu() -> Tensor { unary(.relu) }
+
+    package func unary(_ function: Operation.Unary) -> Tensor {
+        tape.record(.unary(function), [self], shape: shape) { y, keeps in
+            switch function {
+            case .gelu:
+                hssl_gelu(count, values, y)
+                return keeps ? storage.map { [tape.activation($0, count: count)] } ?? [] : []
+            case .relu:
+                hssl_relu(count, values, y)
+                return []
+            }
+        }
+    }
+
+    /// gamma[c]·x[..., c]: x [..., C], gamma [C]; the layer scale of ConvNeXt.
+    package func scaledChannels(by gamma: Tensor) -> Tensor {
+        precondition(gamma.count == width, "scaleChannels: \(gamma.shape) for \(shape)")
+        return tape.record(.scaleChannels, [self, gamma], shape: shape) { y, keeps in
+            hssl_scale_channels(rows, width, gamma.values, values, y)
+            guard keeps, let storage, let gammaStorage = gamma.storage else { return [] }
+            return [tape.activation(storage, count: count), .floats(gammaStorage)]
         }
     }
 

@@ -11,7 +11,7 @@ extension Tensor {
         let operands = [self, weight] + (bias.map { [$0] } ?? [])
         return tape.record(operation, operands, shape: shape.dropLast() + [outputs]) { y, keeps in
             let pool = tape.pool
-            let precision = role == .full || tape.parameter(of: weight.id) == nil ? Precision.float32 : tape.precision
+            let precision = role == .full ? Precision.float32 : tape.precision
             let preactivation = activation != .none && keeps ? pool.floats(rows * outputs) : nil
             var stage = hssl_gemm_output()
             stage.bias = bias.map { UnsafePointer($0.values) }

@@ -9,7 +9,6 @@ extension Tensor {
     /// - Returns: the weighted sum, summed in float64, as [1].
     package func softCrossEntropy(targets: Tensor, weights: [Float], temperature: Float, rowLosses: inout [Float]) -> Tensor {
         precondition(shape == targets.shape && weights.count == rows, "softCrossEntropy: \(shape), \(targets.shape), \(weights.count) weights")
-        precondition(tape.shapes[id].last == width, "softCrossEntropy: logits computed as \(tape.shapes[id]) cannot be rows of \(width)")
         var losses = [Float](repeating: 0, count: rows)
         defer { rowLosses = losses }
         return tape.record(.softCrossEntropy(temperature: temperature), [self], shape: [1]) { y, keeps in

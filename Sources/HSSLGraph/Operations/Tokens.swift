@@ -35,15 +35,26 @@ extension Tensor {
         }
     }
 
+    /// y[b, i] = x[b, index[i]], zeros where index[i] is −1: x [B, N, D] → [B, index.count, D].
+    package func permutingTokens(_ index: [Int32]) -> Tensor {
+        precondition(shape.count == 3 && index.allSatisfy { $0 >= -1 && Int($0) < shape[1] }, "permuteTokens: an index outside \(shape)")
+        return tape.record(.permuteTokens(index: index), [self], shape: [shape[0], index.count, width]) { y, _ in
+            hssl_permute_tokens(shape[0], shape[1], index.count, width, index, values, y)
+            return []
+        }
+    }
+
     /// Tokens first ..< N: x [B, N, D] → [B, N − first, D].
     package func droppingTokens(_ first: Int) -> Tensor {
-        precondition(shape.count == 3 && first >= 0 && first < shape[1], "dropTokens: \(first) of \(shape)")
-        let (batch, tokens, dimension) = (shape[0], shape[1], width)
-        let kept = tokens - first
-        return tape.record(.dropTokens(first: first), [self], shape: [batch, kept, dimension]) { y, _ in
-            for sample in 0..<batch {
-                (y + sample * kept * dimension).update(from: values + (sample * tokens + first) * dimension, count: kept * dimension)
-            }
+        precondition(shape.count == 3 && first >= 0 && first < shape[1], "dropping \(first) tokens of \(shape)")
+        return permutingTokens((Int32(first)..<Int32(shape[1])).map { $0 })
+    }
+
+    /// x [B, N, D] → [B, D, N].
+    package func transposedTokens() -> Tensor {
+        precondition(shape.count == 3, "transposeTokens: \(shape)")
+        return tape.record(.transposeTokens, [self], shape: [shape[0], width, shape[1]]) { y, _ in
+            hssl_transpose_tokens(shape[0], shape[1], width, values, y)
             return []
         }
     }

@@ -1,74 +1,46 @@
+import HSSLFormats
 import HSSLGraph
 
 /// What a base model is: its family and sizes, as stored in a model file's `hssl.architecture`.
 public struct ModelArchitecture: Equatable, Sendable {
-    /// e.g. `vit`.
-    public var family: String
     /// e.g. `vit_small`; `custom` where no named architecture fits.
-    public var name: String
-    public var imageSize: Int
-    public var patchSize: Int
-    public var embedDim: Int
-    public var depth: Int
-    public var numHeads: Int
-    public var channels = 3
+    public let name: String
+    /// The family's own sizes.
+    package let configuration: any BaseConfiguration
 
-    /// The shapes known by name: width, depth, heads.
-    private static let table: [(name: String, embedDim: Int, depth: Int, numHeads: Int)] = [
-        ("vit_nano", 96, 4, 3),
-        ("vit_tiny", 192, 12, 3),
-        ("vit_small", 384, 12, 6),
-        ("vit_base", 768, 12, 12),
-        ("vit_large", 1024, 24, 16),
-    ]
+    /// e.g. `vit`.
+    public var family: String { type(of: configuration).family }
+    /// Pixels a side of the images that the model is made for.
+    public var imageSize: Int { configuration.imageSize }
+    /// Of an image: red, green, blue.
+    public var channels: Int { 3 }
 
-    public static var names: [String] { table.map(\.name) }
+    /// Every architecture known by name, family by family.
+    public static var names: [String] { BaseFamilies.all.flatMap { $0.presets } }
 
-    /// A named architecture for an image and patch size.
-    public init(named name: String, imageSize: Int, patchSize: Int) throws {
-        guard let row = Self.table.first(where: { $0.name == name }) else {
-            throw ModelError("unknown architecture '\(name)' (known: \(Self.names.joined(separator: ", ")))")
+    /// A named architecture.
+    ///
+    /// - Parameters:
+    ///   - imageSize: pixels a side.
+    ///   - patchSize: pixels a side of an embedded patch; nil: the architecture's own.
+    /// - Throws: `ModelError` for an unknown name or sizes that do not fit.
+    public init(named name: String, imageSize: Int, patchSize: Int? = nil) throws {
+        guard let family = BaseFamilies.all.first(where: { $0.presets.contains(name) }) else {
+            throw ModelError("unknown architecture '\(oneLine(name))' (known: \(Self.names.joined(separator: ", ")))")
         }
-        try self.init(family: "vit", name: name, imageSize: imageSize, patchSize: patchSize, embedDim: row.embedDim, depth: row.depth, numHeads: row.numHeads)
+        try self.init(name: name, family.preset(name, imageSize: imageSize, patchSize: patchSize))
     }
 
-    public init(family: String, name: String, imageSize: Int, patchSize: Int, embedDim: Int, depth: Int, numHeads: Int, channels: Int = 3) throws {
-        self.family = family
+    package init(name: String = "custom", _ configuration: any BaseConfiguration) throws {
+        try configuration.validate()
         self.name = name
-        self.imageSize = imageSize
-        self.patchSize = patchSize
-        self.embedDim = embedDim
-        self.depth = depth
-        self.numHeads = numHeads
-        self.channels = channels
-        try validate()
-    }
-
-    /// Bounds that keep every later product far from overflow.
-    private func validate() throws {
-        guard family == "vit" else { throw ModelError("unknown model family '\(family)' (known: vit)") }
-        let bounds: [(String, Int, ClosedRange<Int>)] = [
-            ("image_size", imageSize, 1...16_384), ("patch_size", patchSize, 1...1_024), ("embed_dim", embedDim, 1...16_384),
-            ("depth", depth, 1...512), ("num_heads", numHeads, 1...1_024), ("in_chans", channels, 3...3),
-        ]
-        for (key, value, range) in bounds where !range.contains(value) {
-            throw ModelError("\(key) \(value) is not in \(range.lowerBound) … \(range.upperBound)")
-        }
-        guard imageSize % patchSize == 0 else { throw ModelError("image_size \(imageSize) is not a multiple of patch_size \(patchSize)") }
-        guard embedDim % numHeads == 0 else { throw ModelError("embed_dim \(embedDim) is not a multiple of num_heads \(numHeads)") }
-        let grid = imageSize / patchSize
-        guard grid * grid <= 65_536 else { throw ModelError("\(grid * grid) patches; at most 65536 are supported") }
+        self.configuration = configuration
     }
 
     /// The model as forward code, its parameters declared under `scope`.
-    package func makeModel(_ scope: ParameterScope, pretraining: Bool) throws -> any BaseModel {
-        switch family {
-        case "vit":
-            let sizes = VisionTransformerSizes(imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads, channels: channels)
-            return VisionTransformer(scope, sizes: sizes, pretraining: pretraining)
-        default: throw ModelError("unknown model family '\(family)' (known: vit)")
-        }
-    }
+    package func makeBase(_ scope: ParameterScope, _ use: Use) -> any Base { configuration.makeBase(scope, use) }
+
+    public static func == (a: Self, b: Self) -> Bool { a.name == b.name && a.configuration.isEqual(to: b.configuration) }
 }
 
 /// What is wrong with an architecture or a model, in one line.

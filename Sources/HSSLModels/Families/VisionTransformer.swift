@@ -1,68 +1,53 @@
+import HSSLFormats
 import HSSLGraph
-
-/// Sizes of a plain vision transformer.
-package struct VisionTransformerSizes: Equatable, Sendable {
-    package var imageSize: Int
-    package var patchSize: Int
-    package var embedDim: Int
-    package var depth: Int
-    package var numHeads: Int
-    package var channels = 3
-
-    package init(imageSize: Int, patchSize: Int, embedDim: Int, depth: Int, numHeads: Int, channels: Int) {
-        self.imageSize = imageSize
-        self.patchSize = patchSize
-        self.embedDim = embedDim
-        self.depth = depth
-        self.numHeads = numHeads
-        self.channels = channels
-    }
-
-    /// Patch rows (= columns) of the training grid.
-    package var grid: Int { imageSize / patchSize }
-}
 
 /// Vision transformer: pre-norm, qkv bias, exact GELU, LayerNorm ε 1e-6, learned positions that cover CLS; timm's parameter names.
 ///
 /// Source: Dosovitskiy et al., ICLR 2021; timm `vision_transformer.py`.
-package struct VisionTransformer: BaseModel {
-    package let sizes: VisionTransformerSizes
-    package let norm: LayerNorm
+package struct VisionTransformer: Base {
     package let maskToken: Parameter?
+    private let sizes: Configuration
+    private let norm: LayerNorm
     private let clsToken: Parameter
     private let positions: Parameter
-    private let patchEmbed: PatchEmbed
-    private let blocks: [TransformerBlock]
+    private let patchEmbed: Convolution
+    private let layers: [TransformerBlock]
 
     package var width: Int { sizes.embedDim }
-    package var depth: Int { sizes.depth }
+    package var blocks: Int { sizes.depth }
 
-    /// - Parameter pretraining: whether to declare `mask_token`, which a deployed model does not have.
-    package init(_ scope: ParameterScope, sizes: VisionTransformerSizes, pretraining: Bool) {
+    init(_ scope: ParameterScope, _ sizes: Configuration, _ use: Use) {
         self.sizes = sizes
         let width = sizes.embedDim
         clsToken = scope.declare("cls_token", [1, 1, width], .truncatedNormal(standardDeviation: 0.02))
         positions = scope.declare("pos_embed", [1, 1 + sizes.grid * sizes.grid, width], .truncatedNormal(standardDeviation: 0.02))
-        patchEmbed = PatchEmbed(scope("patch_embed")("proj"), sizes: sizes)
-        blocks = (0..<sizes.depth).map { TransformerBlock(scope("blocks")("\($0)"), width: width, heads: sizes.numHeads) }
+        patchEmbed = Convolution(scope("patch_embed")("proj"), .init(inputs: 3, outputs: width, kernel: sizes.patchSize, stride: sizes.patchSize), from: .image)
+        layers = (0..<sizes.depth).map { TransformerBlock(scope("blocks")("\($0)"), width: width, heads: sizes.numHeads) }
         norm = LayerNorm(scope("norm"), width: width, epsilon: 1e-6)
-        maskToken = pretraining ? scope.declare("mask_token", [1, width], .zeros) : nil
+        maskToken = use == .pretraining ? scope.declare("mask_token", [1, width], .zeros) : nil
     }
 
     package func grid(height: Int, width: Int) -> Grid { Grid(height: height / sizes.patchSize, width: width / sizes.patchSize) }
 
-    /// images [B, C, H, W], mask [B·N] → tokens before the final norm [B, 1+N, D].
-    package func tokens(_ images: Tensor, mask: [UInt8]?, stochasticDepth: StochasticDepth?) -> Tensor {
+    package func callAsFunction(_ images: Tensor, mask: [UInt8]?, _ pass: Pass) -> BaseOutput {
         let tape = images.tape
-        var x = patchEmbed(images)
+        let patches = patchEmbed(images)
+        let grid = Grid(height: patches.shape[1], width: patches.shape[2])
+        var x = patches.reshaped([patches.shape[0], grid.count, width])
         // Before positions are added: the student sees where a masked patch was, not what.
         // Also where nothing is masked: the token then gets a zero gradient, so that it decays as every other tensor does.
         if let mask, let maskToken { x = x.masked(mask, token: tape.parameter(maskToken)) }
         x = x.prepending(token: tape.parameter(clsToken))
-        x = x.addingBroadcast(positionEmbedding(tape, grid: grid(height: images.shape[2], width: images.shape[3])))
-        for (index, block) in blocks.enumerated() { x = block(x, index: index, stochasticDepth: stochasticDepth) }
-        return x
+        x = x.addingBroadcast(positionEmbedding(tape, grid: grid))
+        for (index, layer) in layers.enumerated() { x = layer(x, pass, block: index) }
+        return BaseOutput(tokens: x, prefix: 1, grid: grid)
     }
+
+    package func global(_ output: BaseOutput) -> Tensor {
+        norm(output.tokens.gatheringRows((0..<Int32(output.count)).map { $0 * Int32(1 + output.grid.count) }))
+    }
+
+    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor { norm(output.tokens.gatheringRows(output.rows(ofCells: cells))) }
 
     private func positionEmbedding(_ tape: Tape, grid: Grid) -> Tensor {
         let embedding = tape.parameter(positions)
@@ -70,50 +55,69 @@ package struct VisionTransformer: BaseModel {
         if grid.count == sizes.grid * sizes.grid, grid.height == grid.width { return embedding }
         return embedding.resampledPositions(matrix: PositionResampling.matrix(from: sizes.grid, to: grid), rows: grid.count)
     }
-}
 
-/// Non-overlapping p×p patches through one linear map: weight [D, C, p, p], bias [D]. Always float32.
-private struct PatchEmbed {
-    let weight: Parameter
-    let bias: Parameter
-    let patch: Int
+    /// Sizes of a vision transformer.
+    package struct Configuration: BaseConfiguration {
+        package var imageSize: Int
+        package var patchSize: Int
+        package var embedDim: Int
+        package var depth: Int
+        package var numHeads: Int
 
-    init(_ scope: ParameterScope, sizes: VisionTransformerSizes) {
-        patch = sizes.patchSize
-        let bound = 1 / Float(sizes.channels * patch * patch).squareRoot()
-        weight = scope.declare("weight", [sizes.embedDim, sizes.channels, patch, patch], .uniform(bound: bound))
-        bias = scope.declare("bias", [sizes.embedDim], .uniform(bound: bound))
-    }
+        package init(imageSize: Int, patchSize: Int, embedDim: Int, depth: Int, numHeads: Int) {
+            (self.imageSize, self.patchSize, self.embedDim, self.depth, self.numHeads) = (imageSize, patchSize, embedDim, depth, numHeads)
+        }
 
-    /// images [B, C, H, W] → [B, N, D].
-    func callAsFunction(_ images: Tensor) -> Tensor {
-        images.patches(of: patch).linear(weight: images.tape.parameter(weight), bias: images.tape.parameter(bias), role: .full)
-    }
-}
+        /// Patch rows (= columns) of the training grid.
+        var grid: Int { imageSize / patchSize }
 
-/// x + attention(LN(x)), then x + MLP(LN(x)).
-private struct TransformerBlock {
-    let norm1: LayerNorm
-    let qkv: Linear
-    let projection: Linear
-    let norm2: LayerNorm
-    let fc1: Linear
-    let fc2: Linear
-    let heads: Int
+        package static let family = "vit"
 
-    init(_ scope: ParameterScope, width: Int, heads: Int) {
-        norm1 = LayerNorm(scope("norm1"), width: width, epsilon: 1e-6)
-        qkv = Linear(scope("attn")("qkv"), inputs: width, outputs: 3 * width)
-        projection = Linear(scope("attn")("proj"), inputs: width, outputs: width)
-        norm2 = LayerNorm(scope("norm2"), width: width, epsilon: 1e-6)
-        fc1 = Linear(scope("mlp")("fc1"), inputs: width, outputs: 4 * width)
-        fc2 = Linear(scope("mlp")("fc2"), inputs: 4 * width, outputs: width)
-        self.heads = heads
-    }
+        /// Width, depth, heads, patch.
+        private static let table: [(name: String, embedDim: Int, depth: Int, numHeads: Int, patchSize: Int)] = [
+            ("vit_nano", 96, 4, 3, 4),
+            ("vit_tiny", 192, 12, 3, 16),
+            ("vit_small", 384, 12, 6, 16),
+            ("vit_base", 768, 12, 12, 16),
+            ("vit_large", 1024, 24, 16, 16),
+        ]
 
-    /// x [B, 1+N, D] → [B, 1+N, D].
-    func callAsFunction(_ x: Tensor, index: Int, stochasticDepth: StochasticDepth?) -> Tensor {
-        let middle = x.adding(scale: stochasticDepth?.scale(block: index, branch: 0)) { projection(qkv(norm1($0)).attention(heads: heads)) }
-        return middle.adding(scale: stochasticDepth?.scale(block: index, branch: 1)) { fc2(fc1(norm2($0), activation: .gelu)) }
+        package static var presets: [String] { table.map(\.name) }
+
+        package static func preset(_ name: String, imageSize: Int, patchSize: Int?) throws -> Self {
+            guard let row = table.first(where: { $0.name == name }) else { throw ModelError("unknown architecture '\(oneLine(name))'") }
+            return Self(imageSize: imageSize, patchSize: patchSize ?? row.patchSize, embedDim: row.embedDim, depth: row.depth, numHeads: row.numHeads)
+        }
+
+        /// Hidden width of the MLPs over the embedding's: the only one that this project has.
+        private static let mlpRatio = 4
+
+        package var json: [(key: String, value: JSONValue)] {
+            [
+                ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)), ("embed_dim", .integer(embedDim)), ("depth", .integer(depth)),
+                ("num_heads", .integer(numHeads)), ("mlp_ratio", .integer(Self.mlpRatio)),
+            ]
+        }
+
+        package init(json: JSONValue) throws {
+            let key = ModelArchitecture.key
+            let ratio = try json.number("mlp_ratio", in: key)
+            guard ratio == Double(Self.mlpRatio) else { throw ModelError("mlp_ratio \(ratio) is not supported (only \(Self.mlpRatio))") }
+            self.init(imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
+                      embedDim: try json.integer("embed_dim", in: key), depth: try json.integer("depth", in: key),
+                      numHeads: try json.integer("num_heads", in: key))
+        }
+
+        package func validate() throws {
+            try Self.check([
+                ("image_size", imageSize, ModelBounds.imageSize), ("patch_size", patchSize, ModelBounds.patchSize), ("embed_dim", embedDim, ModelBounds.width),
+                ("depth", depth, ModelBounds.depth), ("num_heads", numHeads, ModelBounds.heads),
+            ])
+            guard imageSize % patchSize == 0 else { throw ModelError("image_size \(imageSize) is not a multiple of patch_size \(patchSize)") }
+            guard embedDim % numHeads == 0 else { throw ModelError("embed_dim \(embedDim) is not a multiple of num_heads \(numHeads)") }
+            guard grid * grid <= ModelBounds.cells else { throw ModelError("\(grid * grid) patches; at most \(ModelBounds.cells) are supported") }
+        }
+
+        package func makeBase(_ scope: ParameterScope, _ use: Use) -> any Base { VisionTransformer(scope, self, use) }
     }
 }

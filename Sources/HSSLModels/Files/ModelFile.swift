@@ -15,7 +15,7 @@ public struct ModelFile: Sendable {
 
     public let path: String
     public let architecture: ModelArchitecture
-    public let preprocessing: ModelPreprocessing
+    public let preprocessing: Preprocessing
     public let provenance: ModelProvenance
     public let precision: Precision
     /// Bytes of the file.
@@ -38,10 +38,10 @@ public struct ModelFile: Sendable {
         do {
             try Self.checkVersion(file.metadata)
             architecture = try ModelArchitecture(json: Self.json(ModelArchitecture.key, file.metadata))
-            preprocessing = try ModelPreprocessing(json: Self.json(ModelPreprocessing.key, file.metadata))
+            preprocessing = try Preprocessing(json: Self.json(Preprocessing.key, file.metadata))
             provenance = try ModelProvenance(json: Self.json(ModelProvenance.key, file.metadata))
             try preprocessing.validate(for: architecture)
-            let trace = try ModelTrace(architecture)
+            let trace = ModelTrace(architecture)
             let policyWeights = trace.policyWeights
             precision = try Self.storedPrecision(file, policyWeights)
             quantized = precision == .int8 ? policyWeights : []

@@ -12,11 +12,11 @@ extension ModelFile {
     /// - Throws: `FileError`, where a value is not finite or overflows the stored type too; `ModelError`; what `value` throws. The old file then
     ///   stays as it was.
     package static func write(
-        path: String, architecture: ModelArchitecture, preprocessing: ModelPreprocessing, provenance: ModelProvenance, precision: Precision,
+        path: String, architecture: ModelArchitecture, preprocessing: Preprocessing, provenance: ModelProvenance, precision: Precision,
         value: @escaping (_ name: String, _ body: (UnsafeBufferPointer<Float>) throws -> Void) throws -> Void
     ) throws {
         try preprocessing.validate(for: architecture)
-        let trace = try ModelTrace(architecture)
+        let trace = ModelTrace(architecture)
         let policyWeights = trace.policyWeights
         let source = ValueSource(path: path, value: value)
         var tensors: [SafetensorsTensor] = []
@@ -35,13 +35,13 @@ extension ModelFile {
             path: path, tensors: tensors,
             metadata: [
                 "format": "pt", formatVersionKey: formatVersion, ModelArchitecture.key: architecture.json.text(),
-                ModelPreprocessing.key: preprocessing.json.text(), ModelProvenance.key: provenance.json.text(),
+                Preprocessing.key: preprocessing.json.text(), ModelProvenance.key: provenance.json.text(),
             ])
     }
 
     /// Writes the parameters of a network whose base is declared under `prefix` (`base.` in a student or teacher, empty for a model by itself).
     package static func write(
-        path: String, architecture: ModelArchitecture, preprocessing: ModelPreprocessing, provenance: ModelProvenance, precision: Precision,
+        path: String, architecture: ModelArchitecture, preprocessing: Preprocessing, provenance: ModelProvenance, precision: Precision,
         parameters: ParameterSet, prefix: String = ""
     ) throws {
         try write(path: path, architecture: architecture, preprocessing: preprocessing, provenance: provenance, precision: precision) { name, body in

@@ -1,28 +1,5 @@
 import HSSLFormats
 
-/// How an image becomes a model's input: as stored in `hssl.preprocessing`.
-///
-/// Shorter side → `resize` (antialiased), centre crop `crop`×`crop`, /255, (x − mean)/std per channel.
-public struct ModelPreprocessing: Equatable, Sendable {
-    /// Pixels of the shorter side.
-    public var resize: Int
-    /// Pixels of the square that the model sees: the architecture's image size.
-    public var crop: Int
-    /// Only `bicubic` is known.
-    public var interpolation: String
-    /// Per channel, of values in 0 … 1.
-    public var mean: [Float]
-    public var std: [Float]
-
-    public init(resize: Int, crop: Int, interpolation: String = "bicubic", mean: [Float], std: [Float]) {
-        self.resize = resize
-        self.crop = crop
-        self.interpolation = interpolation
-        self.mean = mean
-        self.std = std
-    }
-}
-
 /// Where a model comes from: as stored in `hssl.provenance`. Informative only; absent entries are empty.
 public struct ModelProvenance: Equatable, Sendable {
     /// e.g. `hssl` or `ibot`.
@@ -52,41 +29,35 @@ public struct ModelProvenance: Equatable, Sendable {
 extension ModelArchitecture {
     static let key = "hssl.architecture"
 
-    /// Hidden width of the MLPs over the embedding's: the only one that the families here have.
-    static let mlpRatio = 4
-
     var json: JSONValue {
-        [
-            "family": .string(family), "name": .string(name), "image_size": .integer(imageSize), "patch_size": .integer(patchSize),
-            "embed_dim": .integer(embedDim), "depth": .integer(depth), "num_heads": .integer(numHeads), "mlp_ratio": .integer(Self.mlpRatio),
-            "in_chans": .integer(channels),
-        ]
+        var object: JSONObject = ["family": .string(family), "name": .string(name)]
+        for (key, value) in configuration.json { object[key] = value }
+        object["in_chans"] = .integer(channels)
+        return .object(object)
     }
 
     /// An unknown key is refused: a reader that ignored it would compute something else than the writer meant.
     init(json: JSONValue) throws {
         let key = Self.key
-        try json.requireKeys(
-            among: ["family", "name", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "in_chans"], in: key)
-        let ratio = try json.number("mlp_ratio", in: key)
-        guard ratio == Double(Self.mlpRatio) else { throw ModelError("\(key): mlp_ratio \(ratio) is not supported (only \(Self.mlpRatio))") }
+        let name = try json.string("name", in: key)
         do {
-            try self.init(
-                family: json.string("family", in: key), name: json.string("name", in: key), imageSize: json.integer("image_size", in: key),
-                patchSize: json.integer("patch_size", in: key), embedDim: json.integer("embed_dim", in: key),
-                depth: json.integer("depth", in: key), numHeads: json.integer("num_heads", in: key), channels: json.integer("in_chans", in: key))
+            let configuration = try BaseFamilies.named(json.string("family", in: key)).init(json: json)
+            try json.requireKeys(among: ["family", "name", "in_chans"] + configuration.json.map(\.key), in: key)
+            try self.init(name: name, configuration)
+            let channels = try json.integer("in_chans", in: key)
+            guard channels == self.channels else { throw ModelError("in_chans \(channels) is not in 3 … 3") }
         } catch let error as ModelError {
             throw ModelError("\(key): \(oneLine(error.description, limit: 200))")
         }
     }
 }
 
-extension ModelPreprocessing {
+extension Preprocessing {
     static let key = "hssl.preprocessing"
 
     var json: JSONValue {
         [
-            "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation),
+            "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation.rawValue),
             "mean": .array(mean.map(shortest)), "std": .array(std.map(shortest)),
         ]
     }
@@ -94,23 +65,25 @@ extension ModelPreprocessing {
     init(json: JSONValue) throws {
         let key = Self.key
         try json.requireKeys(among: ["resize", "crop", "interpolation", "mean", "std"], in: key)
-        self.init(
-            resize: try json.integer("resize", in: key, range: 1...32_768), crop: try json.integer("crop", in: key, range: 1...16_384),
-            interpolation: try json.string("interpolation", in: key), mean: try json.numbers("mean", in: key).map { Float($0) },
-            std: try json.numbers("std", in: key).map { Float($0) })
+        let name = try json.string("interpolation", in: key)
+        guard let interpolation = Interpolation(rawValue: name) else {
+            let known = Interpolation.allCases.map(\.rawValue).joined(separator: ", ")
+            throw ModelError("\(key): unknown interpolation '\(oneLine(name))' (known: \(known))")
+        }
+        let (resize, crop) = (try json.integer("resize", in: key), try json.integer("crop", in: key))
+        let mean = try json.numbers("mean", in: key).map { Float($0) }
+        let std = try json.numbers("std", in: key).map { Float($0) }
+        do {
+            try self.init(resize: resize, crop: crop, interpolation: interpolation, mean: mean, std: std)
+        } catch {
+            throw ModelError("\(key): \(error.reason)")
+        }
     }
 
     /// - Throws: `ModelError`, where the model cannot be served this way.
     func validate(for architecture: ModelArchitecture) throws {
-        let key = Self.key
-        guard crop == architecture.imageSize else { throw ModelError("\(key): crop \(crop) differs from the model's image_size \(architecture.imageSize)") }
-        guard resize >= crop else { throw ModelError("\(key): resize \(resize) is less than crop \(crop)") }
-        guard interpolation == "bicubic" else { throw ModelError("\(key): unknown interpolation '\(oneLine(interpolation))' (known: bicubic)") }
-        guard mean.count == architecture.channels, std.count == architecture.channels else {
-            throw ModelError("\(key): mean and std must have \(architecture.channels) entries")
-        }
-        guard mean.allSatisfy(\.isFinite), std.allSatisfy({ $0.isFinite && $0 > 0 }) else {
-            throw ModelError("\(key): mean must be finite and std positive")
+        guard crop == architecture.imageSize else {
+            throw ModelError("\(Self.key): crop \(crop) differs from the model's image_size \(architecture.imageSize)")
         }
     }
 }

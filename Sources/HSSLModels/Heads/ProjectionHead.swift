@@ -10,9 +10,12 @@ package struct ProjectionHead {
     package let auxiliary: MLP?
     package let prototypes: Prototypes
 
-    package init(_ scope: ParameterScope, width: Int, hidden: Int, bottleneck: Int, prototypes count: Int, learnedGain: Bool, hasAuxiliary: Bool) {
-        base = MLP(scope("base_mlp"), width: width, hidden: hidden, bottleneck: bottleneck)
-        auxiliary = hasAuxiliary ? MLP(scope("auxiliary_mlp"), width: width, hidden: hidden, bottleneck: bottleneck) : nil
+    /// - Parameter auxiliaryWidth: channels of the auxiliary head's output; nil: there is none.
+    package init(
+        _ scope: ParameterScope, baseWidth: Int, auxiliaryWidth: Int?, hidden: Int, bottleneck: Int, prototypes count: Int, learnedGain: Bool
+    ) {
+        base = MLP(scope("base_mlp"), width: baseWidth, hidden: hidden, bottleneck: bottleneck)
+        auxiliary = auxiliaryWidth.map { MLP(scope("auxiliary_mlp"), width: $0, hidden: hidden, bottleneck: bottleneck) }
         prototypes = Prototypes(scope("prototypes"), width: bottleneck, count: count, learnedGain: learnedGain)
     }
 

@@ -85,8 +85,7 @@ public struct MultiCropAugmentation: Sendable {
         let blurs = Self.happens(settings.blurProbability[kind], &random)
         let solarizes = Self.happens(settings.solarizeProbability, &random) && view == 1
 
-        var order: [ColorAdjustment.Property] = [.brightness, .contrast, .saturation, .hue]
-        for i in stride(from: order.count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+        let order = random.shuffled([ColorAdjustment.Property.brightness, .contrast, .saturation, .hue])
         let adjustments = order.map { property in
             let reach = Float(settings.colorJitter[property.rawValue])
             let value = property == .hue ? random.uniform(-reach, reach) : random.uniform(max(0, 1 - reach), 1 + reach)

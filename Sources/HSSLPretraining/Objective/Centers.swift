@@ -7,20 +7,24 @@ import HSSLGraph
 package struct Centers {
     /// [K]
     package var cls: [Float]
-    /// [K]
+    /// [K]; empty where no patches learn.
     package var patch: [Float]
 
-    package init(prototypes: Int) {
+    package init(prototypes: Int, learnsPatches: Bool = true) {
         cls = [Float](repeating: 0, count: prototypes)
-        patch = [Float](repeating: 0, count: prototypes)
+        patch = [Float](repeating: 0, count: learnsPatches ? prototypes : 0)
     }
+
+    /// By their names in a checkpoint.
+    package var named: [(name: String, values: [Float])] { [("center.cls", cls)] + (patch.isEmpty ? [] : [("center.patch", patch)]) }
 
     /// - Parameter step: the sums of one update.
     mutating func update(with step: CenterSums, prototypes: [Float], momentum: Float) {
-        guard step.clsRows > 0, step.patchRows > 0 else { return }
+        guard step.clsRows > 0 else { return }
         let keep = momentum, gain = 1 - momentum
         let width = step.bottleneck.count
         for k in cls.indices { cls[k] = keep * cls[k] + gain * (step.cls[k] / Float(step.clsRows)) }
+        guard step.patchRows > 0 else { return }
         // The prototype layer is linear: the mean of the logits is the logit of the mean.
         for k in patch.indices {
             var logit = 0.0
@@ -46,9 +50,10 @@ package struct CenterSums {
 
     var isFinite: Bool { cls.allSatisfy(\.isFinite) && bottleneck.allSatisfy(\.isFinite) }
 
-    mutating func add(clsLogits: Tensor, patchBottleneck: Tensor) {
+    mutating func add(clsLogits: Tensor, patchBottleneck: Tensor?) {
         hssl_sum_rows(clsLogits.rows, clsLogits.width, clsLogits.values, &cls)
         clsRows += clsLogits.rows
+        guard let patchBottleneck else { return }
         // A partial sum a micro-batch keeps the rounding of tens of thousands of unit vectors small.
         var partial = [Float](repeating: 0, count: bottleneck.count)
         hssl_sum_rows(patchBottleneck.rows, patchBottleneck.width, patchBottleneck.values, &partial)

@@ -3,9 +3,10 @@ import HSSLGradients
 import HSSLGraph
 import HSSLModels
 
-/// The iBOT objective with an auxiliary head: both CLS streams learn from the teacher's auxiliary head, patches from the teacher's base.
+/// DINO's objective, and iBOT's where masked patches learn too, of a base alone or with an auxiliary head: every global stream learns from the teacher's
+/// auxiliary head (without one: from the teacher's base), patches learn from the teacher's base.
 ///
-/// Source: arXiv 2310.05108; shared/method.md "One training step" gives the equations that the comments below name.
+/// Source: arXiv 2310.05108, Caron et al. (DINO, ICCV 2021), Zhou et al. (iBOT, ICLR 2022); docs/method.md has the equations.
 package struct HSSLObjective {
     package let student: Network
     package let teacher: Network
@@ -13,14 +14,17 @@ package struct HSSLObjective {
 
     package struct Settings: Sendable {
         package var studentTemperature: Float
+        /// Whether masked patches learn: iBOT; else DINO.
+        package var learnsPatches = true
         package var precision: Precision
         package var dropPath: Float
         package var seed: UInt64
         /// Evaluates the plain definition: every token through both projections, block by block. The oracle of the cheaper evaluation in tests.
         package var plain = false
 
-        package init(studentTemperature: Float, precision: Precision = .float32, dropPath: Float = 0, seed: UInt64 = 0) {
+        package init(studentTemperature: Float, learnsPatches: Bool = true, precision: Precision = .float32, dropPath: Float = 0, seed: UInt64 = 0) {
             self.studentTemperature = studentTemperature
+            self.learnsPatches = learnsPatches
             self.precision = precision
             self.dropPath = dropPath
             self.seed = seed
@@ -71,6 +75,8 @@ package struct HSSLObjective {
         package var teacher = Duration.zero
         package var forward = Duration.zero
         package var backward = Duration.zero
+
+        package init() {}
     }
 
     package init(student: Network, teacher: Network, settings: Settings) {
@@ -86,12 +92,12 @@ package struct HSSLObjective {
         for parameter in student.head.prototypes.parameters { parameter.requiresGradient = !context.prototypesFrozen }
         let isLast = batch.firstImage + batch.images >= context.batchImages
         sums.quantization = settings.precision == .int8 && isLast ? QuantizationStatistics() : nil
-        let masks = batch.viewMajorMasks()
-        let selection = TokenSelection(batch: batch, masks: masks, plain: settings.plain)
+        let masks = settings.learnsPatches ? batch.viewMajorMasks() : []
+        let selection = TokenSelection(masks: masks, cells: batch.tokens, plain: settings.plain)
         let clock = ContinuousClock.now, backward = sums.time.backward
         let targets = teach(batch, selection, context: context, centers: centers, pool: pool, into: &sums)
         let taught = ContinuousClock.now
-        learnGlobal(batch, masks, selection, targets, context: context, centers: centers, pool: pool, into: &sums)
+        learnGlobal(batch, masks.isEmpty ? nil : masks, selection, targets, context: context, centers: centers, pool: pool, into: &sums)
         if batch.localViews > 0 { learnLocal(batch, targets, context: context, pool: pool, into: &sums) }
         sums.time.teacher += taught - clock
         sums.time.forward += ContinuousClock.now - taught - (sums.time.backward - backward)
@@ -110,29 +116,23 @@ package struct HSSLObjective {
     private func teach(_ batch: CropBatch, _ selection: TokenSelection, context: StepContext, centers: Centers, pool: BufferPool,
                        into sums: inout Sums) -> Targets {
         let tape = Tape(mode: .inference, precision: settings.precision, pool: pool)
-        let grid = teacher.base.grid(height: batch.globalSize, width: batch.globalSize)
-        let tokens = teacher.base.tokens(batch.globalInput(tape), mask: nil, stochasticDepth: nil)
+        let output = teacher.base(batch.globalInput(tape), mask: nil, Pass(plain: settings.plain))
 
-        let patches = teacher.head.base(teacher.base.norm(tokens.gatheringRows(selection.allPatchRows)))
-        let clsBottleneck: Tensor
-        if let auxiliary = teacher.auxiliary, let mlp = teacher.head.auxiliary {
-            let global = cls(auxiliary, tokens, grid, nil, teacher)
-            clsBottleneck = tape.computing(at: globalPrecision) { mlp(global) }
-        } else {
-            let global = teacher.base.norm(tokens.gatheringRows(selection.clsRows))
-            clsBottleneck = tape.computing(at: globalPrecision) { teacher.head.base(global) }
-        }
-        let logits = clsBottleneck.linear(weight: teacher.head.prototypes.weight(tape), bias: nil, role: .full)
+        let patches = settings.learnsPatches ? teacher.head.base(teacher.base.local(output, cells: nil)) : nil
+        let baseGlobal = teacher.base.global(output)
+        let (global, mlp) = auxiliary(teacher, output, Pass(plain: settings.plain)) ?? (baseGlobal, teacher.head.base)
+        let bottleneck = tape.computing(at: globalPrecision) { mlp(global) }
+        let logits = bottleneck.linear(weight: teacher.head.prototypes.weight(tape), bias: nil, role: .full)
         sums.centers.add(clsLogits: logits, patchBottleneck: patches)
-        if settings.plain { sums.logits["teacher.auxiliary_cls"] = logits.array() }
+        if settings.plain { sums.logits["teacher.\(hasAuxiliary ? "auxiliary" : "base")_cls"] = logits.array() }
 
         let targets = tape.input(shape: logits.shape)
         hssl_softmax(logits.rows, logits.width, logits.values, centers.cls, 1 / context.teacherTemperature, targets.values)
         sums.targetEntropy += entropy(of: targets, logits: logits, center: centers.cls, temperature: context.teacherTemperature)
         sums.targets += targets.rows
 
-        sums.features.add(teacher.base.norm(tokens.gatheringRows(selection.clsRows)).l2Normalized())
-        return Targets(cls: targets, patches: selection.patchOfGrid.isEmpty ? nil : patches.gatheringRows(selection.patchOfGrid))
+        sums.features.add(baseGlobal.l2Normalized())
+        return Targets(cls: targets, patches: selection.cells.isEmpty ? nil : patches?.gatheringRows(selection.cells))
     }
 
     /// Σ over rows of the entropy of q = softmax((logits − center)/temperature), which is its cross-entropy with itself. Overwrites the logits.
@@ -145,70 +145,65 @@ package struct HSSLObjective {
 
     // MARK: Student
 
-    private func learnGlobal(_ batch: CropBatch, _ masks: [UInt8], _ selection: TokenSelection, _ targets: Targets, context: StepContext, centers: Centers,
+    private func learnGlobal(_ batch: CropBatch, _ masks: [UInt8]?, _ selection: TokenSelection, _ targets: Targets, context: StepContext, centers: Centers,
                              pool: BufferPool, into sums: inout Sums) {
         let tape = trainingTape(batch, context, part: 0, pool: pool, sums.quantization)
-        let grid = student.base.grid(height: batch.globalSize, width: batch.globalSize)
-        let depth = stochasticDepth(batch, views: 0..<CropBatch.globalViews, context)
-        let tokens = student.base.tokens(batch.globalInput(tape), mask: masks, stochasticDepth: depth)
-        let crops = tokens.shape[0]
+        let pass = pass(batch, views: 0..<CropBatch.globalViews, context)
+        let output = student.base(batch.globalInput(tape), mask: masks, pass)
+        let crops = output.count
 
         // Target view u ≠ student view v: with two global views each learns from the other.
         let fromOtherView = PrototypeTargets.distributions(targets.cls, index: (0..<crops).map { Int32(($0 + batch.images) % crops) })
-        let clsShare = 1 / (Float(pairs(batch)) * Float(context.batchImages))
-        let clsWeights = [Float](repeating: clsFactor * clsShare, count: crops)
+        let share = 1 / (Float(pairs(batch)) * Float(context.batchImages))
         let patchShare = 1 / (Float(CropBatch.globalViews) * Float(context.batchImages))
-
-        // Base stream: CLS rows, then the selected patches, through one projection.
-        var streams = [PrototypeRows(
-            rows: student.head.base(student.base.norm(tokens.gatheringRows(selection.clsRows + selection.patchRows))),
-            targets: [fromOtherView] + (targets.patches.map { patches in
-                [.projections(patches, prototypes: teacher.head.prototypes.weight(Tape(mode: .inference, pool: pool)), center: centers.patch,
-                              temperature: context.teacherPatchTemperature)]
-            } ?? []),
-            weights: clsWeights + selection.patchWeights.map { patchFactor * patchShare * $0 })]
-        if let auxiliary = student.auxiliary, let mlp = student.head.auxiliary {
-            let global = cls(auxiliary, tokens, grid, depth, student)
-            streams.append(PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(global) }, targets: [fromOtherView], weights: clsWeights))
+        var streams = globalStreams(output, pass, tape, targets: fromOtherView, weight: share)
+        if let patches = targets.patches {
+            streams.append(PrototypeRows(
+                rows: student.head.base(student.base.local(output, cells: selection.cells)),
+                targets: [.projections(patches, prototypes: teacher.head.prototypes.weight(Tape(mode: .inference, pool: pool)), center: centers.patch,
+                                       temperature: context.teacherPatchTemperature)],
+                weights: selection.weights.map { patchShare * $0 }))
         }
         let (rowLosses, backward) = learn(streams, tape) { plain in
-            sums.logits["teacher.base_patch"] = plain.teacherLogits
-            sums.logits["student.base_cls"] = Array(plain.logits[0][..<(crops * targets.cls.width)])
-            sums.logits["student.base_patch"] = Array(plain.logits[0][(crops * targets.cls.width)...])
-            if plain.logits.count > 1 { sums.logits["student.auxiliary_cls"] = plain.logits[1] }
+            sums.logits["teacher.base_patch"] = settings.learnsPatches ? plain.teacherLogits : nil
+            let names = ["base_cls"] + (hasAuxiliary ? ["auxiliary_cls"] : []) + (settings.learnsPatches ? ["base_patch"] : [])
+            for (name, logits) in zip(names, plain.logits) { sums.logits["student." + name] = logits }
         }
         sums.time.backward += backward
-        for row in 0..<crops { sums.losses.clsBase += Double(rowLosses[0][row] * clsShare) }
-        for (row, weight) in selection.patchWeights.enumerated() { sums.losses.patch += Double(rowLosses[0][crops + row] * weight * patchShare) }
-        for loss in rowLosses.dropFirst().joined() { sums.losses.clsAuxiliary += Double(loss * clsShare) }
+        addGlobalLosses(rowLosses, share: share, to: &sums)
+        guard targets.patches != nil, let losses = rowLosses.last else { return }
+        for (loss, weight) in zip(losses, selection.weights) { sums.losses.patch += Double(loss * weight * patchShare) }
     }
 
     /// Local views learn the image's global content: their target is the mean over both teacher views (H is linear in q).
     private func learnLocal(_ batch: CropBatch, _ targets: Targets, context: StepContext, pool: BufferPool, into sums: inout Sums) {
         let tape = trainingTape(batch, context, part: 1, pool: pool, sums.quantization)
-        let grid = student.base.grid(height: batch.localSize, width: batch.localSize)
         let views = CropBatch.globalViews
-        let depth = stochasticDepth(batch, views: views..<(views + batch.localViews), context)
-        let tokens = student.base.tokens(batch.localInput(tape), mask: nil, stochasticDepth: depth)
-        let crops = tokens.shape[0]
+        let pass = pass(batch, views: views..<(views + batch.localViews), context)
+        let output = student.base(batch.localInput(tape), mask: nil, pass)
 
         let mean = tape.input(shape: [batch.images, targets.cls.width])
         hssl_add(mean.count, targets.cls.values, targets.cls.values + mean.count, mean.values)
         hssl_scale(mean.count, 0.5, mean.values)
-        let ofTheImage = PrototypeTargets.distributions(mean, index: (0..<crops).map { Int32($0 % batch.images) })
+        let ofTheImage = PrototypeTargets.distributions(mean, index: (0..<output.count).map { Int32($0 % batch.images) })
         let share = Float(views) / (Float(pairs(batch)) * Float(context.batchImages))
-        let weights = [Float](repeating: clsFactor * share, count: crops)
-
-        let base = student.head.base(student.base.norm(tokens.gatheringRows((0..<crops).map { Int32($0 * tokens.shape[1]) })))
-        var streams = [PrototypeRows(rows: base, targets: [ofTheImage], weights: weights)]
-        if let auxiliary = student.auxiliary, let mlp = student.head.auxiliary {
-            let global = cls(auxiliary, tokens, grid, depth, student)
-            streams.append(PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(global) }, targets: [ofTheImage], weights: weights))
-        }
-        let (rowLosses, backward) = learn(streams, tape)
+        let (rowLosses, backward) = learn(globalStreams(output, pass, tape, targets: ofTheImage, weight: share), tape)
         sums.time.backward += backward
+        addGlobalLosses(rowLosses, share: share, to: &sums)
+    }
+
+    /// One row a view: the base's global feature through the base's projection, then the auxiliary head's through its own.
+    private func globalStreams(_ output: BaseOutput, _ pass: Pass, _ tape: Tape, targets: PrototypeTargets, weight: Float) -> [PrototypeRows] {
+        let base = student.base.global(output)
+        return ([(base, student.head.base)] + [auxiliary(student, output, pass)].compactMap { $0 }).map { feature, mlp in
+            PrototypeRows(rows: tape.computing(at: globalPrecision) { mlp(feature) }, targets: [targets],
+                          weights: [Float](repeating: globalFactor * weight, count: output.count))
+        }
+    }
+
+    private func addGlobalLosses(_ rowLosses: [[Float]], share: Float, to sums: inout Sums) {
         for loss in rowLosses[0] { sums.losses.clsBase += Double(loss * share) }
-        for loss in rowLosses.dropFirst().joined() { sums.losses.clsAuxiliary += Double(loss * share) }
+        if hasAuxiliary { for loss in rowLosses[1] { sums.losses.clsAuxiliary += Double(loss * share) } }
     }
 
     /// Losses of every row of the streams (base, then auxiliary) through the student's prototypes; their gradients go to the parameters.
@@ -236,16 +231,18 @@ package struct HSSLObjective {
     /// no mean over patches hides it, and so few rows cost nothing. (Least cosine of a gradient on the multi-crop fixture 0.9984 otherwise, 0.9991 so.)
     private var globalPrecision: Precision { settings.precision == .int8 ? .float16 : settings.precision }
 
-    /// loss = ½·[(cls_base + cls_aux) + 2·patch]; without a head, cls_base + patch.
-    private var clsFactor: Float { hasAuxiliary ? 0.5 : 1 }
-    private var patchFactor: Float { 1 }
+    /// loss = mean over the streams of their global terms + the base's patch term.
+    private var globalFactor: Float { hasAuxiliary ? 0.5 : 1 }
 
     /// (target view, student view) pairs with u ≠ v over which a CLS loss is averaged.
     private func pairs(_ batch: CropBatch) -> Int { CropBatch.globalViews * (CropBatch.globalViews + batch.localViews) - CropBatch.globalViews }
 
-    private func cls(_ head: any AuxiliaryHead, _ tokens: Tensor, _ grid: Grid, _ depth: StochasticDepth?, _ network: Network) -> Tensor {
-        settings.plain ? head.plainCLS(tokens, grid: grid, stochasticDepth: depth, firstBlock: network.base.depth)
-            : head.cls(tokens, grid: grid, stochasticDepth: depth, firstBlock: network.base.depth)
+    /// The auxiliary head's global feature and its projection; nil without a head.
+    private func auxiliary(_ network: Network, _ output: BaseOutput, _ pass: Pass) -> (Tensor, ProjectionHead.MLP)? {
+        guard let auxiliary = network.auxiliary, let mlp = network.head.auxiliary else { return nil }
+        var pass = pass
+        pass.firstBlock = network.base.blocks
+        return (auxiliary.global(output.cells, pass), mlp)
     }
 
     private func trainingTape(_ batch: CropBatch, _ context: StepContext, part: UInt64, pool: BufferPool, _ statistics: QuantizationStatistics?) -> Tape {
@@ -255,10 +252,11 @@ package struct HSSLObjective {
         return tape
     }
 
-    private func stochasticDepth(_ batch: CropBatch, views: Range<Int>, _ context: StepContext) -> StochasticDepth? {
-        guard settings.dropPath > 0 else { return nil }
+    private func pass(_ batch: CropBatch, views: Range<Int>, _ context: StepContext) -> Pass {
+        guard settings.dropPath > 0 else { return Pass(plain: settings.plain) }
         let samples = views.flatMap { view in (0..<batch.images).map { view << 32 | (batch.firstImage + $0) } }
-        return StochasticDepth(rate: settings.dropPath, blocks: student.blocks, seed: settings.seed, step: context.step, samples: samples)
+        let depth = StochasticDepth(rate: settings.dropPath, blocks: student.blocks, seed: settings.seed, step: context.step, samples: samples)
+        return Pass(stochasticDepth: depth, plain: settings.plain)
     }
 }
 

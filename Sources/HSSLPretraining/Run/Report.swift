@@ -1,21 +1,22 @@
-import Glibc
+import Foundation
+import HSSLData
 import HSSLFormats
 
 /// `report.html`: one page that needs no other file, no script and no network.
 public struct Report: Sendable {
-    /// An 8-bit RGB picture, [height, width, 3].
+    /// A picture, encoded for the page.
     public struct Picture: Sendable {
-        public let rgb: [UInt8]
+        public let png: [UInt8]
         public let width: Int
-        public let height: Int
         public let caption: String
 
-        /// nil when the sizes do not fit together.
+        /// - Parameter rgb: [height, width, 3], 8 bits a value.
+        /// - Returns: nil when the sizes do not fit together, or without the memory to encode.
         public init?(rgb: [UInt8], width: Int, height: Int, caption: String) {
-            guard width >= 1, height >= 1, width <= 4096, height <= 4096, rgb.count == width * height * 3 else { return nil }
-            self.rgb = rgb
+            guard width >= 1, height >= 1, width <= 4096, height <= 4096, rgb.count == width * height * 3,
+                  let png = try? ImageEncoder.png(RGBImage(width: width, height: height, pixels: rgb), name: caption) else { return nil }
+            self.png = png
             self.width = width
-            self.height = height
             self.caption = caption
         }
     }
@@ -123,7 +124,7 @@ public struct Report: Sendable {
     private var pictures: String {
         guard !neighborhoods.isEmpty else { return "" }
         func figure(_ picture: Picture, _ kind: String) -> String {
-            let png = base64(PNGEncoder.encode(rgb: picture.rgb, width: picture.width, height: picture.height))
+            let png = Data(picture.png).base64EncodedString()
             // Small pictures are enlarged with their pixels kept sharp.
             return "<div class=\"\(kind)\"><img class=\"\(picture.width < 64 ? "pixels" : "")\" src=\"data:image/png;base64,\(png)\" "
                 + "alt=\"\(escaped(picture.caption))\" title=\"\(escaped(picture.caption))\"><span>\(escaped(picture.caption))</span></div>"

@@ -12,6 +12,17 @@ public struct StepSchedule: Equatable, Sendable {
     public var teacherPatchTemperature: Double
     /// Whether the prototype layer gets no update.
     public var prototypesFrozen: Bool
+
+    package init(epoch: Int, learningRate: Double, weightDecay: Double, teacherMomentum: Double, teacherTemperature: Double,
+                 teacherPatchTemperature: Double, prototypesFrozen: Bool) {
+        self.epoch = epoch
+        self.learningRate = learningRate
+        self.weightDecay = weightDecay
+        self.teacherMomentum = teacherMomentum
+        self.teacherTemperature = teacherTemperature
+        self.teacherPatchTemperature = teacherPatchTemperature
+        self.prototypesFrozen = prototypesFrozen
+    }
 }
 
 /// Every scheduled value as a function of the step alone, so a resumed run follows the same curves.

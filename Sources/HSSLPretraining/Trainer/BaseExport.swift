@@ -5,13 +5,12 @@ import HSSLModels
 /// The base model of a network as a deployable file: auxiliary head, projection and mask token stay behind.
 public struct BaseExport {
     private let architecture: ModelArchitecture
-    private let preprocessing: ModelPreprocessing
+    private let preprocessing: Preprocessing
     private let provenance: ModelProvenance
 
     package init(recipe: Recipe, datasetName: String, epochs: Int) throws {
         architecture = try NetworkSizes(recipe: recipe).base
-        preprocessing = ModelPreprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
-                                           std: recipe.data.std.map { Float($0) })
+        preprocessing = try Preprocessing(recipe: recipe)
         let hasHead = recipe.auxiliary.isEnabled
         provenance = ModelProvenance(method: hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name,
                                      head: hasHead ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: datasetName, epochs: epochs,
@@ -30,7 +29,7 @@ public struct BaseExport {
     public static func export(checkpoint path: String, role: String, to output: String, precision: Precision) throws {
         let file = try SafetensorsFile(path: path)
         let position = try Checkpoint.position(of: file)
-        let recipe = try Recipe.parse(position.recipe, file: path, architectures: ModelArchitecture.names)
+        let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
         let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
         let shapes = try Network(NetworkSizes(recipe: recipe), pool: BufferPool()).parameters
         try ModelFile.write(path: output, architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,

@@ -1,5 +1,6 @@
 import HSSLData
 import HSSLGraph
+import HSSLModels
 import Synchronization
 
 /// Where micro-batches come from: the epoch's permutation, decoding, augmentation and masks.
@@ -9,6 +10,7 @@ struct BatchSource: Sendable {
     let dataset: Dataset
     let augmentation: MultiCropAugmentation
     let masks: MaskGenerator
+    private let masksPatches: Bool
     let seed: UInt64
     /// Images of one update.
     let batchImages: Int
@@ -22,11 +24,12 @@ struct BatchSource: Sendable {
     /// Places in the data set by epoch: filled by `Permutations`, shared by the loader's threads.
     private let permutations: Permutations
 
-    init(recipe: Recipe, dataset: Dataset, microBatch: Int) {
+    /// - Parameter grid: of the cells that masks cover, for a global view.
+    init(recipe: Recipe, grid: Grid, dataset: Dataset, microBatch: Int) {
         self.dataset = dataset
         augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
-        let grid = recipe.model.imageSize / recipe.model.patchSize
-        masks = MaskGenerator(objective: recipe.objective, height: grid, width: grid)
+        masks = MaskGenerator(objective: recipe.objective, height: grid.height, width: grid.width)
+        masksPatches = recipe.objective.masksPatches
         seed = recipe.schedule.seed
         batchImages = recipe.schedule.effectiveBatch
         self.microBatch = min(microBatch, batchImages)
@@ -56,7 +59,7 @@ struct BatchSource: Sendable {
             let (index, image) = try readable(from: wanted, unreadable: &unreadable)
             if index != wanted { replaced += 1 }
             write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
-            for view in 0..<CropBatch.globalViews {
+            for view in 0..<CropBatch.globalViews where masksPatches {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
                     let tokens = masks.height * masks.width
                     let start = (place * CropBatch.globalViews + view) * tokens
@@ -123,13 +126,12 @@ private final class Permutations: Sendable {
         self.seed = seed
     }
 
-    /// Fisher–Yates under (seed, epoch).
+    /// A function of (seed, epoch).
     func epoch(_ epoch: Int) -> [Int32] {
         known.withLock { known in
             if let order = known[epoch] { return order }
             var random = CounterRandom(seed: seed, stream: 0x5045_524D, UInt64(epoch))
-            var order = (0..<Int32(count)).map { $0 }
-            for i in stride(from: count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+            let order = random.shuffled(0..<Int32(count))
             known = known.filter { abs($0.key - epoch) <= 1 }
             known[epoch] = order
             return order

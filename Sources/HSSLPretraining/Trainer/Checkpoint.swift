@@ -50,8 +50,7 @@ package struct Checkpoint {
             }
             tensors.append(SafetensorsTensor(name: "optimizer.step." + parameter.name, shape: [1], values: [Int64(state.step)]))
         }
-        tensors.append(SafetensorsTensor(name: "center.cls", shape: [learner.centers.cls.count], values: learner.centers.cls))
-        tensors.append(SafetensorsTensor(name: "center.patch", shape: [learner.centers.patch.count], values: learner.centers.patch))
+        for (name, center) in learner.centers.named { tensors.append(SafetensorsTensor(name: name, shape: [center.count], values: center)) }
         guard isFinite(learner) else {
             throw PretrainingError("\(path): step \(position.step) left weights that are not finite; the file stays as it was")
         }
@@ -119,7 +118,7 @@ package struct Checkpoint {
 
     /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.
     package static func load(_ file: SafetensorsFile, into learner: Learner) throws {
-        var expected: Set<String> = ["center.cls", "center.patch"]
+        var expected = Set(learner.centers.named.map(\.name))
         for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
             for parameter in network.parameters.all {
                 expected.insert(role + parameter.name)
@@ -155,7 +154,7 @@ package struct Checkpoint {
             state.step = Int(step)
         }
         learner.centers.cls = try file.floats("center.cls", shape: [learner.centers.cls.count])
-        learner.centers.patch = try file.floats("center.patch", shape: [learner.centers.patch.count])
+        if !learner.centers.patch.isEmpty { learner.centers.patch = try file.floats("center.patch", shape: [learner.centers.patch.count]) }
         if let stranger = file.names.first(where: { !expected.contains($0) }) {
             throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
         }

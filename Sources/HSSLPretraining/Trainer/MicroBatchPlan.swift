@@ -59,9 +59,9 @@ package struct MicroBatchPlan {
         // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
         let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
             + recipe.head.prototypes * recipe.head.bottleneckDim * 4  // the copy with which an update moves the centres
-        let side = recipe.model.imageSize, grid = side / recipe.model.patchSize
+        let side = recipe.model.imageSize, cells = learner.globalGrid.count
         let crops = 4 * 3 * (CropBatch.globalViews * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
-            + CropBatch.globalViews * grid * grid
+            + CropBatch.globalViews * cells
         // The teacher's CLS distributions, and once more in the order of the student's rows.
         let targets = 2 * CropBatch.globalViews * recipe.head.prototypes * 4
         let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + targets
@@ -94,8 +94,7 @@ package struct MicroBatchPlan {
     package func poolBytes(limit: Int, microBatch: Int) -> Int { limit - outsideFixedBytes - microBatch * outsideBytesPerImage }
 
     /// As many masked patches of a view as the recipe can draw: they enter the projection head.
-    private static func mostMasked(_ recipe: Recipe) -> Int {
-        let tokens = (recipe.model.imageSize / recipe.model.patchSize) * (recipe.model.imageSize / recipe.model.patchSize)
+    private static func mostMasked(_ recipe: Recipe, of tokens: Int) -> Int {
         let ratio = zip(recipe.objective.maskRatio, recipe.objective.maskRatioVariance).map { $0 + $1 }.max() ?? 0
         return min(tokens, Int((ratio * Double(tokens)).rounded(.up)))
     }
@@ -106,11 +105,11 @@ package struct MicroBatchPlan {
     package static let jitterBytes = 4 << 20
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
-        let grid = recipe.model.imageSize / recipe.model.patchSize
+        let cells = learner.globalGrid.count
         let batch = CropBatch(images: images, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
-                              tokens: grid * grid, firstImage: 0)
+                              tokens: cells, firstImage: 0)
         for crop in 0..<images * CropBatch.globalViews {
-            for token in 0..<mostMasked(recipe) { batch.masks[crop * grid * grid + token] = 1 }
+            for token in 0..<mostMasked(recipe, of: cells) { batch.masks[crop * cells + token] = 1 }
         }
         // A dropped branch takes no memory; another step may drop none.
         let dropPath = learner.objective.settings.dropPath
@@ -135,8 +134,7 @@ package struct MicroBatchPlan {
         defer { fclose(file) }
         var line = [CChar](repeating: 0, count: 256)
         guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
-        let text = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        let fields = text.split(separator: " ")
+        let fields = String(terminated: line).split(separator: " ")
         return fields.count > 1 ? (Int(fields[1]) ?? 0) * Int(getpagesize()) : 0
     }
 }

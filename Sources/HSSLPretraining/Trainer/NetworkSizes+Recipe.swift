@@ -3,13 +3,49 @@ import HSSLModels
 
 extension NetworkSizes {
     /// The networks that a recipe asks for.
+    ///
+    /// - Throws: `ModelError` for sizes, or a combination of base, head and objective, that cannot be.
     package init(recipe: Recipe) throws {
         let base = try ModelArchitecture(named: recipe.model.architecture, imageSize: recipe.model.imageSize, patchSize: recipe.model.patchSize)
-        let auxiliary = recipe.auxiliary.isEnabled
-            ? Auxiliary(depth: recipe.auxiliary.depth, kernel: recipe.auxiliary.kernelSize, firstShortcut: recipe.auxiliary.firstShortcut) : nil
-        self.init(base: base, auxiliary: auxiliary, hidden: recipe.head.hiddenDim, bottleneck: recipe.head.bottleneckDim,
-                  prototypes: recipe.head.prototypes, learnedGain: !recipe.head.normLastLayer)
+        self.init(base: base, auxiliary: recipe.auxiliary.isEnabled ? HeadSettings(recipe.auxiliary) : nil, hidden: recipe.head.hiddenDim,
+                  bottleneck: recipe.head.bottleneckDim, prototypes: recipe.head.prototypes, learnedGain: !recipe.head.normLastLayer)
+        if let objection = objection(to: recipe) { throw ModelError(objection) }
     }
+
+    /// Why base, head and objective do not go together; nil: they do.
+    private func objection(to recipe: Recipe) -> String? {
+        let name = recipe.model.architecture, objective = recipe.objective.name
+        let model = base.makeBase(ParameterScope(ParameterSet()), .pretraining)
+        if recipe.objective.masksPatches, model.maskToken == nil {
+            return "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage where a mask could stand; use dino"
+        }
+        guard recipe.data.localCrops > 0 else { return nil }
+        let size = recipe.data.localCropsSize
+        if let reason = base.configuration.objection(toImageSize: size) { return "data.local_crops_size \(size) does not fit \(name): \(reason)" }
+        let local = model.grid(height: size, width: size), global = model.grid(height: base.imageSize, width: base.imageSize)
+        if local.count == 0 { return "data.local_crops_size \(size) leaves no cell of \(name)'s last grid" }
+        if let auxiliary, local != global, (try? HeadFamilies.named(auxiliary.family))?.takesAnyGrid == false {
+            return "auxiliary.family \(auxiliary.family) is bound to the grid of global views (\(global.height)×\(global.width) cells) and cannot see local views "
+                + "(\(local.height)×\(local.width)); set data.local_crops to 0 or use another family"
+        }
+        return nil
+    }
+}
+
+extension HeadSettings {
+    init(_ section: Recipe.Auxiliary) {
+        self.init(family: section.family, depth: section.depth)
+        kernelSize = section.kernelSize
+        firstShortcut = section.firstShortcut
+        numHeads = section.numHeads
+        bottleneckRatio = section.bottleneckRatio
+        width = section.width
+    }
+}
+
+extension Recipe.Objective {
+    /// Whether student views are masked.
+    package var masksPatches: Bool { name == "ibot" }
 }
 
 extension Learner {
@@ -18,8 +54,8 @@ extension Learner {
             throw ModelError("precision \(recipe.schedule.precision.rawValue) is not known")
         }
         try self.init(sizes: NetworkSizes(recipe: recipe),
-                      settings: .init(studentTemperature: Float(recipe.objective.studentTemperature), precision: precision,
-                                      dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
+                      settings: .init(studentTemperature: Float(recipe.objective.studentTemperature), learnsPatches: recipe.objective.masksPatches,
+                                      precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
                       centerMomentum: Float(recipe.objective.centerMomentum), clipGradient: Float(recipe.optimizer.clipGradient),
                       moments: recipe.optimizer.states.storage)
     }

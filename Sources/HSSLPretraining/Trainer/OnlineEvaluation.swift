@@ -1,5 +1,6 @@
 import HSSLData
 import HSSLEvaluation
+import HSSLFormats
 import HSSLGraph
 import HSSLModels
 import HSSLRuntime
@@ -27,8 +28,7 @@ struct OnlineEvaluation {
         self.preprocessing = preprocessing
         self.architecture = architecture
         var random = CounterRandom(seed: recipe.schedule.seed, stream: 0x4B4E_4E)
-        var order = Array(0..<dataset.count)
-        for i in stride(from: order.count - 1, to: 0, by: -1) { order.swapAt(i, random.integer(below: i + 1)) }
+        let order = random.shuffled(0..<dataset.count)
         let queries = min(Self.queries, dataset.count / 5)
         query = Array(order.prefix(queries))
         reference = Array(order.dropFirst(queries).prefix(recipe.evaluation.knnReferenceImages))

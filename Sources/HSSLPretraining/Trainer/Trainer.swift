@@ -90,8 +90,7 @@ public final class Trainer {
         let largestImage: Int
         (datasetDigest, largestImage) = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
-        preprocessing = try Preprocessing(resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
-                                          std: recipe.data.std.map { Float($0) })
+        preprocessing = try Preprocessing(recipe: recipe)
         evaluation = try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
@@ -103,7 +102,7 @@ public final class Trainer {
             resumed = position
         }
         microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, largestImage: largestImage)
-        source = BatchSource(recipe: recipe, dataset: dataset, microBatch: microBatch)
+        source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, microBatch: microBatch)
         step = resumed?.step ?? 0
         skippedSteps = resumed?.skippedSteps ?? 0
         try folder.writeConfiguration(recipe)
@@ -117,11 +116,10 @@ public final class Trainer {
         guard position.datasetDigest ?? digest == digest else {
             throw PretrainingError("\(path): was trained on other images than those of \(dataset.path), though as many")
         }
-        let old = position.recipe.split(separator: "\n"), new = recipe.yaml.split(separator: "\n")
-        guard old == new else {
-            let different = zip(old, new).first { $0 != $1 }
-            let hint = different.map { ": '\(oneLine($0.trimmed))' there, '\(oneLine($1.trimmed))' here" } ?? ""
-            throw PretrainingError("\(path): the run has another recipe\(hint); resume with the recipe it was started with")
+        let stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
+        if let (key, there, here) = stored.firstDifference(to: recipe) {
+            throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
+                + "resume with the recipe it was started with")
         }
         let perEpoch = dataset.count / recipe.schedule.effectiveBatch
         guard position.step <= recipe.schedule.epochs * perEpoch, position.seed == recipe.schedule.seed,
@@ -152,8 +150,7 @@ public final class Trainer {
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
     private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
                                    largestImage: Int) throws -> Int {
-        let grid = recipe.model.imageSize / recipe.model.patchSize
-        let preferred = defaultMicroBatch(tokens: grid * grid, width: learner.student.base.width)
+        let preferred = defaultMicroBatch(learner.architecture)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
@@ -175,8 +172,12 @@ public final class Trainer {
     /// As `--memory-limit` takes it, rounded up.
     private static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
 
-    /// So many images that the widest activation of their two views (the MLP's hidden layer) takes about 4 MB.
-    package static func defaultMicroBatch(tokens: Int, width: Int) -> Int { max(1, (4 << 20) / (2 * tokens * 4 * width * 4)) }
+    /// So many images that the largest activation of their two views (in a transformer the MLP's hidden layer) takes about 4 MB.
+    package static func defaultMicroBatch(_ architecture: ModelArchitecture) -> Int {
+        let nodes = ModelTrace(architecture).tape.nodes
+        let largest = nodes.reduce(1) { max($0, $1.shape.reduce(1, *)) }
+        return max(1, (4 << 20) / (2 * largest * MemoryLayout<Float>.stride))
+    }
 
     // MARK: The loop
 
@@ -253,7 +254,7 @@ public final class Trainer {
                        unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
 
-    private func seconds(since start: ContinuousClock.Instant) -> Double { PretrainBenchmark.seconds(ContinuousClock.now - start) }
+    private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
 
     private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
@@ -352,9 +353,4 @@ public final class Trainer {
         let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
         return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
     }
-}
-
-extension Substring {
-    /// Without leading spaces.
-    fileprivate var trimmed: Substring { drop { $0 == " " } }
 }

@@ -21,10 +21,7 @@ package final class Learner {
     /// - Parameter moments: how the optimizer keeps large moments; nil: as goes with the precision.
     package init(sizes: NetworkSizes, settings: HSSLObjective.Settings, centerMomentum: Float, clipGradient: Float, moments: MomentStorage? = nil) throws {
         // Without it every kernel would silently be the scalar one.
-        var message = [CChar](repeating: 0, count: 256)
-        guard hssl_initialize(&message, message.count) == 0 else {
-            throw ModelError(String(decoding: message.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
-        }
+        try Processor.initialize()
         self.sizes = sizes
         pool = BufferPool()
         student = try Network(sizes, pool: pool)
@@ -32,13 +29,18 @@ package final class Learner {
         student.parameters.initialize(seed: settings.seed)
         teacher.copy(from: student)
         optimizer = AdamW(student: student, teacher: teacher, storage: moments ?? MomentStorage(for: settings.precision), seed: settings.seed, pool: pool)
-        centers = Centers(prototypes: sizes.prototypes)
+        centers = Centers(prototypes: sizes.prototypes, learnsPatches: settings.learnsPatches)
         objective = HSSLObjective(student: student, teacher: teacher, settings: settings)
         self.centerMomentum = centerMomentum
         self.clipGradient = clipGradient
     }
 
     package func newSums() -> HSSLObjective.Sums { HSSLObjective.Sums(prototypes: sizes.prototypes, bottleneck: sizes.bottleneck) }
+
+    package var architecture: ModelArchitecture { sizes.base }
+
+    /// Cells of the base's last grid for a global view: what masks cover.
+    package var globalGrid: Grid { student.base.grid(height: sizes.base.imageSize, width: sizes.base.imageSize) }
 
     package var hasAuxiliary: Bool { sizes.auxiliary != nil }
 

@@ -57,14 +57,6 @@ enum ProductForm: Hashable {
     }
 
     static let panelWidth = Int(HSSL_GEMM_PANEL)
-
-    var elementSize: Int {
-        switch self {
-        case .float32: 4
-        case .float16: 2
-        case .int8: 1
-        }
-    }
 }
 
 /// What a plan reads besides the image: packed weights, biases, positions. Sizes are known before any value is.
@@ -73,8 +65,6 @@ struct ConstantTable {
         case floats
         /// A weight [outputs, inputs] for one product; integers are followed by the scales at `ConstantTable.scaleOffset`.
         case product(ProductForm, outputs: Int, inputs: Int)
-        /// The same for `hssl_attention_single_query`: row after row.
-        case rows(ProductForm, outputs: Int, inputs: Int)
         case index([Int32])
     }
 
@@ -116,7 +106,6 @@ struct ConstantTable {
         switch form {
         case .floats: count * 4
         case .index(let index): index.count * 4
-        case .rows(let form, let outputs, let inputs): rowScaleOffset(form, outputs: outputs, inputs: inputs) + (form == .int8 ? outputs * 4 : 0)
         case .product(let form, let outputs, let inputs):
             form == .int8
                 ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4 : form.packedSize(outputs: outputs, inputs: inputs)
@@ -126,11 +115,6 @@ struct ConstantTable {
     /// Where the scales of an integer weight stand, bytes from its start.
     static func scaleOffset(_ form: ProductForm, outputs: Int, inputs: Int) -> Int {
         ArenaLayout.aligned(form.packedSize(outputs: outputs, inputs: inputs))
-    }
-
-    /// The same of a weight that is kept row after row.
-    static func rowScaleOffset(_ form: ProductForm, outputs: Int, inputs: Int) -> Int {
-        ArenaLayout.aligned(outputs * hssl_row_elements(inputs) * form.elementSize)
     }
 
     // MARK: Filling
@@ -145,8 +129,6 @@ struct ConstantTable {
                 try Self.values(expression, weights).withUnsafeBytes { target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count) }
             case (.product(let form, let outputs, let inputs), let expression?):
                 try Self.pack(expression, form, outputs, inputs, to: target, weights)
-            case (.rows(let form, let outputs, let inputs), let expression?):
-                try Self.copyRows(expression, form, outputs, inputs, to: target, weights)
             case (_, nil): break
             }
         }
@@ -184,26 +166,6 @@ struct ConstantTable {
         case .int8:
             let scales = (target + scaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
             try withCodes(expression, outputs, inputs, scales, weights) { hssl_gemm_u8s8_pack(outputs, inputs, $0, 1, inputs, target) }
-        }
-    }
-
-    private static func copyRows(
-        _ expression: ConstantExpression, _ form: ProductForm, _ outputs: Int, _ inputs: Int, to target: UnsafeMutableRawPointer,
-        _ weights: some WeightSource
-    ) throws {
-        let (from, to) = (inputs * form.elementSize, hssl_row_elements(inputs) * form.elementSize)
-        func copy(_ source: UnsafeRawPointer) {
-            for row in 0..<outputs {
-                (target + row * to).copyMemory(from: source + row * from, byteCount: from)
-                (target + row * to + from).initializeMemory(as: UInt8.self, repeating: 0, count: to - from)
-            }
-        }
-        switch form {
-        case .float32: copy(try values(expression, weights))
-        case .float16: copy(try halves(expression, weights))
-        case .int8:
-            let scales = (target + rowScaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
-            try withCodes(expression, outputs, inputs, scales, weights) { copy($0) }
         }
     }
 

@@ -2,8 +2,8 @@ import HSSLGraph
 
 /// Which elements of each value the wanted outputs depend on: the rest is never computed.
 ///
-/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being that block: its keys and values are not
-/// computed either (`hssl_attention_single_query`).
+/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being that block. Of its queries, keys and values
+/// all keys and values are wanted.
 struct Demand {
     /// Wanted elements of each value, row-major; nil: dead.
     private(set) var ranges: [Range<Int>?]
@@ -13,7 +13,7 @@ struct Demand {
     private(set) var readers: [[Int]]
 
     /// - Parameter outputs: values that are wanted whole.
-    init(_ tape: Tape, outputs: [Int]) throws {
+    init(_ tape: Tape, _ nodes: [Node], outputs: [Int]) throws {
         ranges = Array(repeating: nil, count: tape.shapes.count)
         uses = Array(repeating: 0, count: tape.shapes.count)
         readers = Array(repeating: [], count: tape.shapes.count)
@@ -21,8 +21,8 @@ struct Demand {
             ranges[output] = 0..<Self.count(tape, output)
             uses[output] += 1
         }
-        for index in tape.nodes.indices.reversed() {
-            let node = tape.nodes[index]
+        for index in nodes.indices.reversed() {
+            let node = nodes[index]
             guard let wanted = ranges[node.output] else { continue }
             let inputs = try Self.wanted(node, tape, wanted)
             for (input, range) in zip(node.inputs, inputs) {
@@ -50,18 +50,21 @@ struct Demand {
             return [elements(rows, inputs)] + node.inputs.indices.dropFirst().map(whole)
         case .layerNorm: return [elements(rows, width), whole(1), whole(2)]
         case .l2Normalize: return [elements(rows, width)]
-        case .gelu: return [output]
+        case .unary: return [output]
         case .residual, .addBroadcast: return [output, output]
         case .prependToken:
             // Row 0 is the token.
             let tokens = max(rows.lowerBound, 1) - 1..<max(rows.upperBound, 1) - 1
             return [elements(tokens, width), whole(1)]
-        case .dropTokens(let first): return [elements(rows.lowerBound + first..<rows.upperBound + first, width)]
         case .gatherRows(let index):
             let rows = index[rows].map(Int.init)
             return [elements((rows.min() ?? 0)..<(rows.max() ?? -1) + 1, width)]
-        case .patchify, .attention, .depthwiseConv, .meanTokens, .resamplePositions: return node.inputs.indices.map(whole)
-        case .maskTokens, .residualOfSamples, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
+        case .permuteTokens(let index):
+            let rows = index[rows].map(Int.init)
+            return [elements((rows.min() ?? 0)..<(rows.max() ?? -1) + 1, width)]
+        case .unfold, .attention, .depthwiseConv, .meanTokens, .resamplePositions, .transposeTokens, .pool, .groupNorm, .standardize, .scaleChannels:
+            return node.inputs.indices.map(whole)
+        case .reshape, .maskTokens, .residualOfSamples, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
             throw RuntimeError("operation \(node.operation.kind) is not part of inference")
         }
     }

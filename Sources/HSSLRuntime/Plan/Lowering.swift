@@ -31,6 +31,7 @@ struct Lowering {
     }
 
     private let tape: Tape
+    private let nodes: [Node]
     private let demand: Demand
     private let precision: Precision
     private var places: [Int: Place] = [:]
@@ -39,8 +40,8 @@ struct Lowering {
     private var halves: [Int: Operand] = [:]
     private var storageSizes: [Int] = []
     private var steps: [PlanStep] = []
-    /// Of all products by Strassen's scheme: the threads of a chain are at different ones, each in the part of its rows.
-    private var strassenWorkspace: Operand?
+    /// Of all float products: the threads of a chain are at different ones, each in the part of its rows.
+    private var productWorkspace: Operand?
     private var constants: ConstantTable
 
     /// Steps with their arena.
@@ -58,10 +59,13 @@ struct Lowering {
     static func lower(
         _ tape: Tape, outputs: [(value: Tensor, offset: Int)], precision: Precision, constants: inout ConstantTable
     ) throws -> Result {
-        var lowering = Lowering(tape: tape, demand: try Demand(tape, outputs: outputs.map(\.value.id)), precision: precision, constants: constants)
-        for node in tape.nodes where lowering.demand.ranges[node.output] != nil { try lowering.visit(node) }
+        let (nodes, roots) = withoutReshapes(tape)
+        func root(_ value: Tensor) -> Int { roots[value.id] ?? value.id }
+        var lowering = Lowering(tape: tape, nodes: nodes, demand: try Demand(tape, nodes, outputs: outputs.map { root($0.value) }), precision: precision,
+                                constants: constants)
+        for node in nodes where lowering.demand.ranges[node.output] != nil { try lowering.visit(node) }
         for (value, offset) in outputs {
-            let source = try lowering.address(value.id)
+            let source = try lowering.address(root(value))
             lowering.steps.append(PlanStep(kind: HSSL_STEP_COPY, size: [value.count * 4], x: source, y: .features(offset: offset * 4)))
         }
         constants = lowering.constants
@@ -72,8 +76,19 @@ struct Lowering {
         return Result(steps: lowering.steps, sizes: lowering.storageSizes, arena: arena)
     }
 
-    private init(tape: Tape, demand: Demand, precision: Precision, constants: ConstantTable) {
-        (self.tape, self.demand, self.precision, self.constants) = (tape, demand, precision, constants)
+    /// The operations without the reshapes, which move nothing, and for every reshaped value the one that it shares its memory with.
+    private static func withoutReshapes(_ tape: Tape) -> ([Node], [Int: Int]) {
+        var roots: [Int: Int] = [:]
+        var nodes: [Node] = []
+        for node in tape.nodes {
+            let inputs = node.inputs.map { roots[$0] ?? $0 }
+            if case .reshape = node.operation { roots[node.output] = inputs[0] } else { nodes.append(node.reading(inputs)) }
+        }
+        return (nodes, roots)
+    }
+
+    private init(tape: Tape, nodes: [Node], demand: Demand, precision: Precision, constants: ConstantTable) {
+        (self.tape, self.nodes, self.demand, self.precision, self.constants) = (tape, nodes, demand, precision, constants)
         for (id, leaf) in tape.leaves {
             switch leaf {
             case .input: places[id] = .at(.image(offset: 0))
@@ -92,7 +107,7 @@ struct Lowering {
         case .linear(_, let activation, _): places[output] = .product(Product(node: node, activation: activation, value: output))
         case .layerNorm: places[output] = .norm(node)
         case .prependToken: places[output] = .prefixed(node)
-        case .gelu:
+        case .unary(.gelu):
             if case .product(var product)? = places[inputs[0]], product.activation == .none, demand.uses[inputs[0]] == 1 {
                 (product.activation, product.value) = (.gelu, output)
                 places[output] = .product(product)
@@ -105,12 +120,9 @@ struct Lowering {
             guard scale == nil else { throw RuntimeError("stochastic depth is not part of inference") }
             try visitSum(node)
         case .addBroadcast: try visitSum(node)
-        case .attention(let heads):
+        case .attention(let heads, false, false):
             let rows = Demand.rows(wanted(output), width: width)
             let (tokens, headDimension) = (Demand.count(tape, output) / width, width / heads)
-            if rows.count == 1, demand.uses[inputs[0]] == 1, case .product(let product)? = places[inputs[0]], product.activation == .none {
-                return try emitSingleQuery(rows.lowerBound, of: product, size: [tokens, heads, headDimension], into: output)
-            }
             let integers = tokens <= Int(HSSL_ATTENTION_INTEGER_TOKENS) && isReadAsCodesOnly(output) && demand.uses[inputs[0]] == 1 && int8Product(inputs[0]) != nil
             let x = try queriesKeysAndValues(inputs[0], of: rows, width: width, half: integers)
             let y = integers ? allocateHalf(output).half(rows.lowerBound * width) : allocate(output).element(rows.lowerBound * width)
@@ -119,7 +131,7 @@ struct Lowering {
             emit(PlanStep(
                 kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION, size: [tokens, heads, headDimension, rows.lowerBound, rows.upperBound], x: x,
                 y: y, workspace: workspace))
-        case .patchify: places[output] = .patches(node)
+        case .unfold(let kernel, let stride, 0, .image) where kernel == stride: places[output] = .patches(node)
         case .depthwiseConv(let kernel):
             let (h, w) = (node.shape[1], node.shape[2])
             let (x, weight, bias) = (try address(inputs[0]), try address(inputs[1]), try address(inputs[2]))
@@ -137,8 +149,7 @@ struct Lowering {
             emit(PlanStep(
                 kind: HSSL_STEP_L2_NORMALIZE, size: [rows.count, width], x: x.element(rows.lowerBound * width),
                 y: y.element(rows.lowerBound * width), epsilon: epsilon))
-        case .dropTokens(let first): try view(of: inputs[0], as: node, shift: first * width)
-        case .gatherRows(let index):
+        case .permuteTokens(let index), .gatherRows(let index):
             let first = index.first.map(Int.init) ?? 0
             if index.enumerated().allSatisfy({ Int($1) == first + $0 }) { return try view(of: inputs[0], as: node, shift: first * width) }
             // The input may be kept from its first wanted row on only.
@@ -150,7 +161,7 @@ struct Lowering {
         case .resamplePositions(let matrix, let rows):
             guard case .constant(let positions)? = places[inputs[0]] else { throw RuntimeError("positions that depend on the image are not supported") }
             places[output] = .constant(.resampled(positions, matrix: matrix, rows: rows, width: width))
-        case .maskTokens, .residualOfSamples, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
+        default:
             throw RuntimeError("operation \(node.operation.kind) is not part of inference")
         }
     }
@@ -253,7 +264,7 @@ struct Lowering {
     private func isReadAsCodesOnly(_ value: Int) -> Bool {
         guard precision == .int8, demand.readers[value].count == demand.uses[value] else { return false }
         return demand.readers[value].allSatisfy {
-            let node = tape.nodes[$0]
+            let node = nodes[$0]
             guard case .linear(_, _, let role) = node.operation, ProductForm(role, precision, inputs: tape.shapes[value].last ?? 1) == .int8 else { return false }
             return node.inputs[0] == value && !node.inputs.dropFirst().contains(value)
         }
@@ -268,7 +279,7 @@ struct Lowering {
     }
 
     private mutating func patchifyStep(_ node: Node, _ kind: hssl_plan_kind) throws -> PlanStep {
-        guard case .patchify(let patch) = node.operation else { throw RuntimeError("operation \(node.operation.kind) does not make patches") }
+        guard case .unfold(let patch, _, _, _) = node.operation else { throw RuntimeError("operation \(node.operation.kind) does not make patches") }
         let image = tape.shapes[node.inputs[0]]
         return PlanStep(kind: kind, size: [image[1], image[2], image[3], patch], x: try address(node.inputs[0]))
     }
@@ -297,27 +308,6 @@ struct Lowering {
         return y
     }
 
-    /// One token's attention from the tokens that queries, keys and values would be products of: those are not computed.
-    private mutating func emitSingleQuery(_ query: Int, of product: Product, size: [Int], into output: Int) throws {
-        let node = product.node, width = size[1] * size[2]
-        guard case .linear(let hasBias, _, let role) = node.operation, case .constant(let weight)? = places[node.inputs[1]] else {
-            throw RuntimeError("a product with a weight that depends on the image is not supported")
-        }
-        let inputs = weight.count / (3 * width), form = ProductForm(role, precision, inputs: inputs)
-        let kind = switch form {
-        case .float32: HSSL_STEP_SINGLE_QUERY_F32
-        case .float16: HSSL_STEP_SINGLE_QUERY_F16
-        case .int8: HSSL_STEP_SINGLE_QUERY_S8
-        }
-        var step = PlanStep(kind: kind, size: size + [inputs, query], x: try address(node.inputs[0]))
-        step.weight = constants.add(weight, .rows(form, outputs: 3 * width, inputs: inputs))
-        if form == .int8 { step.weightScale = step.weight.advanced(by: ConstantTable.rowScaleOffset(form, outputs: 3 * width, inputs: inputs)) }
-        if hasBias { step.bias = try address(node.inputs[2]) }
-        step.workspace = allocate(byteCount: hssl_attention_single_query_workspace_size(size[0], size[2], inputs))
-        step.y = allocate(output).element(query * width)
-        emit(step)
-    }
-
     /// activation(x·Wᵀ + b) + residual for the wanted elements; `y` and `residual` are the addresses of element 0.
     ///
     /// - Parameters:
@@ -344,7 +334,7 @@ struct Lowering {
         case .float32, .float16:
             if form == .float16 { step.kind = HSSL_STEP_LINEAR_F16 }
             step.x = try address(node.inputs[0]).element(rows.lowerBound * inputs)
-            step.workspace = workspaceOfStrassen(byteCount: hssl_gemm_strassen_workspace_size(rows.count, columns.count, inputs))
+            step.workspace = workspaceOfProducts(byteCount: hssl_gemm_workspace_size(rows.count, columns.count, inputs))
         case .int8:
             step.kind = half ? HSSL_STEP_LINEAR_U8S8_F16 : HSSL_STEP_LINEAR_U8S8
             let x = try quantized(node.inputs[0], width: inputs)
@@ -397,11 +387,11 @@ struct Lowering {
         return .arena(storage: storageSizes.count - 1, offset: 0)
     }
 
-    private mutating func workspaceOfStrassen(byteCount: Int) -> Operand {
+    private mutating func workspaceOfProducts(byteCount: Int) -> Operand {
         guard byteCount > 0 else { return .none }
-        let workspace = strassenWorkspace ?? allocate(byteCount: 0)
+        let workspace = productWorkspace ?? allocate(byteCount: 0)
         if case .arena(let storage, _) = workspace { storageSizes[storage] = max(storageSizes[storage], byteCount) }
-        strassenWorkspace = workspace
+        productWorkspace = workspace
         return workspace
     }
 

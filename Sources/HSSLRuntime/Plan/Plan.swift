@@ -13,7 +13,9 @@ package struct Plan {
     let constants: ConstantTable
     /// Bytes of one thread's arena.
     let arenaBytes: Int
-    let threads: Int
+    /// Threads that workspaces are sized for, and the instruction set.
+    let context: KernelContext
+    var threads: Int { context.threads }
     /// Channels D.
     package let width: Int
     /// Patch tokens N.
@@ -24,16 +26,12 @@ package struct Plan {
     /// - Parameter threads: 1 … 256; workspaces are sized for as many.
     /// - Throws: `ModelError` or `RuntimeError`.
     package init(_ architecture: ModelArchitecture, precision: Precision, threads: Int) throws {
-        let trace = try ModelTrace(architecture)
-        let tokens = trace.tokens
-        let (count, width) = (tokens.shape[1] - 1, tokens.shape[2])
-        let cls = tokens.gatheringRows([0])
-        let patches = tokens.droppingTokens(1)
-        let mean = patches.meanOverTokens()
+        let trace = ModelTrace(architecture)
+        let (cls, patches) = (trace.global, trace.local)
+        let (count, width) = (patches.shape[0], patches.shape[1])
+        let mean = patches.reshaped([1, count, width]).meanOverTokens()
 
-        let earlier = Int(hssl_get_threads())
-        hssl_set_threads(Int32(threads))
-        defer { hssl_set_threads(Int32(earlier)) }
+        let context = KernelContext(threads: threads)
         var constants = ConstantTable()
         var lowered: [Features: Lowering.Result] = [:]
         for features in Features.allCases {
@@ -44,7 +42,7 @@ package struct Plan {
                 case .clsMean: [(cls, 0), (mean, width)]
                 case .patch: [(patches, 0)]
                 }
-            lowered[features] = try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants)
+            lowered[features] = try context.run { try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants) }
         }
         var programs: [Features: Program] = [:]
         for (features, result) in lowered {
@@ -55,7 +53,7 @@ package struct Plan {
         }
         self.programs = programs
         self.constants = constants
-        self.threads = threads
+        self.context = context
         (self.width, self.tokens) = (width, count)
         imageCount = trace.images.count
         arenaBytes = lowered.values.map(\.arena.byteCount).max() ?? 0
@@ -90,14 +88,19 @@ package struct Plan {
     }
 
     /// Operations (a multiply and an add are two) of the products and attentions that one image's features need; what is left out does not count.
-    package func operations(_ features: Features) -> Double {
-        (programs[features]?.steps ?? []).reduce(0) { sum, step in
-            if step.kind.isLinear { return sum + 2 * Double(step.size.0) * Double(step.size.1) * Double(step.size.2) }
-            if [HSSL_STEP_SINGLE_QUERY_F32, HSSL_STEP_SINGLE_QUERY_F16, HSSL_STEP_SINGLE_QUERY_S8].contains(step.kind) {
-                return sum + 2 * Double(step.size.1 * (2 * step.size.0 + 3 * step.size.2)) * Double(step.size.3)
+    ///
+    /// - Parameter asPerformed: those that are done, of which float products may have fewer (`hssl_gemm_multiply_adds`), not those of the definition.
+    package func operations(_ features: Features, asPerformed: Bool = false) -> Double {
+        context.run {
+            (programs[features]?.steps ?? []).reduce(0) { sum, step in
+                if step.kind.isLinear {
+                    let (rows, outputs, inputs) = (step.size.0, step.size.1, step.size.2)
+                    if asPerformed, step.workspace.space != HSSL_PLAN_NONE { return sum + 2 * hssl_gemm_multiply_adds(rows, outputs, inputs) }
+                    return sum + 2 * Double(rows) * Double(outputs) * Double(inputs)
+                }
+                guard [HSSL_STEP_ATTENTION, HSSL_STEP_ATTENTION_INTEGER].contains(step.kind) else { return sum }
+                return sum + 4 * Double(step.size.0) * Double(step.size.4 - step.size.3) * Double(step.size.1 * step.size.2)
             }
-            guard [HSSL_STEP_ATTENTION, HSSL_STEP_ATTENTION_INTEGER].contains(step.kind) else { return sum }
-            return sum + 4 * Double(step.size.0) * Double(step.size.4 - step.size.3) * Double(step.size.1 * step.size.2)
         }
     }
 

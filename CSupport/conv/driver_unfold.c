@@ -1,0 +1,109 @@
+// Unfold: the windows of a grid as rows of a matrix. The forwards only move memory; the backward is a kernel of windows.inc.
+#include "conv/conv.h"
+#include "elementwise/partition.h"
+#include <string.h>
+
+static void clear(ptrdiff_t n, float *y) { memset(y, 0, (size_t)n * sizeof(float)); }
+
+/// Row i of the windows of one sample. A line of a window, k positions of C channels, is contiguous in x as in y: one copy, less what is padding.
+static void unfold_row(const hssl_window_shape *s, ptrdiff_t i, const float *x, float *y) {
+    const ptrdiff_t C = s->C, k = s->k, line = k * C;
+    for (ptrdiff_t j = 0; j < s->out_w; ++j) {
+        const ptrdiff_t column = j * s->stride - s->padding;
+        const hssl_window_span columns = hssl_window_positions(s, s->w, j);
+        const ptrdiff_t before = (columns.begin - column) * C, inside = (columns.end - columns.begin) * C;
+        for (ptrdiff_t u = 0; u < k; ++u, y += line) {
+            const ptrdiff_t row = i * s->stride - s->padding + u;
+            if (row < 0 || row >= s->h) {
+                clear(line, y);
+                continue;
+            }
+            if (before > 0) clear(before, y);
+            memcpy(y + before, x + (row * s->w + columns.begin) * C, (size_t)inside * sizeof(float));
+            if (before + inside < line) clear(line - before - inside, y + before + inside);
+        }
+    }
+}
+
+void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x, float *y) {
+    const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
+    const ptrdiff_t rows = batch * shape.out_h, width = shape.out_w * k * k * C;
+    const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
+            unfold_row(&shape, r % shape.out_h, x + r / shape.out_h * h * w * C, y + r * width);
+        }
+    });
+}
+
+void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                          const float *dy, float *dx) {
+    const hssl_conv_kernels *kernels = hssl_conv_selected();
+    const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
+    const int threads = hssl_team((double)(batch * shape.out_h * shape.out_w * k * k * C) * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        const hssl_range r = hssl_range_of(batch * h, 1, part, threads);
+        kernels->unfold_backward(&shape, r.begin, r.end, dy, dx);
+    });
+}
+
+/// The windows that are whole along a line: k floats each, `stride` apart in the line and `distance` apart in y. k is a constant where it is common.
+static inline __attribute__((always_inline)) void copy_lines(ptrdiff_t k, ptrdiff_t count, ptrdiff_t stride, ptrdiff_t distance, const float *line, float *y) {
+    for (ptrdiff_t j = 0; j < count; ++j, line += stride, y += distance)
+        for (ptrdiff_t v = 0; v < k; ++v) y[v] = line[v];
+}
+
+/// Windows begin ..< end along a line, position by position.
+static void copy_partly(const hssl_window_shape *s, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t distance, const float *line, float *y) {
+    for (ptrdiff_t j = begin; j < end; ++j) {
+        for (ptrdiff_t v = 0; v < s->k; ++v) {
+            const ptrdiff_t column = j * s->stride - s->padding + v;
+            y[j * distance + v] = column >= 0 && column < s->w ? line[column] : 0;
+        }
+    }
+}
+
+/// Row i of the windows of one image. Walks the lines of the image, each through all windows.
+static void unfold_image_row(const hssl_window_shape *s, ptrdiff_t i, const float *image, float *y) {
+    const ptrdiff_t k = s->k, window = s->C * k * k;
+    // Windows first ..< last lie between the left and the right padding.
+    const ptrdiff_t first = hssl_min(s->out_w, hssl_ceil_div(s->padding, s->stride));
+    const ptrdiff_t last = s->w + s->padding < k ? first : hssl_max(first, hssl_min(s->out_w, (s->w + s->padding - k) / s->stride + 1));
+    for (ptrdiff_t c = 0; c < s->C; ++c) {
+        for (ptrdiff_t u = 0; u < k; ++u) {
+            const ptrdiff_t row = i * s->stride - s->padding + u;
+            float *const to = y + (c * k + u) * k;
+            if (row < 0 || row >= s->h) {
+                for (ptrdiff_t j = 0; j < s->out_w; ++j) clear(k, to + j * window);
+                continue;
+            }
+            const float *const line = image + (c * s->h + row) * s->w;
+            copy_partly(s, 0, first, window, line, to);
+            copy_partly(s, last, s->out_w, window, line, to);
+            if (last == first) continue;
+            const float *const from = line + first * s->stride - s->padding;
+            switch (k) {
+                case 3: copy_lines(3, last - first, s->stride, window, from, to + first * window); break;
+                case 4: copy_lines(4, last - first, s->stride, window, from, to + first * window); break;
+                case 7: copy_lines(7, last - first, s->stride, window, from, to + first * window); break;
+                default: copy_lines(k, last - first, s->stride, window, from, to + first * window); break;
+            }
+        }
+    }
+}
+
+void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
+                       const float *image, float *y) {
+    if (k == stride && padding == 0) {
+        hssl_patchify(batch, C, H, W, k, image, y);
+        return;
+    }
+    const hssl_window_shape shape = hssl_windows_of(H, W, C, k, stride, padding);
+    const ptrdiff_t rows = batch * shape.out_h, width = shape.out_w * C * k * k;
+    const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
+            unfold_image_row(&shape, r % shape.out_h, image + r / shape.out_h * C * H * W, y + r * width);
+        }
+    });
+}

@@ -1,0 +1,385 @@
+// Each section: its properties (with the published run's values) and, below them, the declarations of its keys.
+
+extension Recipe {
+    /// The names that some keys may take; the caller of `parse` lists them.
+    struct Names {
+        var architectures: [String] = []
+        var objectives = Recipe.supportedObjectives
+        var families = Recipe.supportedFamilies
+    }
+
+    /// The sections in canonical order.
+    static func sections(_ names: Names = Names()) -> [RecipeSection] {
+        [
+            modelSection(names), auxiliarySection(names), headSection, objectiveSection(names), optimizerSection,
+            scheduleSection, dataSection, evaluationSection, checkpointSection,
+        ]
+    }
+}
+
+// MARK: model
+
+extension Recipe {
+    public struct Model: Equatable, Sendable {
+        public var architecture = ""
+        public var imageSize = 0
+        public var patchSize: Int?
+        public var dropPath = 0.1
+    }
+
+    private static func modelSection(_ names: Names) -> RecipeSection {
+        RecipeSection(name: "model", help: "the base network, the part that is deployed", keys: [
+            .choice("architecture", \.model.architecture, of: names.architectures, required: true, "The base."),
+            .integer("image_size", \.model.imageSize, in: 1...2048, required: true,
+                     "Side of a global view, pixels.").checked {
+                guard let patch = $0.model.patchSize, $0.model.imageSize % patch != 0 else { return nil }
+                return "(\($0.model.imageSize)) must be a multiple of model.patch_size (\(patch))"
+            },
+            .integer("patch_size", \.model.patchSize, in: 1...256, otherwise: "the architecture's own",
+                     "Side of a patch, pixels; divides image_size."),
+            .number("drop_path", \.model.dropPath, in: .fraction,
+                    "Stochastic-depth rate of the last block; rates rise linearly from 0."),
+        ])
+    }
+}
+
+// MARK: auxiliary
+
+extension Recipe {
+    public struct Auxiliary: Equatable, Sendable {
+        public var family = "convnext"
+        public var depth = 3
+        public var kernelSize = 7
+        public var firstShortcut = false
+        public var numHeads: Int?
+        public var bottleneckRatio = 0.25
+        public var width: Int?
+
+        public static let none = "none"
+        public var isEnabled: Bool { family != Auxiliary.none }
+    }
+
+    private static func auxiliarySection(_ names: Names) -> RecipeSection {
+        let help = "the head of another architecture, attached to the base's grid before the final norm"
+        return RecipeSection(name: "auxiliary", help: help, keys: [
+            .choice("family", \.auxiliary.family, of: names.families, "The head; none switches HSSL off."),
+            .integer("depth", \.auxiliary.depth, in: 1...64, "Blocks."),
+            .integer("kernel_size", \.auxiliary.kernelSize, in: 1...63,
+                     "Side of the depthwise kernel; odd.").checked {
+                $0.auxiliary.kernelSize % 2 == 0 ? "must be odd, not \($0.auxiliary.kernelSize)" : nil
+            },
+            .flag("first_shortcut", \.auxiliary.firstShortcut,
+                  "Whether the first block keeps its shortcuts; without them the head differs more from the base."),
+            .integer("num_heads", \.auxiliary.numHeads, in: 1...1024, otherwise: "width/32, at least 1",
+                     "Attention heads; divides the width."),
+            .number("bottleneck_ratio", \.auxiliary.bottleneckRatio, in: .positive(upTo: 4),
+                    "Inner width of a bottleneck block as a part of its outer."),
+            .integer("width", \.auxiliary.width, in: 1...65_536, otherwise: "the base's, at most 768",
+                     "Channels; where the base has others, a linear layer goes before the head."),
+        ])
+    }
+
+    /// What each head family reads.
+    static let familyVariants = [
+        family("convnext", "ConvNeXt blocks", "kernel_size"),
+        family("resnet", "bottleneck blocks with group norm and standardised weights", "bottleneck_ratio"),
+        family("mlp", "ResMLP blocks: a linear layer across positions, an MLP across channels"),
+        family("swin", "transformer blocks with attention in shifted windows", "num_heads"),
+        family("vit", "transformer blocks with global attention", "num_heads"),
+        family("poolformer", "PoolFormer blocks: average pooling mixes positions"),
+        // Files of the first builds spell out a head's keys beside `none`.
+        RecipeVariant(name: Auxiliary.none, help: "no head: the base alone; other keys of the section are ignored",
+                      keys: [], ignoresOthers: true),
+    ]
+
+    private static func family(_ name: String, _ help: String, _ own: String...) -> RecipeVariant {
+        let keys = ["depth", "first_shortcut", "width"] + own
+        return RecipeVariant(name: name, help: help, keys: keys.map { "auxiliary.\($0)" })
+    }
+}
+
+// MARK: head and objective
+
+extension Recipe {
+    public struct Head: Equatable, Sendable {
+        public var hiddenDim = 2048
+        public var bottleneckDim = 256
+        public var prototypes = 8192
+        public var normLastLayer = true
+    }
+
+    private static var headSection: RecipeSection {
+        let help = "what the objective's projections need: MLPs and a shared layer of prototypes"
+        return RecipeSection(name: "head", help: help, keys: [
+            .integer("hidden_dim", \.head.hiddenDim, in: 1...65_536, "Width of an MLP's hidden layers."),
+            .integer("bottleneck_dim", \.head.bottleneckDim, in: 1...65_536,
+                     "Width of an MLP's output, which is compared with the prototypes."),
+            .integer("prototypes", \.head.prototypes, in: 2...1_048_576, "Number of prototypes."),
+            .flag("norm_last_layer", \.head.normLastLayer, "Prototypes keep length 1; false learns a gain for each."),
+        ])
+    }
+
+    public struct Objective: Equatable, Sendable {
+        public var name = "ibot"
+        public var studentTemperature = 0.1
+        public var teacherTemperature = [0.04, 0.07]
+        public var teacherPatchTemperature = [0.04, 0.07]
+        public var warmupTeacherTemperatureEpochs = 50
+        public var maskRatio = [0, 0.3]
+        public var maskRatioVariance = [0, 0.2]
+        public var maskShape = MaskShape.block
+        public var centerMomentum = 0.9
+    }
+
+    public enum MaskShape: String, CaseIterable, Sendable { case block, random }
+
+    private static func objectiveSection(_ names: Names) -> RecipeSection {
+        let temperature = Bounds.from(0.001, to: 100), epochs = 0...1_000_000
+        return RecipeSection(name: "objective", help: "what student and teacher are to agree on", keys: [
+            .choice("name", \.objective.name, of: names.objectives, "The self-supervised objective."),
+            .number("student_temperature", \.objective.studentTemperature, in: temperature,
+                    "Divides the student's logits."),
+            .numbers("teacher_temperature", \.objective.teacherTemperature, count: 2...2, in: temperature,
+                     "Divides the teacher's logits: first and last value of the warm-up."),
+            .numbers("teacher_patch_temperature", \.objective.teacherPatchTemperature, count: 2...2, in: temperature,
+                     "The same for patch targets."),
+            .integer("warmup_teacher_temperature_epochs", \.objective.warmupTeacherTemperatureEpochs, in: epochs,
+                     "Epochs over which the teacher's temperatures go from the first value to the last."),
+            .numbers("mask_ratio", \.objective.maskRatio, count: 1...16, in: .probability,
+                     "Mean shares of masked patches; each global view takes one of them with equal odds."),
+            .numbers("mask_ratio_variance", \.objective.maskRatioVariance, count: 1...16, in: .probability,
+                     "Half-widths, one for each mask_ratio: a view's share is uniform in ratio ± half-width.")
+                .checked(maskRatioFault),
+            .choice("mask_shape", \.objective.maskShape, "Whether rectangles of patches are masked or single ones."),
+            .number("center_momentum", \.objective.centerMomentum, in: .probability,
+                    "Share of the old centre that an update keeps; the rest is the mean of the teacher's logits."),
+        ])
+    }
+
+    private static func maskRatioFault(_ recipe: Recipe) -> String? {
+        let ratios = recipe.objective.maskRatio, variances = recipe.objective.maskRatioVariance
+        guard ratios.count == variances.count else {
+            return "must have as many numbers as objective.mask_ratio (\(ratios.count))"
+        }
+        let outside = zip(ratios, variances).first { $0 < $1 || $0 + $1 > 1 }
+        return outside.map { "\($1) takes the ratio \($0) outside 0…1" }
+    }
+
+    /// What each objective reads.
+    static let objectiveVariants = [
+        RecipeVariant(
+            name: "ibot", help: "global features of two views agree, masked patches are predicted (arXiv 2111.07832)",
+            keys: distillationKeys + [
+                "objective.teacher_patch_temperature", "objective.mask_ratio", "objective.mask_ratio_variance",
+                "objective.mask_shape",
+            ]),
+        RecipeVariant(
+            name: "dino", help: "global features of two views agree (arXiv 2104.14294); iBOT without its patch term",
+            keys: distillationKeys),
+    ]
+
+    /// Keys of objectives that assign images to prototypes.
+    private static let distillationKeys = [
+        "head.hidden_dim", "head.bottleneck_dim", "head.prototypes", "head.norm_last_layer",
+        "objective.student_temperature", "objective.teacher_temperature",
+        "objective.warmup_teacher_temperature_epochs", "objective.center_momentum", "optimizer.freeze_prototypes_epochs",
+    ]
+}
+
+// MARK: optimizer
+
+extension Recipe {
+    public struct Optimizer: Equatable, Sendable {
+        public var learningRate = 7.5e-4
+        public var minLearningRate = 2e-6
+        public var warmupEpochs = 10
+        public var weightDecay = [0.04, 0.4]
+        public var clipGradient = 0.3
+        public var teacherMomentum = 0.996
+        public var freezePrototypesEpochs = 3
+        public var states = States.auto
+    }
+
+    public enum States: String, CaseIterable, Sendable {
+        /// As goes with `Schedule.precision`.
+        case auto
+        case float32, int8
+
+        /// Nil: as goes with the precision.
+        package var storage: MomentStorage? { MomentStorage(rawValue: rawValue) }
+    }
+
+    private static var optimizerSection: RecipeSection {
+        RecipeSection(name: "optimizer", help: "AdamW, and how the teacher follows the student", keys: [
+            .number("learning_rate", \.optimizer.learningRate, in: .positive(upTo: 1000),
+                    "Peak rate for an update of 256 images; scaled by images/256 for others."),
+            .number("min_learning_rate", \.optimizer.minLearningRate, in: .from(0, to: 1000),
+                    "Last rate of the cosine; not scaled."),
+            .integer("warmup_epochs", \.optimizer.warmupEpochs, in: 0...1_000_000,
+                     "Epochs over which the rate rises linearly from 0."),
+            .numbers("weight_decay", \.optimizer.weightDecay, count: 2...2, in: .from(0, to: 100),
+                     "First and last value of a cosine over the run."),
+            .number("clip_gradient", \.optimizer.clipGradient, in: .from(0, to: 1e6),
+                    "Largest L2 norm of one tensor's gradient; 0 does not clip."),
+            .number("teacher_momentum", \.optimizer.teacherMomentum, in: .probability,
+                    "First value of a cosine that ends at 1."),
+            .integer("freeze_prototypes_epochs", \.optimizer.freezePrototypesEpochs, in: 0...1_000_000,
+                     "First epochs in which the prototypes stay as they are."),
+            // Builds before this key kept every moment in float32.
+            .choice("states", \.optimizer.states, absentMeans: .float32,
+                    "How moments of large matrices are kept; auto: int8 where schedule.precision is, else float32.")
+                .meaning {
+                    let automatic = $0.schedule.precision == .int8 ? States.int8 : .float32
+                    return .text(($0.optimizer.states == .auto ? automatic : $0.optimizer.states).rawValue)
+                },
+        ])
+    }
+}
+
+// MARK: schedule
+
+extension Recipe {
+    public struct Schedule: Equatable, Sendable {
+        public var epochs = 100
+        public var batchSize = 256
+        public var accumulate = 1
+        public var seed: UInt64 = 0
+        public var precision = Precision.float32
+
+        /// Images of one update.
+        public var effectiveBatch: Int { batchSize * accumulate }
+    }
+
+    public enum Precision: String, CaseIterable, Sendable { case float32, float16, int8 }
+
+    private static var scheduleSection: RecipeSection {
+        RecipeSection(name: "schedule", help: "how long, and in what arithmetic", keys: [
+            .integer("epochs", \.schedule.epochs, in: 1...1_000_000,
+                     "Passes over the images; every schedule stretches with it."),
+            .integer("batch_size", \.schedule.batchSize, in: 1...65_536,
+                     "Images of a batch. How many go through the network at once is the trainer's choice."),
+            .integer("accumulate", \.schedule.accumulate, in: 1...65_536, "Batches of one update."),
+            .unsigned("seed", \.schedule.seed, "Of weights, order of images, augmentations and masks."),
+            .choice("precision", \.schedule.precision, "Arithmetic of the matrix products."),
+        ])
+    }
+}
+
+// MARK: data
+
+extension Recipe {
+    public struct Data: Equatable, Sendable {
+        public var globalCropsScale = [0.14, 1]
+        public var localCrops = 0
+        public var localCropsScale = [0.05, 0.4]
+        public var localCropsSize = 96
+        public var mean = [0.485, 0.456, 0.406]
+        public var std = [0.229, 0.224, 0.225]
+        public var flipProbability = 0.5
+        /// Brightness, contrast, saturation, hue.
+        public var colorJitter = [0.4, 0.4, 0.2, 0.1]
+        public var colorJitterProbability = 0.8
+        public var grayscaleProbability = 0.2
+        /// First global view, second global view, local views.
+        public var blurProbability = [1, 0.1, 0.5]
+        public var blurRadius = [0.1, 2]
+        public var solarizeProbability = 0.2
+        public var solarizeThreshold = 128
+    }
+
+    private static var dataSection: RecipeSection {
+        let area = Bounds.positive(upTo: 1)
+        return RecipeSection(name: "data", help: "views of an image: crops, colours, normalisation", keys: [
+            .interval("global_crops_scale", \.data.globalCropsScale, in: area,
+                      "Area of a global view as a fraction of the image."),
+            .integer("local_crops", \.data.localCrops, in: 0...64, "Local views of an image."),
+            .interval("local_crops_scale", \.data.localCropsScale, in: area,
+                      "Area of a local view as a fraction of the image."),
+            .integer("local_crops_size", \.data.localCropsSize, in: 1...2048,
+                     "Side of a local view, pixels; a multiple of the patch size.").checked {
+                // Unused without local crops; its default need not fit every patch size.
+                guard let patch = $0.model.patchSize, $0.data.localCrops > 0,
+                      $0.data.localCropsSize % patch != 0 else { return nil }
+                return "(\($0.data.localCropsSize)) must be a multiple of model.patch_size (\(patch))"
+            },
+            .numbers("mean", \.data.mean, count: 3...3, in: .probability, "Subtracted from red, green, blue in 0…1."),
+            .numbers("std", \.data.std, count: 3...3, in: .from(0.001, to: 1000), "Then divides them."),
+            .number("flip_probability", \.data.flipProbability, in: .probability, "Of a horizontal flip."),
+            .numbers("color_jitter", \.data.colorJitter, count: 4...4, in: .probability,
+                     "Largest change of brightness, contrast, saturation (factor 1 ± x) and hue (± x turns).")
+                .checked {
+                    let hue = $0.data.colorJitter[3]
+                    return hue > 0.5 ? "hue (the fourth number) must be at most 0.5, not \(hue)" : nil
+                },
+            .number("color_jitter_probability", \.data.colorJitterProbability, in: .probability,
+                    "Of a change of colours."),
+            .number("grayscale_probability", \.data.grayscaleProbability, in: .probability, "Of losing the colours."),
+            .numbers("blur_probability", \.data.blurProbability, count: 3...3, in: .probability,
+                     "Of a blur in the first global view, the second and local views."),
+            .interval("blur_radius", \.data.blurRadius, in: .positive(upTo: 64),
+                      "Standard deviation of the blur, pixels."),
+            .number("solarize_probability", \.data.solarizeProbability, in: .probability,
+                    "Of solarisation, in the second global view only."),
+            .integer("solarize_threshold", \.data.solarizeThreshold, in: 0...256,
+                     "8-bit values at or above are inverted."),
+        ])
+    }
+}
+
+// MARK: evaluation and checkpoint
+
+extension Recipe {
+    public struct Evaluation: Equatable, Sendable {
+        public var knnEveryEpochs = 1
+        public var knnReferenceImages = 20_000
+    }
+
+    private static var evaluationSection: RecipeSection {
+        let help = "k-NN during the run, where images have labels"
+        return RecipeSection(name: "evaluation", help: help, decidesWeights: false, keys: [
+            .integer("knn_every_epochs", \.evaluation.knnEveryEpochs, in: 0...1_000_000,
+                     "Epochs between two evaluations; 0: never."),
+            .integer("knn_reference_images", \.evaluation.knnReferenceImages, in: 1...100_000_000,
+                     "Images that vote."),
+        ])
+    }
+
+    public struct Checkpoint: Equatable, Sendable {
+        public var everySteps = 200
+    }
+
+    private static var checkpointSection: RecipeSection {
+        RecipeSection(name: "checkpoint", help: "when the run is saved", decidesWeights: false, keys: [
+            .integer("every_steps", \.checkpoint.everySteps, in: 1...1_000_000_000,
+                     "Updates between two checkpoints."),
+        ])
+    }
+}
+
+// MARK: selectors
+
+extension Recipe {
+    /// Objectives and head families that have a declaration above. The caller of `parse` may list others.
+    public static let supportedObjectives = objectiveVariants.map(\.name)
+    public static let supportedFamilies = familyVariants.map(\.name)
+
+    static var selectors: [RecipeSelector] {
+        [
+            RecipeSelector(path: "auxiliary.family", chosen: \.auxiliary.family, noun: ("family", "families"),
+                           variants: familyVariants),
+            RecipeSelector(path: "objective.name", chosen: \.objective.name, noun: ("objective", "objectives"),
+                           variants: objectiveVariants),
+        ]
+    }
+
+    /// The choice that does not read a key; nil: the key is read.
+    func stranger(to path: String) -> (selector: RecipeSelector, chosen: RecipeVariant)? {
+        for selector in Recipe.selectors {
+            if let chosen = selector.stranger(to: path, in: self) { return (selector, chosen) }
+        }
+        return nil
+    }
+
+    /// Whether the chosen family and objective read a key.
+    func reads(_ path: String) -> Bool { stranger(to: path) == nil }
+}

@@ -1,0 +1,52 @@
+import ArgumentParser
+import HSSLCommandLine
+import HSSLModels
+import HSSLPretraining
+
+struct RecipeCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "recipe",
+        abstract: "List the keys of recipes, or show a recipe with every value.",
+        discussion: """
+            Without a recipe: every key with its meaning, values and default. With one: what it resolves to, as the \
+            config.yaml of its run will say.
+
+            Examples:
+              hssl recipe | less
+              hssl recipe models/vit_nano-fashion.yaml
+              hssl recipe models/vit_nano-fashion.yaml --set auxiliary.family=none
+            """)
+
+    @Argument(help: ArgumentHelp("Recipe: YAML; models/ has some.", valueName: "recipe"))
+    var recipe: String?
+
+    @Option(name: .long, help: ArgumentHelp("A recipe key, e.g. --set schedule.seed=3. May be repeated.",
+                                            valueName: "key=value"))
+    var set: [String] = []
+
+    @OptionGroup var shared: SharedOptions
+
+    func validate() throws {
+        if recipe == nil, !set.isEmpty { throw ValidationError("--set needs a recipe") }
+    }
+
+    func run() throws {
+        shared.apply()
+        guard let recipe else {
+            print(Recipe.help(architectures: ModelArchitecture.names), terminator: "")
+            return
+        }
+        print(try Recipe.load(path: recipe, set: set).yaml, terminator: "")
+    }
+}
+
+extension Recipe {
+    /// A wrong `--set` is a wrong command line; a wrong recipe is a file that failed.
+    static func load(path: String, set overrides: [String]) throws -> Recipe {
+        do {
+            return try load(path: path, architectures: ModelArchitecture.names, overrides: overrides)
+        } catch let error as RecipeError where error.place.hasPrefix("--set") {
+            throw UsageError(error.description)
+        }
+    }
+}
