@@ -15,6 +15,7 @@ let package = Package(
         .executable(name: "hssl", targets: ["hssl"]),
         .executable(name: "hssl-extract", targets: ["hssl-extract"]),
         .library(name: "HSSLRuntime", targets: ["HSSLRuntime"]),
+        .library(name: "HSSLData", targets: ["HSSLData"]),
         .library(name: "HSSLPretraining", targets: ["HSSLPretraining"]),
     ],
     dependencies: [

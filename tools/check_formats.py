@@ -72,16 +72,19 @@ def check_written(folder: pathlib.Path) -> None:
 
     tensors = {
         "f32": torch.tensor([[1, 2, 3], [4, 5, 6.5]]), "f64": torch.tensor([0.1], dtype=torch.float64),
-        "f16": torch.tensor([1, 2**-24, -65504], dtype=torch.float16), "bf16": torch.tensor([1, -2], dtype=torch.bfloat16),
+        "f16": torch.tensor([1, 2**-24, -65504], dtype=torch.float16), "bf16": torch.tensor(
+            [1, -2], dtype=torch.bfloat16),
         "i8": torch.tensor([-127, 0, 127], dtype=torch.int8), "u8": torch.tensor([0, 255], dtype=torch.uint8),
         "i16": torch.tensor([-300], dtype=torch.int16), "i32": torch.tensor([-70000], dtype=torch.int32),
-        "i64": torch.tensor(1 << 40), "u64": torch.tensor([2**64 - 1], dtype=torch.uint64), "bool": torch.tensor([False, True]),
+        "i64": torch.tensor(1 << 40), "u64": torch.tensor([2**64 - 1], dtype=torch.uint64), "bool": torch.tensor(
+            [False, True]),
         'é "quoted"\n': torch.zeros(0, 4),
     }
     found = load_file(folder / "tensors.safetensors")
     assert found.keys() == tensors.keys(), found.keys()
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape and torch.equal(found[name], tensor), name
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape and torch.equal(
+            found[name], tensor), name
     with safe_open(folder / "tensors.safetensors", "pt") as file:
         metadata = file.metadata()
     checksum = metadata.pop("hssl.crc32c")
@@ -110,7 +113,8 @@ def write_others(folder: pathlib.Path) -> None:
     values = torch.tensor([[0.5, -1], [2, 3.5]])
     save_file(
         {
-            "f32": values, "f16": values.half(), "bf16": values.bfloat16(), "f64": values.double(), "i64": torch.tensor([1 << 40]),
+            "f32": values, "f16": values.half(), "bf16": values.bfloat16(), "f64": values.double(),
+            "i64": torch.tensor([1 << 40]),
             "scalar": torch.tensor(1.0), "empty": torch.zeros(0, 3),
         },
         folder / "torch.safetensors", metadata={"format": "pt", "key": "välue"},

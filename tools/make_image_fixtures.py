@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Writes Tests/HSSLDataTests/Fixtures: source images, and what Pillow makes of them (raw RGB bytes), listed in manifest.json.
+"""Writes Tests/HSSLDataTests/Fixtures: source images, and what Pillow makes of them (raw RGB bytes), listed in
+manifest.json.
 
-Needs numpy and Pillow 13 or later (earlier versions order the passes of some resizes differently). The output depends on nothing else: run it again
+Needs numpy and Pillow 13 or later (earlier versions order the passes of some resizes differently). The output depends
+on nothing else: run it again
 and `git diff` shows what a new Pillow changes.
 """
 
@@ -28,7 +30,8 @@ def texture(width, height, channels=3):
             image[..., c] += random.uniform(8, 40) * np.sin(fx * x + fy * y + phase)
         image[..., c] += random.uniform(90, 160)
     for _ in range(5):
-        cx, cy, r = random.uniform(0, width), random.uniform(0, height), random.uniform(2, max(3, min(width, height) / 3))
+        cx, cy, r = random.uniform(0, width), random.uniform(0, height), random.uniform(
+            2, max(3, min(width, height) / 3))
         image[(x - cx) ** 2 + (y - cy) ** 2 < r * r] = random.uniform(0, 255, channels)
     return np.clip(image + random.normal(0, 6, image.shape), 0, 255)
 
@@ -85,7 +88,9 @@ def exif(orientation, order="<"):
     return tiff
 
 
-manifest = {"pillow": Image.__version__ if hasattr(Image, "__version__") else None, "decode": [], "resize": [], "preprocess": [], "adjust": []}
+manifest = {
+    "pillow": Image.__version__ if hasattr(Image, "__version__") else None, "decode": [], "resize": [],
+    "preprocess": [], "adjust": []}
 
 
 def write(name, data):
@@ -139,13 +144,15 @@ def make_decode_cases():
         decode_case(f"{name}.jpg", save(picture, "JPEG", **({"quality": 85} | options)))
     decode_case("grey.jpg", save(picture.convert("L"), "JPEG", quality=80))
     decode_case("grey-progressive.jpg", save(picture.convert("L"), "JPEG", quality=80, progressive=True))
-    decode_case("cmyk.jpg", save(Image.fromarray(texture(40, 27, 4).round().astype(np.uint8), "CMYK"), "JPEG", quality=90))
+    decode_case(
+        "cmyk.jpg", save(Image.fromarray(texture(40, 27, 4).round().astype(np.uint8), "CMYK"), "JPEG", quality=90))
     decode_case("one-pixel.jpg", save(picture.crop((0, 0, 1, 1)), "JPEG"))
     decode_case("one-row.jpg", save(picture.crop((0, 5, 61, 6)), "JPEG"))
     small = Image.fromarray(rgb(21, 13))
     for orientation in range(1, 9):
         order = "<" if orientation % 2 else ">"
-        decode_case(f"exif-{orientation}.jpg", save(small, "JPEG", quality=92, exif=b"Exif\0\0" + exif(orientation, order)))
+        decode_case(
+            f"exif-{orientation}.jpg", save(small, "JPEG", quality=92, exif=b"Exif\0\0" + exif(orientation, order)))
     decode_case("exif-invalid.jpg", save(small, "JPEG", quality=92, exif=b"Exif\0\0" + exif(9)))
     # A wrong extension is no fault: content decides.
     decode_case("png-by-content.jpg", png(rgb(9, 7), 8, 2))
@@ -154,9 +161,13 @@ def make_decode_cases():
     decode_case("rgb.png", png(rgb(37, 29), 8, 2))
     decode_case("rgb-interlaced.png", png(rgb(37, 29), 8, 2, interlaced=True))
     decode_case("rgb-interlaced-tiny.png", png(rgb(3, 2), 8, 2, interlaced=True))
-    decode_case("rgb-16.png", png((texture(23, 19) * 257 + random.uniform(-128, 128, (19, 23, 3))).clip(0, 65535).round(), 16, 2))
+    decode_case(
+        "rgb-16.png",
+        png((texture(23, 19) * 257 + random.uniform(-128, 128, (19, 23, 3))).clip(0, 65535).round(), 16, 2))
     decode_case("grey.png", png(texture(31, 17, 1).round(), 8, 0))
-    decode_case("grey-16.png", png((texture(31, 17, 1) * 257 + random.uniform(-128, 128, (17, 31, 1))).clip(0, 65535).round(), 16, 0))
+    decode_case(
+        "grey-16.png",
+        png((texture(31, 17, 1) * 257 + random.uniform(-128, 128, (17, 31, 1))).clip(0, 65535).round(), 16, 0))
     decode_case("grey-16-interlaced.png", png((texture(31, 17, 1) * 257).round(), 16, 0, interlaced=True))
     for depth in (1, 2, 4):
         samples = (texture(31, 17, 1) / 256 * 2**depth).astype(int)
@@ -183,13 +194,17 @@ def make_decode_cases():
 
 def make_resize_cases():
     sources = {}
-    for name, size in {"wide": (160, 97), "tall": (60, 171), "square": (88, 88), "small": (28, 28), "strip": (200, 3)}.items():
+    sizes = {"wide": (160, 97), "tall": (60, 171), "square": (88, 88), "small": (28, 28), "strip": (200, 3)}
+    for name, size in sizes.items():
         sources[name] = Image.fromarray(rgb(*size))
         write(f"{name}.png", save(sources[name], "PNG", optimize=True))
     cases = [
-        ("wide", (64, 64), None), ("wide", (160, 40), None), ("wide", (30, 97), None), ("wide", (1, 1), None), ("wide", (53, 41), (10.25, 3.5, 150.75, 90.125)),
-        ("tall", (64, 64), None), ("tall", (70, 20), None), ("tall", (29, 83), (0, 0, 60, 170)), ("square", (88, 88), None), ("square", (96, 96), (11, 7, 40, 52)),
-        ("square", (33, 35), None), ("small", (28, 28), (3, 2, 25, 26)), ("small", (56, 31), None), ("small", (28, 28), (0, 0, 28, 27.5)), ("strip", (64, 64), None),
+        ("wide", (64, 64), None), ("wide", (160, 40), None), ("wide", (30, 97), None), ("wide", (1, 1), None),
+        ("wide", (53, 41), (10.25, 3.5, 150.75, 90.125)),
+        ("tall", (64, 64), None), ("tall", (70, 20), None), ("tall", (29, 83), (0, 0, 60, 170)),
+        ("square", (88, 88), None), ("square", (96, 96), (11, 7, 40, 52)),
+        ("square", (33, 35), None), ("small", (28, 28), (3, 2, 25, 26)), ("small", (56, 31), None),
+        ("small", (28, 28), (0, 0, 28, 27.5)), ("strip", (64, 64), None),
     ]
     for number, (source, size, box) in enumerate(cases):
         image = sources[source]
@@ -200,8 +215,10 @@ def make_resize_cases():
     write("photo.jpg", save(Image.fromarray(rgb(331, 247)), "JPEG", quality=75))
     write("photo-tall.jpg", save(Image.fromarray(rgb(120, 431)), "JPEG", quality=75))
     for number, (source, resize, crop) in enumerate([
-        ("photo.jpg", 72, 64), ("photo.jpg", 256, 224), ("photo-tall.jpg", 72, 64), ("photo-tall.jpg", 120, 97), ("wide.png", 97, 64), ("tall.png", 45, 32),
-        ("square.png", 88, 65), ("small.png", 28, 28), ("small.png", 33, 28), ("strip.png", 17, 16), ("exif-6.jpg", 16, 14), ("grey.jpg", 40, 33), ("rgba.png", 20, 16),
+        ("photo.jpg", 72, 64), ("photo.jpg", 256, 224), ("photo-tall.jpg", 72, 64), ("photo-tall.jpg", 120, 97),
+        ("wide.png", 97, 64), ("tall.png", 45, 32),
+        ("square.png", 88, 65), ("small.png", 28, 28), ("small.png", 33, 28), ("strip.png", 17, 16),
+        ("exif-6.jpg", 16, 14), ("grey.jpg", 40, 33), ("rgba.png", 20, 16),
     ]):
         image = Image.fromarray(np.asarray(upright(FOLDER / source), np.uint8))
         width, height = image.size
@@ -210,7 +227,8 @@ def make_resize_cases():
         image = image.resize(size, Image.BICUBIC)
         left, top = int(round((size[0] - crop) / 2.0)), int(round((size[1] - crop) / 2.0))
         result = image.crop((left, top, left + crop, top + crop))
-        manifest["preprocess"].append({"source": source, "resize": resize, "crop": crop} | expect(f"preprocess-{number}", np.asarray(result)))
+        manifest["preprocess"].append({"source": source, "resize": resize, "crop": crop} | expect(
+            f"preprocess-{number}", np.asarray(result)))
 
 
 def adjusted(image, operation, value):
@@ -240,7 +258,8 @@ def adjusted(image, operation, value):
 
 def make_adjust_cases():
     cases = {
-        "brightness": [0, 0.6, 1, 1.4, 2.5], "contrast": [0, 0.6, 1.4], "saturation": [0, 0.8, 1.2, 2], "hue": [-0.5, -0.1, -0.03, 0, 0.07, 0.1, 0.5],
+        "brightness": [0, 0.6, 1, 1.4, 2.5], "contrast": [0, 0.6, 1.4], "saturation": [0, 0.8, 1.2, 2], "hue": [
+            -0.5, -0.1, -0.03, 0, 0.07, 0.1, 0.5],
         "grayscale": [0], "blur": [0.1, 0.5, 1, 1.3, 1.42, 2, 3.7], "solarize": [128, 0, 256], "flip": [0],
     }
     # Every corner of the RGB cube, primaries, greys, and texture.
@@ -252,7 +271,9 @@ def make_adjust_cases():
         for number, value in enumerate(values):
             value = float(np.float32(value))
             result = adjusted(image, operation, value)
-            manifest["adjust"].append({"source": "colors.png", "operation": operation, "value": value} | expect(f"{operation}-{number}", np.asarray(result)))
+            manifest["adjust"].append(
+                {"source": "colors.png", "operation": operation, "value": value} | expect(
+                    f"{operation}-{number}", np.asarray(result)))
 
 
 def main():

@@ -3,6 +3,7 @@
     peers_engines.py prepare FOLDER WEIGHTS,… BATCH,…     writes the ONNX files, calibrated on FOLDER/calibration.npy
     peers_engines.py serve ENGINE BATCH FOLDER WEIGHTS
 
+WEIGHTS is `plain` or `outliers` for ViT-S/16, else the name of an architecture of timm_models at 224 pixels.
 A server reads JSON lines: {"seconds": s} → the median rate of a slice; {"images": a.npy, "output": b.npy} → CLS features.
 """
 
@@ -30,6 +31,17 @@ ENGINES = {
 }
 
 
+def network(weights: str):
+    """The PyTorch model that peers run: images [B, 3, 224, 224] → features [B, D]."""
+    if weights in ("plain", "outliers"):
+        from peers_vit import vit_small
+
+        return vit_small(outliers=weights == "outliers")
+    from timm_models import architecture, build, randomise
+
+    return randomise(build(architecture(weights, 224)))
+
+
 # Preparation
 
 
@@ -51,8 +63,6 @@ def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) ->
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from peers_vit import vit_small
-
     logging.getLogger().setLevel(logging.ERROR)
     pixels = np.load(folder / "calibration.npy")
 
@@ -64,7 +74,9 @@ def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) ->
             return next(self.batches, None)
 
     for weights in weight_sets:
-        model = vit_small(outliers=weights == "outliers")
+        model = network(weights)
+        # What is a product with weights: in ViT-S only the patch embedding is a convolution, and it stays as it is.
+        layers = ["MatMul", "Gemm"] if weights in ("plain", "outliers") else ["MatMul", "Gemm", "Conv"]
         for batch in batches:
             stem = f"{weights}-{batch}"
             plain, ready = folder / f"{stem}.onnx", folder / f"{stem}-ready.onnx"
@@ -79,11 +91,13 @@ def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) ->
                 "activation_type": QuantType.QUInt8,
                 "weight_type": QuantType.QInt8,
             }
-            # Only the inputs of the linear layers: what is accurate, and lets the runtime fuse bias, GELU and residual behind the product.
+            # Only the inputs of these layers: what is accurate, and lets the runtime fuse bias, GELU and residual behind the product.
             quantize_static(
-                str(ready), str(folder / f"{stem}-qdq.onnx"), Reader(batch), op_types_to_quantize=["MatMul", "Gemm"], nodes_to_exclude=attention,
-                extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}, **common)
-            quantize_static(str(ready), str(folder / f"{stem}-qdq-all.onnx"), Reader(batch), **common)
+                str(ready), str(folder / f"{stem}-qdq.onnx"), Reader(batch), op_types_to_quantize=layers, nodes_to_exclude=attention,
+                extra_options={"OpTypesToExcludeOutputQuantization": layers}, **common)
+            # A quantised Pad, which Swin has, ends OpenVINO 2026.4.1 with a segmentation fault; it computes nothing.
+            pads = [n.name for n in graph.node if n.op_type == "Pad"]
+            quantize_static(str(ready), str(folder / f"{stem}-qdq-all.onnx"), Reader(batch), nodes_to_exclude=pads, **common)
             quantize_dynamic(str(ready), str(folder / f"{stem}-dynamic.onnx"), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
 
 
@@ -93,10 +107,8 @@ def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) ->
 def torch_engine(int8: bool, weights: str):
     import torch
 
-    from peers_vit import vit_small
-
     torch.set_num_threads(2)
-    model = vit_small(outliers=weights == "outliers")
+    model = network(weights)
     if int8:
         import warnings
 
@@ -140,10 +152,8 @@ def ov_engine(engine: str, batch: int, folder: pathlib.Path, weights: str):
     if engine == "ov-float32":
         import torch
 
-        from peers_vit import vit_small
-
         shape = [batch, 3, 224, 224]
-        model = openvino.convert_model(vit_small(outliers=weights == "outliers"), example_input=torch.zeros(shape), input=shape)
+        model = openvino.convert_model(network(weights), example_input=torch.zeros(shape), input=shape)
     else:
         suffix = {"ov-float32-onnx": "", "ov-int8-qdq": "-qdq", "ov-int8-qdq-all": "-qdq-all"}[engine.removesuffix("-f32")]
         model = openvino.Core().read_model(folder / f"{weights}-{batch}{suffix}.onnx")

@@ -56,12 +56,15 @@ def model_files(weights: str, resize: int = 224) -> dict[str, pathlib.Path]:
     return paths
 
 
-def onnx_files(weights: tuple[str, ...], batches: tuple[int, ...]) -> pathlib.Path:
-    """ONNX files of every weight set and batch, made again at every run; in a process of its own, whose memory goes with it."""
+def onnx_files(weights: tuple[str, ...], batches: tuple[int, ...], calibration: np.ndarray | None = None) -> pathlib.Path:
+    """ONNX files of every weight set and batch, made again at every run; in a process of its own, whose memory goes with it.
+
+    calibration [N, 3, 224, 224]: photographs, unless given.
+    """
     folder = CACHE / "onnx"
     folder.mkdir(parents=True, exist_ok=True)
     note(f"exporting and calibrating ONNX files ({', '.join(weights)}; batch {', '.join(map(str, batches))})")
-    np.save(folder / "calibration.npy", pixels(images()[1]))
+    np.save(folder / "calibration.npy", pixels(images()[1]) if calibration is None else calibration)
     command = [sys.executable, "-W", "ignore", str(pathlib.Path(__file__).with_name("peers_engines.py")), "prepare", str(folder), ",".join(weights), ",".join(map(str, batches))]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -75,8 +78,8 @@ def onnx_files(weights: tuple[str, ...], batches: tuple[int, ...]) -> pathlib.Pa
 class Bench:
     """Slices of `hssl bench extract`, each a new process: random weights, as many calls as fill the slice."""
 
-    def __init__(self, precision: str, batch: int) -> None:
-        self.arguments = ["bench", "extract", "--architecture", "vit_small", "--image-size", 224, "--precision", precision, "--batch-size", batch, "--threads", 2]
+    def __init__(self, precision: str, batch: int, architecture: str = "vit_small") -> None:
+        self.arguments = ["bench", "extract", "--architecture", architecture, "--image-size", 224, "--precision", precision, "--batch-size", batch, "--threads", 2]
         self.batch = batch
         self.rate = self.run(2)["images_per_second"]
         self.settings = "threads 2"

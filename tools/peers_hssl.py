@@ -1,4 +1,5 @@
-"""The published HSSL step (arXiv 2310.05108, iBOT objective) in plain PyTorch: no saving that is not in the published code.
+"""The published HSSL step (arXiv 2310.05108, iBOT objective) in plain PyTorch: no saving that is not in the published
+code.
 
     peers_hssl.py replay FIXTURE…               losses beside a float64 trajectory: proves that the step is the step
     peers_hssl.py serve CONFIGURATION VARIANT   reads {"seconds": s}, answers with the median rate of whole steps
@@ -18,11 +19,13 @@ from peers_common import peak_rss
 from peers_vit import ViT, drop_path
 
 CONFIGURATIONS = {
-    # As `hssl bench pretrain` sets itself up: image, patch, width, depth, heads, auxiliary depth, hidden, bottleneck, prototypes, images.
+    # As `hssl bench pretrain` sets itself up: image, patch, width, depth, heads, auxiliary depth, hidden, bottleneck,
+    # prototypes, images.
     "small": (224, 16, 384, 12, 6, 3, 2048, 256, 8192, 8),
     "nano": (28, 4, 96, 4, 3, 2, 256, 64, 512, 64),
 }
-# `published` projects every token of both streams, as the published code does; `used` leaves out logits that no term of the loss reads.
+# `published` projects every token of both streams, as the published code does; `used` leaves out logits that no term of
+# the loss reads.
 VARIANTS = ("published", "used")
 
 
@@ -71,7 +74,9 @@ class Head(nn.Module):
         super().__init__()
 
         def mlp() -> nn.Sequential:
-            return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
+            return nn.Sequential(
+                nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
+                nn.Linear(hidden, bottleneck))
 
         self.base_mlp, self.auxiliary_mlp = mlp(), mlp()
         self.prototypes = Prototypes(bottleneck, prototypes)
@@ -81,7 +86,10 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    def __init__(self, image: int, patch: int, width: int, depth: int, heads: int, auxiliary: int, kernel: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(
+        self, image: int, patch: int, width: int, depth: int, heads: int, auxiliary: int, kernel: int, hidden: int,
+        bottleneck: int, prototypes: int
+    ) -> None:
         super().__init__()
         self.base = ViT(image, patch, width, depth, heads, mask_token=True)
         self.auxiliary = Auxiliary(width, auxiliary, kernel)
@@ -94,7 +102,9 @@ class Network(nn.Module):
         for index, block in enumerate(blocks):
             block.drop_path = rate * index / max(1, len(blocks) - 1)
 
-    def forward(self, images: torch.Tensor, mask: torch.Tensor | None, used: bool, teacher: bool) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor, mask: torch.Tensor | None, used: bool, teacher: bool) -> tuple[
+        torch.Tensor | None, torch.Tensor, torch.Tensor
+    ]:
         """→ logits of the base's CLS [V, K], the base's patches [V, N, K], the auxiliary CLS [V, K]."""
         tokens = self.base.tokens(images, mask)
         base = self.base.norm(tokens)
@@ -126,9 +136,12 @@ class Learner:
         self.prototypes = self.student.head.prototypes.weight_v
         decayed = [p for n, p in parameters if p.ndim > 1 and not n.endswith("bias")]
         others = [p for n, p in parameters if p.ndim <= 1 or n.endswith("bias")]
-        self.optimizer = torch.optim.AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.999), eps=1e-8, fused=True)
 
-    def losses(self, views: torch.Tensor, masks: torch.Tensor, local: torch.Tensor | None, s: dict) -> tuple[torch.Tensor, ...]:
+    def losses(self, views: torch.Tensor, masks: torch.Tensor, local: torch.Tensor | None, s: dict) -> tuple[
+        torch.Tensor, ...
+    ]:
         """views [2B, 3, H, W] view-major, masks [2B, N] bool → (loss, cls_base, cls_aux, patch); moves the centres."""
         with torch.no_grad():
             _, teacher_patch, teacher_cls = self.teacher(views, None, self.used, teacher=True)
@@ -148,7 +161,9 @@ class Learner:
             return -(target * F.log_softmax(logits / s["student_temperature"], dim=-1)).sum(-1)
 
         def cls(streams: list[torch.Tensor]) -> torch.Tensor:
-            return torch.stack([entropy(q, z).mean() for u, q in enumerate(target_cls) for v, z in enumerate(streams) if u != v]).mean()
+            return torch.stack(
+                [entropy(q, z).mean() for u, q in enumerate(target_cls) for v, z in enumerate(streams) if u
+                != v]).mean()
 
         cls_base, cls_aux = cls(base_views), cls(auxiliary_views)
         weight = masks.float() / masks.sum(1, keepdim=True).clamp(min=1)
@@ -181,11 +196,14 @@ def replay(path: str) -> tuple[float, float]:
         c = json.loads(file.metadata()["hssl.reference"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     learner = Learner({
-        "image": c["image_size"], "patch": c["patch_size"], "width": c["embed_dim"], "depth": c["depth"], "heads": c["num_heads"], "auxiliary": c["auxiliary_depth"],
-        "kernel": c["auxiliary_kernel_size"], "hidden": c["head_hidden_dim"], "bottleneck": c["head_bottleneck_dim"], "prototypes": c["prototypes"]})
+        "image": c["image_size"], "patch": c["patch_size"], "width": c["embed_dim"], "depth": c["depth"], "heads": c[
+            "num_heads"], "auxiliary": c["auxiliary_depth"],
+        "kernel": c["auxiliary_kernel_size"], "hidden": c["head_hidden_dim"], "bottleneck": c["head_bottleneck_dim"],
+        "prototypes": c["prototypes"]})
     for network, role in ((learner.student, "student"), (learner.teacher, "teacher")):
         prefix = f"initial.{role}."
-        network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, strict=True)
+        network.load_state_dict(
+            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, strict=True)
     learner.cls_center.copy_(tensors["initial.center.cls"])
     learner.patch_center.copy_(tensors["initial.center.patch"])
     worst = 0.0
@@ -214,8 +232,9 @@ def serve(configuration: str, variant: str) -> None:
     torch.manual_seed(0)
     image, patch, width, depth, heads, auxiliary, hidden, bottleneck, prototypes, images = CONFIGURATIONS[configuration]
     learner = Learner({
-        "image": image, "patch": patch, "width": width, "depth": depth, "heads": heads, "auxiliary": auxiliary, "kernel": 7, "hidden": hidden,
-        "bottleneck": bottleneck, "prototypes": prototypes}, used=variant == "used", drop=0.1)
+        "image": image, "patch": patch, "width": width, "depth": depth, "heads": heads, "auxiliary": auxiliary,
+        "kernel": 7, "hidden": hidden, "bottleneck": bottleneck, "prototypes": prototypes},
+        used=variant == "used", drop=0.1)
     for module in learner.student.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -226,7 +245,8 @@ def serve(configuration: str, variant: str) -> None:
     masks = torch.rand(2 * images, (image // patch) ** 2) < 0.3
     masks[1::2] = False
     s = {
-        "lr": 1e-4, "weight_decay": 0.04, "teacher_momentum": 0.996, "teacher_temperature": 0.04, "teacher_patch_temperature": 0.04, "student_temperature": 0.1,
+        "lr": 1e-4, "weight_decay": 0.04, "teacher_momentum": 0.996, "teacher_temperature": 0.04,
+        "teacher_patch_temperature": 0.04, "student_temperature": 0.1,
         "center_momentum": 0.9, "clip_gradient": 0.3, "freeze_prototypes": False}
     learner.step(views, masks, None, s)
     print(json.dumps({"settings": f"threads {torch.get_num_threads()}, SDPA, fused AdamW"}), flush=True)
@@ -236,7 +256,10 @@ def serve(configuration: str, variant: str) -> None:
             start = time.perf_counter()
             learner.step(views, masks, None, s)
             times.append(time.perf_counter() - start)
-        print(json.dumps({"images_per_second": images / statistics.median(times), "calls": len(times), "peak_rss_bytes": peak_rss()}), flush=True)
+        print(
+            json.dumps({"images_per_second": images / statistics.median(times), "calls": len(times),
+                        "peak_rss_bytes": peak_rss()}),
+            flush=True)
 
 
 if __name__ == "__main__":

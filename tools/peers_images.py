@@ -1,4 +1,5 @@
-"""Photographs from Debian packages, and the folders of crops that the parts work on. Cached; the same bytes for the same seed and Pillow."""
+"""Photographs from Debian packages, and the folders of crops that the parts work on. Cached; the same bytes for the
+same seed and Pillow."""
 
 import os
 import pathlib
@@ -12,7 +13,8 @@ PACKAGES = ["lomiri-wallpapers-16.04", "mate-backgrounds"]
 
 
 def photographs() -> list[pathlib.Path]:
-    """JPEG photographs: of the folder HSSL_PEERS_PHOTOGRAPHS, or of Debian packages that are unpacked, not installed."""
+    """JPEG photographs: of the folder HSSL_PEERS_PHOTOGRAPHS, or of Debian packages that are unpacked, not
+    installed."""
     given = os.environ.get("HSSL_PEERS_PHOTOGRAPHS")
     folder = pathlib.Path(given) if given else CACHE / "photographs"
     if not given and not folder.exists():
@@ -29,14 +31,17 @@ def photographs() -> list[pathlib.Path]:
             subprocess.run(["dpkg-deb", "-x", str(deb), str(unpacked)], check=True)
         unpacked.rename(folder)
     # Packaged wallpapers also hold drawings; these are PNG or in `abstract`.
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg") and not p.is_symlink() and "abstract" not in p.parts)
+    found = sorted(
+        p for p in folder.rglob("*")
+        if p.suffix.lower() in (".jpg", ".jpeg") and not p.is_symlink() and "abstract" not in p.parts)
     if not found:
         raise Fault(f"{folder} holds no JPEG photographs")
     return found
 
 
 def crops(count: int, width: int, height: int, suffix: str) -> pathlib.Path:
-    """A folder of `count` random crops, width×height (a quarter of them upright unless square), each at most 4 times as large before scaling."""
+    """A folder of `count` random crops, width×height (a quarter of them upright unless square), each at most 4 times as
+    large before scaling."""
     from PIL import Image
 
     folder = CACHE / f"crops-{width}x{height}-{count}{suffix}"

@@ -1,4 +1,5 @@
-"""Runs one command from a small process and reports what it used, as JSON on stdout. Standard library only, little imported.
+"""Runs one command from a small process and reports what it used, as JSON on stdout. Standard library only, little
+imported.
 
 The kernel lets a child start with its parent's peak RSS, so a heavy parent would be measured instead of the command.
 """
@@ -24,4 +25,5 @@ code = os.waitstatus_to_exitcode(status)
 if code:
     message = os.pread(errors, 1 << 16, 0).decode(errors="replace").strip()
     sys.exit(f"exit status {code}: {message}")
-print('{"wall": %.6f, "cpu": %.6f, "rss": %d, "first": %s}' % (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, "null" if first is None else "%.6f" % first))
+print('{"wall": %.6f, "cpu": %.6f, "rss": %d, "first": %s}' % (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+    * 1024, "null" if first is None else "%.6f" % first))

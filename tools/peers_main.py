@@ -17,6 +17,10 @@ PARTS = {
 def run(part: str, options: argparse.Namespace) -> bool:
     rounds = options.rounds or (1 if options.quick else 5)
     seconds = options.seconds or (0.5 if options.quick else 4)
+    if part == "extract" and options.architecture != "vit_small":
+        import peers_families
+
+        return peers_families.rates(options.architecture.split(","), rounds, seconds)
     if part == "extract":
         import peers_extract
 
@@ -46,6 +50,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="rounds of interleaved slices (default 5)")
     parser.add_argument("--seconds", type=float, help="length of a slice (default 4; pretrain 20)")
     parser.add_argument("--quick", action="store_true", help="one short round: shows that it works; its figures mean nothing")
+    parser.add_argument(
+        "--architecture", default="vit_small", metavar="A,…",
+        help="of extract: vit_small (default), or others with commas between them: swin_tiny,convnext_tiny,resnet50_gn")
     parser.add_argument("--configurations", default="nano,small", help="of pretrain: nano, small or both (default)")
     options = parser.parse_args()
     parts = list(PARTS) if "all" in options.parts else options.parts or ["extract", "cosine"]

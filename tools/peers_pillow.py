@@ -1,9 +1,12 @@
-"""The Python pipeline at its best: two Pillow processes decode into shared memory, OpenVINO int8 runs batches from there.
+"""The Python pipeline at its best: two Pillow processes decode into shared memory, OpenVINO int8 runs batches from
+there.
 
     peers_pillow.py MODEL.onnx BATCH f32|own
 
-The last word: whether OpenVINO keeps float32 where nothing is quantised, or takes the precision that it would itself. Reads JSON lines
-{"folder": …, "output": …}; answers with the seconds from the list of files to the saved features. Imports, compiling the model and starting the workers are
+The last word: whether OpenVINO keeps float32 where nothing is quantised, or takes the precision that it would itself.
+Reads JSON lines
+{"folder": …, "output": …}; answers with the seconds from the list of files to the saved features. Imports, compiling
+the model and starting the workers are
 not counted.
 """
 
@@ -50,7 +53,8 @@ def compiled(path: str, batch: int, float32: bool):
     steps = PrePostProcessor(openvino.Core().read_model(path))
     steps.input().tensor().set_element_type(Type.u8).set_layout(Layout("NHWC")).set_shape([batch, SIDE, SIDE, 3])
     steps.input().model().set_layout(Layout("NCHW"))
-    steps.input().preprocess().convert_element_type(Type.f32).mean([255 * v for v in MEAN]).scale([255 * v for v in STD]).convert_layout(Layout("NCHW"))
+    steps.input().preprocess().convert_element_type(Type.f32).mean([255 * v for v in MEAN]).scale(
+        [255 * v for v in STD]).convert_layout(Layout("NCHW"))
     return ov_compile(steps.build(), float32).create_infer_request()
 
 
@@ -60,7 +64,8 @@ def main(path: str, batch: int, float32: bool) -> None:
     memory = shared_memory.SharedMemory(create=True, size=slots * SIDE * SIDE * 3)
     tasks, done = context.SimpleQueue(), context.SimpleQueue()
     # Before OpenVINO and its threads exist in this process.
-    workers = [context.Process(target=work, args=(tasks, done, memory.name, slots), daemon=True) for _ in range(WORKERS)]
+    workers = [context.Process(target=work, args=(tasks, done, memory.name, slots), daemon=True)
+               for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
 

@@ -1,4 +1,5 @@
-"""A folder of JPEGs to a file of features: hssl-extract beside Pillow workers and OpenVINO, and beside what decoding and inference cost apart."""
+"""A folder of JPEGs to a file of features: hssl-extract beside Pillow workers and OpenVINO, and beside what decoding
+and inference cost apart."""
 
 import pathlib
 import time
@@ -30,7 +31,8 @@ def faster_model(folder: pathlib.Path, precision: str) -> pathlib.Path:
 
 
 def decode_model() -> pathlib.Path:
-    """A model of next to no work (10 MFLOP an image): what hssl-extract then costs is reading, decoding and preparing."""
+    """A model of next to no work (10 MFLOP an image): what hssl-extract then costs is reading, decoding and
+    preparing."""
     import torch
 
     from peers_vit import ViT, write_model
@@ -46,7 +48,8 @@ def pipeline(rounds: int, count: int) -> bool:
     folder = crops(count, 500, 375, ".jpg")
     model, decode = model_files("plain", resize=256)["int8"], decode_model()
     onnx = onnx_files(("plain",), (BATCH,))
-    theirs = {precision: Worker("peers_pillow.py", faster_model(onnx, precision), BATCH, precision) for precision in PRECISIONS}
+    theirs = {precision: Worker("peers_pillow.py", faster_model(onnx, precision), BATCH, precision)
+              for precision in PRECISIONS}
     ours_output, theirs_output = CACHE / "pipeline-ours.npy", CACHE / "pipeline-theirs.npy"
     # All files are in the page cache from here on.
     first = sorted(folder.iterdir())[0]
@@ -54,7 +57,9 @@ def pipeline(rounds: int, count: int) -> bool:
         file.read_bytes()
 
     def extract(model: pathlib.Path, threads: int, *inputs: pathlib.Path) -> dict:
-        return launch(binaries() / "hssl-extract", "--model", model, *inputs, "--output", ours_output, "--threads", threads, "--batch-size", BATCH, "--log-level", "error")
+        return launch(
+            binaries() / "hssl-extract", "--model", model, *inputs, "--output", ours_output, "--threads", threads,
+            "--batch-size", BATCH, "--log-level", "error")
 
     # The decoder's own start-up, taken off below.
     start_up = min(extract(decode, 1, first)["cpu"] for _ in range(3))
@@ -73,7 +78,9 @@ def pipeline(rounds: int, count: int) -> bool:
         agreement = cosines(np.load(ours_output), np.load(theirs_output)).mean()
         time.sleep(0.5)
         steps = max(3, min(50, count // BATCH))
-        memory.add(hssl("bench", "extract", "--architecture", "vit_small", "--image-size", 224, "--precision", "int8", "--batch-size", BATCH, "--threads", 2, "--steps", steps)["images_per_second"])
+        memory.add(hssl(
+            "bench", "extract", "--architecture", "vit_small", "--image-size", 224, "--precision", "int8",
+            "--batch-size", BATCH, "--threads", 2, "--steps", steps)["images_per_second"])
         bound.add(0.8 / (1 / memory.values[-1] + decoding.values[-1] / 2))
     for worker in theirs.values():
         worker.close()

@@ -1,4 +1,5 @@
-"""Whole pretraining steps: `hssl bench pretrain` beside the published step in PyTorch, which first proves that it is that step."""
+"""Whole pretraining steps: `hssl bench pretrain` beside the published step in PyTorch, which first proves that it is
+that step."""
 
 import json
 import subprocess
@@ -8,8 +9,16 @@ import time
 from peers_common import ROOT, TOOLS, Fault, Samples, Worker, head, hssl, note, paired, table, tail, verdict
 
 SIZES = {
-    "small": ("ViT-S/16 224, 2 global views, batch 8, K 8192", ["--architecture", "vit_small", "--image-size", 224, "--patch-size", 16, "--batch-size", 8, "--prototypes", 8192], 8),
-    "nano": ("ViT-nano/4 28, 2 global views, batch 64, K 512", ["--architecture", "vit_nano", "--image-size", 28, "--patch-size", 4, "--batch-size", 64, "--prototypes", 512], 64),
+    "small": (
+        "ViT-S/16 224, 2 global views, batch 8, K 8192",
+        [
+            "--architecture", "vit_small", "--image-size", 224, "--patch-size", 16, "--batch-size", 8, "--prototypes",
+            8192],
+        8),
+    "nano": (
+        "ViT-nano/4 28, 2 global views, batch 64, K 512",
+        ["--architecture", "vit_nano", "--image-size", 28, "--patch-size", 4, "--batch-size", 64, "--prototypes", 512],
+        64),
 }
 OURS = {"hssl-float32": ("HSSL float32", "float32"), "hssl-int8": ("HSSL int8", "int8")}
 THEIRS = {"published": "PyTorch float32, the published step", "used": "PyTorch float32, without unused logits"}
@@ -37,11 +46,14 @@ class Bench:
 
 
 def prove() -> None:
-    """The PyTorch step replays the float64 trajectories of the tests: a peer that computes something else proves nothing."""
+    """The PyTorch step replays the float64 trajectories of the tests: a peer that computes something else proves
+    nothing."""
     fixtures = sorted((ROOT / "Tests" / "HSSLPretrainingTests" / "Fixtures").glob("hssl-*.safetensors"))
     if not fixtures:
         raise Fault("Tests/HSSLPretrainingTests/Fixtures holds no trajectory to replay")
-    result = subprocess.run([sys.executable, "-W", "ignore", str(TOOLS / "peers_hssl.py"), "replay", *map(str, fixtures)], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(TOOLS / "peers_hssl.py"), "replay", *map(str, fixtures)],
+        capture_output=True, text=True)
     if result.returncode:
         raise Fault(f"replaying the trajectories in PyTorch failed: {result.stderr.strip()[-800:]}")
     for name, (loss, final) in json.loads(result.stdout).items():
@@ -60,7 +72,8 @@ def pretrain(rounds: int, seconds: float, configurations: str) -> bool:
             raise Fault(f"--configurations {configuration}: known are {', '.join(SIZES)}")
         title, arguments, images = SIZES[configuration]
         note(f"{title}: starting")
-        runners = {name: Bench(OURS[name][1], arguments, images) if name in OURS else Worker("peers_hssl.py", "serve", configuration, name) for name in ORDER}
+        runners = {name: Bench(OURS[name][1], arguments, images) if name in OURS else Worker(
+            "peers_hssl.py", "serve", configuration, name) for name in ORDER}
         results = {name: Samples() for name in ORDER}
         memory = {}
         for round in range(rounds):
@@ -79,8 +92,12 @@ def pretrain(rounds: int, seconds: float, configurations: str) -> bool:
             rows.append([label, results[name].text(2), *ratios, f"{memory[name] / 1e6:.0f}", runners[name].settings])
         table(["", "images/s", "/ published", "/ without unused logits", "peak RSS MB", "settings"], rows)
         best = max(OURS, key=lambda name: results[name].median)
-        reached &= verdict(f"{configuration}: {OURS[best][0]} / PyTorch float32, the published step", results[best].median / results["published"].median, 3.0)
+        reached &= verdict(
+            f"{configuration}: {OURS[best][0]} / PyTorch float32, the published step",
+            results[best].median / results["published"].median, 3.0)
         if configuration == "small":
-            reached &= verdict(f"{configuration}: {OURS[best][0]}, peak RSS", memory[best] / 1e9, 1.0, least=False, unit=" GB", timed=False)
+            reached &= verdict(
+                f"{configuration}: {OURS[best][0]}, peak RSS", memory[best] / 1e9, 1.0, least=False, unit=" GB",
+                timed=False)
     tail()
     return reached

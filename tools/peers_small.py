@@ -14,7 +14,9 @@ def static_binary() -> pathlib.Path:
     """hssl-extract with Swift's libraries inside, not stripped."""
     note("building hssl-extract with --static-swift-stdlib")
     scratch = ROOT / ".build-peers" / "static"
-    command = ["swift", "build", "-c", "release", "--package-path", str(ROOT), "--scratch-path", str(scratch), "--product", "hssl-extract", "--static-swift-stdlib"]
+    command = [
+        "swift", "build", "-c", "release", "--package-path", str(ROOT), "--scratch-path", str(scratch), "--product",
+        "hssl-extract", "--static-swift-stdlib"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise Fault(f"swift build --static-swift-stdlib failed:\n{(result.stdout + result.stderr)[-3000:]}")
@@ -22,13 +24,15 @@ def static_binary() -> pathlib.Path:
 
 
 def foundations(binary: pathlib.Path) -> str:
-    """Which parts of Foundation the linker kept, by the mangled names of their modules, and which shared ones are needed."""
+    """Which parts of Foundation the linker kept, by the mangled names of their modules, and which shared ones are
+    needed."""
     symbols = subprocess.run(["nm", str(binary)], capture_output=True, text=True, check=True).stdout
     needed = subprocess.run(["readelf", "-d", str(binary)], capture_output=True, text=True, check=True).stdout
     found = []
     for module in ("Foundation", "FoundationEssentials", "FoundationInternationalization"):
         # A symbol of another module may mention it; one that it owns begins with its name.
-        owned = sum(line.split()[-1].startswith(f"$s{len(module)}{module}") for line in symbols.splitlines() if len(line.split()) == 3)
+        owned = sum(line.split()[-1].startswith(f"$s{len(module)}{module}") for line in symbols.splitlines()
+                    if len(line.split()) == 3)
         if owned:
             found.append(f"{module} ({owned} symbols)")
         if f"lib{module}.so" in needed:
@@ -50,10 +54,14 @@ def small(runs: int) -> bool:
     verdicts = []
     for label, binary in (("dynamic, as built", binaries() / "hssl-extract"), ("static, stripped", stripped)):
         output = CACHE / "small.npy"
-        many = launch(binary, "--model", model, *files, "--output", output, "--batch-size", 1, "--threads", 2, "--log-level", "error")
+        many = launch(
+            binary, "--model", model, *files, "--output", output, "--batch-size", 1, "--threads", 2, "--log-level",
+            "error")
         firsts = []
         for _ in range(runs):
-            answer = launch(binary, "--model", model, files[0], "--output", "-", "--batch-size", 1, "--threads", 2, "--log-level", "error")
+            answer = launch(
+                binary, "--model", model, files[0], "--output", "-", "--batch-size", 1, "--threads", 2, "--log-level",
+                "error")
             if answer["first"] is None:
                 raise Fault(f"{binary} wrote nothing to standard output")
             firsts.append(answer["first"] * 1e3)

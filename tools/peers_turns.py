@@ -2,6 +2,7 @@
 
     python3 tools/peers_turns.py float32:1 float16:1                 two precisions at batch 1
     python3 tools/peers_turns.py int8:16 int8:16@/tmp/old/hssl      two builds at batch 16
+    python3 tools/peers_turns.py int8:1:swin_tiny float32:1:swin_tiny    another architecture than vit_small
 
 All processes are alive; each runs for a turn and is then stopped (SIGSTOP) while the others have theirs, so a slow minute of the machine is everybody's. The
 rate is the median of all calls, of which those that a stop interrupted are few. Two runs one after the other would need dozens of pairs to say as much.
@@ -22,13 +23,15 @@ PAUSE = 0.02
 
 @dataclasses.dataclass
 class Contestant:
-    """`precision[:batch][@hssl]`."""
+    """`precision[:batch[:architecture]][@hssl]`."""
 
     text: str
 
     def __post_init__(self) -> None:
         run, _, binary = self.text.partition("@")
-        self.precision, _, batch = run.partition(":")
+        self.precision, _, rest = run.partition(":")
+        batch, _, architecture = rest.partition(":")
+        self.architecture = architecture or "vit_small"
         try:
             self.batch = int(batch or 1)
         except ValueError:
@@ -38,7 +41,7 @@ class Contestant:
         self.turn = 0.5 if self.batch == 1 else 2.0
 
     def start(self, steps: int) -> subprocess.Popen:
-        command = [self.binary, "bench", "extract", "--architecture", "vit_small", "--image-size", 224, "--precision", self.precision,
+        command = [self.binary, "bench", "extract", "--architecture", self.architecture, "--image-size", 224, "--precision", self.precision,
                    "--batch-size", self.batch, "--threads", 2, "--steps", steps, "--json", "-"]
         return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -85,8 +88,9 @@ def main() -> int:
     try:
         contestants = [Contestant(text) for text in sys.argv[1:]]
         if len(contestants) < 2:
-            raise Fault("usage: peers_turns.py precision[:batch][@hssl] precision[:batch][@hssl] …")
-        head("HSSL in turns: ViT-S/16 224, images/s, 2 threads")
+            raise Fault("usage: peers_turns.py precision[:batch[:architecture]][@hssl] precision[:batch[:architecture]][@hssl] …")
+        names = ", ".join(dict.fromkeys(c.architecture for c in contestants))
+        head(f"HSSL in turns: {names} at 224, images/s, 2 threads")
         rates = [Samples() for _ in contestants]
         for _ in range(3):
             for sample, rate in zip(rates, turns(contestants)):

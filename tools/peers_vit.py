@@ -1,4 +1,5 @@
-"""A plain ViT in PyTorch with timm's parameter names, random weights for it, and our model files of the same weights."""
+"""A plain ViT in PyTorch with timm's parameter names, random weights for it, and our model files of the same
+weights."""
 
 import json
 import math
@@ -31,7 +32,8 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(
+            0)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, width))
 
 
@@ -145,8 +147,12 @@ def write_model(model: ViT, path: pathlib.Path, name: str, precision: str, resiz
         "format": "pt",
         "hssl.format_version": "1",
         "hssl.architecture": json.dumps({"family": "vit", "name": name, **model.sizes, "mlp_ratio": 4, "in_chans": 3}),
-        "hssl.preprocessing": json.dumps({"resize": resize, "crop": crop, "interpolation": "bicubic", "mean": MEAN, "std": STD}),
-        "hssl.provenance": json.dumps({"method": "random", "head": "", "data": "", "epochs": 0, "precision": precision, "version": "tools/peers"}),
+        "hssl.preprocessing": json.dumps(
+            {"resize": resize, "crop": crop, "interpolation": "bicubic", "mean": MEAN, "std": STD}),
+        "hssl.provenance": json.dumps(
+            {
+                "method": "random", "head": "", "data": "", "epochs": 0, "precision": precision,
+                "version": "tools/peers"}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

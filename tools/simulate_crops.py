@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Statistics of torchvision's RandomResizedCrop.get_params, for AugmentationTests: mean area and the rate of the fallback crop."""
+"""Statistics of torchvision's RandomResizedCrop.get_params, for AugmentationTests: mean area and the rate of the
+fallback crop."""
 
 import math
 import random

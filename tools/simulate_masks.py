@@ -1,4 +1,5 @@
-"""Prints the achieved block-mask statistics that MaskTests compares with, from the text of the method (Python's own random numbers).
+"""Prints the achieved block-mask statistics that MaskTests compares with, from the text of the method (Python's own
+random numbers).
 
     python3 tools/simulate_masks.py
 """

@@ -15,7 +15,8 @@ static box_filter make_filter(float sigma) {
     const float variance = sigma * sigma / PASSES;
     const float length = (float)sqrt(12.0 * variance + 1.0);
     const float whole = (float)floor((length - 1.0) / 2.0);
-    const float fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) * (whole + 1)));
+    const float fraction = (2 * whole + 1)
+        * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) * (whole + 1)));
     const float radius = whole + fraction;
     box_filter filter = {.radius = (ptrdiff_t)radius};
     filter.inner = (uint32_t)((float)(1 << 24) / (radius * 2 + 1));

@@ -10,7 +10,9 @@ const hssl_image_kernels *hssl_image_selected(void) {
     return best;
 }
 
-void hssl_adjust_brightness(ptrdiff_t pixels, uint8_t *rgb, float factor) { hssl_image_selected()->blend_constant(3 * pixels, rgb, 0, factor); }
+void hssl_adjust_brightness(ptrdiff_t pixels, uint8_t *rgb, float factor) {
+    hssl_image_selected()->blend_constant(3 * pixels, rgb, 0, factor);
+}
 
 void hssl_adjust_contrast(ptrdiff_t pixels, uint8_t *rgb, float factor) {
     if (pixels == 0) return;
@@ -19,7 +21,9 @@ void hssl_adjust_contrast(ptrdiff_t pixels, uint8_t *rgb, float factor) {
     kernels->blend_constant(3 * pixels, rgb, (int)(mean + 0.5), factor);
 }
 
-void hssl_adjust_saturation(ptrdiff_t pixels, uint8_t *rgb, float factor) { hssl_image_selected()->blend_luma(pixels, rgb, factor); }
+void hssl_adjust_saturation(ptrdiff_t pixels, uint8_t *rgb, float factor) {
+    hssl_image_selected()->blend_luma(pixels, rgb, factor);
+}
 
 void hssl_adjust_hue(ptrdiff_t pixels, uint8_t *rgb, float shift) {
     hssl_image_selected()->shift_hue(pixels, rgb, (uint8_t)(int)((double)shift * 255));

@@ -1,4 +1,5 @@
-// Antialiased bicubic resampling with Pillow's weights. Reference: Pillow, src/libImaging/Resample.c (the algorithm; no code of it is here).
+// Antialiased bicubic resampling with Pillow's weights. Reference: Pillow, src/libImaging/Resample.c (the algorithm; no
+// code of it is here).
 #include "image/image.h"
 #include <math.h>
 #include <string.h>
@@ -41,7 +42,8 @@ static uint8_t *carve(uint8_t **cursor, size_t bytes) {
     return block;
 }
 
-static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, ptrdiff_t crop_begin, ptrdiff_t crop, uint8_t **cursor) {
+static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, ptrdiff_t crop_begin, ptrdiff_t crop,
+                      uint8_t **cursor) {
     const double scale = scale_of(begin, end, out), filter_scale = fmax(scale, 1.0);
     const double support = 2.0 * filter_scale, inverse = 1.0 / filter_scale;
     axis a = {.stride = stride_of(scale)};
@@ -72,8 +74,8 @@ static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, ptrdi
     return a;
 }
 
-/// Which pass comes first changes roundings by a level or so; Pillow 13 starts with the vertical one where the height shrinks by much more
-/// than the width (by pixels of the whole image, not of the box).
+/// Which pass comes first changes roundings by a level or so; Pillow 13 starts with the vertical one where the height
+/// shrinks by much more than the width (by pixels of the whole image, not of the box).
 static bool vertical_first(const hssl_resize *r) {
     return r->in_height > r->out_height && r->in_height - r->out_height > 2 * (r->in_width - r->out_width);
 }
@@ -81,7 +83,8 @@ static bool vertical_first(const hssl_resize *r) {
 static double x_scale(const hssl_resize *r) { return scale_of(r->left, r->right, r->out_width); }
 static double y_scale(const hssl_resize *r) { return scale_of(r->top, r->bottom, r->out_height); }
 
-/// Bytes of the image between the passes: whole rows of the source, or as many rows as the crop and the filter's reach ask for.
+/// Bytes of the image between the passes: whole rows of the source, or as many rows as the crop and the filter's reach
+/// ask for.
 static size_t between_size(const hssl_resize *r) {
     if (vertical_first(r)) return (size_t)r->in_width * (size_t)r->crop_height * 3;
     const double reach = (double)r->crop_height * y_scale(r) + 4.0 * fmax(y_scale(r), 1.0) + 4.0;
@@ -89,7 +92,8 @@ static size_t between_size(const hssl_resize *r) {
 }
 
 size_t hssl_resize_bicubic_workspace_size(const hssl_resize *r) {
-    return axis_size(x_scale(r), r->crop_width) + axis_size(y_scale(r), r->crop_height) + aligned((size_t)r->in_width * 3 + HSSL_RESIZE_PADDING) +
+    return axis_size(x_scale(r), r->crop_width) + axis_size(y_scale(r), r->crop_height)
+        + aligned((size_t)r->in_width * 3 + HSSL_RESIZE_PADDING) +
            aligned(between_size(r));
 }
 
@@ -99,8 +103,10 @@ typedef struct {
     ptrdiff_t stride;
 } view;
 
-/// Rows [0, height) of `in`, narrowed or widened to `width` pixels. A row is copied to `padded` first: there, reading past its end is harmless.
-static void resample_columns(const hssl_image_kernels *kernels, const axis *x, ptrdiff_t width, ptrdiff_t height, view in, uint8_t *padded, uint8_t *out) {
+/// Rows [0, height) of `in`, narrowed or widened to `width` pixels. A row is copied to `padded` first: there, reading
+/// past its end is harmless.
+static void resample_columns(const hssl_image_kernels *kernels, const axis *x, ptrdiff_t width, ptrdiff_t height,
+                             view in, uint8_t *padded, uint8_t *out) {
     const ptrdiff_t begin = x->first[0], end = x->first[width - 1] + x->count[width - 1];
     memset(padded + 3 * end, 0, HSSL_RESIZE_PADDING);
     for (ptrdiff_t r = 0; r < height; r++) {
@@ -110,14 +116,16 @@ static void resample_columns(const hssl_image_kernels *kernels, const axis *x, p
 }
 
 /// `height` rows of `width` pixels from the rows of `in`, whose first is row `first` of the axis.
-static void resample_rows(const hssl_image_kernels *kernels, const axis *y, ptrdiff_t width, ptrdiff_t height, view in, ptrdiff_t first, uint8_t *out) {
+static void resample_rows(const hssl_image_kernels *kernels, const axis *y, ptrdiff_t width, ptrdiff_t height, view in,
+                          ptrdiff_t first, uint8_t *out) {
     for (ptrdiff_t i = 0; i < height; i++) {
-        kernels->combine_rows(3 * width, y->count[i], y->weights + i * y->stride, in.rows + (y->first[i] - first) * in.stride, in.stride,
-                              out + i * 3 * width);
+        kernels->combine_rows(3 * width, y->count[i], y->weights + i * y->stride,
+                              in.rows + (y->first[i] - first) * in.stride, in.stride, out + i * 3 * width);
     }
 }
 
-void hssl_resize_bicubic(const hssl_resize *r, const uint8_t *source, ptrdiff_t source_stride, uint8_t *target, void *workspace) {
+void hssl_resize_bicubic(const hssl_resize *r, const uint8_t *source, ptrdiff_t source_stride, uint8_t *target,
+                         void *workspace) {
     const hssl_image_kernels *kernels = hssl_image_selected();
     const bool horizontal = r->out_width != r->in_width || r->left != 0 || r->right != (float)r->in_width;
     const bool vertical = r->out_height != r->in_height || r->top != 0 || r->bottom != (float)r->in_height;
@@ -128,20 +136,25 @@ void hssl_resize_bicubic(const hssl_resize *r, const uint8_t *source, ptrdiff_t 
     if (vertical) y = make_axis(r->in_height, r->top, r->bottom, r->out_height, r->crop_top, height, &cursor);
     uint8_t *padded = carve(&cursor, (size_t)r->in_width * 3 + HSSL_RESIZE_PADDING), *between = cursor;
     // An axis that is not resampled is cropped here.
-    const view image = {source + (vertical ? 0 : r->crop_top * source_stride) + (horizontal ? 0 : 3 * r->crop_left), source_stride};
+    const view image = {source + (vertical ? 0 : r->crop_top * source_stride) + (horizontal ? 0 : 3 * r->crop_left),
+                        source_stride};
 
     if (horizontal && vertical && vertical_first(r)) {
         resample_rows(kernels, &y, r->in_width, height, image, 0, between);
         resample_columns(kernels, &x, width, height, (view){between, 3 * r->in_width}, padded, target);
     } else if (horizontal && vertical) {
-        const ptrdiff_t first = y.first[0], last = y.first[height - 1] + y.count[height - 1];  // rows that the second pass reads
-        resample_columns(kernels, &x, width, last - first, (view){source + first * source_stride, source_stride}, padded, between);
+        // rows that the second pass reads
+        const ptrdiff_t first = y.first[0], last = y.first[height - 1] + y.count[height - 1];
+        resample_columns(kernels, &x, width, last - first, (view){source + first * source_stride, source_stride},
+                         padded, between);
         resample_rows(kernels, &y, width, height, (view){between, 3 * width}, first, target);
     } else if (horizontal) {
         resample_columns(kernels, &x, width, height, image, padded, target);
     } else if (vertical) {
         resample_rows(kernels, &y, width, height, image, 0, target);
     } else {
-        for (ptrdiff_t i = 0; i < height; i++) memcpy(target + i * 3 * width, image.rows + i * image.stride, (size_t)(3 * width));
+        for (ptrdiff_t i = 0; i < height; i++) {
+            memcpy(target + i * 3 * width, image.rows + i * image.stride, (size_t)(3 * width));
+        }
     }
 }

@@ -7,8 +7,8 @@ static inline uint8_t clip(int32_t sum) {
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-static void resample_row(ptrdiff_t width, ptrdiff_t stride, const int32_t *first, const int32_t *count, const int32_t *weights,
-                         const uint8_t *row, uint8_t *out) {
+static void resample_row(ptrdiff_t width, ptrdiff_t stride, const int32_t *first, const int32_t *count,
+                         const int32_t *weights, const uint8_t *row, uint8_t *out) {
     for (ptrdiff_t x = 0; x < width; x++, weights += stride) {
         const uint8_t *in = row + 3 * (ptrdiff_t)first[x];
         for (int c = 0; c < 3; c++) {
@@ -19,7 +19,8 @@ static void resample_row(ptrdiff_t width, ptrdiff_t stride, const int32_t *first
     }
 }
 
-static void combine_rows(ptrdiff_t n, ptrdiff_t taps, const int32_t *weights, const uint8_t *rows, ptrdiff_t stride, uint8_t *out) {
+static void combine_rows(ptrdiff_t n, ptrdiff_t taps, const int32_t *weights, const uint8_t *rows, ptrdiff_t stride,
+                         uint8_t *out) {
     for (ptrdiff_t i = 0; i < n; i++) {
         int32_t sum = 1 << (HSSL_RESIZE_BITS - 1);
         for (ptrdiff_t t = 0; t < taps; t++) sum += weights[t] * rows[t * stride + i];
@@ -27,7 +28,8 @@ static void combine_rows(ptrdiff_t n, ptrdiff_t taps, const int32_t *weights, co
     }
 }
 
-static void box_blur(ptrdiff_t n, ptrdiff_t count, const uint8_t *const *rows, uint32_t inner, uint32_t outer, uint8_t *out) {
+static void box_blur(ptrdiff_t n, ptrdiff_t count, const uint8_t *const *rows, uint32_t inner, uint32_t outer,
+                     uint8_t *out) {
     for (ptrdiff_t i = 0; i < n; i++) {
         uint32_t sum = 0;
         for (ptrdiff_t t = 1; t < count - 1; t++) sum += rows[t][i];
@@ -35,4 +37,5 @@ static void box_blur(ptrdiff_t n, ptrdiff_t count, const uint8_t *const *rows, u
     }
 }
 
-const hssl_image_kernels hssl_image__scalar = {resample_row, combine_rows, box_blur, blend_constant, blend_luma, sum_luma, shift_hue, normalize};
+const hssl_image_kernels hssl_image__scalar = {resample_row, combine_rows, box_blur, blend_constant, blend_luma,
+                                               sum_luma, shift_hue, normalize};

@@ -185,7 +185,7 @@ void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, con
 /// channels over all positions (biased variance). weight and bias [C]; groups divides C. mean and rstd [batch, groups] are stored unless NULL. y may be x.
 void hssl_group_norm(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
                      const float *bias, float epsilon, float *y, float *mean, float *rstd);
-/// dx (=, not +=) [batch, positions, C], apart from x and dy; dweight and dbias [C] are added to (NULL: not computed).
+/// dx (=, not +=) [batch, positions, C], apart from x and dy; dweight and dbias [C] are added to (NULL: not computed). C ≤ 32768.
 void hssl_group_norm_backward(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
                               const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias);
 

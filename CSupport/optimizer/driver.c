@@ -34,22 +34,25 @@ bool hssl_all_finite(ptrdiff_t n, const float *x) {
     atomic_bool finite = true;
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(n, 16, part, threads);
-        if (!kernels->all_finite(r.end - r.begin, x + r.begin)) atomic_store_explicit(&finite, false, memory_order_relaxed);
+        if (!kernels->all_finite(r.end - r.begin, x + r.begin)) atomic_store_explicit(
+            &finite, false, memory_order_relaxed);
     });
     return finite;
 }
 
-void hssl_update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *settings) {
+void hssl_update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v,
+                 const hssl_update_settings *settings) {
     const hssl_optimizer_kernels *kernels = selected();
     int threads = hssl_team((double)n * 2 * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(n, 16, part, threads);
-        kernels->update(r.end - r.begin, p + r.begin, teacher + r.begin, g + r.begin, m + r.begin, v + r.begin, settings);
+        kernels->update(
+            r.end - r.begin, p + r.begin, teacher + r.begin, g + r.begin, m + r.begin, v + r.begin, settings);
     });
 }
 
-void hssl_update_coded(ptrdiff_t n, float *p, float *teacher, const float *g, uint8_t *m, float *m_scale, uint8_t *v, float *v_scale, uint64_t key,
-                       const hssl_update_settings *settings) {
+void hssl_update_coded(ptrdiff_t n, float *p, float *teacher, const float *g, uint8_t *m, float *m_scale, uint8_t *v,
+                       float *v_scale, uint64_t key, const hssl_update_settings *settings) {
     const hssl_optimizer_kernels *kernels = selected();
     const hssl_coded_moments moments = {m, v, m_scale, v_scale};
     int threads = hssl_team((double)n * 2 * HSSL_WORK_STREAM);

@@ -1,4 +1,5 @@
-// The scalar row of the optimizer family: plain C but for the coded moments, whose body is shared so that every row has one rounding.
+// The scalar row of the optimizer family: plain C but for the coded moments, whose body is shared so that every row has
+// one rounding.
 #include <math.h>
 #include <string.h>
 
@@ -20,7 +21,8 @@ static bool all_finite(ptrdiff_t n, const float *x) {
     return true;
 }
 
-static void update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v, const hssl_update_settings *s) {
+static void update(ptrdiff_t n, float *p, float *teacher, const float *g, float *m, float *v,
+                   const hssl_update_settings *s) {
     for (ptrdiff_t i = 0; i < n; i++) {
         float gradient = g[i] * s->gradient_scale;
         m[i] = fmaf(s->beta1, m[i], (1 - s->beta1) * gradient);

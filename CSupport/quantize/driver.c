@@ -42,7 +42,8 @@ static const struct { hssl_count_codes_fn *kernel; } count_rows[HSSL_ISA_COUNT] 
 #include "quantize/kernels.inc"
 };
 
-static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, uint8_t *codes,
+                    ptrdiff_t ldq, float *scale) {
     hssl_quantize_rows_fn *const kernel = HSSL_SELECT_ROW(nearest_rows)->kernel;
     const int team = hssl_team(16.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
@@ -51,19 +52,23 @@ static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, 
     });
 }
 
-static void dequantize(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, uint8_t flip, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
+static void dequantize(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, uint8_t flip, ptrdiff_t ldq,
+                       const float *scale, float *y, ptrdiff_t ldy) {
     hssl_dequantize_row_fn *const kernel = HSSL_SELECT_ROW(dequantize_rows)->kernel;
     const int team = hssl_team(8.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) kernel(K, codes + r * ldq, flip, scale[r], y + r * ldy);
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) kernel(
+            K, codes + r * ldq, flip, scale[r], y + r * ldy);
     });
 }
 
-void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq,
+                           float *scale) {
     nearest(rows, K, x, ldx, 0x80, codes, ldq, scale);
 }
 
-void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t *codes,
+                               ptrdiff_t ldq, float *scale) {
     hssl_quantize_rows_f16_fn *const kernel = HSSL_SELECT_ROW(nearest_f16_rows)->kernel;
     const int team = hssl_team(16.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
@@ -72,31 +77,38 @@ void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, p
     });
 }
 
-void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq, float *scale) {
+void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq,
+                           float *scale) {
     nearest(rows, K, x, ldx, 0, (uint8_t *)codes, ldq, scale);
 }
 
-void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
-                                      uint8_t *codes, ptrdiff_t ldq, float *scale) {
+void hssl_quantize_rows_u8_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx,
+                                      const float *column_scale, uint64_t key, uint8_t *codes, ptrdiff_t ldq,
+                                      float *scale) {
     hssl_quantize_row_stochastic_fn *const kernel = HSSL_SELECT_ROW(stochastic_rows)->kernel;
     const int team = hssl_team(64.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) scale[r] = kernel(K, x + r * ldx, column_scale, key, (uint64_t)r, codes + r * ldq, ldq);
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) scale[r] = kernel(
+            K, x + r * ldx, column_scale, key, (uint64_t)r, codes + r * ldq, ldq);
     });
 }
 
-void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
+void hssl_dequantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, const float *scale,
+                             float *y, ptrdiff_t ldy) {
     dequantize(rows, K, codes, 0x80, ldq, scale, y, ldy);
 }
 
-void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale, float *y, ptrdiff_t ldy) {
+void hssl_dequantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const int8_t *codes, ptrdiff_t ldq, const float *scale,
+                             float *y, ptrdiff_t ldy) {
     dequantize(rows, K, (const uint8_t *)codes, 0, ldq, scale, y, ldy);
 }
 
-void hssl_count_codes_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, int32_t *saturated, int32_t *zeros) {
+void hssl_count_codes_u8(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, ptrdiff_t ldq, int32_t *saturated,
+                         int32_t *zeros) {
     hssl_count_codes_fn *const kernel = HSSL_SELECT_ROW(count_rows)->kernel;
     const int team = hssl_team(2.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) kernel(K, codes + r * ldq, saturated + r, zeros + r);
+        for (ptrdiff_t r = hssl_split(rows, team, part); r < hssl_split(rows, team, part + 1); ++r) kernel(
+            K, codes + r * ldq, saturated + r, zeros + r);
     });
 }

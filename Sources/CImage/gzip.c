@@ -6,7 +6,8 @@
 
 bool cimage_is_gzip(const uint8_t *data, size_t size) { return size >= 2 && data[0] == 0x1F && data[1] == 0x8B; }
 
-cimage_status cimage_gunzip(const uint8_t *data, size_t size, uint64_t max_bytes, uint8_t **output, size_t *output_size, char *message) {
+cimage_status cimage_gunzip(const uint8_t *data, size_t size, uint64_t max_bytes, uint8_t **output, size_t *output_size,
+                            char *message) {
     *output = NULL;
     *output_size = 0;
     message[0] = 0;
@@ -23,7 +24,8 @@ cimage_status cimage_gunzip(const uint8_t *data, size_t size, uint64_t max_bytes
             size_t grown = capacity ? capacity * 2 : (size < (SIZE_MAX >> 3) ? size * 4 + 4096 : limit + 1);
             if (grown > limit + 1) grown = limit + 1;
             if (grown <= capacity) {
-                status = cimage_fail(message, CIMAGE_TOO_LARGE, "inflates to more than the limit of %llu bytes", (unsigned long long)max_bytes);
+                status = cimage_fail(message, CIMAGE_TOO_LARGE, "inflates to more than the limit of %llu bytes",
+                                     (unsigned long long)max_bytes);
                 break;
             }
             uint8_t *moved = realloc(buffer, grown);
@@ -53,13 +55,15 @@ cimage_status cimage_gunzip(const uint8_t *data, size_t size, uint64_t max_bytes
             status = cimage_fail(message, CIMAGE_TRUNCATED, "gzip data is truncated after %zu bytes", size);
             break;
         } else if (code != Z_OK && code != Z_BUF_ERROR) {
-            status = cimage_fail(message, CIMAGE_CORRUPT, "corrupt gzip data: %s", stream.msg ? stream.msg : "unknown error");
+            status = cimage_fail(message, CIMAGE_CORRUPT, "corrupt gzip data: %s",
+                                 stream.msg ? stream.msg : "unknown error");
             break;
         }
     }
     inflateEnd(&stream);
     if (status == CIMAGE_OK && used > limit) {
-        status = cimage_fail(message, CIMAGE_TOO_LARGE, "inflates to more than the limit of %llu bytes", (unsigned long long)max_bytes);
+        status = cimage_fail(message, CIMAGE_TOO_LARGE, "inflates to more than the limit of %llu bytes",
+                             (unsigned long long)max_bytes);
     }
     if (status != CIMAGE_OK) {
         free(buffer);

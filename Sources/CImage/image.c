@@ -15,21 +15,26 @@ cimage_status cimage_fail(char *message, cimage_status status, const char *forma
 
 cimage_status cimage_check_limits(const cimage_info *info, const cimage_limits *limits, char *message) {
     if (info->reduction == 1 && (uint64_t)info->width * info->height > limits->max_pixels) {
-        return cimage_fail(message, CIMAGE_TOO_LARGE, "%u x %u pixels are more than the limit of %llu", info->width, info->height,
+        return cimage_fail(message, CIMAGE_TOO_LARGE, "%u x %u pixels are more than the limit of %llu", info->width,
+                           info->height,
                            (unsigned long long)limits->max_pixels);
     }
     if (info->peak_bytes > limits->max_bytes) {
-        return cimage_fail(message, CIMAGE_TOO_LARGE, "decoding %u x %u pixels needs %llu bytes, more than the limit of %llu", info->width,
+        return cimage_fail(message, CIMAGE_TOO_LARGE,
+                           "decoding %u x %u pixels needs %llu bytes, more than the limit of %llu", info->width,
                            info->height, (unsigned long long)info->peak_bytes, (unsigned long long)limits->max_bytes);
     }
     return CIMAGE_OK;
 }
 
-static bool is_jpeg(const uint8_t *data, size_t size) { return size >= 3 && data[0] == 0xFF && data[1] == 0xD8 && data[2] == 0xFF; }
+static bool is_jpeg(const uint8_t *data, size_t size) {
+    return size >= 3 && data[0] == 0xFF && data[1] == 0xD8 && data[2] == 0xFF;
+}
 
 static bool is_png(const uint8_t *data, size_t size) { return size >= 8 && memcmp(data, "\x89PNG\r\n\x1a\n", 8) == 0; }
 
-cimage_status cimage_probe(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info, char *message) {
+cimage_status cimage_probe(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
+                           char *message) {
     memset(info, 0, sizeof *info);
     info->reduction = 1;
     message[0] = 0;
@@ -39,7 +44,8 @@ cimage_status cimage_probe(const uint8_t *data, size_t size, const cimage_limits
     return cimage_fail(message, CIMAGE_UNKNOWN_FORMAT, "neither a JPEG nor a PNG by its first bytes");
 }
 
-cimage_status cimage_decode(const uint8_t *data, size_t size, const cimage_limits *limits, const cimage_info *info, uint8_t *rgb, char *message) {
+cimage_status cimage_decode(const uint8_t *data, size_t size, const cimage_limits *limits, const cimage_info *info,
+                            uint8_t *rgb, char *message) {
     message[0] = 0;
     return info->format == CIMAGE_JPEG ? cimage_jpeg_decode(data, size, limits, info, rgb, message)
                                        : cimage_png_decode(data, size, limits, info, rgb, message);
@@ -65,7 +71,9 @@ void cimage_orient(const uint8_t *source, uint32_t width, uint32_t height, uint3
     }
 }
 
-static uint32_t read_u16(const uint8_t *p, bool big) { return big ? (uint32_t)p[0] << 8 | p[1] : (uint32_t)p[1] << 8 | p[0]; }
+static uint32_t read_u16(const uint8_t *p, bool big) {
+    return big ? (uint32_t)p[0] << 8 | p[1] : (uint32_t)p[1] << 8 | p[0];
+}
 
 static uint32_t read_u32(const uint8_t *p, bool big) {
     return big ? read_u16(p, true) << 16 | read_u16(p + 2, true) : read_u16(p + 2, false) << 16 | read_u16(p, false);
@@ -82,7 +90,8 @@ uint32_t cimage_exif_orientation(const uint8_t *tiff, size_t size) {
     for (uint32_t i = 0; i < entries; i++) {
         const size_t entry = directory + 2 + 12 * (size_t)i;
         if (entry + 12 > size) return 1;
-        const uint32_t tag = read_u16(tiff + entry, big), type = read_u16(tiff + entry + 2, big), count = read_u32(tiff + entry + 4, big);
+        const uint32_t tag = read_u16(tiff + entry, big), type = read_u16(tiff + entry + 2, big),
+            count = read_u32(tiff + entry + 4, big);
         if (tag != 0x0112) continue;
         if (type != 3 || count != 1) return 1;  // one SHORT
         const uint32_t value = read_u16(tiff + entry + 8, big);

@@ -1,5 +1,6 @@
-// JPEG through libjpeg-turbo's libjpeg interface: unlike TurboJPEG's it tells one warning from another, counts scans while it decodes
-// and keeps the EXIF marker. Accurate DCT and fancy upsampling, libjpeg's defaults, are what Pillow uses.
+// JPEG through libjpeg-turbo's libjpeg interface: unlike TurboJPEG's it tells one warning from another, counts scans
+// while it decodes and keeps the EXIF marker. Accurate DCT and fancy upsampling, libjpeg's defaults, are what Pillow
+// uses.
 #include "decoders.h"
 
 #include <limits.h>
@@ -40,7 +41,8 @@ static void on_error(j_common_ptr common) {
         case JERR_OUT_OF_MEMORY: status = CIMAGE_OUT_OF_MEMORY; break;
         case JWRN_HIT_MARKER: status = CIMAGE_TRUNCATED; break;  // a marker where pixels should be
         case JERR_NO_BACKING_STORE: status = CIMAGE_TOO_LARGE; break;
-        case JERR_BAD_PRECISION: case JERR_SOF_UNSUPPORTED: case JERR_CONVERSION_NOTIMPL: case JERR_ARITH_NOTIMPL: case JERR_NOT_COMPILED:
+        case JERR_BAD_PRECISION: case JERR_SOF_UNSUPPORTED: case JERR_CONVERSION_NOTIMPL: case JERR_ARITH_NOTIMPL:
+        case JERR_NOT_COMPILED:
         case JERR_FRACT_SAMPLE_NOTIMPL: case JERR_CCIR601_NOTIMPL: status = CIMAGE_UNSUPPORTED; break;
         default: break;
     }
@@ -48,7 +50,8 @@ static void on_error(j_common_ptr common) {
     leave(reader, status);
 }
 
-// A warning means that libjpeg is about to make pixels up. Those that lose no pixel, and that real photographs carry, are let pass.
+// A warning means that libjpeg is about to make pixels up. Those that lose no pixel, and that real photographs carry,
+// are let pass.
 static void on_message(j_common_ptr common, int level) {
     if (level >= 0) return;  // trace
     switch (common->err->msg_code) {
@@ -84,13 +87,15 @@ static void on_progress(j_common_ptr common) {
     const uint64_t scans = (uint64_t)reader->decoder.input_scan_number;
     const uint64_t pixels = (uint64_t)reader->decoder.image_width * reader->decoder.image_height;
     if (scans > reader->limits->max_scans || (scans > 1 && scans * pixels > max_scanned_pixels)) {
-        cimage_fail(reader->message, CIMAGE_TOO_LARGE, "more than %llu scans over %llu pixels", (unsigned long long)scans - 1,
+        cimage_fail(reader->message, CIMAGE_TOO_LARGE, "more than %llu scans over %llu pixels",
+                    (unsigned long long)scans - 1,
                     (unsigned long long)pixels);
         leave(reader, CIMAGE_TOO_LARGE);
     }
 }
 
-static void open_reader(jpeg_reader *reader, const uint8_t *data, size_t size, const cimage_limits *limits, char *message) {
+static void open_reader(jpeg_reader *reader, const uint8_t *data, size_t size, const cimage_limits *limits,
+                        char *message) {
     memset(reader, 0, sizeof *reader);
     reader->limits = limits;
     reader->message = message;
@@ -149,7 +154,8 @@ static uint64_t peak_bytes(struct jpeg_decompress_struct *decoder, bool turned) 
     return bytes + widest * 64 + (1 << 16);  // row buffers of upsampling and colour conversion, and the decoder itself
 }
 
-cimage_status cimage_jpeg_probe(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info, char *message) {
+cimage_status cimage_jpeg_probe(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
+                                char *message) {
     jpeg_reader reader;
     open_reader(&reader, data, size, limits, message);
     if (setjmp(reader.escape)) {
@@ -181,7 +187,8 @@ static void rgb_from_inverted_cmyk(const uint8_t *cmyk, size_t count, uint8_t *r
     }
 }
 
-cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_limits *limits, const cimage_info *info, uint8_t *rgb, char *message) {
+cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_limits *limits, const cimage_info *info,
+                                 uint8_t *rgb, char *message) {
     jpeg_reader reader;
     open_reader(&reader, data, size, limits, message);
     uint8_t *volatile row = NULL;  // one CMYK row; volatile: read after longjmp

@@ -23,7 +23,8 @@ package struct Exit: Error, Equatable {
     package init(_ status: ExitStatus) { self.status = status }
 }
 
-/// A wrong command line that the parser could not see (`--heads` without a name, `patch` features into a `.csv`): status 64.
+/// A wrong command line that the parser could not see (`--heads` without a name, `patch` features into a `.csv`):
+/// status 64.
 package struct UsageError: Error, Equatable, CustomStringConvertible {
     package let description: String
     /// - Parameter description: one line that names the flag.
@@ -95,7 +96,8 @@ package func versionText(tool: String, version: String, instructionSet: String) 
     "\(tool) \(version) (\(instructionSet))"
 }
 
-/// Writes all bytes to a descriptor. A closed or full stream has nobody left to tell: the rest is dropped and false returned.
+/// Writes all bytes to a descriptor. A closed or full stream has nobody left to tell: the rest is dropped and false
+/// returned.
 @discardableResult
 func writeAll(_ bytes: [UInt8], to descriptor: Int32) -> Bool {
     var rest = bytes[...]

@@ -26,7 +26,8 @@ package struct ProgressBar {
     ///   - total: 0 when unknown: then without bar, share and ETA.
     ///   - first: already done before this process (a resumed run), so that it does not count for the rate.
     package init(label: String, unit: String, total: Int, first: Int = 0) {
-        self.init(label: label, unit: unit, total: total, first: first, output: .shared, now: ProgressBar.monotonicSeconds)
+        self.init(
+            label: label, unit: unit, total: total, first: first, output: .shared, now: ProgressBar.monotonicSeconds)
     }
 
     init(label: String, unit: String, total: Int, first: Int, output: StandardError, now: @escaping () -> Double) {
@@ -44,7 +45,9 @@ package struct ProgressBar {
     ///   - detail: shown at the end while there is room, e.g. `loss 5.132`.
     package mutating func update(done: Int, detail: String = "") {
         let time = now()
-        guard time - shownAt >= (output.isTerminal ? ProgressBar.terminalInterval : ProgressBar.plainInterval) else { return }
+        guard time - shownAt >= (output.isTerminal ? ProgressBar.terminalInterval : ProgressBar.plainInterval) else {
+            return
+        }
         show(done: done, detail: detail, time: time)
     }
 
@@ -60,21 +63,30 @@ package struct ProgressBar {
         let rate = time > startedAt ? Double(done - first) / (time - startedAt) : 0
         if output.isTerminal {
             // The last column stays free: some terminals wrap when it is written.
-            output.draw(bar: ProgressBar.line(label: label, unit: unit, done: done, total: total, rate: rate, detail: detail, columns: output.columns - 1))
+            output.draw(bar: ProgressBar.line(
+                label: label, unit: unit, done: done, total: total, rate: rate, detail: detail,
+                columns: output.columns - 1))
         } else {
-            output.print(ProgressBar.line(label: label, unit: unit, done: done, total: total, rate: rate, detail: detail, columns: nil))
+            output.print(ProgressBar.line(
+                label: label, unit: unit, done: done, total: total, rate: rate, detail: detail, columns: nil))
         }
     }
 
-    /// At most `columns` characters; with nil, a plain line of any length without a bar. Parts give way in this order: bar, detail, ETA, rate, unit.
-    static func line(label: String, unit: String, done: Int, total: Int, rate: Double, detail: String, columns: Int?) -> String {
+    /// At most `columns` characters; with nil, a plain line of any length without a bar. Parts give way in this order:
+    /// bar, detail, ETA, rate, unit.
+    static func line(
+        label: String, unit: String, done: Int, total: Int, rate: Double, detail: String, columns: Int?
+    ) -> String {
         let count = total > 0 ? "\(done)/\(total)" : "\(done)"
         let percent = total > 0 ? "\(Int(100 * Double(min(max(done, 0), total)) / Double(total)))%" : nil
         let speed = "\(rounded(rate))/s"
         let remaining = total > done && rate > 0 ? "ETA \(clock(Double(total - done) / rate))" : nil
         let clean = detail.filter { !$0.isNewline }
         let counted = "\(count) \(unit)"
-        let full = [percent.map { "\($0) \(counted)" } ?? counted, speed, remaining, clean.isEmpty ? nil : clean].compactMap { $0 }
+        let full =
+            [percent.map { "\($0) \(counted)" } ?? counted, speed, remaining, clean.isEmpty ? nil : clean].compactMap {
+            $0
+        }
         guard let columns else { return "\(label) " + full.joined(separator: "  ") }
 
         if let percent {
@@ -87,7 +99,8 @@ package struct ProgressBar {
             }
         }
         let shorter: [[String?]] = [
-            [label, percent, counted, speed, remaining, clean.isEmpty ? nil : clean], [label, percent, counted, speed, remaining],
+            [label, percent, counted, speed, remaining, clean.isEmpty ? nil : clean],
+            [label, percent, counted, speed, remaining],
             [label, percent, count, speed, remaining], [percent, count, speed], [percent ?? count],
         ]
         for parts in shorter {

@@ -3,16 +3,23 @@ import Logging
 
 /// Options of every command.
 package struct SharedOptions: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("Threads of the kernels (default: every processor this process may use).", valueName: "n"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Threads of the kernels (default: every processor this process may use).", valueName: "n"))
     package var threads: Int?
 
-    @Option(name: .long, help: ArgumentHelp("Least severe message shown: trace, debug, info, notice, warning, error or critical.", valueName: "level"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Least severe message shown: trace, debug, info, notice, warning, error or critical.", valueName: "level"))
     package var logLevel: LogLevel = .info
 
     package init() {}
 
     package func validate() throws {
-        if let threads, !(1...256).contains(threads) { throw ValidationError("--threads must be from 1 to 256, not \(threads)") }
+        if let threads, !(1...256).contains(threads) {
+            throw ValidationError("--threads must be from 1 to 256, not \(threads)")
+        }
     }
 }
 
@@ -35,7 +42,8 @@ package enum LogLevel: String, ExpressibleByArgument, CaseIterable, Sendable {
 
 /// A number of bytes as users write it: `800M`, `1G`, `1.5GiB`, `64KB`, `4096`.
 ///
-/// A bare letter or `iB` counts in powers of 1024, `B` after the letter in powers of 1000, as in GNU coreutils. Case does not matter.
+/// A bare letter or `iB` counts in powers of 1024, `B` after the letter in powers of 1000, as in GNU coreutils. Case
+/// does not matter.
 package struct ByteSize: ExpressibleByArgument, Equatable, Sendable {
     package let bytes: Int
     package init(bytes: Int) { self.bytes = bytes }

@@ -5,7 +5,8 @@ import Glibc
 
 /// SIGINT and SIGTERM as a flag that a loop polls between steps, so that it ends with everything saved.
 ///
-/// A second SIGINT ends the process at once with status 130: files are replaced atomically, so nothing on disk is harmed.
+/// A second SIGINT ends the process at once with status 130: files are replaced atomically, so nothing on disk is
+/// harmed.
 package enum StopSignal {
     private static let received = Atomic<Int32>(0)
 

@@ -19,10 +19,12 @@ public struct Dataset: Sendable {
 
     /// Opens what `path` names.
     ///
-    /// - A folder with folders that hold images: an ImageFolder. Folders are classes, sorted bytewise; images are found below them at any depth, sorted
-    ///   bytewise within their class. As in torchvision a class without an image is an error, and images beside the class folders are not part of it.
+    /// - A folder with folders that hold images: an ImageFolder. Folders are classes, sorted bytewise; images are found
+    ///   below them at any depth, sorted bytewise within their class. As in torchvision a class without an image is an
+    ///   error, and images beside the class folders are not part of it.
     /// - Any other folder: its images, without labels.
-    /// - A prefix such as `…/train`: `train-images-idx3-ubyte[.gz]`, with `train-labels-idx1-ubyte[.gz]` if that exists.
+    /// - A prefix such as `…/train`: `train-images-idx3-ubyte[.gz]`, with `train-labels-idx1-ubyte[.gz]` if that
+    ///   exists.
     ///
     /// - Throws: ``DataError``, for an empty data set too.
     public init(path: String, limits: DecodeLimits = .default) throws {
@@ -41,9 +43,13 @@ public struct Dataset: Sendable {
             classNames = images.labels.flatMap { $0.max() }.map { (0...Int($0)).map(String.init) } ?? []
             count = images.count
         } else {
-            throw DataError(.unreadable, path: path, reason: "neither a folder nor the prefix of an IDX pair (\(path)-images-idx3-ubyte[.gz])")
+            throw DataError(
+                .unreadable, path: path,
+                reason: "neither a folder nor the prefix of an IDX pair (\(path)-images-idx3-ubyte[.gz])")
         }
-        guard count > 0 else { throw DataError(.empty, path: path, reason: "the data set has no images (.jpg, .jpeg, .png)") }
+        guard count > 0 else {
+            throw DataError(.empty, path: path, reason: "the data set has no images (.jpg, .jpeg, .png)")
+        }
     }
 
     /// Class of an image; nil when the data set has no labels.
@@ -77,7 +83,9 @@ public struct Dataset: Sendable {
         var labels: [Int32] = []
         for (label, (className, images)) in zip(classes, members).enumerated() {
             guard !images.isEmpty else {
-                throw DataError(.empty, path: ImageFiles.join(folder, className), reason: "the class folder has no images (.jpg, .jpeg, .png)")
+                throw DataError(
+                    .empty, path: ImageFiles.join(folder, className),
+                    reason: "the class folder has no images (.jpg, .jpeg, .png)")
             }
             names.append(contentsOf: images.map { className + "/" + $0 })
             labels.append(contentsOf: repeatElement(Int32(label), count: images.count))

@@ -19,7 +19,8 @@ struct IDXImages: Sendable {
 
     var count: Int { file.count }
 
-    /// The images file that `prefix` stands for; nil when there is none. The file's own name is accepted for the prefix.
+    /// The images file that `prefix` stands for; nil when there is none. The file's own name is accepted for the
+    /// prefix.
     static func imagesPath(prefix: String) -> String? {
         if let path = existing(prefix + imagesSuffix) { return path }
         let named = prefix.hasSuffix(imagesSuffix) || prefix.hasSuffix(imagesSuffix + ".gz")
@@ -45,7 +46,9 @@ struct IDXImages: Sendable {
         }
         let labels = try Self.read(labelsPath, rank: 1)
         guard labels.count == file.count else {
-            throw DataError(.mismatch, path: labelsPath, reason: "\(labels.count) labels for the \(file.count) images of \(imagesPath)")
+            throw DataError(
+                .mismatch, path: labelsPath,
+                reason: "\(labels.count) labels for the \(file.count) images of \(imagesPath)")
         }
         self.labels = Array(labels.elements)
     }
@@ -60,11 +63,14 @@ struct IDXImages: Sendable {
     private static func read(_ path: String, rank: Int) throws(DataError) -> IDXFile {
         var bytes: [UInt8]
         do { bytes = try readFile(at: path, limit: limit) } catch { throw DataError(.unreadable, error) }
-        if bytes.withUnsafeBufferPointer({ cimage_is_gzip($0.baseAddress, $0.count) }) { bytes = try gunzip(bytes, name: path, limit: limit) }
+        if bytes.withUnsafeBufferPointer({ cimage_is_gzip($0.baseAddress, $0.count) }) {
+            bytes = try gunzip(bytes, name: path, limit: limit)
+        }
         let file: IDXFile
         do { file = try IDXFile(bytes: bytes, path: path) } catch { throw DataError(.corrupt, error) }
         guard file.dimensions.count == rank else {
-            throw DataError(.corrupt, path: path, reason: "an IDX file of \(file.dimensions.count) dimensions, expected \(rank)")
+            throw DataError(
+                .corrupt, path: path, reason: "an IDX file of \(file.dimensions.count) dimensions, expected \(rank)")
         }
         return file
     }
@@ -75,7 +81,9 @@ func gunzip(_ data: [UInt8], name: String, limit: Int) throws(DataError) -> [UIn
     var output: UnsafeMutablePointer<UInt8>?
     var size = 0
     try ImageDecoder.check(name) { message in
-        data.withUnsafeBufferPointer { cimage_gunzip($0.baseAddress, $0.count, UInt64(max(limit, 0)), &output, &size, message) }
+        data.withUnsafeBufferPointer {
+            cimage_gunzip($0.baseAddress, $0.count, UInt64(max(limit, 0)), &output, &size, message)
+        }
     }
     defer { free(output) }
     return Array(UnsafeBufferPointer(start: output, count: size))

@@ -9,7 +9,9 @@ public struct RGBImage: Equatable, Sendable {
 
     /// `pixels` must hold `height · width · 3` bytes.
     public init(width: Int, height: Int, pixels: [UInt8]) {
-        precondition(width > 0 && height > 0 && pixels.count == width * height * 3, "pixels do not fill \(width) x \(height) RGB")
+        precondition(
+            width > 0 && height > 0 && pixels.count == width * height * 3,
+            "pixels do not fill \(width) x \(height) RGB")
         self.width = width
         self.height = height
         self.pixels = pixels
@@ -38,8 +40,8 @@ public struct DecodeLimits: Equatable, Sendable {
     public var bytes: Int
     /// Scans of one (progressive) JPEG; usual files have about ten.
     public var scans: Int
-    /// Not 0: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that leaves its shorter side at least this long. Cheaper in time and memory;
-    /// the pixels are no longer those of the whole picture resized.
+    /// Not 0: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that leaves its shorter side at least this
+    /// long. Cheaper in time and memory; the pixels are no longer those of the whole picture resized.
     public var reducedSide: Int
 
     /// 100 megapixels, 512 MiB, 100 scans.
@@ -54,8 +56,8 @@ public struct DecodeLimits: Equatable, Sendable {
 
     var native: cimage_limits {
         cimage_limits(
-            max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes, 0)), max_scans: UInt32(min(max(scans, 1), 10_000)),
-            reduced_side: UInt32(min(max(reducedSide, 0), 1 << 16)))
+            max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes, 0)),
+            max_scans: UInt32(min(max(scans, 1), 10_000)), reduced_side: UInt32(min(max(reducedSide, 0), 1 << 16)))
     }
 }
 
@@ -90,12 +92,14 @@ public enum ImageDecoder {
             initialized = count
         }
         return info.orientation >= 5
-            ? RGBImage(width: height, height: width, pixels: upright) : RGBImage(width: width, height: height, pixels: upright)
+            ? RGBImage(width: height, height: width, pixels: upright) : RGBImage(
+                width: width, height: height, pixels: upright)
     }
 
     /// Runs a C function that writes its message into the given buffer.
     static func check(_ name: String, _ body: (UnsafeMutablePointer<CChar>) -> cimage_status) throws(DataError) {
-        let failure: DataError? = withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(CIMAGE_MESSAGE_CAPACITY)) { message in
+        let failure: DataError? =
+            withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(CIMAGE_MESSAGE_CAPACITY)) { message in
             guard let text = message.baseAddress else { return nil }
             text[0] = 0
             let status = body(text)

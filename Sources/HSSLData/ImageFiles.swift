@@ -44,18 +44,24 @@ enum ImageFiles {
         let isFolder: Bool
     }
 
-    private static func walk(_ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]) throws(DataError) {
+    private static func walk(
+        _ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]
+    ) throws(DataError) {
         var status = stat()
-        guard stat(folder, &status) == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
+        guard stat(folder, &status) == 0 else {
+            throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
+        }
         let identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
         guard !ancestors.contains(identity) else {
-            throw DataError(.symbolicLinkLoop, path: folder, reason: "symbolic link loop: it leads back to a folder above it")
+            throw DataError(
+                .symbolicLinkLoop, path: folder, reason: "symbolic link loop: it leads back to a folder above it")
         }
         ancestors.append(identity)
         defer { ancestors.removeLast() }
         for entry in try entries(of: folder) {
             if entry.isFolder {
-                try walk(join(folder, entry.name), prefix: prefix + entry.name + "/", ancestors: &ancestors, found: &found)
+                try walk(
+                    join(folder, entry.name), prefix: prefix + entry.name + "/", ancestors: &ancestors, found: &found)
             } else if hasImageExtension(entry.name) {
                 found.append(prefix + entry.name)
             }
@@ -71,7 +77,9 @@ enum ImageFiles {
         while true {
             errno = 0
             guard let entry = readdir(stream) else {
-                guard errno == 0 else { throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno) }
+                guard errno == 0 else {
+                    throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
+                }
                 return result
             }
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
@@ -88,7 +96,9 @@ enum ImageFiles {
                 var status = stat()
                 if stat(path, &status) == 0 {
                     let kind = status.st_mode & S_IFMT
-                    if kind == S_IFDIR || kind == S_IFREG { result.append(Entry(name: name, isFolder: kind == S_IFDIR)) }
+                    if kind == S_IFDIR || kind == S_IFREG {
+                        result.append(Entry(name: name, isFolder: kind == S_IFDIR))
+                    }
                 } else if errno == ELOOP {
                     throw DataError(.symbolicLinkLoop, path: path, reason: "symbolic link loop")
                 } else {
@@ -98,5 +108,7 @@ enum ImageFiles {
         }
     }
 
-    static func join(_ folder: String, _ name: String) -> String { folder.hasSuffix("/") ? folder + name : folder + "/" + name }
+    static func join(_ folder: String, _ name: String) -> String {
+        folder.hasSuffix("/") ? folder + name : folder + "/" + name
+    }
 }

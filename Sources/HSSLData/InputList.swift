@@ -4,9 +4,10 @@ import Glibc
 
 /// The ordered inputs of feature extraction: what the command line names, expanded to single images.
 ///
-/// An argument is an image file, a folder (all images below it, sorted bytewise), the prefix of an IDX pair (all its images), or `-`: paths read from
-/// standard input, each an argument in its turn. A file is taken whatever its name's extension: its content decides when it is decoded. An argument that cannot be
-/// used stays in the list as an item that throws, so that every input can be reported.
+/// An argument is an image file, a folder (all images below it, sorted bytewise), the prefix of an IDX pair (all its
+/// images), or `-`: paths read from standard input, each an argument in its turn. A file is taken whatever its name's
+/// extension: its content decides when it is decoded. An argument that cannot be used stays in the list as an item that
+/// throws, so that every input can be reported.
 public struct InputList: Sendable {
     public struct Item: Sendable {
         fileprivate enum Source: Sendable {
@@ -39,7 +40,9 @@ public struct InputList: Sendable {
             if argument == "-" {
                 guard !hasReadInput else { continue }
                 hasReadInput = true
-                for path in try Self.paths(in: standardInput(), separator: separator) { Self.expand(path, into: &items) }
+                for path in try Self.paths(in: standardInput(), separator: separator) {
+                    Self.expand(path, into: &items)
+                }
             } else {
                 Self.expand(argument, into: &items)
             }
@@ -89,11 +92,14 @@ public struct InputList: Sendable {
         do throws(DataError) {
             if ImageFiles.isFolder(argument) {
                 let names = try ImageFiles.images(below: argument)
-                if names.isEmpty { throw DataError(.empty, path: argument, reason: "the folder has no images (.jpg, .jpeg, .png)") }
+                if names.isEmpty {
+                    throw DataError(.empty, path: argument, reason: "the folder has no images (.jpg, .jpeg, .png)")
+                }
                 items.append(contentsOf: names.map { Item(path: ImageFiles.join(argument, $0), source: .file) })
             } else if let imagesPath = IDXImages.imagesPath(prefix: argument) {
                 let images = try IDXImages(imagesPath: imagesPath)
-                items.append(contentsOf: (0..<images.count).map { Item(path: images.name($0), source: .idx(images, $0)) })
+                items.append(contentsOf: (0..<images.count).map { Item(
+                    path: images.name($0), source: .idx(images, $0)) })
             } else {
                 items.append(Item(path: argument, source: .file))
             }

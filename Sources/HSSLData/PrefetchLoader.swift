@@ -4,9 +4,10 @@ import Glibc
 
 /// Produces items on threads of its own, ahead of the consumer, and hands them out in order.
 ///
-/// Threads are pthreads, not Swift tasks: the cooperative pool is sized for code that never blocks, and decoding blocks on files. What item i is depends on
-/// `produce(i)` alone, so neither the number of threads nor their timing changes the sequence. At most `capacity` items are finished or under way beyond
-/// the one that was handed out last. One consumer calls ``next()``; ``stop()`` may come from any thread.
+/// Threads are pthreads, not Swift tasks: the cooperative pool is sized for code that never blocks, and decoding blocks
+/// on files. What item i is depends on `produce(i)` alone, so neither the number of threads nor their timing changes
+/// the sequence. At most `capacity` items are finished or under way beyond the one that was handed out last. One
+/// consumer calls ``next()``; ``stop()`` may come from any thread.
 public final class PrefetchLoader<Element: Sendable>: Sendable {
     private let queue: Queue<Element>
 
@@ -23,11 +24,12 @@ public final class PrefetchLoader<Element: Sendable>: Sendable {
 
     deinit { queue.stop() }
 
-    /// The next item in order, or the error that its production threw (the items after it still follow); waits for it. nil after the last item, and once
-    /// the loader is stopped.
+    /// The next item in order, or the error that its production threw (the items after it still follow); waits for it.
+    /// nil after the last item, and once the loader is stopped.
     public func next() -> Result<Element, any Error>? { queue.next() }
 
-    /// Ends production: returns when every thread has finished the item it was at. A waiting ``next()`` returns nil. Repeated calls do nothing.
+    /// Ends production: returns when every thread has finished the item it was at. A waiting ``next()`` returns nil.
+    /// Repeated calls do nothing.
     public func stop() { queue.stop() }
 }
 

@@ -7,7 +7,7 @@ import HSSLFormats
 /// pixels are Pillow's (antialiased bicubic). Only the part that the crop keeps is computed.
 extension Preprocessing {
     /// Writes [3, crop, crop] to `output`, which must hold `count` elements.
-    public func apply(to image: RGBImage, into output: UnsafeMutablePointer<Float>) {
+    package func apply(to image: RGBImage, into output: UnsafeMutablePointer<Float>) {
         var plan = plan(width: image.width, height: image.height)
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: count) { pixels in
             let size = hssl_resize_bicubic_workspace_size(&plan)

@@ -17,7 +17,8 @@ public struct Neighbor: Equatable, Sendable {
 
 /// Reference features, L2-normalised and packed, for exact nearest-neighbour search by cosine.
 ///
-/// Memory: one packed copy of the features, plus a tile of similarities that does not grow with the number of references or queries.
+/// Memory: one packed copy of the features, plus a tile of similarities that does not grow with the number of
+/// references or queries.
 public final class FeatureIndex: @unchecked Sendable {  // immutable after init
     public let count: Int
     public let dimension: Int
@@ -56,23 +57,29 @@ public final class FeatureIndex: @unchecked Sendable {  // immutable after init
     ///   - queries: [queryCount, dimension], row-major; not necessarily normalised.
     ///   - k: at least 1; more than `count` gives `count`.
     ///   - body: called once a query, in order.
-    public func nearest(queries: [Float], k: Int, _ body: (_ query: Int, _ neighbors: [Neighbor]) -> Void) throws(EvaluationError) {
+    public func nearest(
+        queries: [Float], k: Int, _ body: (_ query: Int, _ neighbors: [Neighbor]) -> Void
+    ) throws(EvaluationError) {
         guard k >= 1 else { throw EvaluationError("k must be at least 1, not \(k)") }
         let queryCount = try FeatureIndex.rows(of: queries, dimension: dimension, what: "query")
         let k = min(k, count)
         var normalized = [Float](repeating: 0, count: min(FeatureIndex.queryRows, queryCount) * dimension)
-        var similarities = [Float](repeating: 0, count: min(FeatureIndex.queryRows, queryCount) * FeatureIndex.blockRows)
+        var similarities = [Float](
+            repeating: 0, count: min(FeatureIndex.queryRows, queryCount) * FeatureIndex.blockRows)
         for firstQuery in stride(from: 0, to: queryCount, by: FeatureIndex.queryRows) {
             let queryRows = min(FeatureIndex.queryRows, queryCount - firstQuery)
             FeatureIndex.normalize(queries, from: firstQuery, rows: queryRows, dimension: dimension, into: &normalized)
             var selections = [TopSelection](repeating: TopSelection(capacity: k), count: queryRows)
             for first in stride(from: 0, to: count, by: FeatureIndex.blockRows) {
                 let rows = min(FeatureIndex.blockRows, count - first)
-                hssl_gemm_f32(queryRows, rows, dimension, normalized, dimension, 1, packed + first / FeatureIndex.blockRows * blockBytes,
-                              &similarities, FeatureIndex.blockRows, false, nil)
+                hssl_gemm_f32(
+                    queryRows, rows, dimension, normalized, dimension, 1,
+                    packed + first / FeatureIndex.blockRows * blockBytes, &similarities, FeatureIndex.blockRows, false,
+                    nil)
                 similarities.withUnsafeBufferPointer { tile in
                     for q in 0..<queryRows {
-                        let row = UnsafeBufferPointer(rebasing: tile[(q * FeatureIndex.blockRows)..<(q * FeatureIndex.blockRows + rows)])
+                        let row = UnsafeBufferPointer(rebasing: tile[
+                            (q * FeatureIndex.blockRows)..<(q * FeatureIndex.blockRows + rows)])
                         selections[q].offer(row, firstIndex: first)
                     }
                 }
@@ -93,7 +100,9 @@ public final class FeatureIndex: @unchecked Sendable {  // immutable after init
         guard features.count % dimension == 0 else {
             throw EvaluationError("\(features.count) \(what) values are not whole rows of \(dimension)")
         }
-        guard hssl_all_finite(features.count, features) else { throw EvaluationError("the \(what) features hold NaN or infinity") }
+        guard hssl_all_finite(features.count, features) else {
+            throw EvaluationError("the \(what) features hold NaN or infinity")
+        }
         return features.count / dimension
     }
 
@@ -108,7 +117,8 @@ public final class FeatureIndex: @unchecked Sendable {  // immutable after init
 
 /// The best `capacity` of a stream of similarities: a binary heap with the worst kept one at the root.
 ///
-/// Indices arrive in rising order, so a newcomer that only equals the worst kept one loses: of equals the lowest index stays.
+/// Indices arrive in rising order, so a newcomer that only equals the worst kept one loses: of equals the lowest index
+/// stays.
 struct TopSelection {
     private let capacity: Int
     private var heap: [Neighbor] = []
@@ -157,7 +167,8 @@ struct TopSelection {
         var parent = 0
         while true {
             var worst = parent
-            for child in (2 * parent + 1)..<(2 * parent + 3) where child < heap.count && TopSelection.isWorse(heap[child], than: heap[worst]) {
+            for child in (2 * parent + 1)..<(2 * parent + 3) where child < heap.count
+                && TopSelection.isWorse(heap[child], than: heap[worst]) {
                 worst = child
             }
             if worst == parent { return }

@@ -1,7 +1,7 @@
 /// How spread out a set of features is: the sign of collapse that needs no labels.
 public struct FeatureStatistics: Equatable, Sendable {
-    /// Mean over dimensions of the standard deviation (over images) of L2-normalised features. 0: all images look alike; about 1/√D:
-    /// spread over the sphere.
+    /// Mean over dimensions of the standard deviation (over images) of L2-normalised features. 0: all images look
+    /// alike; about 1/√D: spread over the sphere.
     public let meanStandardDeviation: Double
 
     /// - Parameter features: [count, dimension], row-major; not necessarily normalised.

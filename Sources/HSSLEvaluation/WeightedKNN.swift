@@ -21,7 +21,8 @@ public struct KNNResult: Equatable, Sendable {
     /// In rising k.
     public let accuracies: [KNNAccuracy]
 
-    /// The figure for `metrics.jsonl`: at 20 neighbours as DINO reports, or else at the next larger or largest k measured.
+    /// The figure for `metrics.jsonl`: at 20 neighbours as DINO reports, or else at the next larger or largest k
+    /// measured.
     public var headline: KNNAccuracy? { accuracies.first { $0.k >= 20 } ?? accuracies.last }
 
     /// One JSON object, without a line break.
@@ -34,9 +35,9 @@ public struct KNNResult: Equatable, Sendable {
 
 /// DINO's weighted k-nearest-neighbour classifier.
 ///
-/// Features are L2-normalised; each of a query's k nearest references by cosine votes for its class with weight exp(similarity/T). A query
-/// counts for top-5 if its class is among the five with most votes (fewer if fewer classes got a vote); of equal votes the lower label
-/// wins. A class without a vote is never a hit.
+/// Features are L2-normalised; each of a query's k nearest references by cosine votes for its class with weight
+/// exp(similarity/T). A query counts for top-5 if its class is among the five with most votes (fewer if fewer classes
+/// got a vote); of equal votes the lower label wins. A class without a vote is never a hit.
 ///
 /// Source: `eval_knn.py` of DINO (Caron et al. 2021), after Wu et al. 2018.
 public enum WeightedKNN {
@@ -48,17 +49,23 @@ public enum WeightedKNN {
     ///   - labels: one for each reference; any integers.
     ///   - queries: [queryCount, index.dimension], row-major.
     ///   - queryLabels: one for each query.
-    ///   - neighbors: the k to evaluate, each at least 1; those beyond the reference count become it, repeats are dropped.
-    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or a k or temperature that is not positive.
+    ///   - neighbors: the k to evaluate, each at least 1; those beyond the reference count become it, repeats are
+    ///     dropped.
+    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or a k or temperature that is
+    ///   not positive.
     public static func evaluate(
         index: FeatureIndex, labels: [Int], queries: [Float], queryLabels: [Int], neighbors: [Int] = defaultNeighbors,
         temperature: Double = defaultTemperature
     ) throws(EvaluationError) -> KNNResult {
-        guard labels.count == index.count else { throw EvaluationError("\(index.count) references have \(labels.count) labels") }
+        guard labels.count == index.count else {
+            throw EvaluationError("\(index.count) references have \(labels.count) labels")
+        }
         guard queryLabels.count * index.dimension == queries.count else {
             throw EvaluationError("\(queries.count / index.dimension) queries have \(queryLabels.count) labels")
         }
-        guard temperature > 0, temperature.isFinite else { throw EvaluationError("the temperature must be above 0, not \(temperature)") }
+        guard temperature > 0, temperature.isFinite else {
+            throw EvaluationError("the temperature must be above 0, not \(temperature)")
+        }
         if let bad = neighbors.first(where: { $0 < 1 }) { throw EvaluationError("k must be at least 1, not \(bad)") }
         let counts = Set(neighbors.map { min($0, index.count) }).sorted()
         guard let largest = counts.last else { throw EvaluationError("no k was given") }
@@ -76,7 +83,8 @@ public enum WeightedKNN {
             var next = 0
             for (rank, neighbor) in found.enumerated() {
                 // Relative to the best: the same order of votes, and no overflow at small temperatures.
-                ballot.add(exp(Double(neighbor.similarity - best.similarity) / temperature), to: classes[neighbor.index])
+                ballot.add(
+                    exp(Double(neighbor.similarity - best.similarity) / temperature), to: classes[neighbor.index])
                 if rank + 1 == counts[next] {
                     if let place = ballot.place(of: truth) {
                         hits1[next] += place == 0 ? 1 : 0
@@ -89,10 +97,13 @@ public enum WeightedKNN {
             ballot.clear()
         }
         let accuracies = counts.indices.map { i in
-            KNNAccuracy(k: counts[i], top1: Double(hits1[i]) / Double(queryLabels.count), top5: Double(hits5[i]) / Double(queryLabels.count))
+            KNNAccuracy(
+                k: counts[i], top1: Double(hits1[i]) / Double(queryLabels.count),
+                top5: Double(hits5[i]) / Double(queryLabels.count))
         }
-        return KNNResult(referenceCount: index.count, queryCount: queryLabels.count, classCount: distinct.count, dimension: index.dimension,
-                         temperature: temperature, accuracies: accuracies)
+        return KNNResult(
+            referenceCount: index.count, queryCount: queryLabels.count, classCount: distinct.count,
+            dimension: index.dimension, temperature: temperature, accuracies: accuracies)
     }
 }
 

@@ -22,10 +22,11 @@ extension ByteSink {
 
 /// A file that appears under its name whole, or not at all.
 ///
-/// Bytes go to a temporary in the same folder (`.name.tmp-PID-N`); `commit()` does fsync, rename, fsync of the folder. Whatever fails before the
-/// rename leaves the old file as it was and no temporary; so does letting go of the object without `commit()`. A temporary that a killed
-/// process left is removed by the next writer of the same file: its writer held a lock on it, which died with the process.
-/// A symbolic link is followed. A device or pipe (`/dev/stdout`) is written straight.
+/// Bytes go to a temporary in the same folder (`.name.tmp-PID-N`); `commit()` does fsync, rename, fsync of the folder.
+/// Whatever fails before the rename leaves the old file as it was and no temporary; so does letting go of the object
+/// without `commit()`. A temporary that a killed process left is removed by the next writer of the same file: its
+/// writer held a lock on it, which died with the process. A symbolic link is followed. A device or pipe (`/dev/stdout`)
+/// is written straight.
 package final class AtomicFile: ByteSink {
     /// As given by the caller: what errors name.
     package let path: String
@@ -48,7 +49,9 @@ package final class AtomicFile: ByteSink {
         var status = stat()
         let exists = stat(path, &status) == 0
         let kind = status.st_mode & S_IFMT
-        if exists && kind == S_IFDIR || path.hasSuffix("/") { throw FileError(path: path, reason: "is a folder, not a file") }
+        if exists && kind == S_IFDIR || path.hasSuffix("/") {
+            throw FileError(path: path, reason: "is a folder, not a file")
+        }
         if exists && kind != S_IFREG {
             target = path
             temporary = nil
@@ -109,13 +112,17 @@ package final class AtomicFile: ByteSink {
         }
         try check(retryingInterrupts { calls.synchronize(descriptor) }, "cannot write to disk")
         try check(calls.rename(temporary, target), "cannot rename the temporary file to it")
-        // The data are on disk and have their name: a failing close can take nothing back. It comes after the rename to hold the lock.
+        // The data are on disk and have their name: a failing close can take nothing back. It comes after the rename to
+        // hold the lock.
         _ = calls.close(descriptor)
         descriptor = -1
 
         let folder = enclosingFolder(of: target)
         let opened = retryingInterrupts { calls.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) }
-        if opened < 0 { throw FileError(path: path, action: "written, but cannot open its folder to make the name durable", code: -opened) }
+        if opened < 0 {
+            throw FileError(
+                path: path, action: "written, but cannot open its folder to make the name durable", code: -opened)
+        }
         let result = retryingInterrupts { calls.synchronize(Int32(opened)) }
         _ = calls.close(Int32(opened))
         // EINVAL: a file system without fsync of folders.
@@ -153,7 +160,8 @@ package final class AtomicFile: ByteSink {
     private static func create(
         _ name: TemporaryName, path: String, _ calls: SystemCalls
     ) throws(FileError) -> (path: String, descriptor: Int32) {
-        // Taken names are those of other threads, or of a process with our number that cannot be locked: a few tries suffice.
+        // Taken names are those of other threads, or of a process with our number that cannot be locked: a few tries
+        // suffice.
         for _ in 0..<100 {
             let temporary = name.next()
             let opened = retryingInterrupts { calls.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o666) }
@@ -193,8 +201,12 @@ struct TemporaryName {
         guard let stream = opendir(folder) else { return }
         defer { closedir(stream) }
         while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
-            guard name.hasPrefix(prefix), name.dropFirst(prefix.count).allSatisfy({ $0.isNumber || $0 == "-" }) else { continue }
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            guard name.hasPrefix(prefix), name.dropFirst(prefix.count).allSatisfy({ $0.isNumber || $0 == "-" }) else {
+                continue
+            }
             let path = "\(folder)/\(name)"
             let descriptor = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
             if descriptor < 0 { continue }

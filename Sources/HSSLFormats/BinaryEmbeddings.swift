@@ -1,4 +1,5 @@
-/// numpy's format 1.0: float32 [rows, …], C order. The header has room for any number of rows and is completed at the end.
+/// numpy's format 1.0: float32 [rows, …], C order. The header has room for any number of rows and is completed at the
+/// end.
 final class NPYWriter: EmbeddingWriter {
     private(set) var rowCount = 0
     private let row: EmbeddingRow
@@ -9,7 +10,9 @@ final class NPYWriter: EmbeddingWriter {
         self.row = row
         // 10 bytes before the text, a newline after it; numpy aligns the data to 64.
         headerSize = (10 + Self.text(rows: .max, row.shape).utf8.count + 1 + 63) / 64 * 64
-        if headerSize - 10 > UInt16.max { throw FileError(path: row.path, reason: "a row of \(row.shape.count) dimensions cannot be written") }
+        if headerSize - 10 > UInt16.max {
+            throw FileError(path: row.path, reason: "a row of \(row.shape.count) dimensions cannot be written")
+        }
         file = try AtomicFile(path: row.path, calls: calls)
         try file.write(header())
     }
@@ -20,7 +23,8 @@ final class NPYWriter: EmbeddingWriter {
 
     private func header() -> [UInt8] {
         let length = UInt16(headerSize - 10)
-        var header: [UInt8] = [0x93] + Array("NUMPY".utf8) + [1, 0, UInt8(truncatingIfNeeded: length), UInt8(length >> 8)]
+        var header: [UInt8] = [0x93] + Array("NUMPY".utf8) + [
+            1, 0, UInt8(truncatingIfNeeded: length), UInt8(length >> 8)]
         header.append(contentsOf: Self.text(rows: rowCount, row.shape).utf8)
         header.append(contentsOf: repeatElement(0x20, count: headerSize - 1 - header.count))
         header.append(UInt8(ascii: "\n"))

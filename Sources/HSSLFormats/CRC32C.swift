@@ -1,7 +1,8 @@
-/// CRC-32C (Castagnoli, reflected polynomial 0x82F63B78; RFC 3720 appendix B.4), computed piece by piece, eight bytes a step.
+/// CRC-32C (Castagnoli, reflected polynomial 0x82F63B78; RFC 3720 appendix B.4), computed piece by piece, eight bytes a
+/// step.
 ///
-/// A step waits for the look-ups of the one before it: long pieces are therefore taken as four strands side by side, joined by what a checksum becomes
-/// over as many zero bytes.
+/// A step waits for the look-ups of the one before it: long pieces are therefore taken as four strands side by side,
+/// joined by what a checksum becomes over as many zero bytes.
 package struct CRC32C: Sendable {
     private var state: UInt32 = ~0
 
@@ -55,7 +56,9 @@ package struct CRC32C: Sendable {
         return (a ^ b) ^ (c ^ d)
     }
 
-    private static func fourStrands(_ bytes: UnsafeRawPointer, _ crc: UInt32, _ tables: UnsafePointer<UInt32>) -> UInt32 {
+    private static func fourStrands(
+        _ bytes: UnsafeRawPointer, _ crc: UInt32, _ tables: UnsafePointer<UInt32>
+    ) -> UInt32 {
         var (a, b, c, d) = (crc, UInt32(0), UInt32(0), UInt32(0))
         var offset = 0
         while offset < strand {
@@ -85,7 +88,8 @@ package struct CRC32C: Sendable {
         return over
     }()
 
-    /// Row j (256 entries) advances a byte past j further zero bytes. Written once, then only read: hence safe to share.
+    /// Row j (256 entries) advances a byte past j further zero bytes. Written once, then only read: hence safe to
+    /// share.
     private nonisolated(unsafe) static let tables: UnsafePointer<UInt32> = {
         let table = UnsafeMutablePointer<UInt32>.allocate(capacity: 8 * 256)
         for byte in 0..<256 {

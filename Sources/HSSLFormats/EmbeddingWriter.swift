@@ -44,14 +44,17 @@ package enum EmbeddingFormat: Sendable {
         case ".csv": self = .csv
         case ".jsonl": self = .jsonLines
         case ".safetensors": self = .safetensors
-        default: throw FileError(path: path, reason: "unknown output format: end the name in .npy, .csv, .jsonl or .safetensors, or give -")
+        default: throw FileError(
+            path: path, reason: "unknown output format: end the name in .npy, .csv, .jsonl or .safetensors, or give -")
         }
     }
 
     /// Opens a writer for `path`.
     ///
     /// - Parameter rowShape: [D], or [N, D] for patch features, which csv cannot hold.
-    package static func makeWriter(path: String, rowShape: [Int], calls: SystemCalls = .live) throws(FileError) -> any EmbeddingWriter {
+    package static func makeWriter(
+        path: String, rowShape: [Int], calls: SystemCalls = .live
+    ) throws(FileError) -> any EmbeddingWriter {
         let row = try EmbeddingRow(path: path, shape: rowShape)
         switch try EmbeddingFormat(path: path) {
         case .npy: return try NPYWriter(row: row, calls: calls)
@@ -74,7 +77,9 @@ struct EmbeddingRow {
         var count = 1
         for dimension in shape {
             let (product, overflow) = count.multipliedReportingOverflow(by: dimension)
-            if overflow || dimension <= 0 { throw FileError(path: path, reason: "a row of shape \(shape) cannot be written") }
+            if overflow || dimension <= 0 {
+                throw FileError(path: path, reason: "a row of shape \(shape) cannot be written")
+            }
             count = product
         }
         if shape.isEmpty { throw FileError(path: path, reason: "a row without dimensions cannot be written") }
@@ -83,10 +88,13 @@ struct EmbeddingRow {
 
     func check(_ name: String, _ values: UnsafeBufferPointer<Float>) throws(FileError) {
         if values.count != count {
-            throw FileError(path: path, reason: "'\(oneLine(name))' has \(values.count) values, a row of shape \(shape) has \(count)")
+            throw FileError(
+                path: path,
+                reason: "'\(oneLine(name))' has \(values.count) values, a row of shape \(shape) has \(count)")
         }
         if let index = firstNonFinite(values) {
-            throw FileError(path: path, reason: "'\(oneLine(name))' is not written: its feature \(index) is \(values[index])")
+            throw FileError(
+                path: path, reason: "'\(oneLine(name))' is not written: its feature \(index) is \(values[index])")
         }
     }
 }

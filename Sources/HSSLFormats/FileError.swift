@@ -30,7 +30,8 @@ func systemMessage(_ code: Int32) -> String {
     }
 }
 
-/// Text from a file (names, keys) as it may stand in a one-line message: control characters escaped, cut at `limit` characters.
+/// Text from a file (names, keys) as it may stand in a one-line message: control characters escaped, cut at `limit`
+/// characters.
 package func oneLine(_ text: some StringProtocol, limit: Int = 80) -> String {
     var result = ""
     var count = 0

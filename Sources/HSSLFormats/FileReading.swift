@@ -35,7 +35,9 @@ package final class ReadableFile {
         var done = 0
         while done < buffer.count {
             let target = UnsafeMutableRawBufferPointer(rebasing: buffer[done...])
-            let count = retryingInterrupts { orErrno(pread(descriptor, target.baseAddress, target.count, offset + done)) }
+            let count = retryingInterrupts {
+                orErrno(pread(descriptor, target.baseAddress, target.count, offset + done))
+            }
             if count < 0 { throw FileError(path: path, action: "cannot read", code: -count) }
             if count == 0 { throw FileError(path: path, reason: "the file became shorter while it was read") }
             done += count
@@ -46,11 +48,15 @@ package final class ReadableFile {
 /// The whole of a regular file of at most `limit` bytes.
 package func readFile(at path: String, limit: Int = 1 << 30) throws(FileError) -> [UInt8] {
     let file = try ReadableFile(path: path)
-    if file.size > limit { throw FileError(path: path, reason: "has \(file.size) bytes, more than the limit of \(limit)") }
+    if file.size > limit {
+        throw FileError(path: path, reason: "has \(file.size) bytes, more than the limit of \(limit)")
+    }
     var failure: FileError?
     let bytes = [UInt8](unsafeUninitializedCapacity: file.size) { buffer, count in
         do throws(FileError) {
-            try file.read(into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<file.size]), at: 0)
+            try file.read(
+                into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<file.size]),
+                at: 0)
             count = file.size
         } catch {
             failure = error
@@ -62,8 +68,8 @@ package func readFile(at path: String, limit: Int = 1 << 30) throws(FileError) -
 
 /// A regular file mapped read-only, for as long as the object lives.
 ///
-/// A file that another process truncates while it is mapped raises SIGBUS on access, as with any mapping: replace files by rename
-/// (`AtomicFile` does), which leaves existing mappings whole.
+/// A file that another process truncates while it is mapped raises SIGBUS on access, as with any mapping: replace files
+/// by rename (`AtomicFile` does), which leaves existing mappings whole.
 package final class MappedFile: @unchecked Sendable {  // immutable after init, and the mapping is read-only
     package let path: String
     /// For those who hold the object; else it may be gone, and its mapping with it, before the bytes are used.
@@ -79,22 +85,27 @@ package final class MappedFile: @unchecked Sendable {  // immutable after init, 
             bytes = UnsafeRawBufferPointer(start: nil, count: 0)
             return
         }
-        guard let address = mmap(nil, file.size, PROT_READ, MAP_PRIVATE, file.descriptor, 0), address != MAP_FAILED else {
+        guard let address = mmap(nil, file.size, PROT_READ, MAP_PRIVATE, file.descriptor, 0),
+              address != MAP_FAILED else {
             throw FileError(path: file.path, action: "cannot map", code: Int(errno))
         }
         bytes = UnsafeRawBufferPointer(start: address, count: file.size)
     }
 
     /// The bytes for the time of `body`.
-    package func withBytes<Result, Failure: Error>(_ body: (UnsafeRawBufferPointer) throws(Failure) -> Result) throws(Failure) -> Result {
+    package func withBytes<Result, Failure: Error>(
+        _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
         defer { withExtendedLifetime(self) {} }
         return try body(bytes)
     }
 
-    /// Gives the memory of all that was read back; the mapping stays, and what is read again comes again. All of it, because a page that is touched brings
-    /// neighbours along.
+    /// Gives the memory of all that was read back; the mapping stays, and what is read again comes again. All of it,
+    /// because a page that is touched brings neighbours along.
     func dropResident() {
-        if let start = bytes.baseAddress { madvise(UnsafeMutableRawPointer(mutating: start), bytes.count, MADV_DONTNEED) }
+        if let start = bytes.baseAddress {
+            madvise(UnsafeMutableRawPointer(mutating: start), bytes.count, MADV_DONTNEED)
+        }
     }
 
     deinit {

@@ -1,5 +1,5 @@
-/// Strict RFC 8259: UTF-8 only, unique keys, nothing after the value, bounded depth and size. Nesting is kept on a heap stack, so no input
-/// exhausts the thread's stack.
+/// Strict RFC 8259: UTF-8 only, unique keys, nothing after the value, bounded depth and size. Nesting is kept on a heap
+/// stack, so no input exhausts the thread's stack.
 extension JSONValue {
     package static let depthLimit = 64
     package static let byteLimit = 64 << 20
@@ -14,7 +14,9 @@ extension JSONValue {
     package static func parse(
         bytes: [UInt8], depthLimit: Int = depthLimit, byteLimit: Int = byteLimit
     ) throws(JSONError) -> JSONValue {
-        if bytes.count > byteLimit { throw JSONError("\(bytes.count) bytes of JSON are more than the limit of \(byteLimit)") }
+        if bytes.count > byteLimit {
+            throw JSONError("\(bytes.count) bytes of JSON are more than the limit of \(byteLimit)")
+        }
         // The scanner unescapes in place, hence the copy.
         let copy = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: bytes.count + 1)
         defer { copy.deallocate() }
@@ -27,8 +29,8 @@ extension JSONValue {
 }
 
 private struct JSONParser {
-    /// A container that is still open: an object when it has a key (that of the value to come), else an array. One growing collection each,
-    /// changed in place: an enum with payloads would copy them at every element.
+    /// A container that is still open: an object when it has a key (that of the value to come), else an array. One
+    /// growing collection each, changed in place: an enum with payloads would copy them at every element.
     private struct Container {
         var elements: [JSONValue] = []
         var object = JSONObject()

@@ -14,8 +14,9 @@ public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
     }
 }
 
-/// Tokens of strict JSON (RFC 8259) over bytes that it may change: strings are unescaped in place, since their unescaped UTF-8 is never
-/// longer. So a caller holds names as ranges of the buffer, and a hostile document costs no memory but its own.
+/// Tokens of strict JSON (RFC 8259) over bytes that it may change: strings are unescaped in place, since their
+/// unescaped UTF-8 is never longer. So a caller holds names as ranges of the buffer, and a hostile document costs no
+/// memory but its own.
 struct JSONScanner {
     let base: UnsafeMutablePointer<UInt8>
     let end: Int
@@ -82,7 +83,8 @@ struct JSONScanner {
         if position == start { throw unexpected("a non-negative integer") }
         if base[start] == 0x30, position > start &+ 1 { throw JSONError("a number with a leading zero", at: start) }
         switch next {
-        case UInt8(ascii: "."), UInt8(ascii: "e"), UInt8(ascii: "E"): throw JSONError("expected an integer, found a fraction or exponent", at: start)
+        case UInt8(ascii: "."), UInt8(ascii: "e"),
+             UInt8(ascii: "E"): throw JSONError("expected an integer, found a fraction or exponent", at: start)
         default: return value
         }
     }
@@ -136,7 +138,8 @@ struct JSONScanner {
         case UInt8(ascii: "u"):
             scalar = try scanHexadecimal(from: start)
             if (0xD800..<0xDC00).contains(scalar) {
-                guard position &+ 1 < end, base[position] == UInt8(ascii: "\\"), base[position &+ 1] == UInt8(ascii: "u") else {
+                guard position &+ 1 < end, base[position] == UInt8(ascii: "\\"),
+                      base[position &+ 1] == UInt8(ascii: "u") else {
                     throw JSONError("half a surrogate pair", at: start)
                 }
                 position &+= 2

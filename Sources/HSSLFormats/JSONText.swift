@@ -1,6 +1,7 @@
 /// Appending JSON text to bytes: what every writer of JSON here shares.
 extension [UInt8] {
-    /// A string literal. Only what RFC 8259 requires is escaped; DEL and the line separators too, so that a line stays a line.
+    /// A string literal. Only what RFC 8259 requires is escaped; DEL and the line separators too, so that a line stays
+    /// a line.
     mutating func appendJSON(_ text: String) {
         append(UInt8(ascii: "\""))
         for scalar in text.unicodeScalars {

@@ -55,7 +55,8 @@ extension JSONObject: Equatable {
     package static func == (a: JSONObject, b: JSONObject) -> Bool { a.values == b.values }
 }
 
-extension JSONValue: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, ExpressibleByFloatLiteral, ExpressibleByBooleanLiteral,
+extension JSONValue: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, ExpressibleByFloatLiteral,
+    ExpressibleByBooleanLiteral,
     ExpressibleByArrayLiteral, ExpressibleByDictionaryLiteral
 {
     package init(stringLiteral value: String) { self = .string(value) }
@@ -72,7 +73,8 @@ extension JSONValue: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, Ex
 
 // MARK: Reading typed fields
 
-/// Accessors for decoding a configuration. `context` is what the object is called in errors: "hssl.architecture: 'depth' is missing".
+/// Accessors for decoding a configuration. `context` is what the object is called in errors: "hssl.architecture:
+/// 'depth' is missing".
 extension JSONValue {
     /// The member `key`, or nil if it is absent or null.
     package func member(_ key: String, in context: String) throws(JSONError) -> JSONValue? {
@@ -99,7 +101,9 @@ extension JSONValue {
     }
 
     /// An integer within `range`.
-    package func integer(_ key: String, in context: String, range: ClosedRange<Int> = .min ... .max) throws(JSONError) -> Int {
+    package func integer(
+        _ key: String, in context: String, range: ClosedRange<Int> = .min ... .max
+    ) throws(JSONError) -> Int {
         let found = try value(key, in: context)
         guard case .integer(let integer) = found else { throw Self.mismatch(key, context, "an integer", found) }
         guard range.contains(integer) else {
@@ -136,7 +140,9 @@ extension JSONValue {
     /// Refuses members that are not among `known`: a misspelt optional key must not pass for a default.
     package func requireKeys(among known: [String], in context: String) throws(JSONError) {
         guard case .object(let object) = self else { throw JSONError("\(context): expected an object, found \(kind)") }
-        for key in object.keys where !known.contains(key) { throw JSONError("\(context): unknown key '\(oneLine(key))'") }
+        for key in object.keys where !known.contains(key) {
+            throw JSONError("\(context): unknown key '\(oneLine(key))'")
+        }
     }
 
     private func elements<T>(
@@ -144,7 +150,9 @@ extension JSONValue {
     ) throws(JSONError) -> [T] {
         var result: [T] = []
         for element in try array(key, in: context) {
-            guard let value = convert(element) else { throw Self.mismatch(key, context, "an array of \(wanted)", element, "one element is") }
+            guard let value = convert(element) else {
+                throw Self.mismatch(key, context, "an array of \(wanted)", element, "one element is")
+            }
             result.append(value)
         }
         return result

@@ -1,4 +1,5 @@
-/// An array from a `.npy` file: little-endian float32 in C order (formats 1.0 to 3.0), what `NPYWriter` and `numpy.save` write.
+/// An array from a `.npy` file: little-endian float32 in C order (formats 1.0 to 3.0), what `NPYWriter` and
+/// `numpy.save` write.
 package struct NPYArray: Equatable, Sendable {
     package let shape: [Int]
     package let values: [Float]
@@ -7,8 +8,12 @@ package struct NPYArray: Equatable, Sendable {
     /// - Throws: `FileError` for anything else than a whole file of such an array.
     package init(bytes: [UInt8], path: String) throws(FileError) {
         func refuse(_ reason: String) -> FileError { FileError(path: path, reason: reason) }
-        guard bytes.count >= 10, bytes[0] == 0x93, bytes[1..<6].elementsEqual("NUMPY".utf8) else { throw refuse("not an npy file") }
-        guard (1...3).contains(bytes[6]), bytes[7] == 0 else { throw refuse("npy format \(bytes[6]).\(bytes[7]) is not supported") }
+        guard bytes.count >= 10, bytes[0] == 0x93, bytes[1..<6].elementsEqual("NUMPY".utf8) else {
+            throw refuse("not an npy file")
+        }
+        guard (1...3).contains(bytes[6]), bytes[7] == 0 else {
+            throw refuse("npy format \(bytes[6]).\(bytes[7]) is not supported")
+        }
         let lengthSize = bytes[6] == 1 ? 2 : 4
         let textStart = 8 + lengthSize
         guard bytes.count >= textStart else { throw refuse("truncated npy header") }
@@ -20,7 +25,9 @@ package struct NPYArray: Equatable, Sendable {
 
         var parser = PythonDictionaryParser(text: bytes[textStart..<dataStart])
         guard let header = parser.parse() else { throw refuse("malformed npy header") }
-        guard header.descr == "<f4" else { throw refuse("npy dtype '\(oneLine(header.descr))' is not supported, only '<f4'") }
+        guard header.descr == "<f4" else {
+            throw refuse("npy dtype '\(oneLine(header.descr))' is not supported, only '<f4'")
+        }
         guard !header.fortranOrder else { throw refuse("an npy array in Fortran order is not supported") }
         var product: Int? = MemoryLayout<Float>.size
         for dimension in header.shape where dimension > 0 {
@@ -31,7 +38,9 @@ package struct NPYArray: Equatable, Sendable {
         guard let product else { throw refuse("the npy shape \(header.shape) overflows") }
         let expected = header.shape.contains(0) ? 0 : product
         let found = bytes.count - dataStart
-        guard found == expected else { throw refuse("the npy shape \(header.shape) needs \(expected) bytes of data, the file has \(found)") }
+        guard found == expected else {
+            throw refuse("the npy shape \(header.shape) needs \(expected) bytes of data, the file has \(found)")
+        }
         shape = header.shape
         values = bytes.withUnsafeBytes { bytes in
             (0..<expected / 4).map { bytes.loadUnaligned(fromByteOffset: dataStart + 4 * $0, as: Float.self) }
@@ -57,7 +66,9 @@ private struct PythonDictionaryParser {
                 guard let value = string() else { return nil }
                 descr = value
             case "fortran_order" where fortranOrder == nil:
-                if take("True") { fortranOrder = true } else if take("False") { fortranOrder = false } else { return nil }
+                if take("True") { fortranOrder = true } else if take("False") { fortranOrder = false } else {
+                    return nil
+                }
             case "shape" where shape == nil:
                 guard let value = tuple() else { return nil }
                 shape = value
@@ -99,7 +110,9 @@ private struct PythonDictionaryParser {
         while !take(")") {
             skipSpace()
             let digits = text.prefix { $0 &- 0x30 < 10 }
-            guard !digits.isEmpty, let value = Int(String(decoding: digits, as: UTF8.self)), result.count < 64 else { return nil }
+            guard !digits.isEmpty, let value = Int(String(decoding: digits, as: UTF8.self)), result.count < 64 else {
+                return nil
+            }
             text = text.dropFirst(digits.count)
             result.append(value)
             if take(",") { continue }

@@ -42,8 +42,10 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
             switch self {
             case .unreadable(let reason): reason
             case .tooShort(let bytes): "not a safetensors file: \(bytes) bytes are too few for a header"
-            case .headerTooLong(let bytes, let limit): "not a valid safetensors file: a header of \(bytes) bytes, more than the limit of \(limit)"
-            case .headerBeyondFile(let header, let file): "truncated, or not a safetensors file: a header of \(header) bytes in a file of \(file)"
+            case .headerTooLong(let bytes, let limit):
+                "not a valid safetensors file: a header of \(bytes) bytes, more than the limit of \(limit)"
+            case .headerBeyondFile(let header, let file):
+                "truncated, or not a safetensors file: a header of \(header) bytes in a file of \(file)"
             case .headerNotAnObject: "not a safetensors file: the header does not start with '{'"
             case .malformedHeader(let error): "malformed safetensors header: \(error)"
             case .textAfterHeader(let offset): "malformed safetensors header: text after its end, at byte \(offset)"
@@ -57,16 +59,21 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
             case .unknownDType(let tensor, let dtype): "tensor '\(tensor)' has the unsupported dtype '\(dtype)'"
             case .tooManyDimensions(let tensor, let limit): "tensor '\(tensor)' has more than \(limit) dimensions"
             case .sizeOverflow(let tensor): "the size of tensor '\(tensor)' overflows"
-            case .sizeMismatch(let tensor, let expected, let found): "tensor '\(tensor)' has \(found) bytes, its shape and dtype need \(expected)"
-            case .offsetsBeyondData(let tensor, let end, let data): "truncated: tensor '\(tensor)' ends at byte \(end) of \(data) data bytes"
+            case .sizeMismatch(let tensor, let expected, let found):
+                "tensor '\(tensor)' has \(found) bytes, its shape and dtype need \(expected)"
+            case .offsetsBeyondData(let tensor, let end, let data):
+                "truncated: tensor '\(tensor)' ends at byte \(end) of \(data) data bytes"
             case .overlap(let tensor): "tensor '\(tensor)' overlaps another"
             case .hole(let tensor): "unused bytes before tensor '\(tensor)'"
             case .trailingBytes(let count): "\(count) bytes after the last tensor"
             case .malformedChecksum(let text): "the metadata entry hssl.crc32c is '\(text)', not 8 hexadecimal digits"
-            case .checksumMismatch(let recorded, let computed): "damaged: the data have checksum \(computed), the header says \(recorded)"
+            case .checksumMismatch(let recorded, let computed):
+                "damaged: the data have checksum \(computed), the header says \(recorded)"
             case .noSuchTensor(let name): "has no tensor '\(name)'"
-            case .unexpectedDType(let tensor, let expected, let found): "tensor '\(tensor)' is \(found), expected \(expected)"
-            case .unexpectedShape(let tensor, let expected, let found): "tensor '\(tensor)' has shape \(found), expected \(expected)"
+            case .unexpectedDType(let tensor, let expected, let found):
+                "tensor '\(tensor)' is \(found), expected \(expected)"
+            case .unexpectedShape(let tensor, let expected, let found):
+                "tensor '\(tensor)' has shape \(found), expected \(expected)"
             case .notFinite(let tensor, let index): "tensor '\(tensor)' holds NaN or infinity at element \(index)"
             }
         }

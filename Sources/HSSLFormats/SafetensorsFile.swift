@@ -21,7 +21,9 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     ///
     /// - Parameter verifyingChecksum: false leaves the data unread (listing a huge file).
     /// - Throws: `SafetensorsError`; for a hostile header within 100 ms and 16 MB.
-    package init(path: String, headerLimit: Int = SafetensorsFile.headerLimit, verifyingChecksum: Bool = true) throws(SafetensorsError) {
+    package init(
+        path: String, headerLimit: Int = SafetensorsFile.headerLimit, verifyingChecksum: Bool = true
+    ) throws(SafetensorsError) {
         self.path = path
         do throws(SafetensorsError.Fault) {
             let file = try Self.readable { () throws(FileError) in try ReadableFile(path: path) }
@@ -58,12 +60,16 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     /// - Parameters:
     ///   - shape: what it must be, when given.
     ///   - allowingNonFinite: NaN and infinity are an error unless true.
-    package func floats(_ name: String, shape: [Int]? = nil, allowingNonFinite: Bool = false) throws(SafetensorsError) -> [Float] {
+    package func floats(
+        _ name: String, shape: [Int]? = nil, allowingNonFinite: Bool = false
+    ) throws(SafetensorsError) -> [Float] {
         let tensor = try checkedTensor(name, shape)
         guard let values = tensor.floats() else {
             throw error(.unexpectedDType(tensor: oneLine(name), expected: "F32, F16, BF16 or F64", found: tensor.dtype))
         }
-        if !allowingNonFinite, let index = values.withUnsafeBufferPointer(firstNonFinite) { throw error(.notFinite(tensor: oneLine(name), index: index)) }
+        if !allowingNonFinite, let index = values.withUnsafeBufferPointer(firstNonFinite) {
+            throw error(.notFinite(tensor: oneLine(name), index: index))
+        }
         return values
     }
 
@@ -80,17 +86,23 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
 
     private func checkedTensor(_ name: String, _ shape: [Int]?) throws(SafetensorsError) -> TensorView {
         let tensor = try tensor(name)
-        if let shape, shape != tensor.shape { throw error(.unexpectedShape(tensor: oneLine(name), expected: shape, found: tensor.shape)) }
+        if let shape, shape != tensor.shape {
+            throw error(.unexpectedShape(tensor: oneLine(name), expected: shape, found: tensor.shape))
+        }
         return tensor
     }
 
     private func view(at index: Int) -> TensorView {
         let entry = header.entries[index]
         let bytes = UnsafeRawBufferPointer(rebasing: mapping.bytes[dataStart + entry.begin..<dataStart + entry.end])
-        return TensorView(name: header.name(of: entry), dtype: entry.dtype, shape: header.shape(of: entry), bytes: bytes, owner: mapping)
+        return TensorView(
+            name: header.name(of: entry), dtype: entry.dtype, shape: header.shape(of: entry), bytes: bytes,
+            owner: mapping)
     }
 
-    private func error(_ fault: SafetensorsError.Fault) -> SafetensorsError { SafetensorsError(path: path, fault: fault) }
+    private func error(_ fault: SafetensorsError.Fault) -> SafetensorsError {
+        SafetensorsError(path: path, fault: fault)
+    }
 
     // MARK: Opening
 
@@ -98,7 +110,9 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
         do throws(FileError) { return try body() } catch { throw .unreadable(error.reason) }
     }
 
-    private static func readHeader(_ file: ReadableFile, limit: Int) throws(SafetensorsError.Fault) -> (SafetensorsHeader, dataStart: Int) {
+    private static func readHeader(
+        _ file: ReadableFile, limit: Int
+    ) throws(SafetensorsError.Fault) -> (SafetensorsHeader, dataStart: Int) {
         guard file.size >= 8 else { throw .tooShort(bytes: file.size) }
         var length: UInt64 = 0
         try readable { () throws(FileError) in
@@ -115,7 +129,8 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
         if length > UInt64(file.size - 8) { throw .headerBeyondFile(headerBytes: length, fileBytes: file.size) }
         if length == 0 { throw .headerNotAnObject }
 
-        // A private copy: the parser changes it, and a file that changes under the mapping cannot change what was validated.
+        // A private copy: the parser changes it, and a file that changes under the mapping cannot change what was
+        // validated.
         let text = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: Int(length))
         do throws(SafetensorsError.Fault) {
             try readable { () throws(FileError) in try file.read(into: UnsafeMutableRawBufferPointer(text), at: 8) }
@@ -128,7 +143,9 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     }
 
     /// Reads the data in pieces rather than through the mapping: a damaged file of any size costs one piece of memory.
-    private static func verifyChecksum(_ header: SafetensorsHeader, _ file: ReadableFile, from start: Int) throws(SafetensorsError.Fault) {
+    private static func verifyChecksum(
+        _ header: SafetensorsHeader, _ file: ReadableFile, from start: Int
+    ) throws(SafetensorsError.Fault) {
         guard let recorded = header.metadataValue(checksumKey) else { return }
         guard recorded.utf8.count == 8, !recorded.hasPrefix("+"), let expected = UInt32(recorded, radix: 16) else {
             throw .malformedChecksum(oneLine(recorded))
@@ -152,8 +169,8 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
     package let name: String
     package let dtype: SafetensorsDType
     package let shape: [Int]
-    /// Little-endian elements in row-major order; in foreign files not always aligned to the element. Valid while the view or the file
-    /// lives: take them through `withBytes` unless something else keeps the file.
+    /// Little-endian elements in row-major order; in foreign files not always aligned to the element. Valid while the
+    /// view or the file lives: take them through `withBytes` unless something else keeps the file.
     package let bytes: UnsafeRawBufferPointer
     private let owner: MappedFile
 
@@ -168,7 +185,9 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
     package var elementCount: Int { bytes.count / dtype.size }
 
     /// The bytes for the time of `body`, with the mapping held.
-    package func withBytes<Result, Failure: Error>(_ body: (UnsafeRawBufferPointer) throws(Failure) -> Result) throws(Failure) -> Result {
+    package func withBytes<Result, Failure: Error>(
+        _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
         try owner.withBytes { _ throws(Failure) in try body(bytes) }
     }
 
@@ -195,7 +214,8 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
         return elements
     }
 
-    /// For who has made something else of the bytes: then they are not held twice. They come back from the file should they be read again.
+    /// For who has made something else of the bytes: then they are not held twice. They come back from the file should
+    /// they be read again.
     package func dropResident() { owner.dropResident() }
 }
 

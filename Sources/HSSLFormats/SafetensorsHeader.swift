@@ -4,8 +4,9 @@ import Glibc
 
 /// The parsed and fully validated header of a safetensors file.
 ///
-/// Names, shapes and metadata stay in the header's own bytes (unescaped in place) and are looked up through a hash table of indices. So the
-/// most hostile header of 8 MB costs 8 MB plus at most 36 bytes a tensor, and is refused on the way, in one pass.
+/// Names, shapes and metadata stay in the header's own bytes (unescaped in place) and are looked up through a hash
+/// table of indices. So the most hostile header of 8 MB costs 8 MB plus at most 36 bytes a tensor, and is refused on
+/// the way, in one pass.
 final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
     static let tensorLimit = 65_536
     /// PyTorch's own limit.
@@ -60,7 +61,9 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
 
     func metadataValue(_ key: String) -> String? {
         let key = Array(key.utf8)
-        return metadataEntries.first { bytes($0.key).elementsEqual(key) }.map { String(decoding: bytes($0.value), as: UTF8.self) }
+        return metadataEntries.first { bytes($0.key).elementsEqual(key) }.map {
+            String(decoding: bytes($0.value), as: UTF8.self)
+        }
     }
 
     /// All metadata, made when asked for: a file that is refused after all shall not cost this memory.
@@ -133,14 +136,18 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
             } while scanner.take(UInt8(ascii: ","))
             try scan { () throws(JSONError) in try scanner.expect(UInt8(ascii: "}")) }
         }
-        for index in scanner.position..<text.count where base[index] != 0x20 { throw .fault(.textAfterHeader(offset: index)) }
+        for index in scanner.position..<text.count where base[index] != 0x20 {
+            throw .fault(.textAfterHeader(offset: index))
+        }
     }
 
     private func parseMetadata(_ scanner: inout JSONScanner) throws(HeaderFault) {
         try scan { () throws(JSONError) in try scanner.expect(UInt8(ascii: "{")) }
         if scanner.take(UInt8(ascii: "}")) { return }
         repeat {
-            if metadataEntries.count == Self.tensorLimit { throw .fault(.tooManyMetadataEntries(limit: Self.tensorLimit)) }
+            if metadataEntries.count == Self.tensorLimit {
+                throw .fault(.tooManyMetadataEntries(limit: Self.tensorLimit))
+            }
             metadataEntries.append(
                 try scan { () throws(JSONError) in
                     let key = try scanner.scanString()
@@ -204,19 +211,26 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
         let (bytes, overflow) = elements.multipliedReportingOverflow(by: dtype.size)
         if overflow { throw .fault(.sizeOverflow(tensor: shown(name))) }
         let (found, negative) = offsets.end.subtractingReportingOverflow(offsets.begin)
-        if negative || found != bytes { throw .fault(.sizeMismatch(tensor: shown(name), expected: bytes, found: found)) }
+        if negative || found != bytes {
+            throw .fault(.sizeMismatch(tensor: shown(name), expected: bytes, found: found))
+        }
         return Entry(
-            nameStart: UInt32(name.lowerBound), nameLength: UInt32(name.count), shapeStart: UInt32(shapeStart), rank: UInt8(rank),
-            dtype: dtype, begin: offsets.begin, end: offsets.end)
+            nameStart: UInt32(name.lowerBound), nameLength: UInt32(name.count), shapeStart: UInt32(shapeStart),
+            rank: UInt8(rank), dtype: dtype, begin: offsets.begin, end: offsets.end)
     }
 
-    /// The number of elements, or nil if it overflows, also when only a zero hides the overflow: shape arithmetic downstream must be safe.
-    private func parseDimensions(_ scanner: inout JSONScanner, name: Range<Int>, rank: inout Int) throws(HeaderFault) -> Int? {
+    /// The number of elements, or nil if it overflows, also when only a zero hides the overflow: shape arithmetic
+    /// downstream must be safe.
+    private func parseDimensions(
+        _ scanner: inout JSONScanner, name: Range<Int>, rank: inout Int
+    ) throws(HeaderFault) -> Int? {
         if scanner.take(UInt8(ascii: "]")) { return 1 }
         var product: Int? = 1
         var isEmpty = false
         repeat {
-            if rank == Self.dimensionLimit { throw .fault(.tooManyDimensions(tensor: shown(name), limit: Self.dimensionLimit)) }
+            if rank == Self.dimensionLimit {
+                throw .fault(.tooManyDimensions(tensor: shown(name), limit: Self.dimensionLimit))
+            }
             let dimension = try scan { () throws(JSONError) in try scanner.scanUnsignedInteger() }
             rank += 1
             if dimension == 0 {
@@ -261,7 +275,9 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
     private func checkLayout(_ dataBytes: Int) throws(SafetensorsError.Fault) {
         var covered = 0
         for entry in entries {
-            if entry.end > dataBytes { throw .offsetsBeyondData(tensor: shown(entry.name), end: entry.end, dataBytes: dataBytes) }
+            if entry.end > dataBytes {
+                throw .offsetsBeyondData(tensor: shown(entry.name), end: entry.end, dataBytes: dataBytes)
+            }
             if entry.begin < covered { throw .overlap(tensor: shown(entry.name)) }
             if entry.begin > covered { throw .hole(tensor: shown(entry.name)) }
             covered = entry.end
@@ -270,8 +286,8 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
     }
 }
 
-/// Open-addressing hash table from names to indices; the names stay where they are. Swift's per-process random hash seed keeps a hostile
-/// file from choosing colliding names.
+/// Open-addressing hash table from names to indices; the names stay where they are. Swift's per-process random hash
+/// seed keeps a hostile file from choosing colliding names.
 struct NameTable {
     private static let free = UInt32.max
     private var slots: [UInt32] = []

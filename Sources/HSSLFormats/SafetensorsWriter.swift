@@ -7,7 +7,8 @@ package struct SafetensorsTensor {
     package let shape: [Int]
     let source: (Sink) throws -> Void
 
-    /// - Parameter source: called once, when the tensor's turn comes; gives its little-endian bytes to the sink, in any number of pieces.
+    /// - Parameter source: called once, when the tensor's turn comes; gives its little-endian bytes to the sink, in any
+    ///   number of pieces.
     package init(name: String, dtype: SafetensorsDType, shape: [Int], source: @escaping (Sink) throws -> Void) {
         self.name = name
         self.dtype = dtype
@@ -30,7 +31,8 @@ package struct SafetensorsTensor {
     }
 }
 
-/// Writes safetensors files: larger elements first, then by name, as the reference library does; atomically, one tensor at a time in memory.
+/// Writes safetensors files: larger elements first, then by name, as the reference library does; atomically, one tensor
+/// at a time in memory.
 package enum SafetensorsWriter {
     /// - Parameters:
     ///   - metadata: `hssl.crc32c`, the checksum of the data, is added.
@@ -54,19 +56,23 @@ package enum SafetensorsWriter {
             let written = file.count - start
             let expected = tensor.shape.reduce(tensor.dtype.size, *)
             if written != expected {
-                throw FileError(path: path, reason: "tensor '\(oneLine(tensor.name))' \(tensor.shape) needs \(expected) bytes, was given \(written)")
+                throw FileError(
+                    path: path,
+                    reason: "tensor '\(oneLine(tensor.name))' \(tensor.shape) needs \(expected) bytes, was given \(written)")
             }
         }
         try file.overwrite(Array(checksum.hexadecimal.utf8), at: checksumOffset)
         try file.commit()
     }
 
-    /// The header with its length, padded with spaces to a multiple of 8, and where in it the 8 digits of the checksum stand (zeros yet).
+    /// The header with its length, padded with spaces to a multiple of 8, and where in it the 8 digits of the checksum
+    /// stand (zeros yet).
     private static func layout(
         path: String, tensors: [SafetensorsTensor], metadata: [String: String]
     ) throws(FileError) -> (bytes: [UInt8], checksumOffset: Int) {
         if tensors.count > SafetensorsHeader.tensorLimit {
-            throw FileError(path: path, reason: "\(tensors.count) tensors are more than \(SafetensorsHeader.tensorLimit)")
+            throw FileError(
+                path: path, reason: "\(tensors.count) tensors are more than \(SafetensorsHeader.tensorLimit)")
         }
         var text = Array("{\"__metadata__\":{".utf8)
         var checksumOffset = 0
@@ -85,7 +91,9 @@ package enum SafetensorsWriter {
         var names = Set<[UInt8]>()
         for tensor in tensors {
             let name = Array(tensor.name.utf8)
-            func refuse(_ reason: String) -> FileError { FileError(path: path, reason: "tensor '\(oneLine(tensor.name))' \(reason)") }
+            func refuse(_ reason: String) -> FileError {
+                FileError(path: path, reason: "tensor '\(oneLine(tensor.name))' \(reason)")
+            }
             if name.isEmpty || name.contains(0) || tensor.name == "__metadata__" { throw refuse("has an invalid name") }
             if !names.insert(name).inserted { throw refuse("is given twice") }
             if tensor.shape.count > SafetensorsHeader.dimensionLimit { throw refuse("has too many dimensions") }
@@ -107,7 +115,9 @@ package enum SafetensorsWriter {
         text.append(UInt8(ascii: "}"))
         while text.count % 8 != 0 { text.append(0x20) }
         if text.count > SafetensorsFile.headerLimit {
-            throw FileError(path: path, reason: "a header of \(text.count) bytes is more than the limit of \(SafetensorsFile.headerLimit)")
+            throw FileError(
+                path: path,
+                reason: "a header of \(text.count) bytes is more than the limit of \(SafetensorsFile.headerLimit)")
         }
         let length = withUnsafeBytes(of: UInt64(text.count).littleEndian) { Array($0) }
         return (length + text, checksumOffset)

@@ -4,7 +4,8 @@ import Glibc
 
 /// The system calls that change files, replaceable so that tests can fail the n-th one and check what is left on disk.
 ///
-/// Every closure returns the call's result, or −errno (the kernel's own convention: no global errno to be lost on the way).
+/// Every closure returns the call's result, or −errno (the kernel's own convention: no global errno to be lost on the
+/// way).
 package struct SystemCalls: Sendable {
     /// (path, flags, mode) → file descriptor
     package var open: @Sendable (String, Int32, mode_t) -> Int
@@ -37,7 +38,9 @@ package struct SystemCalls: Sendable {
     package static let live = SystemCalls(
         open: { path, flags, mode in orErrno(Int(Glibc.open(path, flags, mode))) },
         write: { descriptor, bytes in orErrno(Glibc.write(descriptor, bytes.baseAddress, bytes.count)) },
-        writeAt: { descriptor, bytes, offset in orErrno(Glibc.pwrite(descriptor, bytes.baseAddress, bytes.count, offset)) },
+        writeAt: { descriptor, bytes, offset in
+            orErrno(Glibc.pwrite(descriptor, bytes.baseAddress, bytes.count, offset))
+        },
         synchronize: { descriptor in orErrno(Int(Glibc.fsync(descriptor))) },
         rename: { old, new in orErrno(Int(Glibc.rename(old, new))) },
         unlink: { path in orErrno(Int(Glibc.unlink(path))) },

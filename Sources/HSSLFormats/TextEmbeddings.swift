@@ -6,7 +6,9 @@ final class CSVWriter: EmbeddingWriter {
 
     init(row: EmbeddingRow, calls: SystemCalls) throws(FileError) {
         if row.shape.count != 1 {
-            throw FileError(path: row.path, reason: "csv holds one vector an image, not features of shape \(row.shape): use .npy or .safetensors")
+            throw FileError(
+                path: row.path,
+                reason: "csv holds one vector an image, not features of shape \(row.shape): use .npy or .safetensors")
         }
         self.row = row
         file = try AtomicFile(path: row.path, calls: calls)
@@ -19,7 +21,9 @@ final class CSVWriter: EmbeddingWriter {
     func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError) {
         try row.check(name, values)
         var line: [UInt8] = []
-        let quoted = name.utf8.contains { $0 == UInt8(ascii: ",") || $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
+        let quoted = name.utf8.contains {
+            $0 == UInt8(ascii: ",") || $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r")
+        }
         if quoted {
             line.append(UInt8(ascii: "\""))
             for byte in name.utf8 {
@@ -50,7 +54,8 @@ final class JSONLinesWriter: EmbeddingWriter {
 
     init(row: EmbeddingRow, calls: SystemCalls) throws(FileError) {
         self.row = row
-        sink = row.path == EmbeddingFormat.standardOutput ? StandardOutput(calls: calls) : try AtomicFile(path: row.path, calls: calls)
+        sink = row.path == EmbeddingFormat.standardOutput
+            ? StandardOutput(calls: calls) : try AtomicFile(path: row.path, calls: calls)
     }
 
     func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError) {

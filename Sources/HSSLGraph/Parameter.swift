@@ -18,11 +18,10 @@ public enum DeployedForm: Sendable, Equatable {
     /// Its rows standardised (`Operation.standardize`), so that the deployed convolution is an ordinary one.
     case standardized(epsilon: Float)
 
-    /// - Parameters:
-    ///   - values: of a parameter of this shape, row-major.
-    package func values(_ values: UnsafeBufferPointer<Float>, shape: [Int]) -> [Float] {
-        guard case .standardized(let epsilon) = self else { return Array(values) }
-        return Tape(mode: .inference, pool: BufferPool()).constant(Array(values), shape: shape).standardized(epsilon: epsilon).array()
+    /// - Parameter values: of a parameter of this shape, row-major.
+    package func values(_ values: [Float], shape: [Int]) -> [Float] {
+        guard case .standardized(let epsilon) = self else { return values }
+        return Tape(mode: .inference, pool: BufferPool()).constant(values, shape: shape).standardized(epsilon: epsilon).array()
     }
 }
 
@@ -60,6 +59,9 @@ public final class Parameter {
     }
 
     package var buffer: Buffer? { storage }
+
+    /// What a deployed model holds of the values.
+    package var deployedValues: [Float] { deployedForm.values(Array(UnsafeBufferPointer(start: values, count: count)), shape: shape) }
 
     /// The gradient, if any was computed since `clearGradient`.
     package var gradient: UnsafeMutablePointer<Float>? { gradientStorage?.floats }

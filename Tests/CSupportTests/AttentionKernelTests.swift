@@ -16,11 +16,15 @@ final class AttentionKernelTests: KernelRowTestCase {
         let qkv = GuardedFloats(qkv, edge: edge), dout = GuardedFloats(dout, edge: edge)
         let out = GuardedFloats(count: s.count, edge: edge), dqkv = GuardedFloats(count: 3 * s.count, edge: edge)
         let logSumExp = GuardedFloats(count: s.batch * s.heads * s.tokens, edge: edge)
-        let forward = GuardedFloats(count: hssl_attention_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4, edge: edge)
-        let backward = GuardedFloats(count: hssl_attention_backward_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4, edge: edge)
-        hssl_attention(s.batch, s.tokens, s.heads, s.headDim, qkv.pointer, out.pointer, logSumExp.pointer, forward.pointer)
-        hssl_attention_backward(s.batch, s.tokens, s.heads, s.headDim, qkv.pointer, out.pointer, logSumExp.pointer, dout.pointer,
-                                dqkv.pointer, backward.pointer)
+        let forward = GuardedFloats(
+            count: hssl_attention_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4, edge: edge)
+        let backward = GuardedFloats(
+            count: hssl_attention_backward_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4, edge: edge)
+        hssl_attention(
+            s.batch, s.tokens, s.heads, s.headDim, qkv.pointer, out.pointer, logSumExp.pointer, forward.pointer)
+        hssl_attention_backward(
+            s.batch, s.tokens, s.heads, s.headDim, qkv.pointer, out.pointer, logSumExp.pointer, dout.pointer,
+            dqkv.pointer, backward.pointer)
         return Result(out: out.values, logSumExp: logSumExp.values, dqkv: dqkv.values)
     }
 
@@ -33,7 +37,8 @@ final class AttentionKernelTests: KernelRowTestCase {
             for (index, (shape, qkv, dout)) in cases.enumerated() {
                 let actual = attention(shape, qkv: qkv, dout: dout, edge: index % 2 == 0 ? .end : .start)
                 assertClose(actual.out, expected[index].out, 3e-6, "out \(shape), row \(isa.rawValue)")
-                assertClose(actual.logSumExp, expected[index].logSumExp, 1e-6, "log-sum-exp \(shape), row \(isa.rawValue)")
+                assertClose(
+                    actual.logSumExp, expected[index].logSumExp, 1e-6, "log-sum-exp \(shape), row \(isa.rawValue)")
                 assertClose(actual.dqkv, expected[index].dqkv, 5e-6, "dqkv \(shape), row \(isa.rawValue)")
             }
         }
@@ -44,7 +49,8 @@ final class AttentionKernelTests: KernelRowTestCase {
     }
 
     func testEveryTokenCount() {
-        compareWithScalar((1...70).map { Shape(batch: 1 + $0 % 2, tokens: $0, heads: 2, headDim: [1, 7, 16, 32][$0 % 4]) })
+        compareWithScalar((1...70).map { Shape(
+            batch: 1 + $0 % 2, tokens: $0, heads: 2, headDim: [1, 7, 16, 32][$0 % 4]) })
     }
 
     func testModelShapesAndSeveralStrips() {
@@ -61,15 +67,20 @@ final class AttentionKernelTests: KernelRowTestCase {
         let qkv = uniform(3 * s.count, seed: 5), dout = uniform(s.count, seed: 6)
         func forward(_ qkv: [Double]) -> [Double] {
             var out = [Double](repeating: 0, count: s.count)
-            func at(_ t: Int, _ which: Int, _ h: Int, _ c: Int) -> Double { qkv[((t * 3 + which) * s.heads + h) * s.headDim + c] }
+            func at(_ t: Int, _ which: Int, _ h: Int, _ c: Int) -> Double {
+                qkv[((t * 3 + which) * s.heads + h) * s.headDim + c]
+            }
             for h in 0..<s.heads {
                 for i in 0..<s.tokens {
                     let weights = (0..<s.tokens).map { j in
-                        exp((0..<s.headDim).reduce(0.0) { $0 + at(i, 0, h, $1) * at(j, 1, h, $1) } / Double(s.headDim).squareRoot())
+                        exp((0..<s.headDim).reduce(0.0) { $0 + at(i, 0, h, $1)
+                            * at(j, 1, h, $1) } / Double(s.headDim).squareRoot())
                     }
                     let sum = weights.reduce(0, +)
                     for c in 0..<s.headDim {
-                        out[(i * s.heads + h) * s.headDim + c] = (0..<s.tokens).reduce(0.0) { $0 + weights[$1] / sum * at($1, 2, h, c) }
+                        out[(i * s.heads + h) * s.headDim + c] = (0..<s.tokens).reduce(0.0) {
+                            $0 + weights[$1] / sum * at($1, 2, h, c)
+                        }
                     }
                 }
             }
@@ -93,8 +104,10 @@ final class AttentionKernelTests: KernelRowTestCase {
                 var qkv = uniform(3 * s.count, seed: 4)
                 for t in 0..<s.tokens { for c in 0..<2 * s.headDim { qkv[t * 3 * s.headDim + c] *= magnitude } }
                 let result = attention(s, qkv: qkv, dout: uniform(s.count, seed: 5))
-                XCTAssertTrue(result.out.allSatisfy { abs($0) <= 1.000001 }, "out, magnitude \(magnitude), row \(isa.rawValue)")
-                XCTAssertTrue(result.logSumExp.allSatisfy(\.isFinite), "log-sum-exp, magnitude \(magnitude), row \(isa.rawValue)")
+                XCTAssertTrue(
+                    result.out.allSatisfy { abs($0) <= 1.000001 }, "out, magnitude \(magnitude), row \(isa.rawValue)")
+                XCTAssertTrue(
+                    result.logSumExp.allSatisfy(\.isFinite), "log-sum-exp, magnitude \(magnitude), row \(isa.rawValue)")
                 XCTAssertTrue(result.dqkv.allSatisfy(\.isFinite), "dqkv, magnitude \(magnitude), row \(isa.rawValue)")
             }
         }
@@ -108,7 +121,9 @@ final class AttentionKernelTests: KernelRowTestCase {
             var qkv = uniform(3 * s.count, seed: 4)
             qkv[position] = .nan
             forEachRow(of: "attention") { isa in
-                XCTAssertTrue(attention(s, qkv: qkv, dout: uniform(s.count, seed: 5)).out.contains(where: \.isNaN), "row \(isa.rawValue)")
+                XCTAssertTrue(
+                    attention(s, qkv: qkv, dout: uniform(s.count, seed: 5)).out.contains(where: \.isNaN),
+                    "row \(isa.rawValue)")
             }
         }
     }
@@ -120,8 +135,10 @@ final class AttentionKernelTests: KernelRowTestCase {
             let all = attention(s, qkv: qkv, dout: dout)
             let stride = s.count / s.batch
             for b in 0..<s.batch {
-                let one = attention(Shape(batch: 1, tokens: s.tokens, heads: s.heads, headDim: s.headDim),
-                                    qkv: Array(qkv[3 * b * stride..<3 * (b + 1) * stride]), dout: Array(dout[b * stride..<(b + 1) * stride]))
+                let one = attention(
+                    Shape(batch: 1, tokens: s.tokens, heads: s.heads, headDim: s.headDim),
+                    qkv: Array(qkv[3 * b * stride..<3 * (b + 1) * stride]),
+                    dout: Array(dout[b * stride..<(b + 1) * stride]))
                 assertSameBits(one.out, Array(all.out[b * stride..<(b + 1) * stride]), "out of sample \(b)")
                 assertSameBits(one.dqkv, Array(all.dqkv[3 * b * stride..<3 * (b + 1) * stride]), "dqkv of sample \(b)")
             }
@@ -130,8 +147,9 @@ final class AttentionKernelTests: KernelRowTestCase {
 
     func testThreadsDoNotMatter() {
         // Many heads, one head (its queries are split), and an odd number of pairs.
-        for s in [Shape(batch: 4, tokens: 50, heads: 3, headDim: 32), Shape(batch: 1, tokens: 197, heads: 1, headDim: 64),
-                  Shape(batch: 1, tokens: 101, heads: 3, headDim: 24)] {
+        for s in [
+            Shape(batch: 4, tokens: 50, heads: 3, headDim: 32), Shape(batch: 1, tokens: 197, heads: 1, headDim: 64),
+            Shape(batch: 1, tokens: 101, heads: 3, headDim: 24)] {
             let qkv = uniform(3 * s.count, seed: 1), dout = uniform(s.count, seed: 2)
             assertThreadsDoNotMatter("attention") {
                 let result = attention(s, qkv: qkv, dout: dout)

@@ -17,12 +17,16 @@ final class BaseKernelTests: XCTestCase {
         }
         XCTAssertEqual(words(0, 0, 0), [0x6627_E8D5, 0xE169_C58D, 0xBC57_AC4C, 0x9B00_DBD8])
         XCTAssertEqual(words(.max, .max, .max), [0x408F_276D, 0x41C8_3B0E, 0xA20B_C7C6, 0x6D54_51FD])
-        XCTAssertEqual(words(0x299F_31D0_A409_3822, 0x85A3_08D3_243F_6A88, 0x0370_7344_1319_8A2E), [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1])
+        XCTAssertEqual(
+            words(0x299F_31D0_A409_3822, 0x85A3_08D3_243F_6A88, 0x0370_7344_1319_8A2E),
+            [0xD16C_FE09, 0x94FD_CCEB, 0x5001_E420, 0x2412_6EA1])
     }
 
     /// Every binary16 value, against Swift's own Float16.
     func testEveryHalfWidensAndReturns() {
-        let halves = GuardedBuffer<UInt16>(capacity: 65536), wide = GuardedBuffer<Float>(capacity: 65536), back = GuardedBuffer<UInt16>(capacity: 65536)
+        let halves =
+            GuardedBuffer<UInt16>(capacity: 65536), wide = GuardedBuffer<Float>(capacity: 65536),
+            back = GuardedBuffer<UInt16>(capacity: 65536)
         withEachInstructionSet { isa in
             let x = halves.tail(65536), y = wide.tail(65536), z = back.tail(65536)
             for i in 0..<65536 { x[i] = UInt16(i) }
@@ -43,7 +47,9 @@ final class BaseKernelTests: XCTestCase {
 
     /// Ties, neighbours of ties, subnormals, overflow; every length 1…40 up to a guard page.
     func testRoundingToHalf() {
-        var values: [Float] = [0, -0.0, 65504, 65519.996, 65520, -65520, 1e30, .infinity, -.infinity, .leastNonzeroMagnitude, 0x1p-25, 0x1.000002p-25, 0x1.8p-24, 0x1p-14]
+        var values: [Float] = [
+            0, -0.0, 65504, 65519.996, 65520, -65520, 1e30, .infinity, -.infinity, .leastNonzeroMagnitude, 0x1p-25,
+            0x1.000002p-25, 0x1.8p-24, 0x1p-14]
         for half in stride(from: UInt16(0), to: 0x7BFF, by: 37) {
             let tie = (Float(Float16(bitPattern: half)) + Float(Float16(bitPattern: half + 1))) / 2
             values += [tie, tie.nextUp, tie.nextDown, -tie]

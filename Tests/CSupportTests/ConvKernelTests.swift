@@ -13,22 +13,29 @@ final class ConvKernelTests: KernelRowTestCase {
         var y: [Float], dx: [Float], dweight: [Float], dbias: [Float]
     }
 
-    private func conv(_ s: Shape, x: [Float], weight: [Float], bias: [Float]?, dy: [Float], edge: GuardedFloats.Edge = .end) -> Result {
-        let x = GuardedFloats(x, edge: edge), weight = GuardedFloats(weight, edge: edge), dy = GuardedFloats(dy, edge: edge)
+    private func conv(
+        _ s: Shape, x: [Float], weight: [Float], bias: [Float]?, dy: [Float], edge: GuardedFloats.Edge = .end
+    ) -> Result {
+        let x = GuardedFloats(x, edge: edge), weight = GuardedFloats(weight, edge: edge), dy = GuardedFloats(
+            dy, edge: edge)
         let bias = bias.map { GuardedFloats($0, edge: edge) }
         let y = GuardedFloats(count: s.count, edge: edge), dx = GuardedFloats(count: s.count, edge: edge)
-        let dweight = GuardedFloats(uniform(s.taps, seed: 71), edge: edge), dbias = GuardedFloats(uniform(s.C, seed: 72), edge: edge)
+        let dweight = GuardedFloats(uniform(s.taps, seed: 71), edge: edge), dbias = GuardedFloats(
+            uniform(s.C, seed: 72), edge: edge)
         let workspace = GuardedFloats(count: hssl_depthwise_conv_workspace_size(s.C, s.k) / 4, edge: edge)
-        hssl_depthwise_conv(s.batch, s.h, s.w, s.C, s.k, x.pointer, weight.pointer, bias?.pointer, y.pointer, workspace.pointer)
-        hssl_depthwise_conv_backward_input(s.batch, s.h, s.w, s.C, s.k, dy.pointer, weight.pointer, dx.pointer, workspace.pointer)
-        hssl_depthwise_conv_backward_weight(s.batch, s.h, s.w, s.C, s.k, x.pointer, dy.pointer, dweight.pointer, dbias.pointer,
-                                            workspace.pointer)
+        hssl_depthwise_conv(
+            s.batch, s.h, s.w, s.C, s.k, x.pointer, weight.pointer, bias?.pointer, y.pointer, workspace.pointer)
+        hssl_depthwise_conv_backward_input(
+            s.batch, s.h, s.w, s.C, s.k, dy.pointer, weight.pointer, dx.pointer, workspace.pointer)
+        hssl_depthwise_conv_backward_weight(
+            s.batch, s.h, s.w, s.C, s.k, x.pointer, dy.pointer, dweight.pointer, dbias.pointer, workspace.pointer)
         return Result(y: y.values, dx: dx.values, dweight: dweight.values, dbias: dbias.values)
     }
 
     private func conv(_ s: Shape, seed: Int, edge: GuardedFloats.Edge = .end) -> Result {
-        conv(s, x: uniform(s.count, seed: seed), weight: uniform(s.taps, seed: seed + 1), bias: seed % 3 == 0 ? nil : uniform(s.C, seed: seed + 2),
-             dy: uniform(s.count, seed: seed + 3), edge: edge)
+        conv(
+            s, x: uniform(s.count, seed: seed), weight: uniform(s.taps, seed: seed + 1),
+            bias: seed % 3 == 0 ? nil : uniform(s.C, seed: seed + 2), dy: uniform(s.count, seed: seed + 3), edge: edge)
     }
 
     private func compareWithScalar(_ shapes: [Shape]) {
@@ -61,7 +68,9 @@ final class ConvKernelTests: KernelRowTestCase {
     /// An independent float64 formula, differentiated numerically.
     func testMatchesFiniteDifferences() {
         let s = Shape(batch: 2, h: 3, w: 4, C: 2, k: 3)
-        let x = uniform(s.count, seed: 1), weight = uniform(s.taps, seed: 2), bias = uniform(s.C, seed: 3), dy = uniform(s.count, seed: 4)
+        let x =
+            uniform(s.count, seed: 1), weight = uniform(s.taps, seed: 2), bias = uniform(s.C, seed: 3),
+            dy = uniform(s.count, seed: 4)
         func forward(_ x: [Double], _ weight: [Double], _ bias: [Double]) -> [Double] {
             (0..<s.count).map { at in
                 let c = at % s.C, j = at / s.C % s.w, i = at / (s.C * s.w) % s.h, b = at / (s.C * s.w * s.h)
@@ -85,7 +94,8 @@ final class ConvKernelTests: KernelRowTestCase {
             let result = conv(s, x: x, weight: weight, bias: bias, dy: dy)
             assertClose(result.y, y, 1e-6, "y, row \(isa.rawValue)")
             assertClose(result.dx, dx, 1e-6, "dx, row \(isa.rawValue)")
-            assertClose(zip(result.dweight, uniform(s.taps, seed: 71)).map(-), dweight, 1e-6, "dweight, row \(isa.rawValue)")
+            assertClose(
+                zip(result.dweight, uniform(s.taps, seed: 71)).map(-), dweight, 1e-6, "dweight, row \(isa.rawValue)")
             assertClose(zip(result.dbias, uniform(s.C, seed: 72)).map(-), dbias, 1e-6, "dbias, row \(isa.rawValue)")
         }
         check(HSSL_ISA_SCALAR)
@@ -94,11 +104,15 @@ final class ConvKernelTests: KernelRowTestCase {
 
     func testSampleDoesNotDependOnTheBatch() {
         let s = Shape(batch: 3, h: 7, w: 7, C: 40, k: 7)
-        let x = uniform(s.count, seed: 1), weight = uniform(s.taps, seed: 2), bias = uniform(s.C, seed: 3), dy = uniform(s.count, seed: 4)
+        let x =
+            uniform(s.count, seed: 1), weight = uniform(s.taps, seed: 2), bias = uniform(s.C, seed: 3),
+            dy = uniform(s.count, seed: 4)
         forEachRow(of: "conv") { _ in
             let all = conv(s, x: x, weight: weight, bias: bias, dy: dy)
             let part = s.count / 3..<2 * s.count / 3
-            let one = conv(Shape(batch: 1, h: 7, w: 7, C: 40, k: 7), x: Array(x[part]), weight: weight, bias: bias, dy: Array(dy[part]))
+            let one = conv(
+                Shape(batch: 1, h: 7, w: 7, C: 40, k: 7), x: Array(x[part]), weight: weight, bias: bias,
+                dy: Array(dy[part]))
             assertSameBits(one.y, Array(all.y[part]), "y")
             assertSameBits(one.dx, Array(all.dx[part]), "dx")
         }

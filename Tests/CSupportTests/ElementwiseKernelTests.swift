@@ -17,7 +17,8 @@ final class ElementwiseKernelTests: KernelRowTestCase {
 
     /// Arguments that cover ±12 and the special values.
     private var argumentsOfGELU: [Float] {
-        uniform(40_001, seed: 3).map { $0 * 12 } + [0, -0.0, 1e-30, -1e-30, Float(bitPattern: 700), 9.5, -9.5, 9.6, -9.6, 100, -100, 1e30, -1e30]
+        uniform(40_001, seed: 3).map { $0 * 12 } + [
+            0, -0.0, 1e-30, -1e-30, Float(bitPattern: 700), 9.5, -9.5, 9.6, -9.6, 100, -100, 1e30, -1e30]
     }
 
     func testGELUErrorBound() {
@@ -69,15 +70,20 @@ final class ElementwiseKernelTests: KernelRowTestCase {
             for n in 1...70 {
                 let x = uniform(n, seed: n).map { $0 * 4 }, y = uniform(n, seed: n + 1)
                 func both(_ label: String, _ bound: Double, _ call: (GuardedFloats.Edge) -> [Float]) {
-                    assertClose(call(edge(n)), withScalarRow { call(.end) }, bound, "\(label), n \(n), row \(isa.rawValue)")
+                    assertClose(
+                        call(edge(n)), withScalarRow { call(.end) }, bound, "\(label), n \(n), row \(isa.rawValue)")
                 }
                 both("gelu", 0) { run([x], count: n, edge: $0) { hssl_gelu(n, $0[0], $1) } }
-                both("gelu backward", 2e-6) { run([x, y], count: n, edge: $0) { hssl_gelu_backward(n, $0[0], $0[1], $1) } }
+                both("gelu backward", 2e-6) {
+                    run([x, y], count: n, edge: $0) { hssl_gelu_backward(n, $0[0], $0[1], $1) }
+                }
                 both("add", 0) { run([x, y], count: n, edge: $0) { hssl_add(n, $0[0], $0[1], $1) } }
                 both("scale", 0) { run([], count: n, initial: x, edge: $0) { hssl_scale(n, 0.3, $1) } }
                 both("axpy", 0) { run([x], count: n, initial: y, edge: $0) { hssl_axpy(n, -1.7, $0[0], $1) } }
                 both("add broadcast", 0) {
-                    run([uniform(3 * n, seed: 2), y], count: 3 * n, edge: $0) { hssl_add_broadcast(3, n, $0[0], $0[1], $1) }
+                    run([uniform(3 * n, seed: 2), y], count: 3 * n, edge: $0) {
+                        hssl_add_broadcast(3, n, $0[0], $0[1], $1)
+                    }
                 }
                 both("scaled samples", 0) {
                     run([uniform(2 * n, seed: 2), uniform(2 * n, seed: 3), [0.5, 0]], count: 2 * n, edge: $0) {
@@ -90,13 +96,17 @@ final class ElementwiseKernelTests: KernelRowTestCase {
                     }
                 }
                 both("scale samples", 0) {
-                    run([[2, -3], uniform(2 * n, seed: 3)], count: 2 * n, edge: $0) { hssl_scale_samples(2, n, $0[0], $0[1], $1) }
+                    run([[2, -3], uniform(2 * n, seed: 3)], count: 2 * n, edge: $0) {
+                        hssl_scale_samples(2, n, $0[0], $0[1], $1)
+                    }
                 }
                 both("sum rows", 1e-6) {
                     run([uniform(75 * n, seed: 4)], count: n, initial: y, edge: $0) { hssl_sum_rows(75, n, $0[0], $1) }
                 }
                 both("mean tokens", 1e-6) {
-                    run([uniform(2 * 13 * n, seed: 5)], count: 2 * n, edge: $0) { hssl_mean_tokens(2, 13, n, $0[0], $1) }
+                    run([uniform(2 * 13 * n, seed: 5)], count: 2 * n, edge: $0) {
+                        hssl_mean_tokens(2, 13, n, $0[0], $1)
+                    }
                 }
             }
         }
@@ -110,8 +120,11 @@ final class ElementwiseKernelTests: KernelRowTestCase {
         XCTAssertEqual(run([x], count: 3, initial: v) { hssl_sum_rows(2, 3, $0[0], $1) }, [15, 27, 39])
         XCTAssertEqual(run([x], count: 2) { hssl_mean_tokens(1, 3, 2, $0[0], $1) }, [3, 4])
         XCTAssertEqual(run([x], count: 3) { hssl_mean_tokens(3, 2, 1, $0[0], $1) }, [1.5, 3.5, 5.5])
-        XCTAssertEqual(run([x, x, [2, 0]], count: 6) { hssl_add_scaled_samples(2, 3, $0[0], $0[1], $0[2], $1) }, [3, 6, 9, 4, 5, 6])
-        XCTAssertEqual(run([[2, -1], x], count: 6) { hssl_scale_samples(2, 3, $0[0], $0[1], $1) }, [2, 4, 6, -4, -5, -6])
+        XCTAssertEqual(
+            run([x, x, [2, 0]], count: 6) { hssl_add_scaled_samples(2, 3, $0[0], $0[1], $0[2], $1) },
+            [3, 6, 9, 4, 5, 6])
+        XCTAssertEqual(
+            run([[2, -1], x], count: 6) { hssl_scale_samples(2, 3, $0[0], $0[1], $1) }, [2, 4, 6, -4, -5, -6])
     }
 
     func testGatherAndScatterAreTransposes() {
@@ -134,7 +147,9 @@ final class ElementwiseKernelTests: KernelRowTestCase {
     func testPatchifyOrder() {
         let batch = 2, channels = 3, H = 9, W = 7, p = 2
         let image = (0..<batch * channels * H * W).map(Float.init)
-        let patches = run([image], count: batch * 4 * 3 * channels * p * p) { hssl_patchify(batch, channels, H, W, p, $0[0], $1) }
+        let patches = run([image], count: batch * 4 * 3 * channels * p * p) {
+            hssl_patchify(batch, channels, H, W, p, $0[0], $1)
+        }
         for (at, value) in patches.enumerated() {
             let x = at % p, y = at / p % p, c = at / (p * p) % channels, patch = at / (p * p * channels)
             let column = patch % 3, row = patch / 3 % 4, b = patch / 12
@@ -145,11 +160,14 @@ final class ElementwiseKernelTests: KernelRowTestCase {
     // MARK: Softmax and cross entropy
 
     private func softmaxes(_ rows: Int, _ K: Int, magnitude: Float, edge: GuardedFloats.Edge) -> [[Float]] {
-        let z = uniform(rows * K, seed: K).map { $0 * magnitude }, center = uniform(K, seed: K + 1), weight = uniform(rows, seed: 3)
+        let z = uniform(rows * K, seed: K).map { $0 * magnitude }, center = uniform(K, seed: K + 1), weight = uniform(
+            rows, seed: 3)
         let plain = run([z], count: rows * K, edge: edge) { hssl_softmax(rows, K, $0[0], nil, 1.3, $1) }
         let q = run([z, center], count: rows * K, edge: edge) { hssl_softmax(rows, K, $0[0], $0[1], 2.5, $1) }
         let lse = GuardedFloats(count: rows, edge: edge)
-        let loss = run([q, z], count: rows, edge: edge) { hssl_soft_cross_entropy(rows, K, $0[0], $0[1], 3, $1, lse.pointer) }
+        let loss = run([q, z], count: rows, edge: edge) {
+            hssl_soft_cross_entropy(rows, K, $0[0], $0[1], 3, $1, lse.pointer)
+        }
         let dz = run([q, z, lse.values, weight], count: rows * K, edge: edge) {
             hssl_soft_cross_entropy_backward(rows, K, $0[0], $0[1], 3, $0[2], $0[3], $1)
         }
@@ -157,13 +175,16 @@ final class ElementwiseKernelTests: KernelRowTestCase {
     }
 
     func testSoftmaxAndCrossEntropyMatchScalar() {
-        let bounds = [2e-6, 2e-6, 4e-6, 2e-6, 4e-6], floors = [1e-30, 1e-30, 1, 1, 1]  // probabilities cancel in the last
+        // probabilities cancel in the last
+        let bounds = [2e-6, 2e-6, 4e-6, 2e-6, 4e-6], floors = [1e-30, 1e-30, 1, 1, 1]
         forEachRow(of: "elementwise") { isa in
             for K in Array(1...70) + [512, 1003, 8192] {
                 let actual = softmaxes(2, K, magnitude: 3, edge: edge(K))
                 let expected = withScalarRow { softmaxes(2, K, magnitude: 3, edge: .end) }
                 for (index, bound) in bounds.enumerated() {
-                    assertClose(actual[index], expected[index], bound, floor: floors[index], "output \(index), K \(K), row \(isa.rawValue)")
+                    assertClose(
+                        actual[index], expected[index], bound, floor: floors[index],
+                        "output \(index), K \(K), row \(isa.rawValue)")
                 }
             }
         }
@@ -175,8 +196,12 @@ final class ElementwiseKernelTests: KernelRowTestCase {
                 let z = uniform(2 * K, seed: K), q = uniform(2 * K, seed: K + 1)
                 var apart = [Float](repeating: 0, count: 2 * K), ofLogits = z, ofTargets = q
                 hssl_soft_cross_entropy_backward(2, K, q, z, 3, [0.5, 1], [1, 2], &apart)
-                ofLogits.withUnsafeMutableBufferPointer { hssl_soft_cross_entropy_backward(2, K, q, $0.baseAddress, 3, [0.5, 1], [1, 2], $0.baseAddress) }
-                ofTargets.withUnsafeMutableBufferPointer { hssl_soft_cross_entropy_backward(2, K, $0.baseAddress, z, 3, [0.5, 1], [1, 2], $0.baseAddress) }
+                ofLogits.withUnsafeMutableBufferPointer {
+                    hssl_soft_cross_entropy_backward(2, K, q, $0.baseAddress, 3, [0.5, 1], [1, 2], $0.baseAddress)
+                }
+                ofTargets.withUnsafeMutableBufferPointer {
+                    hssl_soft_cross_entropy_backward(2, K, $0.baseAddress, z, 3, [0.5, 1], [1, 2], $0.baseAddress)
+                }
                 XCTAssertEqual(ofLogits, apart, "K \(K), row \(isa.rawValue)")
                 XCTAssertEqual(ofTargets, apart, "K \(K), row \(isa.rawValue)")
             }
@@ -188,7 +213,9 @@ final class ElementwiseKernelTests: KernelRowTestCase {
             let K = 37
             for magnitude: Float in [1e4, 1e30] {
                 let outputs = softmaxes(3, K, magnitude: magnitude, edge: .end)
-                for values in outputs { XCTAssertTrue(values.allSatisfy(\.isFinite), "magnitude \(magnitude), row \(isa.rawValue)") }
+                for values in outputs {
+                    XCTAssertTrue(values.allSatisfy(\.isFinite), "magnitude \(magnitude), row \(isa.rawValue)")
+                }
                 XCTAssertEqual(outputs[0][0..<K].reduce(0, +), 1, accuracy: 1e-5)
             }
             var y: [Float] = [0, 0, 0]
@@ -233,7 +260,9 @@ final class ElementwiseKernelTests: KernelRowTestCase {
             let slope = run([x, x], count: 70) { hssl_gelu_backward(70, $0[0], $0[1], $1) }
             for i in [0, 5, 63, 69] {
                 assertSameBits(run([[x[i]]], count: 1) { hssl_gelu(1, $0[0], $1) }, [all[i]], "gelu at \(i)")
-                assertSameBits(run([[x[i]], [x[i]]], count: 1) { hssl_gelu_backward(1, $0[0], $0[1], $1) }, [slope[i]], "slope at \(i)")
+                assertSameBits(
+                    run([[x[i]], [x[i]]], count: 1) { hssl_gelu_backward(1, $0[0], $0[1], $1) }, [slope[i]],
+                    "slope at \(i)")
             }
             let z = uniform(5 * 53, seed: 9)
             let rows = run([z], count: 5 * 53) { hssl_softmax(5, 53, $0[0], nil, 4, $1) }
@@ -256,9 +285,12 @@ final class ElementwiseKernelTests: KernelRowTestCase {
                 run([table], count: wide, initial: Array(y[0..<wide])) { hssl_sum_rows(tall, wide, $0[0], $1) },
                 run([table], count: 9 * wide) { hssl_mean_tokens(9, 89, wide, $0[0], $1) },
                 run([table], count: tall * wide) { hssl_gather_rows(tall, wide, index, $0[0], $1) },
-                run([table], count: 50 * wide, initial: Array(y[0..<50 * wide])) { hssl_scatter_add_rows(tall, wide, index, $0[0], $1) },
-                run([table, table, y], count: tall * wide) { hssl_add_scaled_samples(tall, wide, $0[0], $0[1], $0[2], $1) },
-                run([table, table], count: tall * wide) { hssl_add_scaled_samples(1, tall * wide, $0[0], $0[1], nil, $1) },
+                run([table], count: 50 * wide, initial: Array(y[0..<50
+                * wide])) { hssl_scatter_add_rows(tall, wide, index, $0[0], $1) },
+                run([table, table, y], count: tall
+                * wide) { hssl_add_scaled_samples(tall, wide, $0[0], $0[1], $0[2], $1) },
+                run([table, table], count: tall
+                * wide) { hssl_add_scaled_samples(1, tall * wide, $0[0], $0[1], nil, $1) },
             ] + softmaxes(tall / 3, wide, magnitude: 3, edge: .end)
         }
     }

@@ -25,7 +25,9 @@ final class ImageKernelTests: XCTestCase {
         let scalar = body()
         let rows = (0..<hssl_kernel_count()).map { hssl_kernel_at($0) }.filter { String(cString: $0.family) == "image" }
         XCTAssertFalse(rows.isEmpty)
-        for row in rows where hssl_isa_select(row.isa) { XCTAssertEqual(body(), scalar, "\(note) \(String(cString: row.name))") }
+        for row in rows where hssl_isa_select(row.isa) {
+            XCTAssertEqual(body(), scalar, "\(note) \(String(cString: row.name))")
+        }
     }
 
     func testResize() {

@@ -8,18 +8,29 @@ final class NormKernelTests: KernelRowTestCase {
         var y: [Float], mean: [Float], rstd: [Float], dx: [Float], dweight: [Float], dbias: [Float]
     }
 
-    private func layerNorm(rows: Int, D: Int, x: [Float], weight: [Float], bias: [Float], dy: [Float], edge: GuardedFloats.Edge) -> LayerNorm {
-        let x = GuardedFloats(x, edge: edge), weight = GuardedFloats(weight, edge: edge), bias = GuardedFloats(bias, edge: edge)
-        let dy = GuardedFloats(dy, edge: edge), y = GuardedFloats(count: rows * D, edge: edge), dx = GuardedFloats(count: rows * D, edge: edge)
+    private func layerNorm(
+        rows: Int, D: Int, x: [Float], weight: [Float], bias: [Float], dy: [Float], edge: GuardedFloats.Edge
+    ) -> LayerNorm {
+        let x = GuardedFloats(x, edge: edge), weight = GuardedFloats(weight, edge: edge), bias = GuardedFloats(
+            bias, edge: edge)
+        let dy = GuardedFloats(dy, edge: edge), y = GuardedFloats(count: rows * D, edge: edge), dx = GuardedFloats(
+            count: rows * D, edge: edge)
         let mean = GuardedFloats(count: rows, edge: edge), rstd = GuardedFloats(count: rows, edge: edge)
-        let dweight = GuardedFloats(uniform(D, seed: 91), edge: edge), dbias = GuardedFloats(uniform(D, seed: 92), edge: edge)
-        hssl_layer_norm(rows, D, x.pointer, weight.pointer, bias.pointer, epsilon, y.pointer, mean.pointer, rstd.pointer)
-        hssl_layer_norm_backward(rows, D, x.pointer, weight.pointer, mean.pointer, rstd.pointer, dy.pointer, dx.pointer, dweight.pointer,
-                                 dbias.pointer)
-        return LayerNorm(y: y.values, mean: mean.values, rstd: rstd.values, dx: dx.values, dweight: dweight.values, dbias: dbias.values)
+        let dweight = GuardedFloats(uniform(D, seed: 91), edge: edge), dbias = GuardedFloats(
+            uniform(D, seed: 92), edge: edge)
+        hssl_layer_norm(
+            rows, D, x.pointer, weight.pointer, bias.pointer, epsilon, y.pointer, mean.pointer, rstd.pointer)
+        hssl_layer_norm_backward(
+            rows, D, x.pointer, weight.pointer, mean.pointer, rstd.pointer, dy.pointer, dx.pointer, dweight.pointer,
+            dbias.pointer)
+        return LayerNorm(
+            y: y.values, mean: mean.values, rstd: rstd.values, dx: dx.values, dweight: dweight.values,
+            dbias: dbias.values)
     }
 
-    private func exactLayerNorm(rows: Int, D: Int, x: [Float], weight: [Float], bias: [Float]) -> (y: [Float], mean: [Float], rstd: [Float]) {
+    private func exactLayerNorm(
+        rows: Int, D: Int, x: [Float], weight: [Float], bias: [Float]
+    ) -> (y: [Float], mean: [Float], rstd: [Float]) {
         var result = (y: [Float](), mean: [Float](), rstd: [Float]())
         for r in 0..<rows {
             let row = x[r * D..<(r + 1) * D].map(Double.init)
@@ -39,7 +50,9 @@ final class NormKernelTests: KernelRowTestCase {
                 let x = uniform(rows * D, seed: D), dy = uniform(rows * D, seed: D + 1)
                 let weight = uniform(D, seed: D + 2), bias = uniform(D, seed: D + 3)
                 let actual = layerNorm(rows: rows, D: D, x: x, weight: weight, bias: bias, dy: dy, edge: edge)
-                let expected = withScalarRow { layerNorm(rows: rows, D: D, x: x, weight: weight, bias: bias, dy: dy, edge: edge) }
+                let expected = withScalarRow {
+                    layerNorm(rows: rows, D: D, x: x, weight: weight, bias: bias, dy: dy, edge: edge)
+                }
                 let label = "D \(D), row \(isa.rawValue)"
                 // A row of two nearly equal values has a large rstd, which magnifies the rounding of the mean.
                 let bound = D < 4 ? 1e-4 : 2e-6
@@ -70,7 +83,8 @@ final class NormKernelTests: KernelRowTestCase {
     func testLayerNormBackwardMatchesFiniteDifferences() {
         let rows = 2
         for D in [3, 8, 21] {
-            let x = uniform(rows * D, seed: 1), weight = uniform(D, seed: 2), bias = uniform(D, seed: 3), dy = uniform(rows * D, seed: 4)
+            let x = uniform(rows * D, seed: 1), weight = uniform(D, seed: 2), bias = uniform(D, seed: 3), dy = uniform(
+                rows * D, seed: 4)
             func forward(_ x: [Double], _ weight: [Double]) -> [Double] {
                 (0..<rows).flatMap { r -> [Double] in
                     let row = x[r * D..<(r + 1) * D]
@@ -84,9 +98,12 @@ final class NormKernelTests: KernelRowTestCase {
             func check(_ isa: hssl_isa) {
                 let result = layerNorm(rows: rows, D: D, x: x, weight: weight, bias: bias, dy: dy, edge: .end)
                 assertClose(result.dx, dx, 1e-5, "dx, D \(D), row \(isa.rawValue)")
-                assertClose(zip(result.dweight, uniform(D, seed: 91)).map(-), dweight, 1e-5, "dweight, D \(D), row \(isa.rawValue)")
+                assertClose(
+                    zip(result.dweight, uniform(D, seed: 91)).map(-), dweight, 1e-5,
+                    "dweight, D \(D), row \(isa.rawValue)")
                 let dbias = (0..<D).map { dy[$0] + dy[D + $0] }
-                assertClose(zip(result.dbias, uniform(D, seed: 92)).map(-), dbias, 1e-5, "dbias, D \(D), row \(isa.rawValue)")
+                assertClose(
+                    zip(result.dbias, uniform(D, seed: 92)).map(-), dbias, 1e-5, "dbias, D \(D), row \(isa.rawValue)")
             }
             check(HSSL_ISA_SCALAR)
             forEachRow(of: "norm", check)
@@ -95,7 +112,8 @@ final class NormKernelTests: KernelRowTestCase {
 
     func testOptionalOutputsAndInPlace() {
         let rows = 3, D = 37
-        let input = uniform(rows * D, seed: 5), weight = uniform(D, seed: 6), bias = uniform(D, seed: 7), dy = uniform(rows * D, seed: 8)
+        let input = uniform(rows * D, seed: 5), weight = uniform(D, seed: 6), bias = uniform(D, seed: 7), dy = uniform(
+            rows * D, seed: 8)
         forEachRow(of: "norm") { _ in
             let full = layerNorm(rows: rows, D: D, x: input, weight: weight, bias: bias, dy: dy, edge: .end)
             var x = input
@@ -109,12 +127,14 @@ final class NormKernelTests: KernelRowTestCase {
 
     func testRowDoesNotDependOnItsBatch() {
         let rows = 9, D = 101
-        let x = uniform(rows * D, seed: 11), weight = uniform(D, seed: 12), bias = uniform(D, seed: 13), dy = uniform(rows * D, seed: 14)
+        let x = uniform(rows * D, seed: 11), weight = uniform(D, seed: 12), bias = uniform(D, seed: 13), dy = uniform(
+            rows * D, seed: 14)
         forEachRow(of: "norm") { _ in
             let all = layerNorm(rows: rows, D: D, x: x, weight: weight, bias: bias, dy: dy, edge: .start)
             for r in [0, 4, 8] {
                 let part = r * D..<(r + 1) * D
-                let one = layerNorm(rows: 1, D: D, x: Array(x[part]), weight: weight, bias: bias, dy: Array(dy[part]), edge: .end)
+                let one = layerNorm(
+                    rows: 1, D: D, x: Array(x[part]), weight: weight, bias: bias, dy: Array(dy[part]), edge: .end)
                 assertSameBits(one.y, Array(all.y[part]), "y of row \(r)")
                 assertSameBits(one.dx, Array(all.dx[part]), "dx of row \(r)")
             }
@@ -123,7 +143,8 @@ final class NormKernelTests: KernelRowTestCase {
 
     func testThreadsDoNotMatter() {
         let rows = 2201, D = 100
-        let x = uniform(rows * D, seed: 21), weight = uniform(D, seed: 22), bias = uniform(D, seed: 23), dy = uniform(rows * D, seed: 24)
+        let x = uniform(rows * D, seed: 21), weight = uniform(D, seed: 22), bias = uniform(D, seed: 23), dy = uniform(
+            rows * D, seed: 24)
         assertThreadsDoNotMatter("norm") {
             let layer = layerNorm(rows: rows, D: D, x: x, weight: weight, bias: bias, dy: dy, edge: .end)
             let unit = l2(rows: rows, D: D, x: x, dy: dy, edge: .end)

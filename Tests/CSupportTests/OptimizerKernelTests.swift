@@ -2,13 +2,15 @@ import CSupport
 import XCTest
 
 final class OptimizerKernelTests: KernelRowTestCase {
-    private let settings = hssl_update_settings(gradient_scale: 0.5, lr: 1e-3, weight_decay: 0.05, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, correction1: 0.19,
-                                                correction2: 0.002, momentum: 0.996)
+    private let settings = hssl_update_settings(
+        gradient_scale: 0.5, lr: 1e-3, weight_decay: 0.05, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, correction1: 0.19,
+        correction2: 0.002, momentum: 0.996)
 
     /// Student, teacher and moments after one update.
     private func update(_ n: Int, edge: GuardedFloats.Edge) -> [[Float]] {
         let p = GuardedFloats(uniform(n, seed: 1), edge: edge), g = GuardedFloats(uniform(n, seed: 2), edge: edge)
-        let m = GuardedFloats(uniform(n, seed: 3), edge: edge), v = GuardedFloats(uniform(n, seed: 4).map(abs), edge: edge)
+        let m = GuardedFloats(uniform(n, seed: 3), edge: edge), v = GuardedFloats(
+            uniform(n, seed: 4).map(abs), edge: edge)
         let teacher = GuardedFloats(uniform(n, seed: 5), edge: edge)
         var settings = settings
         hssl_update(n, p.pointer, teacher.pointer, g.pointer, m.pointer, v.pointer, &settings)
@@ -16,7 +18,8 @@ final class OptimizerKernelTests: KernelRowTestCase {
     }
 
     private func ema(_ n: Int, momentum: Float, edge: GuardedFloats.Edge) -> [Float] {
-        let teacher = GuardedFloats(uniform(n, seed: 5), edge: edge), student = GuardedFloats(uniform(n, seed: 6), edge: edge)
+        let teacher = GuardedFloats(uniform(n, seed: 5), edge: edge), student = GuardedFloats(
+            uniform(n, seed: 6), edge: edge)
         hssl_ema(n, teacher.pointer, student.pointer, momentum)
         return teacher.values
     }
@@ -26,8 +29,12 @@ final class OptimizerKernelTests: KernelRowTestCase {
             for n in 1...70 {
                 let edge: GuardedFloats.Edge = n % 2 == 0 ? .start : .end
                 let expected = withScalarRow { update(n, edge: .end) }
-                for (a, b) in zip(update(n, edge: edge), expected) { assertSameBits(a, b, "update, n \(n), row \(isa.rawValue)") }
-                assertSameBits(ema(n, momentum: 0.996, edge: edge), withScalarRow { ema(n, momentum: 0.996, edge: .end) }, "EMA, n \(n)")
+                for (a, b) in zip(update(n, edge: edge), expected) {
+                    assertSameBits(a, b, "update, n \(n), row \(isa.rawValue)")
+                }
+                assertSameBits(
+                    ema(n, momentum: 0.996, edge: edge), withScalarRow { ema(n, momentum: 0.996, edge: .end) },
+                    "EMA, n \(n)")
             }
         }
     }
@@ -39,7 +46,8 @@ final class OptimizerKernelTests: KernelRowTestCase {
             let gradient = Double(g[i]) * 0.5
             let first = 0.9 * Double(m[i]) + 0.1 * gradient
             let second = 0.999 * Double(v[i]) + 0.001 * gradient * gradient
-            return Float(Double(p[i]) * (1 - 1e-3 * 0.05) - 1e-3 * (first / 0.19) / ((second / 0.002).squareRoot() + 1e-8))
+            return Float(
+                Double(p[i]) * (1 - 1e-3 * 0.05) - 1e-3 * (first / 0.19) / ((second / 0.002).squareRoot() + 1e-8))
         }
         assertClose(update(n, edge: .end)[0], expected, 1e-6, "scalar row")
         forEachRow(of: "optimizer") { assertClose(update(n, edge: .end)[0], expected, 1e-6, "row \($0.rawValue)") }
@@ -78,7 +86,8 @@ final class OptimizerKernelTests: KernelRowTestCase {
             for n in Array(0...70) + [4095, 4096, 4097, 10_000] {
                 let x = GuardedFloats(uniform(n, seed: n), edge: n % 2 == 0 ? .start : .end)
                 let expected = x.values.reduce(0.0) { $0 + Double($1) * Double($1) }
-                XCTAssertEqual(hssl_sum_squares(n, x.pointer), expected, accuracy: 1e-12 * expected, "n \(n), row \(isa.rawValue)")
+                XCTAssertEqual(
+                    hssl_sum_squares(n, x.pointer), expected, accuracy: 1e-12 * expected, "n \(n), row \(isa.rawValue)")
             }
             XCTAssertEqual(hssl_sum_squares(1, [1e30]), 1e60, accuracy: 1e53)
         }
@@ -93,12 +102,14 @@ final class OptimizerKernelTests: KernelRowTestCase {
                     let old = x.pointer[i]
                     for bad in [Float.nan, .infinity, -.infinity] {
                         x.pointer[i] = bad
-                        XCTAssertFalse(hssl_all_finite(n, x.pointer), "n \(n), position \(i), \(bad), row \(isa.rawValue)")
+                        XCTAssertFalse(
+                            hssl_all_finite(n, x.pointer), "n \(n), position \(i), \(bad), row \(isa.rawValue)")
                     }
                     x.pointer[i] = old
                 }
             }
-            XCTAssertTrue(hssl_all_finite(3, [.greatestFiniteMagnitude, -.greatestFiniteMagnitude, .leastNonzeroMagnitude]))
+            XCTAssertTrue(hssl_all_finite(
+                3, [.greatestFiniteMagnitude, -.greatestFiniteMagnitude, .leastNonzeroMagnitude]))
         }
         check(HSSL_ISA_SCALAR)
         forEachRow(of: "optimizer", check)
@@ -109,7 +120,8 @@ final class OptimizerKernelTests: KernelRowTestCase {
         assertThreadsDoNotMatter("optimizer") {
             let x = uniform(n, seed: 8)
             let sum = hssl_sum_squares(n, x)
-            return update(n, edge: .end) + [ema(n, momentum: 0.99, edge: .end), [Float(bitPattern: UInt32(truncatingIfNeeded: sum.bitPattern))]]
+            return update(n, edge: .end) + [
+                ema(n, momentum: 0.99, edge: .end), [Float(bitPattern: UInt32(truncatingIfNeeded: sum.bitPattern))]]
         }
     }
 }

@@ -4,23 +4,29 @@ import TestSupport
 import XCTest
 
 final class QuantizeKernelTests: XCTestCase {
-    static let families = ["quantize_rows", "quantize_rows_f16", "quantize_row_stochastic", "dequantize_row", "count_codes"]
+    static let families = [
+        "quantize_rows", "quantize_rows_f16", "quantize_row_stochastic", "dequantize_row", "count_codes"]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
         hssl_set_threads(2)
     }
 
-    /// Every width 1…200 and some of which fewer rows make a block, padding included, byte for byte, in buffers that end at guard pages.
+    /// Every width 1…200 and some of which fewer rows make a block, padding included, byte for byte, in buffers that
+    /// end at guard pages.
     func testAgainstTheDefinition() {
         let rows = 11, limit = 7000
         let x = GuardedBuffer<Float>(capacity: rows * limit), codes = GuardedBuffer<UInt8>(capacity: rows * (limit + 3))
-        let scale = GuardedBuffer<Float>(capacity: rows), y = GuardedBuffer<Float>(capacity: rows * limit), columns = GuardedBuffer<Float>(capacity: limit)
+        let scale =
+            GuardedBuffer<Float>(capacity: rows), y = GuardedBuffer<Float>(capacity: rows * limit),
+            columns = GuardedBuffer<Float>(capacity: limit)
         let half = GuardedBuffer<UInt16>(capacity: rows * limit)
         oracle_fill_f32(limit, 4, columns.tail(limit))
         withEachInstructionSet { isa in
             for K in Array(1...200) + [1000, 1537, limit] {
-                let ldq = (K + 3) / 4 * 4, count = rows * K, bytes = codes.tail(rows * ldq), s = scale.tail(rows), values = x.tail(count)
+                let ldq =
+                    (K + 3) / 4 * 4, count = rows * K, bytes = codes.tail(rows * ldq), s = scale.tail(rows),
+                    values = x.tail(count)
                 oracle_fill_f32(count, UInt64(K), values)
                 for k in 0..<K { values[K + k] = 0; values[2 * K + k] *= 1e-38 }
                 values[3 * K] = K % 2 == 0 ? .nan : .infinity
@@ -29,20 +35,29 @@ final class QuantizeKernelTests: XCTestCase {
                 XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
                 let z = y.tail(count)
                 hssl_dequantize_rows_u8(rows, K, bytes, ldq, s, z, K)
-                for i in [0, K - 1, 4 * K, 10 * K - 1, count - 1] { XCTAssertEqual(z[i], Float(Int(bytes[i / K * ldq + i % K]) - 128) * s[i / K]) }
-                bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) { hssl_quantize_rows_s8(rows, K, values, K, $0, ldq, s) }
+                for i in [0, K - 1, 4 * K, 10 * K - 1, count - 1] {
+                    XCTAssertEqual(z[i], Float(Int(bytes[i / K * ldq + i % K]) - 128) * s[i / K])
+                }
+                bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) {
+                    hssl_quantize_rows_s8(rows, K, values, K, $0, ldq, s)
+                }
                 XCTAssertEqual(oracle_quantize(rows, K, values, K, 0, bytes, ldq, s), 0, "\(isa), s8, K = \(K)")
-                bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) { hssl_dequantize_rows_s8(rows, K, $0, ldq, s, z, K) }
+                bytes.withMemoryRebound(to: Int8.self, capacity: rows * ldq) {
+                    hssl_dequantize_rows_s8(rows, K, $0, ldq, s, z, K)
+                }
                 XCTAssertEqual(z[count - 1], Float(Int8(bitPattern: bytes[(rows - 1) * ldq + K - 1])) * s[rows - 1])
                 let halves = half.tail(count), widened = y.tail(count)
                 hssl_convert_f32_f16(count, values, halves)
                 hssl_convert_f16_f32(count, halves, widened)
                 hssl_quantize_rows_f16_u8(rows, K, halves, K, bytes, ldq, s)
-                XCTAssertEqual(oracle_quantize(rows, K, widened, K, 0x80, bytes, ldq, s), 0, "\(isa), binary16, K = \(K)")
+                XCTAssertEqual(
+                    oracle_quantize(rows, K, widened, K, 0x80, bytes, ldq, s), 0, "\(isa), binary16, K = \(K)")
                 XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
                 let scaleByColumn = K % 3 == 0 ? nil : columns.tail(K)
                 hssl_quantize_rows_u8_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s)
-                XCTAssertEqual(oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0, "\(isa), stochastic, K = \(K)")
+                XCTAssertEqual(
+                    oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0,
+                    "\(isa), stochastic, K = \(K)")
             }
         }
     }
@@ -62,7 +77,8 @@ final class QuantizeKernelTests: XCTestCase {
                 var saturated = [Int32](repeating: -1, count: rows), zeros = saturated
                 hssl_count_codes_u8(rows, K, codes, ldq, &saturated, &zeros)
                 let row = (0..<K).map { codes[$0] }
-                XCTAssertEqual(saturated, [Int32(row.filter { $0 == 1 || $0 == 255 }.count), 0, Int32(K)], "\(isa), K = \(K)")
+                XCTAssertEqual(
+                    saturated, [Int32(row.filter { $0 == 1 || $0 == 255 }.count), 0, Int32(K)], "\(isa), K = \(K)")
                 XCTAssertEqual(zeros, [Int32(row.filter { $0 == 128 }.count), Int32(K), 0], "\(isa), K = \(K)")
             }
         }
@@ -82,7 +98,9 @@ final class QuantizeKernelTests: XCTestCase {
         for k in 0..<K {
             var sum = 0
             for r in 0..<rows { sum += Int(codes[r * K + k]) - 128 }
-            XCTAssertEqual(Double(sum) / Double(rows), Double(row[k]) * 127, accuracy: 5 * 0.5 / Double(rows).squareRoot() + 1e-4, "column \(k)")
+            XCTAssertEqual(
+                Double(sum) / Double(rows), Double(row[k]) * 127, accuracy: 5 * 0.5 / Double(rows).squareRoot() + 1e-4,
+                "column \(k)")
         }
     }
 }

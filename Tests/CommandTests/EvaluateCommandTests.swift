@@ -9,7 +9,9 @@ final class EvaluateCommandTests: CommandTestCase {
     func testFiguresInJSON() throws {
         try pretrain("run", "--max-steps", "2")
         XCTAssertEqual(try run("hssl", "export", "run", "--output", "base.safetensors").status, 0)
-        let result = try run("hssl", "evaluate", "knn", "--model", "base.safetensors", "--train", "train", "--test", "t10k", "--k", "1,5,20", "--json", "-")
+        let result = try run(
+            "hssl", "evaluate", "knn", "--model", "base.safetensors", "--train", "train", "--test", "t10k", "--k",
+            "1,5,20", "--json", "-")
         XCTAssertEqual(result.status, 0, result.error)
         let figures = try document(result.output)
         XCTAssertEqual(figures["test_images"] as? Int, 20)
@@ -21,13 +23,18 @@ final class EvaluateCommandTests: CommandTestCase {
         }
         // The t10k images are the first train images, so their nearest neighbour is themselves.
         XCTAssertEqual(rows[0]["top1"] as? Double, 1)
-        let toFile = try run("hssl", "evaluate", "knn", "--model", "base.safetensors", "--train", "train", "--test", "t10k", "--k", "1,5,20", "--json", "out.json")
+        let toFile = try run(
+            "hssl", "evaluate", "knn", "--model", "base.safetensors", "--train", "train", "--test", "t10k", "--k",
+            "1,5,20", "--json", "out.json")
         XCTAssertEqual(toFile.status, 0)
         XCTAssertTrue(toFile.output.contains("k = 1: top-1 100.0 %"), toFile.output)
         XCTAssertEqual(try String(contentsOfFile: root + "/out.json", encoding: .utf8), result.output)
         // The baselines take the same way.
         for baseline in [["--raw-pixels", "12"], ["--untrained", "tiny.yaml"]] {
-            let baselineResult = try start("hssl", ["evaluate", "knn"] + baseline + ["--train", "train", "--test", "t10k", "--k", "1", "--json", "-"]).collect()
+            let baselineResult = try start(
+                "hssl",
+                ["evaluate", "knn"] + baseline
+                + ["--train", "train", "--test", "t10k", "--k", "1", "--json", "-"]).collect()
             XCTAssertEqual(baselineResult.status, 0, baselineResult.error)
             let first = (try document(baselineResult.output)["knn"] as? [[String: Any]])?.first
             XCTAssertEqual(first?["top1"] as? Double, 1)
@@ -40,7 +47,9 @@ final class EvaluateCommandTests: CommandTestCase {
         func fails(_ status: Int32, _ text: String, _ arguments: [String], line: UInt = #line) throws {
             let result = try start("hssl", ["evaluate", "knn"] + arguments).collect()
             XCTAssertEqual(result.status, status, result.error, line: line)
-            XCTAssertTrue(result.error.hasPrefix("hssl: error: ") && result.error.contains(text), "\(result.error) does not say '\(text)'", line: line)
+            XCTAssertTrue(
+                result.error.hasPrefix("hssl: error: ") && result.error.contains(text),
+                "\(result.error) does not say '\(text)'", line: line)
             XCTAssertEqual(result.errorLines.count, 1, result.error, line: line)
             XCTAssertEqual(result.output, "", "nothing but the document goes to standard output", line: line)
         }

@@ -9,41 +9,56 @@ final class ExportCommandTests: CommandTestCase {
         for network in ["teacher", "student"] {
             for (precision, largest) in [("float32", 0.0), ("float16", 1.0 / 2048), ("int8", 1.0 / 254)] {
                 let name = "\(network)-\(precision).safetensors"
-                let result = try run("hssl", "export", "run", "--output", name, "--network", network, "--precision", precision)
+                let result = try run(
+                    "hssl", "export", "run", "--output", name, "--network", network, "--precision", precision)
                 XCTAssertEqual(result.status, 0, result.error)
                 XCTAssertEqual(result.output + result.error, "", "success is silent")
                 let file = try SafetensorsFile(path: root + "/" + name)
-                XCTAssertFalse(file.names.contains { $0.contains("mask_token") || $0.contains("head") || $0.contains("auxiliary") || $0.contains("prototypes") })
-                for (tensor, shape) in [("cls_token", [1, 1, 96]), ("blocks.3.mlp.fc1.weight", [384, 96]), ("blocks.0.attn.qkv.weight", [288, 96]), ("norm.bias", [96])] {
+                XCTAssertFalse(
+                    file.names.contains { $0.contains("mask_token") || $0.contains("head") || $0.contains("auxiliary")
+                    || $0.contains("prototypes") })
+                for (tensor, shape) in [
+                    ("cls_token", [1, 1, 96]), ("blocks.3.mlp.fc1.weight", [384, 96]),
+                    ("blocks.0.attn.qkv.weight", [288, 96]), ("norm.bias", [96])] {
                     let wanted = try checkpoint.floats("\(network).base.\(tensor)")
                     let isCoded = precision == "int8" && shape.count == 2
                     let stored = try file.tensor(tensor)
                     XCTAssertEqual(stored.shape, shape)
-                    XCTAssertEqual(stored.dtype, isCoded ? .int8 : precision == "float16" ? .float16 : .float32, "\(name) \(tensor)")
+                    XCTAssertEqual(
+                        stored.dtype, isCoded ? .int8 : precision == "float16" ? .float16 : .float32,
+                        "\(name) \(tensor)")
                     var found: [Float]
                     if isCoded {
                         let scales = try file.floats(tensor + "_scale", shape: [shape[0], 1])
-                        found = try file.values(tensor, as: Int8.self).enumerated().map { Float($0.element) * scales[$0.offset / shape[1]] }
+                        found = try file.values(tensor, as: Int8.self).enumerated().map {
+                            Float($0.element) * scales[$0.offset / shape[1]]
+                        }
                     } else {
                         found = try file.floats(tensor)
                     }
                     XCTAssertEqual(found.count, wanted.count)
-                    // An int8 code is off by half a step of its row at most, a half by half a unit of its row's largest or of
-                    // the subnormals.
+                    // An int8 code is off by half a step of its row at most, a half by half a unit of its row's largest
+                    // or of the subnormals.
                     let width = shape.last ?? 1
                     for row in 0..<found.count / width {
-                        let (x, y) = (found[row * width..<row * width + width], wanted[row * width..<row * width + width])
+                        let (x, y) = (
+                            found[row * width..<row * width + width], wanted[row * width..<row * width + width])
                         let scale = isCoded || precision == "float16" ? y.map(abs).max() ?? 0 : 0
                         let error = zip(x, y).map { abs($0 - $1) }.max() ?? .infinity
-                        XCTAssertLessThanOrEqual(Double(error), largest * Double(scale) * 1.01 + (precision == "float16" ? 0x1p-25 : 0), "\(name) \(tensor), row \(row)")
+                        XCTAssertLessThanOrEqual(
+                            Double(error), largest * Double(scale) * 1.01 + (precision == "float16" ? 0x1p-25 : 0),
+                            "\(name) \(tensor), row \(row)")
                     }
                 }
             }
         }
-        XCTAssertTrue(try bytes("teacher-float32.safetensors") == bytes("run/model.safetensors"), "export of the teacher is the run's model")
+        XCTAssertTrue(
+            try bytes("teacher-float32.safetensors") == bytes("run/model.safetensors"),
+            "export of the teacher is the run's model")
         XCTAssertFalse(try bytes("student-float32.safetensors") == bytes("teacher-float32.safetensors"))
         // A checkpoint file will do as well as its folder.
-        XCTAssertEqual(try run("hssl", "export", "run/checkpoint.safetensors", "--output", "again.safetensors").status, 0)
+        XCTAssertEqual(
+            try run("hssl", "export", "run/checkpoint.safetensors", "--output", "again.safetensors").status, 0)
         XCTAssertTrue(try bytes("again.safetensors") == bytes("run/model.safetensors"))
     }
 
@@ -51,12 +66,19 @@ final class ExportCommandTests: CommandTestCase {
         try pretrain("run")
         var rows: [String: [[Double]]] = [:]
         for precision in ["float32", "float16", "int8"] {
-            XCTAssertEqual(try run("hssl", "export", "run", "--output", "\(precision).safetensors", "--precision", precision).status, 0)
-            let result = try run("hssl-extract", "--model", "\(precision).safetensors", "t10k", "--output", "\(precision).jsonl", "--normalize")
+            XCTAssertEqual(
+                try run("hssl", "export", "run", "--output", "\(precision).safetensors", "--precision", precision)
+                .status,
+                0)
+            let result = try run(
+                "hssl-extract", "--model", "\(precision).safetensors", "t10k", "--output", "\(precision).jsonl",
+                "--normalize")
             XCTAssertEqual(result.status, 0, result.error)
-            rows[precision] = try String(contentsOfFile: "\(root)/\(precision).jsonl", encoding: .utf8).split(separator: "\n").map { line in
+            rows[precision] = try String(contentsOfFile: "\(root)/\(precision).jsonl", encoding: .utf8).split(
+                separator: "\n").map { line in
                 let object = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any])
-                return try XCTUnwrap(object.values.compactMap { $0 as? [Double] }.first, "no vector in \(line.prefix(200))")
+                return try XCTUnwrap(
+                    object.values.compactMap { $0 as? [Double] }.first, "no vector in \(line.prefix(200))")
             }
         }
         let full = try XCTUnwrap(rows["float32"])
@@ -71,13 +93,18 @@ final class ExportCommandTests: CommandTestCase {
 
     func testErrors() throws {
         try pretrain("run", "--max-steps", "1")
-        try assertFails(1, "nope: cannot open: No such file or directory", "export", "nope", "--output", "x.safetensors")
-        try assertFails(1, "tiny.yaml: not a valid safetensors file", "export", "tiny.yaml", "--output", "x.safetensors")
+        try assertFails(
+            1, "nope: cannot open: No such file or directory", "export", "nope", "--output", "x.safetensors")
+        try assertFails(
+            1, "tiny.yaml: not a valid safetensors file", "export", "tiny.yaml", "--output", "x.safetensors")
         try FileManager.default.createDirectory(atPath: root + "/empty", withIntermediateDirectories: true)
         try assertFails(1, "empty/checkpoint.safetensors: cannot open", "export", "empty", "--output", "x.safetensors")
         XCTAssertEqual(try run("hssl", "export", "run", "--output", "base.safetensors").status, 0)
-        try assertFails(1, "base.safetensors: is no checkpoint", "export", "base.safetensors", "--output", "x.safetensors")
-        try assertFails(1, "none/x.safetensors: cannot create a file in its folder", "export", "run", "--output", "none/x.safetensors")
+        try assertFails(
+            1, "base.safetensors: is no checkpoint", "export", "base.safetensors", "--output", "x.safetensors")
+        try assertFails(
+            1, "none/x.safetensors: cannot create a file in its folder", "export", "run", "--output",
+            "none/x.safetensors")
         try assertFails(64, "--precision", "export", "run", "--output", "x.safetensors", "--precision", "int4")
         try assertFails(64, "--network", "export", "run", "--output", "x.safetensors", "--network", "both")
         try assertFails(64, "--output", "export", "run")

@@ -7,12 +7,16 @@ final class InspectCommandTests: CommandTestCase {
         try pretrain("run", "--max-steps", "2")
         let text = try run("hssl", "inspect", "run/checkpoint.safetensors")
         XCTAssertEqual(text.status, 0, text.error)
-        XCTAssertTrue(text.output.contains("student.base.blocks.0.attn.qkv.weight") && text.output.contains("288×96"), text.output)
+        XCTAssertTrue(
+            text.output.contains("student.base.blocks.0.attn.qkv.weight") && text.output.contains("288×96"),
+            text.output)
         XCTAssertTrue(text.output.contains("hssl.step: 2"))
         let json = try run("hssl", "inspect", "run/checkpoint.safetensors", "--json", "-")
         XCTAssertEqual(json.status, 0)
         XCTAssertEqual(json.error, "")
-        let document = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [String: Any], "one JSON document and nothing else")
+        let document = try XCTUnwrap(
+            JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [String: Any],
+            "one JSON document and nothing else")
         let tensors = try XCTUnwrap(document["tensors"] as? [[String: Any]])
         let file = try SafetensorsFile(path: root + "/run/checkpoint.safetensors")
         XCTAssertEqual(tensors.count, file.count)
@@ -21,8 +25,9 @@ final class InspectCommandTests: CommandTestCase {
     }
 
     func testForeignAndHostileFiles() throws {
-        try SafetensorsWriter.write(path: root + "/foreign.safetensors", tensors: [SafetensorsTensor(name: "evil\u{1B}[2Jname", shape: [2], values: [Float(1), 2])],
-                                    metadata: [:])
+        try SafetensorsWriter.write(
+            path: root + "/foreign.safetensors",
+            tensors: [SafetensorsTensor(name: "evil\u{1B}[2Jname", shape: [2], values: [Float(1), 2])], metadata: [:])
         let foreign = try run("hssl", "inspect", "foreign.safetensors")
         XCTAssertEqual(foreign.status, 0, foreign.error)
         XCTAssertFalse(foreign.output.contains("\u{1B}"), "a name must not reach the terminal as a control sequence")
@@ -37,17 +42,23 @@ final class InspectCommandTests: CommandTestCase {
     func testVersionHelpAndInstructionSets() throws {
         let version = try run("hssl", "--version")
         XCTAssertEqual(version.status, 0)
-        let isa = try XCTUnwrap(version.output.range(of: #"^hssl \d+\.\d+\.\d+ \((scalar|avx2|avx512|avx512vnni|neon)\)\n$"#, options: .regularExpression))
+        let isa = try XCTUnwrap(version.output.range(
+            of: #"^hssl \d+\.\d+\.\d+ \((scalar|avx2|avx512|avx512vnni|neon)\)\n$"#, options: .regularExpression))
         XCTAssertFalse(isa.isEmpty)
         XCTAssertTrue(try run("hssl", "--version", environment: ["HSSL_ISA": "scalar"]).output.hasSuffix("(scalar)\n"))
-        try assertFails(1, "HSSL_ISA: 'bogus' is not one of scalar, avx2", "--version", environment: ["HSSL_ISA": "bogus"])
+        try assertFails(
+            1, "HSSL_ISA: 'bogus' is not one of scalar, avx2", "--version", environment: ["HSSL_ISA": "bogus"])
         #if arch(x86_64)
-        try assertFails(1, "HSSL_ISA: this machine or build has no row for 'neon'", "inspect", "x", environment: ["HSSL_ISA": "neon"])
+        try assertFails(
+            1, "HSSL_ISA: this machine or build has no row for 'neon'", "inspect", "x",
+            environment: ["HSSL_ISA": "neon"])
         #endif
         for command in [[], ["pretrain"], ["export"], ["evaluate"], ["evaluate", "knn"], ["inspect"], ["bench"]] {
             let help = try start("hssl", command + ["--help"]).collect()
             XCTAssertEqual(help.status, 0)
-            XCTAssertTrue(help.output.contains("Examples:\n  hssl " + command.joined(separator: " ")), "\(command): help without examples:\n\(help.output)")
+            XCTAssertTrue(
+                help.output.contains("Examples:\n  hssl " + command.joined(separator: " ")),
+                "\(command): help without examples:\n\(help.output)")
             XCTAssertEqual(help.error, "")
             XCTAssertEqual(try start("hssl", command + ["--version"]).collect().output, version.output, "\(command)")
         }

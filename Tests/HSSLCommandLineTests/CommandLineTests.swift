@@ -31,8 +31,10 @@ final class CommandLineTests: XCTestCase {
     func testUsageErrorsAre64AndOneLineThatNamesTheFlag() {
         XCTAssertEqual(EX_USAGE, ExitStatus.usage.rawValue)
         for (arguments, named) in [
-            (["--nope"], "--nope"), (["--threads", "x"], "--threads"), (["--threads", "0"], "--threads must be from 1 to 256, not 0"),
-            (["--log-level", "loud"], "--log-level"), (["--memory-limit", "lots"], "--memory-limit"), (["stray"], "stray"), (["--thread", "2"], "--thread"),
+            (["--nope"], "--nope"), (["--threads", "x"], "--threads"),
+            (["--threads", "0"], "--threads must be from 1 to 256, not 0"),
+            (["--log-level", "loud"], "--log-level"), (["--memory-limit", "lots"], "--memory-limit"),
+            (["stray"], "stray"), (["--thread", "2"], "--thread"),
         ] {
             do {
                 _ = try Example.parseAsRoot(arguments)
@@ -68,10 +70,12 @@ final class CommandLineTests: XCTestCase {
 
     func testByteSizes() {
         for (text, bytes) in [
-            ("4096", 4096), ("1b", 1), ("800M", 800 << 20), ("800m", 800 << 20), ("1G", 1 << 30), ("1.5GiB", 3 << 29), ("64KB", 64_000), ("2MB", 2_000_000),
+            ("4096", 4096), ("1b", 1), ("800M", 800 << 20), ("800m", 800 << 20), ("1G", 1 << 30), ("1.5GiB", 3 << 29),
+            ("64KB", 64_000), ("2MB", 2_000_000),
             ("0.5k", 512), ("8T", 8 << 40),
         ] { XCTAssertEqual(ByteSize(argument: text)?.bytes, bytes, text) }
-        for text in ["", "M", "-1", "1.", ".5G", "1 G", "1X", "1GG", "nan", "inf", "0", "1e3", "0x10", "9999999999T", "١G"] {
+        for text in [
+            "", "M", "-1", "1.", ".5G", "1 G", "1X", "1GG", "nan", "inf", "0", "1e3", "0x10", "9999999999T", "١G"] {
             XCTAssertNil(ByteSize(argument: text), text)
         }
     }
@@ -79,22 +83,29 @@ final class CommandLineTests: XCTestCase {
     func testProgressNeverExceedsTheTerminal() {
         for columns in 0...200 {
             for (done, total, rate, detail) in [
-                (0, 600, 0.0, ""), (312, 600, 41.2, "loss 5.132"), (600, 600, 1e6, "loss 5.132"), (77, 0, 3.0, "x"), (700, 600, 1, ""),
+                (0, 600, 0.0, ""), (312, 600, 41.2, "loss 5.132"), (600, 600, 1e6, "loss 5.132"), (77, 0, 3.0, "x"),
+                (700, 600, 1, ""),
                 (1, 1_000_000_000, 1e-3, "loss nan"),
             ] {
-                let line = ProgressBar.line(label: "pretrain", unit: "steps", done: done, total: total, rate: rate, detail: detail, columns: columns)
+                let line = ProgressBar.line(
+                    label: "pretrain", unit: "steps", done: done, total: total, rate: rate, detail: detail,
+                    columns: columns)
                 XCTAssertLessThanOrEqual(line.count, columns, line)
             }
         }
         XCTAssertEqual(
-            ProgressBar.line(label: "pretrain", unit: "steps", done: 312, total: 600, rate: 41.2, detail: "loss 5.132", columns: 79),
+            ProgressBar.line(
+                label: "pretrain", unit: "steps", done: 312, total: 600, rate: 41.2, detail: "loss 5.132", columns: 79),
             "pretrain ━━━━━━━━━─────────  52% 312/600 steps  41.2/s  ETA 0:00:07  loss 5.132")
-        XCTAssertEqual(ProgressBar.line(label: "extract", unit: "images", done: 5, total: 10, rate: 2, detail: "", columns: nil),
+        XCTAssertEqual(ProgressBar.line(
+            label: "extract", unit: "images", done: 5, total: 10, rate: 2, detail: "", columns: nil),
                        "extract 50% 5/10 images  2.00/s  ETA 0:00:03")
     }
 
     func testNumbersForPeople() {
-        XCTAssertEqual([0, 1.234, 12.34, 99.96, 123.4, 1234567].map(ProgressBar.rounded), ["0.00", "1.23", "12.3", "100.0", "123", "1234567"])
+        XCTAssertEqual(
+            [0, 1.234, 12.34, 99.96, 123.4, 1234567].map(ProgressBar.rounded),
+            ["0.00", "1.23", "12.3", "100.0", "123", "1234567"])
         XCTAssertEqual(ProgressBar.rounded(.infinity), "?")
         XCTAssertEqual([0, 59.2, 3661, 90_061].map(ProgressBar.clock), ["0:00:00", "0:01:00", "1:01:01", "1d 1:01:01"])
         XCTAssertEqual(ProgressBar.clock(.nan), "?")
@@ -104,7 +115,8 @@ final class CommandLineTests: XCTestCase {
         var handler = StandardErrorLogHandler(logLevel: .info)
         handler[metadataKey: "run"] = "a"
         func line(_ level: Logger.Level, _ text: Logger.Message) -> String {
-            handler.line(for: LogEvent(level: level, message: text, metadata: ["n": "1"], source: "s", file: "f", function: "g", line: 1))
+            handler.line(for: LogEvent(
+                level: level, message: text, metadata: ["n": "1"], source: "s", file: "f", function: "g", line: 1))
         }
         XCTAssertEqual(line(.warning, "odd\nthing"), "warning: odd thing n=1 run=a")
         XCTAssertEqual(line(.info, "fine"), "fine n=1 run=a")
@@ -129,7 +141,8 @@ final class CommandLineTests: XCTestCase {
         for descriptor in [saved, savedError, null] { close(descriptor) }
         try pipe.fileHandleForWriting.close()
         XCTAssertEqual(written, true)
-        XCTAssertEqual(String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self), "{\"a\":1}\n")
+        XCTAssertEqual(
+            String(decoding: try pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self), "{\"a\":1}\n")
     }
 
     func testSignalsSetTheFlag() {

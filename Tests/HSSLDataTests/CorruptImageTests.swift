@@ -33,13 +33,18 @@ final class CorruptImageTests: XCTestCase {
 
     func testEveryTruncationFails() throws {
         let fixtures = try Fixtures()
-        for name in ["rgb-420.jpg", "rgb-progressive.jpg", "grey.jpg", "cmyk.jpg", "exif-6.jpg", "rgb.png", "rgb-interlaced.png", "palette-alpha.png", "exif-after-pixels.png"] {
+        for name in [
+            "rgb-420.jpg", "rgb-progressive.jpg", "grey.jpg", "cmyk.jpg", "exif-6.jpg", "rgb.png", "rgb-interlaced.png",
+            "palette-alpha.png", "exif-after-pixels.png"] {
             let whole = try fixtures.bytes(name)
             let step = max(1, whole.count / 400)
-            for length in Array(stride(from: 0, to: whole.count, by: step)) + Array(max(0, whole.count - 20)..<whole.count) {
+            for length in Array(stride(from: 0, to: whole.count, by: step)) + Array(
+                max(0, whole.count - 20)..<whole.count) {
                 let found = error(Array(whole.prefix(length)), "\(name) cut at \(length)")
                 XCTAssertNotNil(found, "\(name) cut at \(length)")
-                XCTAssertTrue([.truncated, .unknownFormat, .corrupt].contains(found?.kind), "\(name) cut at \(length): \(found?.description ?? "")")
+                XCTAssertTrue(
+                    [.truncated, .unknownFormat, .corrupt].contains(found?.kind),
+                    "\(name) cut at \(length): \(found?.description ?? "")")
             }
             // A cut past the header is told apart from damage.
             XCTAssertEqual(error(Array(whole.dropLast(whole.count / 4)))?.kind, .truncated, name)
@@ -49,11 +54,15 @@ final class CorruptImageTests: XCTestCase {
     func testDamagedBytesNeverCrash() throws {
         let fixtures = try Fixtures()
         var generator = SystemRandomNumberGenerator()
-        for name in ["rgb-420.jpg", "rgb-progressive.jpg", "cmyk.jpg", "rgb-interlaced.png", "palette-4.png", "rgba-16.png"] {
+        for name in [
+            "rgb-420.jpg", "rgb-progressive.jpg", "cmyk.jpg", "rgb-interlaced.png", "palette-4.png", "rgba-16.png"] {
             let whole = try fixtures.bytes(name)
             for _ in 0..<150 {
                 var damaged = whole
-                for _ in 0..<Int.random(in: 1...4, using: &generator) { damaged[Int.random(in: 0..<whole.count, using: &generator)] = .random(in: 0...255, using: &generator) }
+                for _ in 0..<Int.random(in: 1...4, using: &generator) {
+                    damaged[Int.random(in: 0..<whole.count, using: &generator)] = .random(
+                        in: 0...255, using: &generator)
+                }
                 _ = error(damaged, limits: DecodeLimits(pixels: 1_000_000), name)
             }
         }
@@ -100,7 +109,9 @@ final class CorruptImageTests: XCTestCase {
     func testLimitsAreSettable() throws {
         let path = try Fixtures().path("rgb.png")
         XCTAssertNoThrow(try ImageDecoder.decode(path: path, limits: DecodeLimits(pixels: 37 * 29)))
-        XCTAssertEqual(dataError { _ = try ImageDecoder.decode(path: path, limits: DecodeLimits(pixels: 37 * 29 - 1)) }?.kind, .tooLarge)
+        XCTAssertEqual(
+            dataError { _ = try ImageDecoder.decode(path: path, limits: DecodeLimits(pixels: 37 * 29 - 1)) }?.kind,
+            .tooLarge)
         let found = dataError { _ = try ImageDecoder.decode(path: path, limits: DecodeLimits(bytes: 100)) }
         XCTAssertEqual(found?.path, path)
     }
@@ -138,7 +149,9 @@ final class CorruptImageTests: XCTestCase {
             XCTAssertEqual(try ImageDecoder.decode(whole + [1, 2, 3, 4], name: "x"), try fixtures.image(name))
         }
         let jpeg = try fixtures.bytes("rgb-420.jpg")
-        XCTAssertEqual(try ImageDecoder.decode(Array(jpeg.dropLast(2)) + [0, 0, 0xFF, 0xD9], name: "x"), try fixtures.image("rgb-420.jpg"))
+        XCTAssertEqual(
+            try ImageDecoder.decode(Array(jpeg.dropLast(2)) + [0, 0, 0xFF, 0xD9], name: "x"),
+            try fixtures.image("rgb-420.jpg"))
     }
 
     func testErrorsNameTheFileInOneLine() throws {

@@ -15,7 +15,8 @@ final class DatasetTests: XCTestCase {
 
     private func write(_ bytes: [UInt8], to name: String) throws {
         let path = folder + "/" + name
-        try FileManager.default.createDirectory(atPath: (path as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+        try FileManager.default.createDirectory(
+            atPath: (path as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
         try Data(bytes).write(to: URL(fileURLWithPath: path))
     }
 
@@ -83,7 +84,9 @@ final class DatasetTests: XCTestCase {
         XCTAssertEqual(try gunzip(packed, name: "just fits", limit: whole.count), whole)
         XCTAssertEqual(dataError { _ = try gunzip(packed, name: "x", limit: whole.count - 1) }?.kind, .tooLarge)
         for length in stride(from: 2, to: packed.count, by: 3) {
-            XCTAssertEqual(dataError { _ = try gunzip(Array(packed.prefix(length)), name: "x", limit: 1 << 20) }?.kind, .truncated, "length \(length)")
+            XCTAssertEqual(
+                dataError { _ = try gunzip(Array(packed.prefix(length)), name: "x", limit: 1 << 20) }?.kind, .truncated,
+                "length \(length)")
         }
         var flipped = packed
         flipped[packed.count - 6] ^= 1  // CRC
@@ -91,12 +94,16 @@ final class DatasetTests: XCTestCase {
     }
 
     func testImageFolderSortsBytewiseAndLabels() throws {
-        for name in ["b/2.JPG", "b/10.jpeg", "B/x.png", "a/deep/z.Png", "a/a.jpg", "a/notes.txt", "a/.hidden.png", "stray.jpg", "é/1.png", ".git/x.png"] {
+        for name in [
+            "b/2.JPG", "b/10.jpeg", "B/x.png", "a/deep/z.Png", "a/a.jpg", "a/notes.txt", "a/.hidden.png", "stray.jpg",
+            "é/1.png", ".git/x.png"] {
             try write([1], to: name)
         }
         let data = try Dataset(path: folder)
         XCTAssertEqual(data.classNames, ["B", "a", "b", "é"])
-        XCTAssertEqual((0..<data.count).map(data.name), ["B/x.png", "a/a.jpg", "a/deep/z.Png", "b/10.jpeg", "b/2.JPG", "é/1.png"].map { folder + "/" + $0 })
+        XCTAssertEqual(
+            (0..<data.count).map(data.name),
+            ["B/x.png", "a/a.jpg", "a/deep/z.Png", "b/10.jpeg", "b/2.JPG", "é/1.png"].map { folder + "/" + $0 })
         XCTAssertEqual((0..<data.count).map { data.label($0) }, [0, 1, 1, 2, 2, 3])
         XCTAssertEqual(dataError { _ = try data.image(0) }?.path, folder + "/B/x.png")
     }
@@ -139,10 +146,15 @@ final class DatasetTests: XCTestCase {
         for name in ["f/b.png", "f/a/c.jpg", "single.bin"] { try write([1], to: name) }
         try write(idx([2, 1, 1], [3, 200]), to: "t-images-idx3-ubyte")
         let listed = "\(folder)/f/b.png\r\n\n\(folder)/f\n"
-        let list = try InputList(arguments: ["\(folder)/single.bin", "\(folder)/f", "-", "\(folder)/t", "\(folder)/absent.png", "-"]) { Array(listed.utf8) }
+        let list = try InputList(
+            arguments: ["\(folder)/single.bin", "\(folder)/f", "-", "\(folder)/t", "\(folder)/absent.png", "-"]) {
+            Array(listed.utf8)
+        }
         XCTAssertEqual(
             list.items.map(\.path),
-            ["single.bin", "f/a/c.jpg", "f/b.png", "f/b.png", "f/a/c.jpg", "f/b.png", "t-images-idx3-ubyte#0", "t-images-idx3-ubyte#1", "absent.png"].map { folder + "/" + $0 })
+            [
+                "single.bin", "f/a/c.jpg", "f/b.png", "f/b.png", "f/a/c.jpg", "f/b.png", "t-images-idx3-ubyte#0",
+                "t-images-idx3-ubyte#1", "absent.png"].map { folder + "/" + $0 })
         XCTAssertEqual(try list.image(7).pixels, [200, 200, 200])
         XCTAssertEqual(dataError { _ = try list.image(8) }?.kind, .unreadable)
         XCTAssertEqual(dataError { _ = try list.image(0) }?.kind, .unknownFormat)

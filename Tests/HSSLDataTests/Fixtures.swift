@@ -30,7 +30,8 @@ struct Fixtures {
 
     init() throws {
         folder = try XCTUnwrap(Bundle.module.resourcePath) + "/Fixtures"
-        manifest = try JSONDecoder().decode(Manifest.self, from: Data(contentsOf: URL(fileURLWithPath: folder + "/manifest.json")))
+        manifest = try JSONDecoder().decode(
+            Manifest.self, from: Data(contentsOf: URL(fileURLWithPath: folder + "/manifest.json")))
     }
 
     func path(_ name: String?) throws -> String { folder + "/" + (try XCTUnwrap(name)) }
@@ -39,7 +40,9 @@ struct Fixtures {
 
     func image(_ name: String?) throws -> RGBImage { try ImageDecoder.decode(path: path(name)) }
 
-    func expected(_ item: Expectation) throws -> RGBImage { RGBImage(width: item.width, height: item.height, pixels: try bytes(item.expected)) }
+    func expected(_ item: Expectation) throws -> RGBImage {
+        RGBImage(width: item.width, height: item.height, pixels: try bytes(item.expected))
+    }
 }
 
 extension RGBImage {

@@ -97,7 +97,9 @@ final class LoaderTests: XCTestCase {
         let files = try fixtures.manifest.decode.map { try fixtures.path($0.file) }
         let alone = try files.map { try ImageDecoder.decode(path: $0) }
         for threads in [1, 2, 4] {
-            let loader = PrefetchLoader(count: files.count, threads: threads, capacity: 8) { try ImageDecoder.decode(path: files[$0]) }
+            let loader = PrefetchLoader(count: files.count, threads: threads, capacity: 8) {
+                try ImageDecoder.decode(path: files[$0])
+            }
             for image in alone { XCTAssertEqual(try loader.next()?.get(), image) }
         }
     }

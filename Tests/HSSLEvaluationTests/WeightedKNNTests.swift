@@ -3,7 +3,9 @@ import XCTest
 
 final class WeightedKNNTests: XCTestCase {
     /// Features in clusters around class centres, with noise enough that the classifier errs.
-    private func clusters(_ count: Int, dimension: Int, classes: Int, noise: Double, seed: UInt64) -> (features: [Float], labels: [Int]) {
+    private func clusters(
+        _ count: Int, dimension: Int, classes: Int, noise: Double, seed: UInt64
+    ) -> (features: [Float], labels: [Int]) {
         var state = seed
         func uniform() -> Double {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
@@ -23,14 +25,19 @@ final class WeightedKNNTests: XCTestCase {
     }
 
     /// The definition, written plainly: every similarity in float64, a full sort, a dictionary of votes.
-    private func naive(_ reference: [Float], _ labels: [Int], _ queries: [Float], _ queryLabels: [Int], dimension: Int, k: Int, temperature: Double)
+    private func naive(
+        _ reference: [Float], _ labels: [Int], _ queries: [Float], _ queryLabels: [Int], dimension: Int, k: Int,
+        temperature: Double
+    )
         -> (top1: Int, top5: Int)
     {
         func normalized(_ x: ArraySlice<Float>) -> [Double] {
             let norm = max(x.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot(), 1e-12)
             return x.map { Double($0) / norm }
         }
-        let rows = stride(from: 0, to: reference.count, by: dimension).map { normalized(reference[$0..<($0 + dimension)]) }
+        let rows = stride(from: 0, to: reference.count, by: dimension).map {
+            normalized(reference[$0..<($0 + dimension)])
+        }
         var top1 = 0, top5 = 0
         for (q, truth) in queryLabels.enumerated() {
             let query = normalized(queries[(q * dimension)..<((q + 1) * dimension)])
@@ -48,17 +55,23 @@ final class WeightedKNNTests: XCTestCase {
     func testEqualsANaiveReferenceAcrossBlockBoundaries() throws {
         // More references than one block and queries than one tile, neither a multiple.
         let dimension = 12
-        let (reference, labels) = clusters(FeatureIndex.blockRows + 77, dimension: dimension, classes: 23, noise: 2.2, seed: 1)
-        let (queries, queryLabels) = clusters(FeatureIndex.queryRows + 9, dimension: dimension, classes: 23, noise: 2.2, seed: 2)
+        let (reference, labels) = clusters(
+            FeatureIndex.blockRows + 77, dimension: dimension, classes: 23, noise: 2.2, seed: 1)
+        let (queries, queryLabels) = clusters(
+            FeatureIndex.queryRows + 9, dimension: dimension, classes: 23, noise: 2.2, seed: 2)
         let index = try FeatureIndex(features: reference, dimension: dimension)
         let result = try WeightedKNN.evaluate(
-            index: index, labels: labels, queries: queries, queryLabels: queryLabels, neighbors: [200, 1, 10, 5000], temperature: 0.07)
+            index: index, labels: labels, queries: queries, queryLabels: queryLabels, neighbors: [200, 1, 10, 5000],
+            temperature: 0.07)
         XCTAssertEqual(result.accuracies.map(\.k), [1, 10, 200, labels.count], "sorted, and clipped to the references")
         XCTAssertEqual(result.classCount, 23)
         for accuracy in result.accuracies {
-            let expected = naive(reference, labels, queries, queryLabels, dimension: dimension, k: accuracy.k, temperature: 0.07)
-            XCTAssertEqual(accuracy.top1, Double(expected.top1) / Double(queryLabels.count), accuracy: 1e-12, "k \(accuracy.k)")
-            XCTAssertEqual(accuracy.top5, Double(expected.top5) / Double(queryLabels.count), accuracy: 1e-12, "k \(accuracy.k)")
+            let expected = naive(
+                reference, labels, queries, queryLabels, dimension: dimension, k: accuracy.k, temperature: 0.07)
+            XCTAssertEqual(
+                accuracy.top1, Double(expected.top1) / Double(queryLabels.count), accuracy: 1e-12, "k \(accuracy.k)")
+            XCTAssertEqual(
+                accuracy.top5, Double(expected.top5) / Double(queryLabels.count), accuracy: 1e-12, "k \(accuracy.k)")
         }
         // The comparison means something only if the classifier is neither perfect nor blind.
         let top1 = result.accuracies.map(\.top1)
@@ -83,17 +96,22 @@ final class WeightedKNNTests: XCTestCase {
     func testSmallTemperatureWeighsOnlyTheNearest() throws {
         let index = try FeatureIndex(features: [1, 0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1], dimension: 2)
         let labels = [7, 4, 4, 4]
-        let sharp = try WeightedKNN.evaluate(index: index, labels: labels, queries: [1, 0], queryLabels: [7], neighbors: [4], temperature: 1e-6)
+        let sharp = try WeightedKNN.evaluate(
+            index: index, labels: labels, queries: [1, 0], queryLabels: [7], neighbors: [4], temperature: 1e-6)
         XCTAssertEqual(sharp.accuracies, [KNNAccuracy(k: 4, top1: 1, top5: 1)])
-        let flat = try WeightedKNN.evaluate(index: index, labels: labels, queries: [1, 0], queryLabels: [7], neighbors: [4], temperature: 100)
+        let flat = try WeightedKNN.evaluate(
+            index: index, labels: labels, queries: [1, 0], queryLabels: [7], neighbors: [4], temperature: 100)
         XCTAssertEqual(flat.accuracies, [KNNAccuracy(k: 4, top1: 0, top5: 1)])
     }
 
     func testEqualVotesGoToTheLowerLabelAndStrangersNeverHit() throws {
         let index = try FeatureIndex(features: [1, 0, 1, 0], dimension: 2)
-        let result = try WeightedKNN.evaluate(index: index, labels: [9, 3], queries: [1, 0, 1, 0, 1, 0], queryLabels: [3, 9, 42], neighbors: [2])
+        let result = try WeightedKNN.evaluate(
+            index: index, labels: [9, 3], queries: [1, 0, 1, 0, 1, 0], queryLabels: [3, 9, 42], neighbors: [2])
         XCTAssertEqual(result.accuracies, [KNNAccuracy(k: 2, top1: 1.0 / 3, top5: 2.0 / 3)])
-        XCTAssertEqual(result.json, "{\"train_images\":2,\"test_images\":3,\"classes\":2,\"dimension\":2,\"temperature\":0.07,"
+        XCTAssertEqual(
+            result.json,
+            "{\"train_images\":2,\"test_images\":3,\"classes\":2,\"dimension\":2,\"temperature\":0.07,"
             + "\"knn\":[{\"k\":2,\"top1\":0.3333333333333333,\"top5\":0.6666666666666666}]}")
     }
 
@@ -114,16 +132,24 @@ final class WeightedKNNTests: XCTestCase {
             return "accepted"
         }
         XCTAssertEqual(message { _ = try FeatureIndex(features: [], dimension: 3) }, "there are no reference features")
-        XCTAssertEqual(message { _ = try FeatureIndex(features: [1, 2], dimension: 3) }, "2 reference values are not whole rows of 3")
-        XCTAssertEqual(message { _ = try FeatureIndex(features: [1, .nan], dimension: 2) }, "the reference features hold NaN or infinity")
+        XCTAssertEqual(
+            message { _ = try FeatureIndex(features: [1, 2], dimension: 3) },
+            "2 reference values are not whole rows of 3")
+        XCTAssertEqual(
+            message { _ = try FeatureIndex(features: [1, .nan], dimension: 2) },
+            "the reference features hold NaN or infinity")
         let index = try FeatureIndex(features: [1, 2], dimension: 2)
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(index: index, labels: [1, 2], queries: [1, 1], queryLabels: [1]) },
+        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
+            index: index, labels: [1, 2], queries: [1, 1], queryLabels: [1]) },
                        "1 references have 2 labels")
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(index: index, labels: [1], queries: [1, 1], queryLabels: []) },
+        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
+            index: index, labels: [1], queries: [1, 1], queryLabels: []) },
                        "1 queries have 0 labels")
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(index: index, labels: [1], queries: [1, 1], queryLabels: [1], neighbors: [0]) },
+        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
+            index: index, labels: [1], queries: [1, 1], queryLabels: [1], neighbors: [0]) },
                        "k must be at least 1, not 0")
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(index: index, labels: [1], queries: [1, 1], queryLabels: [1], temperature: 0) },
+        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
+            index: index, labels: [1], queries: [1, 1], queryLabels: [1], temperature: 0) },
                        "the temperature must be above 0, not 0.0")
     }
 

@@ -19,7 +19,9 @@ final class AtomicFileTests: XCTestCase {
 
     private func read(_ path: String) -> [UInt8]? { FileManager.default.contents(atPath: path).map { Array($0) } }
 
-    private func entries(_ folder: String) throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: folder).sorted() }
+    private func entries(_ folder: String) throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: folder).sorted()
+    }
 
     func testEveryFailingCallLeavesTheOldOrTheNewFileAndNoTemporary() throws {
         for code in [ENOSPC, EIO, EDQUOT] {
@@ -66,7 +68,9 @@ final class AtomicFileTests: XCTestCase {
     }
 
     /// A power cut after every single call.
-    private func crashOutcomes(dropping isDropped: (FaultySystem.Event, _ folders: Set<Int32>) -> Bool) throws -> (torn: Int, lost: Bool) {
+    private func crashOutcomes(
+        dropping isDropped: (FaultySystem.Event, _ folders: Set<Int32>) -> Bool
+    ) throws -> (torn: Int, lost: Bool) {
         try withTemporaryFolder { folder in
             let path = folder + "/checkpoint"
             try AtomicFile.write(old, to: path)
@@ -152,7 +156,9 @@ final class AtomicFileTests: XCTestCase {
             let child = Process()
             child.executableURL = URL(fileURLWithPath: "/usr/bin/flock")
             child.arguments = ["--no-fork", "--exclusive", temporary, "sleep", "60"]
-            guard FileManager.default.isExecutableFile(atPath: "/usr/bin/flock") else { throw XCTSkip("needs util-linux") }
+            guard FileManager.default.isExecutableFile(atPath: "/usr/bin/flock") else {
+                throw XCTSkip("needs util-linux")
+            }
             try child.run()
             let deadline = Date().addingTimeInterval(10)
             func isLocked() -> Bool {
@@ -191,7 +197,8 @@ final class AtomicFileTests: XCTestCase {
     func testPathsThatCannotBeWritten() throws {
         try withTemporaryFolder { folder in
             for (path, reason) in [
-                ("", "the path is empty"), (folder, "is a folder, not a file"), (folder + "/new/", "is a folder, not a file"),
+                ("", "the path is empty"), (folder, "is a folder, not a file"),
+                (folder + "/new/", "is a folder, not a file"),
                 (folder + "/a\0b", "the path holds a NUL character"),
                 (folder + "/none/a", "cannot create a file in its folder: No such file or directory"),
                 ("/dev/full", "cannot write: No space left on device"),
@@ -226,12 +233,16 @@ final class AtomicFileTests: XCTestCase {
             XCTAssertThrowsError(try readFile(at: path, limit: 100)) {
                 XCTAssertEqual(($0 as? FileError)?.reason, "has 200000 bytes, more than the limit of 100")
             }
-            XCTAssertThrowsError(try readFile(at: folder)) { XCTAssertEqual(($0 as? FileError)?.reason, "is a folder, not a file") }
+            XCTAssertThrowsError(try readFile(at: folder)) {
+                XCTAssertEqual(($0 as? FileError)?.reason, "is a folder, not a file")
+            }
             XCTAssertThrowsError(try readFile(at: folder + "/b")) {
                 XCTAssertEqual(($0 as? FileError)?.reason, "cannot open: No such file or directory")
             }
             mkfifo(folder + "/pipe", 0o600)
-            XCTAssertThrowsError(try readFile(at: folder + "/pipe")) { XCTAssertEqual(($0 as? FileError)?.reason, "is not a regular file") }
+            XCTAssertThrowsError(try readFile(at: folder + "/pipe")) {
+                XCTAssertEqual(($0 as? FileError)?.reason, "is not a regular file")
+            }
             try AtomicFile.write([], to: folder + "/empty")
             XCTAssertEqual(try readFile(at: folder + "/empty"), [])
             XCTAssertEqual(try MappedFile(path: folder + "/empty").withBytes(\.count), 0)

@@ -5,10 +5,13 @@ import XCTest
 
 final class EmbeddingWriterTests: XCTestCase {
     private let rows: [(String, [Float])] = [
-        ("a.png", [0, 1, -2.5]), ("b, \"c\"\n.png", [1e-20, 3.4028235e38, 0.1]), ("é/漢.png", [-0.0, .leastNonzeroMagnitude, 16_777_216]),
+        ("a.png", [0, 1, -2.5]), ("b, \"c\"\n.png", [1e-20, 3.4028235e38, 0.1]),
+        ("é/漢.png", [-0.0, .leastNonzeroMagnitude, 16_777_216]),
     ]
 
-    private func write(_ path: String, rowShape: [Int] = [3], _ rows: [(String, [Float])], calls: SystemCalls = .live) throws {
+    private func write(
+        _ path: String, rowShape: [Int] = [3], _ rows: [(String, [Float])], calls: SystemCalls = .live
+    ) throws {
         let writer = try EmbeddingFormat.makeWriter(path: path, rowShape: rowShape, calls: calls)
         for (name, values) in rows { try writer.append(name: name, values: values) }
         XCTAssertEqual(writer.rowCount, rows.count)
@@ -65,7 +68,8 @@ final class EmbeddingWriterTests: XCTestCase {
                 "{\"path\":\"a\",\"row\":0,\"embedding\":[[1.0,2.0],[3.0,4.0]]}\n")
             try write(folder + "/q.jsonl", rowShape: [2, 1], [("a", [1, 2])])
             XCTAssertEqual(
-                String(decoding: try readFile(at: folder + "/q.jsonl"), as: UTF8.self), "{\"path\":\"a\",\"row\":0,\"embedding\":[[1.0],[2.0]]}\n")
+                String(decoding: try readFile(at: folder + "/q.jsonl"), as: UTF8.self),
+                "{\"path\":\"a\",\"row\":0,\"embedding\":[[1.0],[2.0]]}\n")
         }
     }
 
@@ -99,7 +103,9 @@ final class EmbeddingWriterTests: XCTestCase {
 
         calls.write = { _, _ in -Int(EPIPE) }
         let closed = try EmbeddingFormat.makeWriter(path: "-", rowShape: [1], calls: calls)
-        XCTAssertThrowsError(try closed.append(name: "a", values: [1])) { XCTAssertEqual("\($0)", "standard output: cannot write: Broken pipe") }
+        XCTAssertThrowsError(try closed.append(name: "a", values: [1])) {
+            XCTAssertEqual("\($0)", "standard output: cannot write: Broken pipe")
+        }
     }
 
     private final class Written: @unchecked Sendable {
@@ -123,8 +129,10 @@ final class EmbeddingWriterTests: XCTestCase {
                 try writer.finish()
                 switch suffix {
                 case "npy": XCTAssertEqual(try NPYArray(bytes: readFile(at: path), path: path).values, [1, 2, 3, 4])
-                case "safetensors": XCTAssertEqual(try SafetensorsFile(path: path).floats("embeddings", shape: [2, 2]), [1, 2, 3, 4])
-                default: XCTAssertEqual(try readFile(at: path).count { $0 == UInt8(ascii: "\n") }, suffix == "csv" ? 3 : 2)
+                case "safetensors": XCTAssertEqual(
+                    try SafetensorsFile(path: path).floats("embeddings", shape: [2, 2]), [1, 2, 3, 4])
+                default: XCTAssertEqual(
+                    try readFile(at: path).count { $0 == UInt8(ascii: "\n") }, suffix == "csv" ? 3 : 2)
                 }
             }
         }
@@ -191,7 +199,9 @@ final class EmbeddingWriterTests: XCTestCase {
 
     /// Files for `tools/check_formats.py`, which reads them with numpy, pandas and safetensors.
     func testWriteSamples() throws {
-        guard let folder = ProcessInfo.processInfo.environment["HSSL_WRITE_SAMPLES"] else { throw XCTSkip("HSSL_WRITE_SAMPLES is not set") }
+        guard let folder = ProcessInfo.processInfo.environment["HSSL_WRITE_SAMPLES"] else {
+            throw XCTSkip("HSSL_WRITE_SAMPLES is not set")
+        }
         let rows = self.rows + (3..<100).map { index in ("\(index).png", (0..<3).map { Float(index * 3 + $0) / 7 }) }
         for suffix in ["npy", "csv", "jsonl", "safetensors"] { try write("\(folder)/vectors.\(suffix)", rows) }
         for suffix in ["npy", "jsonl", "safetensors"] {
@@ -213,20 +223,26 @@ final class EmbeddingWriterTests: XCTestCase {
                 SafetensorsTensor(name: "i32", shape: [1], values: [-70_000] as [Int32]),
                 SafetensorsTensor(name: "i64", shape: [], values: [1 << 40] as [Int64]),
                 SafetensorsTensor(name: "u64", shape: [1], values: [.max] as [UInt64]),
-                SafetensorsTensor(name: "bool", dtype: .bool, shape: [2]) { sink in try [UInt8(0), 1].withUnsafeBytes(sink) },
+                SafetensorsTensor(name: "bool", dtype: .bool, shape: [2]) { sink in
+                    try [UInt8(0), 1].withUnsafeBytes(sink)
+                },
                 SafetensorsTensor(name: "é \"quoted\"\n", shape: [0, 4], values: [] as [Float]),
             ], metadata: ["format": "pt", "note": "ü\u{1F600}\n"])
     }
 
     /// Files that other libraries wrote into the same folder.
     func testReadSamples() throws {
-        guard let folder = ProcessInfo.processInfo.environment["HSSL_READ_SAMPLES"] else { throw XCTSkip("HSSL_READ_SAMPLES is not set") }
+        guard let folder = ProcessInfo.processInfo.environment["HSSL_READ_SAMPLES"] else {
+            throw XCTSkip("HSSL_READ_SAMPLES is not set")
+        }
         let array = try NPYArray(bytes: readFile(at: folder + "/numpy.npy"), path: "numpy.npy")
         XCTAssertEqual(array.shape, [2, 3])
         XCTAssertEqual(array.values, [0, 1, 2, 3, 4, 5])
         let file = try SafetensorsFile(path: folder + "/torch.safetensors")
         XCTAssertEqual(file.metadata, ["format": "pt", "key": "välue"])
-        for name in ["f32", "f16", "bf16", "f64"] { XCTAssertEqual(try file.floats(name, shape: [2, 2]), [0.5, -1, 2, 3.5], name) }
+        for name in ["f32", "f16", "bf16", "f64"] {
+            XCTAssertEqual(try file.floats(name, shape: [2, 2]), [0.5, -1, 2, 3.5], name)
+        }
         XCTAssertEqual(try file.values("i64", as: Int64.self), [1 << 40])
         XCTAssertEqual(try file.tensor("scalar").shape, [])
         XCTAssertEqual(try file.tensor("empty").shape, [0, 3])

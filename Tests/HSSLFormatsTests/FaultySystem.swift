@@ -64,7 +64,8 @@ final class FaultySystem: @unchecked Sendable {  // tests use it from one thread
                 return isWhole(live.synchronize(descriptor), .synchronize(descriptor))
             },
             rename: { [self] old, new in
-                // rename and close are not repeated after EINTR: they are not interrupted in practice, or must not be repeated.
+                // rename and close are not repeated after EINTR: they are not interrupted in practice, or must not be
+                // repeated.
                 interrupted = interruptions
                 if let failure = enter() { return failure }
                 return isWhole(live.rename(old, new), .rename(old, new))
@@ -82,9 +83,9 @@ final class FaultySystem: @unchecked Sendable {  // tests use it from one thread
     }
 }
 
-/// What a disk may hold after a power cut: the weakest file system that POSIX allows (OSDI'14, "All file systems are not created equal").
-/// The content of a file is what it was at its last fsync, or anything between that and what was written since; renames reach the disk in
-/// order, but none need do so before the fsync of their folder.
+/// What a disk may hold after a power cut: the weakest file system that POSIX allows (OSDI'14, "All file systems are
+/// not created equal"). The content of a file is what it was at its last fsync, or anything between that and what was
+/// written since; renames reach the disk in order, but none need do so before the fsync of their folder.
 struct CrashModel {
     private struct File {
         var written: [UInt8] = []
@@ -124,7 +125,9 @@ struct CrashModel {
         case .write(let descriptor, let bytes):
             if let file = fileOfDescriptor[descriptor] { files[file].written += bytes }
         case .writeAt(let descriptor, let bytes, let offset):
-            if let file = fileOfDescriptor[descriptor] { files[file].written.replaceSubrange(offset..<offset + bytes.count, with: bytes) }
+            if let file = fileOfDescriptor[descriptor] {
+                files[file].written.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+            }
         case .synchronize(let descriptor):
             if folderOfDescriptor[descriptor] != nil {
                 names = current

@@ -27,7 +27,9 @@ final class SafetensorsDamageTests: XCTestCase {
         try withTemporaryFolder { folder in
             let good = try goodFile(folder)
             for count in 0..<good.count {
-                XCTAssertThrowsError(try open(good.prefix(count), folder), "\(count) bytes") { XCTAssertTrue($0 is SafetensorsError) }
+                XCTAssertThrowsError(try open(good.prefix(count), folder), "\(count) bytes") {
+                    XCTAssertTrue($0 is SafetensorsError)
+                }
             }
             XCTAssertNoThrow(try open(good, folder))
             XCTAssertThrowsError(try open(good + [0], folder))
@@ -48,14 +50,16 @@ final class SafetensorsDamageTests: XCTestCase {
         }
     }
 
-    /// A flipped bit in the header is refused, or it changes a name, a dtype of the same size, a shape of the same size or the metadata: never
-    /// the data, and never a crash. Models check names and shapes against what their architecture needs.
+    /// A flipped bit in the header is refused, or it changes a name, a dtype of the same size, a shape of the same size
+    /// or the metadata: never the data, and never a crash. Models check names and shapes against what their
+    /// architecture needs.
     func testFlippedBitsOfTheHeader() throws {
         try withTemporaryFolder { folder in
             let good = try goodFile(folder)
             let original = try SafetensorsFile(path: folder + "/good.safetensors")
             func content(_ file: SafetensorsFile) -> [String] {
-                file.tensors.map { tensor in "\(tensor.name) \(tensor.dtype) \(tensor.shape)" } + file.metadata.map { "\($0) \($1)" }.sorted()
+                file.tensors.map { tensor in "\(tensor.name) \(tensor.dtype) \(tensor.shape)" }
+                    + file.metadata.map { "\($0) \($1)" }.sorted()
             }
             var accepted = 0
             for bit in 0..<original.byteCounts.header * 8 {
@@ -64,7 +68,9 @@ final class SafetensorsDamageTests: XCTestCase {
                 guard let file = try? open(damaged, folder) else { continue }
                 accepted += 1
                 XCTAssertNotEqual(content(file), content(original), "bit \(bit)")
-                XCTAssertEqual(file.tensors.map { $0.withBytes(Array.init) }, original.tensors.map { $0.withBytes(Array.init) }, "bit \(bit)")
+                XCTAssertEqual(
+                    file.tensors.map { $0.withBytes(Array.init) }, original.tensors.map { $0.withBytes(Array.init) },
+                    "bit \(bit)")
             }
             XCTAssertLessThan(accepted, original.byteCounts.header * 4)
         }
@@ -100,7 +106,9 @@ final class SafetensorsDamageTests: XCTestCase {
                 rounds += 1
                 do {
                     let file = try open(Data(mutated), folder)
-                    for tensor in file.tensors { XCTAssertEqual(tensor.shape.reduce(tensor.dtype.size, *), tensor.bytes.count) }
+                    for tensor in file.tensors {
+                        XCTAssertEqual(tensor.shape.reduce(tensor.dtype.size, *), tensor.bytes.count)
+                    }
                 } catch {
                     XCTAssertTrue(error is SafetensorsError, "\(error)")
                     refused += 1
@@ -127,9 +135,15 @@ final class SafetensorsDamageTests: XCTestCase {
             XCTAssertEqual(fault { _ = try file.tensor("y") }, .noSuchTensor("y"))
             XCTAssertEqual(fault { _ = try file.floats("x") }, .notFinite(tensor: "x", index: 1))
             XCTAssertEqual(try file.floats("x", allowingNonFinite: true)[0], 1)
-            XCTAssertEqual(fault { _ = try file.floats("x", shape: [1, 2]) }, .unexpectedShape(tensor: "x", expected: [1, 2], found: [2]))
-            XCTAssertEqual(fault { _ = try file.floats("i") }, .unexpectedDType(tensor: "i", expected: "F32, F16, BF16 or F64", found: .int64))
-            XCTAssertEqual(fault { _ = try file.values("i", as: Int8.self) }, .unexpectedDType(tensor: "i", expected: "I8", found: .int64))
+            XCTAssertEqual(
+                fault { _ = try file.floats("x", shape: [1, 2]) },
+                .unexpectedShape(tensor: "x", expected: [1, 2], found: [2]))
+            XCTAssertEqual(
+                fault { _ = try file.floats("i") },
+                .unexpectedDType(tensor: "i", expected: "F32, F16, BF16 or F64", found: .int64))
+            XCTAssertEqual(
+                fault { _ = try file.values("i", as: Int8.self) },
+                .unexpectedDType(tensor: "i", expected: "I8", found: .int64))
         }
     }
 
@@ -180,11 +194,16 @@ final class SafetensorsDamageTests: XCTestCase {
     func testTheWriterRefuses() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/a"
-            func tensor(_ name: String, _ shape: [Int] = [1]) -> SafetensorsTensor { SafetensorsTensor(name: name, shape: shape, values: [1] as [Float]) }
+            func tensor(_ name: String, _ shape: [Int] = [1]) -> SafetensorsTensor {
+                SafetensorsTensor(name: name, shape: shape, values: [1] as [Float])
+            }
             for (tensors, reason) in [
-                ([tensor("a"), tensor("a")], "tensor 'a' is given twice"), ([tensor("")], "tensor '' has an invalid name"),
-                ([tensor("a\0")], "tensor 'a\\u{0}' has an invalid name"), ([tensor("__metadata__")], "tensor '__metadata__' has an invalid name"),
-                ([tensor("a", [2])], "tensor 'a' [2] needs 8 bytes, was given 4"), ([tensor("a", [-1])], "tensor 'a' has an impossible shape [-1]"),
+                ([tensor("a"), tensor("a")], "tensor 'a' is given twice"),
+                ([tensor("")], "tensor '' has an invalid name"),
+                ([tensor("a\0")], "tensor 'a\\u{0}' has an invalid name"),
+                ([tensor("__metadata__")], "tensor '__metadata__' has an invalid name"),
+                ([tensor("a", [2])], "tensor 'a' [2] needs 8 bytes, was given 4"),
+                ([tensor("a", [-1])], "tensor 'a' has an impossible shape [-1]"),
                 ([tensor("a", [.max])], "tensor 'a' has an impossible shape [9223372036854775807]"),
             ] {
                 XCTAssertThrowsError(try SafetensorsWriter.write(path: path, tensors: tensors)) {
@@ -200,7 +219,8 @@ final class SafetensorsDamageTests: XCTestCase {
             let path = folder + "/checkpoint.safetensors"
             func save(_ value: Float, _ calls: SystemCalls = .live) throws {
                 let values = [Float](repeating: value, count: 50_000)
-                try SafetensorsWriter.write(path: path, tensors: [SafetensorsTensor(name: "w", shape: [50_000], values: values)], calls: calls)
+                try SafetensorsWriter.write(
+                    path: path, tensors: [SafetensorsTensor(name: "w", shape: [50_000], values: values)], calls: calls)
             }
             try save(1)
             var call = 0

@@ -35,8 +35,11 @@ final class SafetensorsRoundTripTests: XCTestCase {
     func testWhatWasReadIsNotHeld() throws {
         try withTemporaryFolder { folder in
             let path = folder + "/held.safetensors", count = 1 << 20
-            try SafetensorsWriter.write(
-                path: path, tensors: (0..<4).map { SafetensorsTensor(name: "\($0)", shape: [count], values: [Float](repeating: Float($0), count: count)) })
+            let tensors = (0..<4).map { index in
+                SafetensorsTensor(
+                    name: "\(index)", shape: [count], values: [Float](repeating: Float(index), count: count))
+            }
+            try SafetensorsWriter.write(path: path, tensors: tensors)
             let file = try SafetensorsFile(path: path)
             let tensor = try file.tensor("0"), before = try mappedResidentBytes()
             XCTAssertEqual(tensor.withBytes { $0.reduce(0) { $0 + Int($1) } }, 0)

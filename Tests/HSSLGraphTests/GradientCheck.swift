@@ -6,8 +6,8 @@ import XCTest
 
 /// One use of an operation, with a plain float64 definition of the same function.
 ///
-/// The definition is the oracle twice: of the forward values, and by central differences of every rule. Differences of a float64 function
-/// with step 1e-5 are good to 1e-9, so that the tolerance below measures the float32 kernels alone.
+/// The definition is the oracle twice: of the forward values, and by central differences of every rule. Differences of
+/// a float64 function with step 1e-5 are good to 1e-9, so that the tolerance below measures the float32 kernels alone.
 struct GradientCase {
     let kind: HSSLGraph.Operation.Kind
     let name: String
@@ -36,7 +36,9 @@ extension GradientCase {
 
     /// Central differences of Σ c·y for every operand.
     func differences(_ values: [[Double]], coefficients: [Double]) -> [[Double]] {
-        func loss(_ values: [[Double]]) -> Double { zip(reference(values), coefficients).reduce(0) { $0 + $1.0 * $1.1 } }
+        func loss(_ values: [[Double]]) -> Double {
+            zip(reference(values), coefficients).reduce(0) { $0 + $1.0 * $1.1 }
+        }
         let step = 1e-5
         var moved = values
         return values.indices.map { operand in
@@ -61,7 +63,9 @@ extension GradientCase {
         let kinds: Set<HSSLGraph.Operation.Kind>
     }
 
-    func run(_ values: [[Double]], coefficients: [Double], frozen: Set<Int> = [], precision: Precision = .float32) -> Result {
+    func run(
+        _ values: [[Double]], coefficients: [Double], frozen: Set<Int> = [], precision: Precision = .float32
+    ) -> Result {
         let pool = BufferPool()
         let parameters = zip(operands, values).enumerated().map { place, operand in
             let parameter = Parameter(name: "operand\(place)", shape: operand.0, initializer: .zeros)
@@ -77,18 +81,24 @@ extension GradientCase {
         let weight = tape.constant(coefficients.map { Float($0) }, shape: [1, output.count])
         let loss = output.reshaped([1, output.count]).linear(weight: weight, bias: nil, role: .full)
         BackwardPass.run(from: [loss])
-        let gradients = parameters.map { parameter in parameter.gradient.map { Array(UnsafeBufferPointer(start: $0, count: parameter.count)) } }
+        let gradients = parameters.map { parameter in
+            parameter.gradient.map { Array(UnsafeBufferPointer(start: $0, count: parameter.count)) }
+        }
         return Result(output: output.array(), gradients: gradients, kinds: kinds)
     }
 
     static func relativeError(_ ours: [Float], _ reference: [Double]) -> Double {
         guard ours.count == reference.count else { return .infinity }
         let scale = max(reference.map(abs).max() ?? 0, 0.1)
-        return zip(ours, reference).map { abs(Double($0) - $1) / scale }.reduce(0) { $1.isNaN ? .infinity : max($0, $1) }
+        return zip(ours, reference).map { abs(Double($0) - $1) / scale }.reduce(0) {
+            $1.isNaN ? .infinity : max($0, $1)
+        }
     }
 }
 
 /// The instruction sets that this machine runs, for loops over kernel rows.
 func supportedInstructionSets() -> [hssl_isa] {
-    [HSSL_ISA_SCALAR, HSSL_ISA_AVX2, HSSL_ISA_AVX512, HSSL_ISA_AVX512VNNI, HSSL_ISA_NEON].filter { hssl_isa_supported($0) }
+    [HSSL_ISA_SCALAR, HSSL_ISA_AVX2, HSSL_ISA_AVX512, HSSL_ISA_AVX512VNNI, HSSL_ISA_NEON].filter {
+        hssl_isa_supported($0)
+    }
 }

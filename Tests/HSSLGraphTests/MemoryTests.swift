@@ -26,12 +26,17 @@ final class MemoryTests: XCTestCase {
             var x = tape.constant(randomValues(5 * 7 * 24, 3).map { Float($0) }, shape: [5, 7, 24])
             for weight in weights {
                 let y = x.layerNorm(weight: tape.parameter(norm[0]), bias: tape.parameter(norm[1]), epsilon: 1e-6)
-                x = x.adding(branch: y.linear(weight: tape.parameter(weight), bias: nil, activation: .gelu).gelu(), scale: [1, 0, 1, 1, 0])
+                x = x.adding(
+                    branch: y.linear(weight: tape.parameter(weight), bias: nil, activation: .gelu).gelu(),
+                    scale: [1, 0, 1, 1, 0])
             }
-            let logits = x.meanOverTokens().l2Normalized().linear(weight: tape.parameter(weights[0]).l2Normalized(), bias: nil)
+            let logits = x.meanOverTokens().l2Normalized().linear(
+                weight: tape.parameter(weights[0]).l2Normalized(), bias: nil)
             var rowLosses: [Float] = []
             let targets = tape.constant([Float](repeating: 1 / 24, count: 5 * 24), shape: [5, 24])
-            BackwardPass.run(from: [logits.softCrossEntropy(targets: targets, weights: [1, 1, 1, 1, 1], temperature: 0.1, rowLosses: &rowLosses)])
+            BackwardPass.run(
+                from: [logits.softCrossEntropy(
+                    targets: targets, weights: [1, 1, 1, 1, 1], temperature: 0.1, rowLosses: &rowLosses)])
         }
     }
 
@@ -67,7 +72,8 @@ final class MemoryTests: XCTestCase {
             let tape = Tape(mode: .training, pool: pool)
             var x = tape.parameter(parameter)
             for _ in 0..<depth { x = x.gelu() }
-            let loss = x.reshaped([1, 4096]).linear(weight: tape.constant([Float](repeating: 1, count: 4096), shape: [1, 4096]), bias: nil, role: .full)
+            let loss = x.reshaped([1, 4096]).linear(
+                weight: tape.constant([Float](repeating: 1, count: 4096), shape: [1, 4096]), bias: nil, role: .full)
             x = loss
             let forward = pool.bytesInUse
             BackwardPass.run(from: [loss])
@@ -76,7 +82,8 @@ final class MemoryTests: XCTestCase {
         XCTAssertEqual(peak(depth: 4), peak(depth: 24))
     }
 
-    /// Attention's qkv and output, preactivations and inputs of norms, GELU and convolutions: half the memory under the reduced policies.
+    /// Attention's qkv and output, preactivations and inputs of norms, GELU and convolutions: half the memory under the
+    /// reduced policies.
     func testReducedPoliciesKeepHalfOfTheActivations() {
         func kept(_ precision: Precision) -> Int {
             let pool = BufferPool()
@@ -92,13 +99,16 @@ final class MemoryTests: XCTestCase {
             func build() -> Tensor {
                 let x = tape.constant([Float](repeating: 1, count: 4 * 16 * 64), shape: [4, 4, 4, 64])
                 let grid = x.depthwiseConv(weight: tape.parameter(kernel), bias: tape.parameter(shift)).gelu()
-                let tokens = grid.reshaped([4, 16, 64]).layerNorm(weight: tape.parameter(weight), bias: tape.parameter(bias), epsilon: 1e-6)
-                return tokens.linear(weight: tape.parameter(widen), bias: nil, role: .full).attention(heads: 2).meanOverTokens()
+                let tokens = grid.reshaped([4, 16, 64]).layerNorm(
+                    weight: tape.parameter(weight), bias: tape.parameter(bias), epsilon: 1e-6)
+                return tokens.linear(weight: tape.parameter(widen), bias: nil, role: .full).attention(heads: 2)
+                    .meanOverTokens()
             }
             return withExtendedLifetime(build()) { pool.bytesInUse - before }
         }
         let unit = 4 * 16 * 64
-        // In units: the convolution's input and output, GELU's output, qkv (3), out; and in full the linear layer's input, as its role says.
+        // In units: the convolution's input and output, GELU's output, qkv (3), out; and in full the linear layer's
+        // input, as its role says.
         XCTAssertGreaterThan(kept(.float32), 7 * 4 * unit)
         for precision in [Precision.float16, .int8] {
             XCTAssertLessThan(kept(precision), kept(.float32) - (7 - 1) * 2 * unit, "\(precision)")
@@ -111,17 +121,23 @@ final class MemoryTests: XCTestCase {
         func peak(rows: Int) -> Int {
             let pool = BufferPool()
             let tape = Tape(mode: .training, pool: pool)
-            let (x, prototypes) = (Parameter(name: "x", shape: [rows, width], initializer: .ones), Parameter(name: "w", shape: [count, width], initializer: .ones))
+            let (x, prototypes) = (
+                Parameter(name: "x", shape: [rows, width], initializer: .ones),
+                Parameter(name: "w", shape: [count, width], initializer: .ones))
             for parameter in [x, prototypes] {
                 parameter.allocate(from: pool)
                 parameter.initialize(seed: 1)
             }
             let before = pool.bytesInUse
             var rowLosses: [[Float]] = []
-            let targets = PrototypeTargets.projections(tape.parameter(x).detached(), prototypes: tape.parameter(prototypes).detached(),
-                                                       center: [Float](repeating: 0, count: count), temperature: 0.1)
-            let streams = [PrototypeRows(rows: tape.parameter(x), targets: [targets], weights: [Float](repeating: 1, count: rows))]
-            BackwardPass.run(from: [tape.parameter(prototypes).prototypeCrossEntropy(of: streams, temperature: 0.1, rowLosses: &rowLosses, tileElements: tile)])
+            let targets = PrototypeTargets.projections(
+                tape.parameter(x).detached(), prototypes: tape.parameter(prototypes).detached(),
+                center: [Float](repeating: 0, count: count), temperature: 0.1)
+            let streams = [PrototypeRows(
+                rows: tape.parameter(x), targets: [targets], weights: [Float](repeating: 1, count: rows))]
+            BackwardPass.run(
+                from: [tape.parameter(prototypes).prototypeCrossEntropy(
+                    of: streams, temperature: 0.1, rowLosses: &rowLosses, tileElements: tile)])
             XCTAssertEqual(rowLosses[0].count, rows)
             return pool.peakBytes - before
         }

@@ -4,7 +4,8 @@ import XCTest
 
 @testable import HSSLGradients
 
-/// The precision policy of matrix products: error bounds of the forward pass, and what the backward pass keeps of the gradient.
+/// The precision policy of matrix products: error bounds of the forward pass, and what the backward pass keeps of the
+/// gradient.
 final class PrecisionTests: XCTestCase {
     override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
 
@@ -22,9 +23,14 @@ final class PrecisionTests: XCTestCase {
     private lazy var weight = randomValues(outputs * inputs, 2).map { Float($0) * 0.05 }
     private lazy var coefficients = randomValues(rows * outputs, 3).map { Float($0) }
 
-    private func run(_ precision: Precision, role: MatrixRole = .policy, activation: HSSLGraph.Operation.Activation = .none, key: UInt64 = 0) throws -> Layer {
+    private func run(
+        _ precision: Precision, role: MatrixRole = .policy, activation: HSSLGraph.Operation.Activation = .none,
+        key: UInt64 = 0
+    ) throws -> Layer {
         let pool = BufferPool()
-        let parameters = [("x", [rows, inputs], x), ("weight", [outputs, inputs], weight), ("bias", [outputs], [Float](repeating: 0.1, count: outputs))]
+        let parameters = [
+            ("x", [rows, inputs], x), ("weight", [outputs, inputs], weight),
+            ("bias", [outputs], [Float](repeating: 0.1, count: outputs))]
             .map { name, shape, values in
                 let parameter = Parameter(name: name, shape: shape, initializer: .zeros)
                 parameter.allocate(from: pool)
@@ -32,11 +38,17 @@ final class PrecisionTests: XCTestCase {
                 return parameter
             }
         let tape = Tape(mode: .training, precision: precision, pool: pool, roundingKey: key)
-        let y = tape.parameter(parameters[0]).linear(weight: tape.parameter(parameters[1]), bias: tape.parameter(parameters[2]), activation: activation, role: role)
-        let loss = y.reshaped([1, y.count]).linear(weight: tape.constant(coefficients, shape: [1, y.count]), bias: nil, role: .full)
+        let y = tape.parameter(parameters[0]).linear(
+            weight: tape.parameter(parameters[1]), bias: tape.parameter(parameters[2]), activation: activation,
+            role: role)
+        let loss = y.reshaped([1, y.count]).linear(
+            weight: tape.constant(coefficients, shape: [1, y.count]), bias: nil, role: .full)
         BackwardPass.run(from: [loss])
-        let gradients = try parameters.map { Array(UnsafeBufferPointer(start: try XCTUnwrap($0.gradient), count: $0.count)) }
-        return Layer(output: y.array(), inputGradient: gradients[0], weightGradient: gradients[1], biasGradient: gradients[2])
+        let gradients = try parameters.map {
+            Array(UnsafeBufferPointer(start: try XCTUnwrap($0.gradient), count: $0.count))
+        }
+        return Layer(
+            output: y.array(), inputGradient: gradients[0], weightGradient: gradients[1], biasGradient: gradients[2])
     }
 
     func testFullRoleIsExactUnderAnyPolicy() throws {
@@ -52,19 +64,23 @@ final class PrecisionTests: XCTestCase {
         XCTAssertNotEqual(try run(.int8).output, exact.output, "the policy has an effect")
     }
 
-    /// A computed weight has no packed form to keep: it stays float32.
-    func testComputedWeightsAreExact() {
-        var results: [[Float]] = []
+    /// A weight that an operation made (a standardised convolution) follows the policy as a parameter of the same values does; the full role keeps it exact.
+    func testComputedWeightsFollowThePolicy() {
         for precision in Precision.allCases {
             let tape = Tape(mode: .inference, precision: precision, pool: BufferPool())
+            let input = tape.constant(x, shape: [rows, inputs])
             let computed = tape.constant(weight, shape: [outputs, inputs]).l2Normalized()
-            results.append(tape.constant(x, shape: [rows, inputs]).linear(weight: computed, bias: nil).array())
+            let plain = tape.constant(computed.array(), shape: [outputs, inputs])
+            XCTAssertEqual(input.linear(weight: computed, bias: nil).array(), input.linear(weight: plain, bias: nil).array(), "\(precision)")
+            let exact = Tape(mode: .inference, pool: BufferPool())
+            let reference = exact.constant(x, shape: [rows, inputs]).linear(weight: exact.constant(computed.array(), shape: [outputs, inputs]), bias: nil)
+            XCTAssertEqual(input.linear(weight: computed, bias: nil, role: .full).array(), reference.array(), "\(precision)")
+            XCTAssertEqual(input.linear(weight: computed, bias: nil).array() == reference.array(), precision == .float32)
         }
-        XCTAssertEqual(results[0], results[1])
-        XCTAssertEqual(results[0], results[2])
     }
 
-    /// Rounding each operand once bounds the error of each element; int8: half a code of x against |w|, of w against |x|, and of both.
+    /// Rounding each operand once bounds the error of each element; int8: half a code of x against |w|,
+    /// of w against |x|, and of both.
     func testForwardErrorsStayWithinTheRoundingOfTheOperands() throws {
         let exact = try run(.float32).output, half = try run(.float16).output, int8 = try run(.int8).output
         func largest(_ values: ArraySlice<Float>) -> Double { values.reduce(0) { max($0, Double(abs($1))) } }
@@ -78,7 +94,9 @@ final class PrecisionTests: XCTestCase {
                 let place = r * outputs + n
                 XCTAssertLessThanOrEqual(Double(abs(half[place] - exact[place])), 0x1p-11 * products + slack)
                 let (halfX, halfW) = (largest(row) / 254, largest(column) / 254)
-                let bound = row.reduce(0) { $0 + Double(abs($1)) } * halfW + column.reduce(0) { $0 + Double(abs($1)) } * halfX + Double(inputs) * halfX * halfW
+                let bound =
+                    row.reduce(0) { $0 + Double(abs($1)) } * halfW + column.reduce(0) { $0 + Double(abs($1)) } * halfX
+                    + Double(inputs) * halfX * halfW
                 XCTAssertLessThanOrEqual(Double(abs(int8[place] - exact[place])), bound + slack)
                 squares += Double(exact[place]) * Double(exact[place])
                 squaresOfError += Double(int8[place] - exact[place]) * Double(int8[place] - exact[place])
@@ -93,14 +111,21 @@ final class PrecisionTests: XCTestCase {
             let exact = try run(.float32, activation: activation)
             for precision in [Precision.float16, .int8] {
                 let layer = try run(precision, activation: activation)
-                XCTAssertGreaterThanOrEqual(cosine(layer.weightGradient, exact.weightGradient), precision == .float16 ? 0.999_999 : 0.999, "\(precision)")
-                XCTAssertGreaterThanOrEqual(cosine(layer.biasGradient, exact.biasGradient), precision == .float16 ? 0.999_999 : 0.999, "\(precision)")
-                XCTAssertGreaterThanOrEqual(cosine(layer.inputGradient, exact.inputGradient), precision == .float16 ? 0.999_999 : 0.999, "\(precision)")
+                XCTAssertGreaterThanOrEqual(
+                    cosine(layer.weightGradient, exact.weightGradient), precision == .float16 ? 0.999_999 : 0.999,
+                    "\(precision)")
+                XCTAssertGreaterThanOrEqual(
+                    cosine(layer.biasGradient, exact.biasGradient), precision == .float16 ? 0.999_999 : 0.999,
+                    "\(precision)")
+                XCTAssertGreaterThanOrEqual(
+                    cosine(layer.inputGradient, exact.inputGradient), precision == .float16 ? 0.999_999 : 0.999,
+                    "\(precision)")
             }
         }
     }
 
-    /// The mean over many rounding keys is the product with the weight that the forward pass used: stochastic rounding adds noise, no bias.
+    /// The mean over many rounding keys is the product with the weight that the forward pass used: stochastic rounding
+    /// adds noise, no bias.
     func testStochasticRoundingIsUnbiased() throws {
         var codes = [Int8](repeating: 0, count: weight.count)
         var scale = [Float](repeating: 0, count: outputs)
@@ -118,7 +143,9 @@ final class PrecisionTests: XCTestCase {
         var chi = 0.0
         for r in 0..<rows {
             for k in 0..<inputs {
-                let expected = (0..<outputs).reduce(0.0) { $0 + Double(coefficients[r * outputs + $1]) * Double(dequantized[$1 * inputs + k]) }
+                let expected = (0..<outputs).reduce(0.0) {
+                    $0 + Double(coefficients[r * outputs + $1]) * Double(dequantized[$1 * inputs + k])
+                }
                 let place = r * inputs + k
                 let mean = sum[place] / Double(keys)
                 let variance = max(sumOfSquares[place] / Double(keys) - mean * mean, 1e-14)
@@ -127,7 +154,8 @@ final class PrecisionTests: XCTestCase {
                 chi += deviation * deviation
             }
         }
-        // The mean square of 2310 nearly standard normal deviations; a bias of a tenth of a code would make it 10 and more.
+        // The mean square of 2310 nearly standard normal deviations; a bias of a tenth of a code would make it 10 and
+        // more.
         XCTAssertEqual(chi / Double(x.count), 1, accuracy: 0.2)
         XCTAssertNotEqual(try run(.int8, key: 1).inputGradient, try run(.int8, key: 2).inputGradient)
         XCTAssertEqual(try run(.int8, key: 1).inputGradient, try run(.int8, key: 1).inputGradient)
@@ -143,7 +171,8 @@ final class PrecisionTests: XCTestCase {
                 for i in weight.indices { parameter.values[i] = scale * weight[i] }
                 parameter.valuesDidChange()
                 let tape = Tape(mode: .inference, precision: precision, pool: pool)
-                let y = tape.constant(x, shape: [rows, inputs]).linear(weight: tape.parameter(parameter), bias: nil).array()
+                let y =
+                    tape.constant(x, shape: [rows, inputs]).linear(weight: tape.parameter(parameter), bias: nil).array()
                 let exact = try run(.float32).output.map { scale * ($0 - 0.1) }
                 XCTAssertGreaterThanOrEqual(cosine(y, exact), 0.9998, "\(precision) times \(scale)")
             }

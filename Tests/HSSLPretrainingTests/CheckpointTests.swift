@@ -16,7 +16,9 @@ final class CheckpointTests: TrainerTestCase {
         return root + "/copy.safetensors"
     }
 
-    private func headerLength(_ bytes: Data) -> Int { 8 + bytes.prefix(8).enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) } }
+    private func headerLength(_ bytes: Data) -> Int {
+        8 + bytes.prefix(8).enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+    }
 
     func testTruncationIsRejected() throws {
         try train(recipe(), "run", maxSteps: 2)
@@ -29,12 +31,14 @@ final class CheckpointTests: TrainerTestCase {
             XCTAssertFalse(text.contains("\n"))
         }
         try write(whole + Data([0]))
-        XCTAssertTrue(message { try train(recipe(), "run", resume: true) }.hasPrefix("ROOT/run/checkpoint.safetensors: "))
+        XCTAssertTrue(message { try train(recipe(), "run", resume: true) }.hasPrefix(
+            "ROOT/run/checkpoint.safetensors: "))
         try write(whole)
         XCTAssertEqual(message { try train(recipe(), "run", resume: true) }, "accepted")
     }
 
-    /// Bits all over the file: in the metadata text, among the tensors' names and offsets, in the lengths and in the data.
+    /// Bits all over the file: in the metadata text, among the tensors' names and offsets, in the lengths and in the
+    /// data.
     func testFlippedBitsAreRejectedOrHarmless() throws {
         try train(recipe(), "run", maxSteps: 2)
         let whole = try checkpoint("run")
@@ -78,7 +82,9 @@ final class CheckpointTests: TrainerTestCase {
     func testContradictingMetadataIsRefused() throws {
         try train(recipe(), "run", maxSteps: 2)
         let file = try SafetensorsFile(path: copy())
-        let tensors = file.tensors.map { SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes) }
+        let tensors = file.tensors.map {
+            SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes)
+        }
         func with(_ changes: [String: String]) throws -> String {
             var metadata = file.metadata
             metadata["hssl.metadata_crc32c"] = nil
@@ -90,23 +96,31 @@ final class CheckpointTests: TrainerTestCase {
             return message { _ = try trainer(recipe(), "run", resume: true) }
         }
         XCTAssertEqual(try with([:]), "accepted", "a file without the second checksum is one of an earlier build")
-        XCTAssertEqual(try with(["hssl.micro_batch": "0"]), "ROOT/run/checkpoint.safetensors: metadata 'hssl.micro_batch' is 0")
-        for changes in [["hssl.step": "3"], ["hssl.step": "9000000000000000000"], ["hssl.micro_batch": "9000000000000000000"], ["hssl.sampler_position": "1"],
+        XCTAssertEqual(
+            try with(["hssl.micro_batch": "0"]), "ROOT/run/checkpoint.safetensors: metadata 'hssl.micro_batch' is 0")
+        for changes in [
+            ["hssl.step": "3"], ["hssl.step": "9000000000000000000"], ["hssl.micro_batch": "9000000000000000000"],
+            ["hssl.sampler_position": "1"],
                         ["hssl.epoch": "7"], ["hssl.seed": "5"]] {
             let text = try with(changes)
-            XCTAssertTrue(text.hasPrefix("ROOT/run/checkpoint.safetensors: its metadata contradict its recipe"), "\(changes): \(text)")
+            XCTAssertTrue(
+                text.hasPrefix("ROOT/run/checkpoint.safetensors: its metadata contradict its recipe"),
+                "\(changes): \(text)")
         }
         XCTAssertTrue(try with(["hssl.step": "-1"]).contains("metadata 'hssl.step' is not a count"))
         XCTAssertTrue(try with(["hssl.checkpoint_version": "2"]).contains("checkpoint version 2 is not 1"))
         XCTAssertTrue(try with(["hssl.metadata_crc32c": "00000000"]).contains("the metadata are damaged"))
     }
 
-    /// 8-bit moments: written as codes and scales, read back to the bit, refused when they are damaged or of the other kind.
+    /// 8-bit moments: written as codes and scales, read back to the bit, refused when they are damaged or of the other
+    /// kind.
     func testCodedMoments() throws {
         let recipe = try recipe("optimizer.states=int8")
         try train(recipe, "run", maxSteps: 2)
         let file = try SafetensorsFile(path: copy())
-        let weight = "base.blocks.0.attn.qkv.weight", small = "auxiliary.blocks.0.dwconv.weight", bias = "base.blocks.0.mlp.fc1.bias"
+        let weight =
+            "base.blocks.0.attn.qkv.weight", small = "auxiliary.blocks.0.dwconv.weight",
+            bias = "base.blocks.0.mlp.fc1.bias"
         XCTAssertEqual(try file.tensor("optimizer.exp_avg." + weight).dtype, .uint8)
         XCTAssertEqual(try file.tensor("optimizer.exp_avg_sq." + weight).shape, [288, 96])
         XCTAssertEqual(try file.tensor("optimizer.exp_avg_sq_scale." + weight).shape, [14])
@@ -116,11 +130,14 @@ final class CheckpointTests: TrainerTestCase {
         try Checkpoint.load(file, into: learner)
         let again = root + "/again.safetensors"
         try Checkpoint.save(learner, position: Checkpoint.position(of: file), to: again)
-        XCTAssertTrue(try Data(contentsOf: URL(fileURLWithPath: again)) == checkpoint("run"), "a round trip changed the file")
+        XCTAssertTrue(
+            try Data(contentsOf: URL(fileURLWithPath: again)) == checkpoint("run"), "a round trip changed the file")
 
         func with(_ name: String, _ tensor: SafetensorsTensor?) throws -> String {
             let other = root + "/other.safetensors"
-            let kept = file.tensors.filter { $0.name != name }.map { SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes) }
+            let kept = file.tensors.filter { $0.name != name }.map {
+                SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes)
+            }
             var metadata = file.metadata
             metadata["hssl.crc32c"] = nil
             try SafetensorsWriter.write(path: other, tensors: kept + (tensor.map { [$0] } ?? []), metadata: metadata)
@@ -128,25 +145,38 @@ final class CheckpointTests: TrainerTestCase {
             return message { _ = try trainer(recipe, "run", resume: true) }
         }
         let scale = "optimizer.exp_avg_sq_scale." + weight, codes = "optimizer.exp_avg." + weight
-        func scales(_ value: Float) -> SafetensorsTensor { SafetensorsTensor(name: scale, shape: [14], values: [Float](repeating: value, count: 14)) }
+        func scales(_ value: Float) -> SafetensorsTensor {
+            SafetensorsTensor(name: scale, shape: [14], values: [Float](repeating: value, count: 14))
+        }
         XCTAssertEqual(try with(scale, scales(0.5)), "accepted")
         for (value, reason) in [(-1, "has a negative scale"), (Float.nan, scale), (.infinity, scale)] {
             let text = try with(scale, scales(value))
-            XCTAssertTrue(text.hasPrefix("ROOT/run/checkpoint.safetensors: ") && text.contains(reason), "\(value): \(text)")
+            XCTAssertTrue(
+                text.hasPrefix("ROOT/run/checkpoint.safetensors: ") && text.contains(reason), "\(value): \(text)")
         }
-        XCTAssertTrue(try with(scale, SafetensorsTensor(name: scale, shape: [13], values: [Float](repeating: 1, count: 13))).contains(scale))
+        XCTAssertTrue(try with(
+            scale, SafetensorsTensor(name: scale, shape: [13], values: [Float](repeating: 1, count: 13)))
+            .contains(scale))
         XCTAssertTrue(try with(scale, nil).contains(scale))
-        let floats = try with(codes, SafetensorsTensor(name: codes, shape: [288, 96], values: [Float](repeating: 0, count: 288 * 96)))
+        let floats = try with(
+            codes, SafetensorsTensor(name: codes, shape: [288, 96], values: [Float](repeating: 0, count: 288 * 96)))
         XCTAssertTrue(floats.contains(codes) && floats.contains("U8") && floats.contains("F32"), floats)
-        let bytes = try with("optimizer.exp_avg." + bias, SafetensorsTensor(name: "optimizer.exp_avg." + bias, shape: [384], values: [UInt8](repeating: 1, count: 384)))
+        let bytes = try with(
+            "optimizer.exp_avg." + bias,
+            SafetensorsTensor(
+                name: "optimizer.exp_avg." + bias, shape: [384], values: [UInt8](repeating: 1, count: 384)))
         XCTAssertTrue(bytes.contains(bias) && bytes.contains("U8"), bytes)
-        XCTAssertTrue(try with("", SafetensorsTensor(name: "optimizer.exp_avg_scale." + bias, shape: [1], values: [Float(1)])).contains("unexpected tensor"))
+        XCTAssertTrue(try with(
+            "", SafetensorsTensor(name: "optimizer.exp_avg_scale."
+            + bias, shape: [1], values: [Float(1)])).contains("unexpected tensor"))
     }
 
     func testMissingUnexpectedAndMisshapenTensors() throws {
         try train(recipe(), "run", maxSteps: 2)
         let file = try SafetensorsFile(path: copy())
-        let tensors = file.tensors.map { SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes) }
+        let tensors = file.tensors.map {
+            SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes)
+        }
         func with(_ changed: [SafetensorsTensor]) throws -> String {
             let other = root + "/other.safetensors"
             var metadata = file.metadata
@@ -157,17 +187,28 @@ final class CheckpointTests: TrainerTestCase {
         }
         XCTAssertEqual(try with(tensors), "accepted")
         // One of each kind of tensor.
-        for name in ["student.base.mask_token", "teacher.base.blocks.3.mlp.fc2.bias", "student.auxiliary.norm.weight", "optimizer.step.base.norm.bias",
-                     "optimizer.exp_avg.head.prototypes.weight_v", "optimizer.exp_avg_sq.base.cls_token", "center.cls", "center.patch"] {
+        for name in [
+            "student.base.mask_token", "teacher.base.blocks.3.mlp.fc2.bias", "student.auxiliary.norm.weight",
+            "optimizer.step.base.norm.bias",
+                     "optimizer.exp_avg.head.prototypes.weight_v", "optimizer.exp_avg_sq.base.cls_token", "center.cls",
+                     "center.patch"] {
             XCTAssertTrue(file.contains(name), "the checkpoint has no \(name)")
             let text = try with(tensors.filter { $0.name != name })
-            XCTAssertTrue(text.hasPrefix("ROOT/run/checkpoint.safetensors: ") && text.contains(name), "\(name): \(text)")
+            XCTAssertTrue(
+                text.hasPrefix("ROOT/run/checkpoint.safetensors: ") && text.contains(name), "\(name): \(text)")
         }
-        XCTAssertEqual(try with(tensors + [SafetensorsTensor(name: "student.base.extra", shape: [1], values: [Float(0)])]),
-                       "ROOT/run/checkpoint.safetensors: unexpected tensor 'student.base.extra' for this recipe's architecture")
-        let flat = tensors.map { $0.name == "center.cls" ? SafetensorsTensor(name: $0.name, shape: [17], values: [Float](repeating: 0, count: 17)) : $0 }
+        XCTAssertEqual(
+            try with(tensors + [SafetensorsTensor(name: "student.base.extra", shape: [1], values: [Float(0)])]),
+            "ROOT/run/checkpoint.safetensors: unexpected tensor 'student.base.extra' for this recipe's architecture")
+        let flat = tensors.map {
+            $0.name == "center.cls"
+                ? SafetensorsTensor(name: $0.name, shape: [17], values: [Float](repeating: 0, count: 17)) : $0
+        }
         XCTAssertTrue(try with(flat).contains("center.cls"))
-        let poisoned = tensors.map { $0.name == "center.cls" ? SafetensorsTensor(name: $0.name, shape: [16], values: [Float](repeating: .nan, count: 16)) : $0 }
+        let poisoned = tensors.map {
+            $0.name == "center.cls"
+                ? SafetensorsTensor(name: $0.name, shape: [16], values: [Float](repeating: .nan, count: 16)) : $0
+        }
         XCTAssertTrue(try with(poisoned).contains("center.cls"))
     }
 }

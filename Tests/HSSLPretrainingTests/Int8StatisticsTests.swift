@@ -10,16 +10,20 @@ final class Int8StatisticsTests: TrainerTestCase {
     /// One product whose codes are known: activations ±127 and 0, a gradient row that is zero and one that is not.
     func testCountsOfOneProduct() {
         let pool = BufferPool()
-        let weight = Parameter(name: "w", shape: [2, 2], initializer: .zeros), x = Parameter(name: "x", shape: [2, 4], initializer: .zeros)
+        let weight = Parameter(name: "w", shape: [2, 2], initializer: .zeros), x = Parameter(
+            name: "x", shape: [2, 4], initializer: .zeros)
         let mixing = Parameter(name: "m", shape: [2, 4], initializer: .zeros)
-        for (parameter, values) in [(weight, [127, 0, 0, 127] as [Float]), (x, [1, 0, 0.5, -1, 3, 3, 3, -3]), (mixing, [127, 0, 0, 0, 0, 127, 0, 0])] {
+        for (parameter, values) in [
+            (weight, [127, 0, 0, 127] as [Float]), (x, [1, 0, 0.5, -1, 3, 3, 3, -3]),
+            (mixing, [127, 0, 0, 0, 0, 127, 0, 0])] {
             parameter.allocate(from: pool)
             parameter.values.update(from: values, count: values.count)
         }
         let tape = Tape(mode: .training, precision: .int8, pool: pool)
         let statistics = QuantizationStatistics()
         tape.statistics = statistics
-        let y = tape.parameter(x).linear(weight: tape.parameter(mixing), bias: nil).linear(weight: tape.parameter(weight), bias: nil)
+        let y = tape.parameter(x).linear(weight: tape.parameter(mixing), bias: nil).linear(
+            weight: tape.parameter(weight), bias: nil)
         XCTAssertEqual(statistics.activations.codes, 12)
         // Rows (1, 0, ½, −1) and (3, 3, 3, −3); then (1, 0) and (3, 3).
         XCTAssertEqual(statistics.activations.saturated, 2 + 4 + 1 + 2)
@@ -40,11 +44,14 @@ final class Int8StatisticsTests: TrainerTestCase {
 
     func testTheLastMicroBatchIsMeasuredAndNothingChanges() throws {
         let learner = try SmallLearner.make(settings: .init(studentTemperature: 0.1, precision: .int8, seed: 3))
-        let batches = [SmallLearner.batch(images: 0..<3, localViews: 1), SmallLearner.batch(images: 3..<5, localViews: 1)]
+        let batches = [
+            SmallLearner.batch(images: 0..<3, localViews: 1), SmallLearner.batch(images: 3..<5, localViews: 1)]
         func codes(_ batches: [CropBatch], images: Int) -> QuantizationStatistics? {
             var sums = learner.newSums()
             for batch in batches {
-                learner.objective.accumulate(batch, context: SmallLearner.context(images: images), centers: learner.centers, pool: learner.pool, into: &sums)
+                learner.objective.accumulate(
+                    batch, context: SmallLearner.context(images: images), centers: learner.centers, pool: learner.pool,
+                    into: &sums)
             }
             learner.student.parameters.clearGradients()
             return sums.quantization
@@ -65,7 +72,8 @@ final class Int8StatisticsTests: TrainerTestCase {
     func testMetricsOfAnInt8Run() throws {
         for precision in ["int8", "float32"] {
             try train(recipe("schedule.precision=\(precision)"), precision, maxSteps: 3)
-            let lines = try String(contentsOfFile: "\(root)/\(precision)/metrics.jsonl", encoding: .utf8).split(separator: "\n")
+            let lines = try String(contentsOfFile: "\(root)/\(precision)/metrics.jsonl", encoding: .utf8).split(
+                separator: "\n")
             XCTAssertEqual(lines.count, 3)
             for line in lines {
                 let metrics = try XCTUnwrap(Metrics(json: line))
@@ -81,7 +89,8 @@ final class Int8StatisticsTests: TrainerTestCase {
                 XCTAssertGreaterThan(try XCTUnwrap(metrics.int8GradientZeros), 0)
                 XCTAssertLessThan(try XCTUnwrap(metrics.int8GradientZeros), UnderflowWatch.share)
                 XCTAssertGreaterThan(try XCTUnwrap(metrics.int8GradientScaleMean), 0)
-                XCTAssertGreaterThanOrEqual(try XCTUnwrap(metrics.int8GradientScaleMax), try XCTUnwrap(metrics.int8GradientScaleMean))
+                XCTAssertGreaterThanOrEqual(
+                    try XCTUnwrap(metrics.int8GradientScaleMax), try XCTUnwrap(metrics.int8GradientScaleMean))
             }
             let report = try String(contentsOfFile: "\(root)/\(precision)/report.html", encoding: .utf8)
             XCTAssertEqual(report.contains("int8 codes of gradients"), precision == "int8")
@@ -100,7 +109,9 @@ final class Int8StatisticsTests: TrainerTestCase {
         for _ in 0..<UnderflowWatch.patience - 1 { XCTAssertNil(after(0.995)) }
         XCTAssertNil(after(0.5), "a good update starts the count anew")
         for _ in 0..<UnderflowWatch.patience - 1 { XCTAssertNil(after(0.995)) }
-        XCTAssertEqual(after(0.9951), "gradients underflow: 99.5 % of their int8 codes are 0, for 20 updates; schedule.precision float16 keeps them")
+        XCTAssertEqual(
+            after(0.9951),
+            "gradients underflow: 99.5 % of their int8 codes are 0, for 20 updates; schedule.precision float16 keeps them")
         for _ in 0..<100 { XCTAssertNil(after(1)) }
     }
 }

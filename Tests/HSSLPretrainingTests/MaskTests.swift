@@ -3,10 +3,14 @@ import XCTest
 @testable import HSSLPretraining
 
 final class MaskTests: XCTestCase {
-    private func generator(_ side: Int, ratio: [Double] = [0, 0.3], variance: [Double] = [0, 0.2], shape: Recipe.MaskShape = .block, width: Int? = nil) throws
+    private func generator(
+        _ side: Int, ratio: [Double] = [0, 0.3], variance: [Double] = [0, 0.2], shape: Recipe.MaskShape = .block,
+        width: Int? = nil
+    ) throws
         -> MaskGenerator
     {
-        var objective = try Recipe.parse("model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"]).objective
+        var objective = try Recipe.parse(
+            "model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"]).objective
         objective.maskRatio = ratio
         objective.maskRatioVariance = variance
         objective.maskShape = shape
@@ -22,9 +26,11 @@ final class MaskTests: XCTestCase {
 
     private func mean(_ values: [Double]) -> Double { values.reduce(0, +) / Double(values.count) }
 
-    /// Figures of tools/simulate_masks.py, whose own standard errors are 0.0008 and 0.0012; bounds are four combined standard errors.
+    /// Figures of tools/simulate_masks.py, whose own standard errors are 0.0008 and 0.0012; bounds are four combined
+    /// standard errors.
     func testBlockStatisticsEqualThePythonSimulation() throws {
-        for (side, views, expectedMean, expectedOfMasked, bound) in [(7, 20_000, 0.14326, 0.28717, 0.006), (14, 8_000, 0.14639, 0.29441, 0.009)] {
+        for (side, views, expectedMean, expectedOfMasked, bound) in [
+            (7, 20_000, 0.14326, 0.28717, 0.006), (14, 8_000, 0.14639, 0.29441, 0.009)] {
             let achieved = ratios(try generator(side), views: views)
             let masked = achieved.filter { $0 > 0 }
             XCTAssertEqual(mean(achieved), expectedMean, accuracy: bound, "\(side)×\(side)")
@@ -48,7 +54,8 @@ final class MaskTests: XCTestCase {
         }
     }
 
-    /// With a small ratio the first rectangle is often all there is: then its sides must obey the aspect and area bounds.
+    /// With a small ratio the first rectangle is often all there is: then its sides must obey the aspect and area
+    /// bounds.
     func testSingleBlocksObeyTheAspectAndAreaBounds() throws {
         let generator = try generator(30, ratio: [0.13], variance: [0])   // want 117, smallest area 100
         var checked = 0
@@ -60,7 +67,8 @@ final class MaskTests: XCTestCase {
             let h = bottom - top + 1, w = right - left + 1
             guard h * w == cells.count, cells.count > 90 else { continue }
             checked += 1
-            // h = round(√(area·aspect)), w = round(√(area/aspect)): h/w may leave (0.3, 1/0.3) by the rounding of both sides.
+            // h = round(√(area·aspect)), w = round(√(area/aspect)): h/w may leave (0.3, 1/0.3) by the rounding of both
+            // sides.
             XCTAssertGreaterThan((Double(h) + 0.5) / (Double(w) - 0.5), 0.3)
             XCTAssertLessThan((Double(h) - 0.5) / (Double(w) + 0.5), 1 / 0.3)
             XCTAssertLessThanOrEqual(cells.count, 117)

@@ -95,7 +95,7 @@ final class ObjectiveTests: XCTestCase {
             }
             func entropy(_ q: [Double], _ z: [Double]) -> Double { zip(q, softmax(z, nil, 0.1)).reduce(0) { $0 - $1.0 * log($1.1) } }
 
-            let targets = try rows("teacher.auxiliary_cls").map { softmax($0, learner.centers.cls, 0.04) }
+            let targets = try rows(auxiliary ? "teacher.auxiliary_cls" : "teacher.base_cls").map { softmax($0, learner.centers.cls, 0.04) }
             XCTAssertEqual(result.targetEntropy, targets.joined().reduce(0.0) { $1 > 0 ? $0 - $1 * log($1) : $0 } / 6, accuracy: 1e-4)
             func cls(_ name: String) throws -> Double {
                 let student = try rows(name)

@@ -28,7 +28,8 @@ final class RunFolderTests: XCTestCase {
         let path = root + "/runs/a/b/"
         do {
             let run = try RunFolder(path: path, resume: false)
-            let recipe = try Recipe.parse("model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"])
+            let recipe = try Recipe.parse(
+                "model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"])
             try run.writeConfiguration(recipe)
             let text = try String(contentsOfFile: run.configPath, encoding: .utf8)
             XCTAssertEqual(try Recipe.parse(text, file: "c", architectures: ["a"]), recipe)
@@ -44,7 +45,9 @@ final class RunFolderTests: XCTestCase {
         // The lock file of a run that never began is no run.
         _ = try RunFolder(path: root, resume: false)
         _ = FileManager.default.createFile(atPath: root + "/file", contents: nil)
-        XCTAssertEqual(message { _ = try RunFolder(path: root + "/file", resume: false) }, "\(root)/file: exists and is not a folder")
+        XCTAssertEqual(
+            message { _ = try RunFolder(path: root + "/file", resume: false) },
+            "\(root)/file: exists and is not a folder")
         XCTAssertEqual(message { _ = try RunFolder(path: "", resume: false) }, ": the path is empty")
     }
 
@@ -52,7 +55,9 @@ final class RunFolderTests: XCTestCase {
         var first: RunFolder? = try RunFolder(path: root, resume: false)
         XCTAssertNotNil(first)
         for resume in [false, true] {
-            XCTAssertEqual(message { _ = try RunFolder(path: root, resume: resume) }, "\(root): another trainer is running in this folder")
+            XCTAssertEqual(
+                message { _ = try RunFolder(path: root, resume: resume) },
+                "\(root): another trainer is running in this folder")
         }
         first = nil
         _ = try RunFolder(path: root, resume: true)
@@ -78,7 +83,9 @@ final class RunFolderTests: XCTestCase {
         XCTAssertEqual(try resumed.readMetrics(), (1...30).map(line))
         let text = try String(contentsOfFile: path, encoding: .utf8)
         XCTAssertEqual(text.split(separator: "\n").count, 30)
-        for row in text.split(separator: "\n") { XCTAssertNoThrow(try JSONSerialization.jsonObject(with: Data(row.utf8))) }
+        for row in text.split(separator: "\n") {
+            XCTAssertNoThrow(try JSONSerialization.jsonObject(with: Data(row.utf8)))
+        }
         try resumed.openMetrics(after: 0)
         XCTAssertEqual(try resumed.readMetrics(), [])
     }
@@ -88,28 +95,36 @@ final class RunFolderTests: XCTestCase {
             _ = FileManager.default.createFile(atPath: root + "/" + name, contents: Data([1]))
         }
         _ = try RunFolder(path: root, resume: false)
-        XCTAssertEqual(Set(try FileManager.default.contentsOfDirectory(atPath: root)), [".other.tmp-1-2", "notes.txt", ".lock"])
+        XCTAssertEqual(
+            Set(try FileManager.default.contentsOfDirectory(atPath: root)), [".other.tmp-1-2", "notes.txt", ".lock"])
     }
 
     func testMetricsKeysAreThoseOfTheInterface() throws {
         var full = Metrics(step: 3, epoch: 1)
-        full.loss = 1; full.clsBase = 2; full.clsAux = 3; full.patch = 4; full.learningRate = 1e-9; full.weightDecay = 0.1
-        full.teacherMomentum = 0.99; full.teacherTemperature = 0.04; full.gradientNorm = 5; full.teacherEntropy = 6; full.featureStd = 7
+        full.loss =
+            1; full.clsBase = 2; full.clsAux = 3; full.patch = 4; full.learningRate = 1e-9; full.weightDecay = 0.1
+        full.teacherMomentum =
+            0.99; full.teacherTemperature = 0.04; full.gradientNorm = 5; full.teacherEntropy = 6; full.featureStd = 7
         full.imagesPerSecond = 8; full.peakRSSBytes = 9; full.skippedSteps = 0; full.knnTop1 = 0.5
-        full.int8Saturation = 0.01; full.int8GradientSaturation = 0.02; full.int8GradientZeros = 0.3; full.int8GradientScaleMean = 1e-7
+        full.int8Saturation =
+            0.01; full.int8GradientSaturation = 0.02; full.int8GradientZeros = 0.3; full.int8GradientScaleMean = 1e-7
         full.int8GradientScaleMax = 1e-5
         let object = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(full.json.utf8)) as? [String: Any])
         XCTAssertEqual(Set(object.keys), [
-            "step", "epoch", "loss", "cls_base", "cls_aux", "patch", "lr", "weight_decay", "teacher_momentum", "teacher_temperature",
-            "gradient_norm", "teacher_entropy", "feature_std", "images_per_second", "peak_rss_bytes", "skipped_steps", "knn_top1",
-            "int8_saturation", "int8_gradient_saturation", "int8_gradient_zeros", "int8_gradient_scale_mean", "int8_gradient_scale_max",
+            "step", "epoch", "loss", "cls_base", "cls_aux", "patch", "lr", "weight_decay", "teacher_momentum",
+            "teacher_temperature",
+            "gradient_norm", "teacher_entropy", "feature_std", "images_per_second", "peak_rss_bytes", "skipped_steps",
+            "knn_top1",
+            "int8_saturation", "int8_gradient_saturation", "int8_gradient_zeros", "int8_gradient_scale_mean",
+            "int8_gradient_scale_max",
         ])
         XCTAssertEqual(Metrics(json: full.json), full)
         var broken = Metrics(step: 1, epoch: 0)
         broken.loss = .nan
         XCTAssertEqual(broken.json, "{\"step\":1,\"epoch\":0,\"loss\":null}")
         XCTAssertEqual(Metrics(json: " { \"step\": 1, \"epoch\": 0, \"extra\": 2 }\r"), Metrics(step: 1, epoch: 0))
-        for bad in ["", "{", "{}", "{\"step\":1}", "[1]", "{\"step\":1,\"epoch\":0,\"lo", "{\"step\":1.5,\"epoch\":0}"] {
+        for bad in [
+            "", "{", "{}", "{\"step\":1}", "[1]", "{\"step\":1,\"epoch\":0,\"lo", "{\"step\":1.5,\"epoch\":0}"] {
             XCTAssertNil(Metrics(json: bad), bad)
         }
     }

@@ -14,14 +14,17 @@ final class ScheduleTests: XCTestCase {
     }
 
     private func recipe(_ overrides: [String]) throws -> Recipe {
-        try Recipe.parse("model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"], overrides: overrides)
+        try Recipe.parse(
+            "model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"],
+            overrides: overrides)
     }
 
     func testEqualsTheReferenceSeries() throws {
         let url = try XCTUnwrap(Bundle.module.url(forResource: "Fixtures/schedules", withExtension: "json"))
         let fixture = try JSONDecoder().decode(Fixture.self, from: Data(contentsOf: url))
         let recipe = try recipe([
-            "schedule.epochs=\(fixture.epochs)", "schedule.batch_size=\(fixture.batch_size)", "optimizer.warmup_epochs=\(fixture.warmup_epochs)",
+            "schedule.epochs=\(fixture.epochs)", "schedule.batch_size=\(fixture.batch_size)",
+            "optimizer.warmup_epochs=\(fixture.warmup_epochs)",
             "optimizer.learning_rate=\(fixture.base_lr)", "optimizer.min_learning_rate=\(fixture.min_lr)",
             "optimizer.weight_decay=\(fixture.weight_decay)", "optimizer.teacher_momentum=\(fixture.teacher_momentum)",
             "objective.teacher_temperature=\(fixture.teacher_temperature)",
@@ -34,7 +37,8 @@ final class ScheduleTests: XCTestCase {
             let epoch = step / fixture.iterations_per_epoch
             XCTAssertEqual(values.epoch, epoch)
             for (name, value, expected) in [
-                ("lr", values.learningRate, fixture.expected.lr[step]), ("weight decay", values.weightDecay, fixture.expected.weight_decay[step]),
+                ("lr", values.learningRate, fixture.expected.lr[step]),
+                ("weight decay", values.weightDecay, fixture.expected.weight_decay[step]),
                 ("momentum", values.teacherMomentum, fixture.expected.teacher_momentum[step]),
                 ("temperature", values.teacherTemperature, fixture.expected.teacher_temperature_by_epoch[epoch]),
             ] {
@@ -44,7 +48,10 @@ final class ScheduleTests: XCTestCase {
     }
 
     func testAccumulationScalesThePeakButNotTheMinimum() throws {
-        let recipe = try recipe(["schedule.batch_size=64", "schedule.accumulate=8", "optimizer.learning_rate=0.001", "optimizer.min_learning_rate=1.0e-5"])
+        let recipe = try recipe(
+            [
+                "schedule.batch_size=64", "schedule.accumulate=8", "optimizer.learning_rate=0.001",
+                "optimizer.min_learning_rate=1.0e-5"])
         let schedules = Schedules(recipe: recipe, stepsPerEpoch: 1000)
         XCTAssertEqual(schedules.peakLearningRate, 0.002, accuracy: 1e-15)
         XCTAssertEqual(schedules.values(step: 9_999).learningRate, 0.002, accuracy: 1e-15)
@@ -59,15 +66,20 @@ final class ScheduleTests: XCTestCase {
         ])
         let schedules = Schedules(recipe: recipe, stepsPerEpoch: 3)
         let patch = (0..<6).map { schedules.values(step: 3 * $0 + 2).teacherPatchTemperature }
-        for (value, expected) in zip(patch, [0.02, 0.04, 0.06, 0.08, 0.08, 0.08]) { XCTAssertEqual(value, expected, accuracy: 1e-15) }
+        for (value, expected) in zip(patch, [0.02, 0.04, 0.06, 0.08, 0.08, 0.08]) {
+            XCTAssertEqual(value, expected, accuracy: 1e-15)
+        }
         XCTAssertEqual((0..<18).map { schedules.values(step: $0).prototypesFrozen }, (0..<18).map { $0 < 6 })
-        XCTAssertEqual(schedules.values(step: 0).learningRate, schedules.peakLearningRate, "no warm-up starts at the peak")
+        XCTAssertEqual(
+            schedules.values(step: 0).learningRate, schedules.peakLearningRate, "no warm-up starts at the peak")
     }
 
     func testDegenerateWarmups() throws {
-        let allWarmup = Schedules(recipe: try recipe(["schedule.epochs=1", "optimizer.warmup_epochs=1"]), stepsPerEpoch: 1)
+        let allWarmup = Schedules(
+            recipe: try recipe(["schedule.epochs=1", "optimizer.warmup_epochs=1"]), stepsPerEpoch: 1)
         XCTAssertEqual(allWarmup.values(step: 0).learningRate, 0, "linspace(0, lr, 1)")
-        let oneEpoch = Schedules(recipe: try recipe(["objective.warmup_teacher_temperature_epochs=1"]), stepsPerEpoch: 2)
+        let oneEpoch = Schedules(
+            recipe: try recipe(["objective.warmup_teacher_temperature_epochs=1"]), stepsPerEpoch: 2)
         XCTAssertEqual(oneEpoch.values(step: 0).teacherTemperature, 0.04)
         XCTAssertEqual(oneEpoch.values(step: 2).teacherTemperature, 0.07)
         let none = Schedules(recipe: try recipe(["objective.warmup_teacher_temperature_epochs=0"]), stepsPerEpoch: 2)

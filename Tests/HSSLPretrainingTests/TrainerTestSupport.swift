@@ -38,7 +38,9 @@ class TrainerTestCase: XCTestCase {
         for image in 0..<count {
             labels.append(UInt8(image % classes))
             for pixel in 0..<side * side {
-                images.append(UInt8(truncatingIfNeeded: (image * 37 + pixel * (3 + image % classes) + pixel * pixel * image / 7 + shade) & 0xFF))
+                images.append(UInt8(
+                    truncatingIfNeeded: (
+                        image * 37 + pixel * (3 + image % classes) + pixel * pixel * image / 7 + shade) & 0xFF))
             }
         }
         try Data(images).write(to: URL(fileURLWithPath: prefix + "-images-idx3-ubyte"))
@@ -63,27 +65,36 @@ class TrainerTestCase: XCTestCase {
     }
 
     /// A trainer of `root/train` unless `data` says otherwise.
-    func trainer(_ recipe: Recipe, _ run: String, resume: Bool = false, maxSteps: Int? = nil, loaderThreads: Int = 2, memoryLimit: Int? = nil,
-                 data: String = "train") throws -> Trainer {
+    func trainer(
+        _ recipe: Recipe, _ run: String, resume: Bool = false, maxSteps: Int? = nil, loaderThreads: Int = 2,
+        memoryLimit: Int? = nil, data: String = "train"
+    ) throws -> Trainer {
         var options = PretrainingOptions()
         options.resume = resume
         options.maxSteps = maxSteps
         options.loaderThreads = loaderThreads
         options.memoryLimit = memoryLimit
-        return try Trainer(recipe: recipe, dataset: Dataset(path: root + "/" + data), output: root + "/" + run, options: options)
+        return try Trainer(
+            recipe: recipe, dataset: Dataset(path: root + "/" + data), output: root + "/" + run, options: options)
     }
 
     @discardableResult
     func train(_ recipe: Recipe, _ run: String, resume: Bool = false, maxSteps: Int? = nil, loaderThreads: Int = 2,
                data: String = "train") throws -> Trainer.Summary {
-        try trainer(recipe, run, resume: resume, maxSteps: maxSteps, loaderThreads: loaderThreads, data: data).runQuietly()
+        try trainer(recipe, run, resume: resume, maxSteps: maxSteps, loaderThreads: loaderThreads, data: data)
+            .runQuietly()
     }
 
-    func checkpoint(_ run: String) throws -> Data { try Data(contentsOf: URL(fileURLWithPath: "\(root)/\(run)/checkpoint.safetensors")) }
+    func checkpoint(_ run: String) throws -> Data {
+        try Data(contentsOf: URL(fileURLWithPath: "\(root)/\(run)/checkpoint.safetensors"))
+    }
 
     /// Compares whole files, and names the tensor or entry that differs.
-    func assertSameCheckpoint(_ a: String, _ b: String, _ what: String = "", file: StaticString = #filePath, line: UInt = #line) throws {
-        let first = try SafetensorsFile(path: "\(root)/\(a)/checkpoint.safetensors"), second = try SafetensorsFile(path: "\(root)/\(b)/checkpoint.safetensors")
+    func assertSameCheckpoint(
+        _ a: String, _ b: String, _ what: String = "", file: StaticString = #filePath, line: UInt = #line
+    ) throws {
+        let first = try SafetensorsFile(path: "\(root)/\(a)/checkpoint.safetensors"), second = try SafetensorsFile(
+            path: "\(root)/\(b)/checkpoint.safetensors")
         XCTAssertEqual(first.names, second.names, what, file: file, line: line)
         XCTAssertGreaterThan(first.count, 100, "a checkpoint without its tensors", file: file, line: line)
         XCTAssertEqual(first.metadata, second.metadata, what, file: file, line: line)

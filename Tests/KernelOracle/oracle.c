@@ -7,15 +7,17 @@ static const double unit = 0x1p-24;
 
 static double exact_gelu(double x) { return 0.5 * x * erfc(-x * 0.70710678118654752440); }
 
-// The stage in double. `sum` ± `error` is the value before it. Returns |c − exact| / bound, the worse of C and preactivation.
-static double stage(double sum, double error, ptrdiff_t m, ptrdiff_t n, const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
-                    const hssl_gemm_output *o) {
+// The stage in double. `sum` ± `error` is the value before it. Returns |c − exact| / bound, the worse of C and
+// preactivation.
+static double stage(double sum, double error, ptrdiff_t m, ptrdiff_t n, const float *before, const float *c,
+                    ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *o) {
     double value = sum, worst = 0;
     if (accumulate) value += before[m * ldc + n], error += 2 * unit * (fabs(sum) + fabs((double)before[m * ldc + n]));
     if (o && o->bias) value += o->bias[n], error += 2 * unit * (fabs(value) + fabs((double)o->bias[n]));
     if (o && o->preactivation) worst = fabs(o->preactivation[m * ldc + n] - value) / (error + 1e-30);
     if (o && o->activation != HSSL_ACTIVATION_NONE) {
-        error = 1.13 * error + 1e-6 * fmax(1, fabs(value)) + (o->activation == HSSL_ACTIVATION_GELU_COARSE ? 2.1e-4 : 0);
+        error = 1.13 * error + 1e-6 * fmax(1, fabs(value))
+            + (o->activation == HSSL_ACTIVATION_GELU_COARSE ? 2.1e-4 : 0);
         value = exact_gelu(value);
     }
     if (o && o->residual) {
@@ -28,13 +30,17 @@ static double stage(double sum, double error, ptrdiff_t m, ptrdiff_t n, const fl
 
 static bool padding_changed(ptrdiff_t M, ptrdiff_t N, const void *before, const void *c, ptrdiff_t ldc) {
     for (ptrdiff_t m = 0; m + 1 < M; ++m) {
-        if (memcmp((const char *)before + 4 * (m * ldc + N), (const char *)c + 4 * (m * ldc + N), (size_t)(4 * (ldc - N)))) return true;
+        if (memcmp((const char *)before + 4 * (m * ldc + N), (const char *)c + 4 * (m * ldc + N),
+                   (size_t)(4 * (ldc - N)))) {
+            return true;
+        }
     }
     return false;
 }
 
-double oracle_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m, ptrdiff_t a_k, const float *b, ptrdiff_t b_k,
-                       ptrdiff_t b_n, const float *before, const float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
+double oracle_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m, ptrdiff_t a_k,
+                       const float *b, ptrdiff_t b_k, ptrdiff_t b_n, const float *before, const float *c, ptrdiff_t ldc,
+                       bool accumulate, const hssl_gemm_output *output) {
     if (padding_changed(M, N, before, c, ldc)) return INFINITY;
     const double factor = unit * (double)((K < 256 ? K : 256) + K / 256 + 8);
     double worst = 0, sum[8], magnitude[8];
@@ -49,7 +55,8 @@ double oracle_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, pt
                 }
             }
             for (int i = 0; i < width; ++i) {
-                const double ratio = stage(sum[i], factor * magnitude[i], m, n0 + i, before, c, ldc, accumulate, output);
+                const double ratio = stage(
+                    sum[i], factor * magnitude[i], m, n0 + i, before, c, ldc, accumulate, output);
                 if (!(ratio <= worst)) worst = ratio;
             }
         }
@@ -63,14 +70,16 @@ static int32_t dot(ptrdiff_t K, const uint8_t *a, const int8_t *b, ptrdiff_t b_k
     return sum;
 }
 
-double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale, const int8_t *b,
-                            ptrdiff_t b_k, ptrdiff_t b_n, const float *b_scale, const float *before, const float *c, ptrdiff_t ldc,
-                            bool accumulate, const hssl_gemm_output *output) {
+double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
+                            const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const float *b_scale,
+                            const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
+                            const hssl_gemm_output *output) {
     if (padding_changed(M, N, before, c, ldc)) return INFINITY;
     double worst = 0;
     for (ptrdiff_t m = 0; m < M; ++m) {
         for (ptrdiff_t n = 0; n < N; ++n) {
-            const double value = (double)a_scale[m] * (b_scale ? (double)b_scale[n] : 1) * dot(K, a + m * lda, b + n * b_n, b_k);
+            const double value = (double)a_scale[m] * (b_scale ? (double)b_scale[n] : 1) * dot(
+                K, a + m * lda, b + n * b_n, b_k);
             const double ratio = stage(value, 4 * unit * fabs(value), m, n, before, c, ldc, accumulate, output);
             if (!(ratio <= worst)) worst = ratio;
         }
@@ -78,8 +87,8 @@ double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t
     return worst == worst ? worst : INFINITY;
 }
 
-ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b, ptrdiff_t b_k,
-                               ptrdiff_t b_n, const int32_t *before, const int32_t *c, ptrdiff_t ldc) {
+ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b,
+                               ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before, const int32_t *c, ptrdiff_t ldc) {
     ptrdiff_t wrong = padding_changed(M, N, before, c, ldc);
     for (ptrdiff_t m = 0; m < M; ++m) {
         for (ptrdiff_t n = 0; n < N; ++n) wrong += c[m * ldc + n] != dot(K, a + m * lda, b + n * b_n, b_k);
@@ -115,7 +124,8 @@ static int clamped(float rounded) { return !(rounded > -127) ? -127 : rounded > 
 
 static bool same(float a, float b) { return a == b || (a != a && b != b); }
 
-ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, const uint8_t *codes, ptrdiff_t ldq, const float *scale) {
+ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip,
+                          const uint8_t *codes, ptrdiff_t ldq, const float *scale) {
     ptrdiff_t wrong = 0;
     for (ptrdiff_t r = 0; r < rows; ++r) {
         const float maximum = row_maximum(K, x + r * ldx, NULL);
@@ -130,11 +140,13 @@ ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t
     return wrong;
 }
 
-ptrdiff_t oracle_quantize_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, const float *column_scale, uint64_t key,
-                                     const uint8_t *codes, ptrdiff_t ldq, const float *scale) {
+ptrdiff_t oracle_quantize_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx,
+                                     const float *column_scale, uint64_t key, const uint8_t *codes, ptrdiff_t ldq,
+                                     const float *scale) {
     ptrdiff_t wrong = 0;
     for (ptrdiff_t r = 0; r < rows; ++r) {
-        const float maximum = row_maximum(K, x + r * ldx, column_scale), inverse = maximum < 127 * 0x1p-126f ? 0 : 127 / maximum;
+        const float maximum = row_maximum(K, x + r * ldx, column_scale),
+            inverse = maximum < 127 * 0x1p-126f ? 0 : 127 / maximum;
         wrong += !same(scale[r], maximum < 127 * 0x1p-126f ? 1 : maximum / 127);
         for (ptrdiff_t k = 0; k < ldq; ++k) {
             uint32_t words[4];
@@ -161,6 +173,8 @@ void oracle_fill_bytes(ptrdiff_t n, uint64_t key, int low, int high, uint8_t *x)
     for (ptrdiff_t i = 0; i < n; i += 4) {
         uint32_t words[4];
         hssl_philox(key, (uint64_t)i, 1, words);
-        for (int j = 0; j < 4 && i + j < n; ++j) x[i + j] = (uint8_t)(low + (int)(words[j] % (uint32_t)(high - low + 1)));
+        for (int j = 0; j < 4 && i + j < n; ++j) {
+            x[i + j] = (uint8_t)(low + (int)(words[j] % (uint32_t)(high - low + 1)));
+        }
     }
 }

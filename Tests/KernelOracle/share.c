@@ -47,7 +47,8 @@ static void *work(void *argument) {
         if (w->part == 0) hssl_region_open(&region, THREADS);
         pthread_barrier_wait(&barrier);
         hssl_region_enter(&region, w->part);
-        // In the first round part 0 shares and waits, the others have nothing to do; later all share some jobs, more or fewer.
+        // In the first round part 0 shares and waits, the others have nothing to do; later all share some jobs, more or
+        // fewer.
         const int jobs = round == 0 ? w->part == 0 : (round * 7 + w->part * 5) % 6;
         for (int k = 0; k < jobs; ++k) {
             shared_job job = {.part = w->part, .waits = round == 0};
@@ -55,7 +56,8 @@ static void *work(void *argument) {
             hssl_share(count, run, &job);
             for (int t = 0; t < TASKS; ++t) {
                 const int inner = t % 4 == 3 ? INNER_TASKS * (INNER_TASKS + 1) / 2 : 0;
-                w->counts.wrong += atomic_load(&job.runs[t]) != (t < count) || atomic_load(&job.inner[t]) != (t < count ? inner : 0);
+                w->counts.wrong += atomic_load(&job.runs[t]) != (t < count)
+                    || atomic_load(&job.inner[t]) != (t < count ? inner : 0);
             }
             w->counts.helped += atomic_load(&job.helped);
             if (round == 0) w->counts.helped_first = atomic_load(&job.helped);

@@ -1,8 +1,8 @@
 import CSupport
 import Foundation
 
-/// Unmaps a guarded mapping once 32 others have been given up after it. Optimised code ends an object at its last use, which may be where a kernel's
-/// arguments are made: the kernel then still works on the mapping.
+/// Unmaps a guarded mapping once 32 others have been given up after it. Optimised code ends an object at its last use,
+/// which may be where a kernel's arguments are made: the kernel then still works on the mapping.
 public func giveUpMapping(_ mapping: UnsafeMutableRawPointer, byteCount: Int) {
     lock.lock()
     defer { lock.unlock() }
@@ -15,7 +15,8 @@ public func giveUpMapping(_ mapping: UnsafeMutableRawPointer, byteCount: Int) {
 private let lock = NSLock()
 nonisolated(unsafe) private var givenUp: [(mapping: UnsafeMutableRawPointer, byteCount: Int)] = []
 
-/// A typed buffer whose last element ends at an inaccessible page: an overread or overwrite of one byte ends the test process.
+/// A typed buffer whose last element ends at an inaccessible page: an overread or overwrite of one byte ends the test
+/// process.
 ///
 /// One mapping serves every case of a test: `tail(n)` is the last `n` elements.
 public final class GuardedBuffer<Element> {
@@ -27,7 +28,8 @@ public final class GuardedBuffer<Element> {
     public init(capacity: Int) {
         let page = 4096
         let bytes = (max(capacity, 1) * MemoryLayout<Element>.stride + page - 1) / page * page
-        guard let mapping = mmap(nil, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), mapping != MAP_FAILED,
+        guard let mapping = mmap(nil, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              mapping != MAP_FAILED,
             mprotect(mapping + bytes, page, PROT_NONE) == 0
         else { fatalError("no guarded mapping of \(bytes) bytes") }
         self.capacity = capacity

@@ -7,5 +7,6 @@ public func processorTime() -> Double {
     return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
 }
 
-/// Whether `tools/test --sanitize` runs: instrumented code is many times slower and larger, so limits of time and memory say nothing there.
+/// Whether `tools/test --sanitize` runs: instrumented code is many times slower and larger, so limits of time and
+/// memory say nothing there.
 public var isInstrumented: Bool { getenv("HSSL_SANITIZE") != nil }

@@ -1,6 +1,6 @@
 // libFuzzer target over gzip, as IDX files are inflated:
-//   clang -g -O1 -fsanitize=fuzzer,address,undefined -ISources/CImage/include tools/fuzzers/gzip.c Sources/CImage/*.c -ljpeg -lspng -lz -o /tmp/fuzz-gzip
-//   /tmp/fuzz-gzip -max_total_time=60 CORPUS
+//   clang -g -O1 -fsanitize=fuzzer,address,undefined -ISources/CImage/include tools/fuzzers/gzip.c Sources/CImage/*.c
+//   -ljpeg -lspng -lz -o /tmp/fuzz-gzip /tmp/fuzz-gzip -max_total_time=60 CORPUS
 #include "CImage.h"
 
 #include <stdlib.h>

@@ -1,13 +1,15 @@
 // libFuzzer target over the image decoders:
-//   clang -g -O1 -fsanitize=fuzzer,address,undefined -ISources/CImage/include tools/fuzzers/image.c Sources/CImage/*.c -ljpeg -lspng -lz -o /tmp/fuzz-image
-//   /tmp/fuzz-image -max_total_time=60 -max_len=20000 CORPUS Tests/HSSLDataTests/Fixtures
+//   clang -g -O1 -fsanitize=fuzzer,address,undefined -ISources/CImage/include tools/fuzzers/image.c Sources/CImage/*.c
+//   -ljpeg -lspng -lz -o /tmp/fuzz-image /tmp/fuzz-image -max_total_time=60 -max_len=20000 CORPUS
+//   Tests/HSSLDataTests/Fixtures
 #include "CImage.h"
 
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     // Both ways of decoding a JPEG, by the size of the input.
-    const cimage_limits limits = {.max_pixels = 1 << 20, .max_bytes = 64 << 20, .max_scans = 20, .reduced_side = size % 2 ? 4 : 0};
+    const cimage_limits limits = {.max_pixels = 1 << 20, .max_bytes = 64 << 20, .max_scans = 20,
+                                  .reduced_side = size % 2 ? 4 : 0};
     char message[CIMAGE_MESSAGE_CAPACITY];
     cimage_info info;
     if (cimage_probe(data, size, &limits, &info, message) != CIMAGE_OK) {
@@ -15,7 +17,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     const size_t bytes = (size_t)info.width * info.height * 3;
-    if (bytes == 0 || bytes > 3u << 20 || info.peak_bytes > limits.max_bytes || info.orientation < 1 || info.orientation > 8) abort();
+    if (bytes == 0 || bytes > 3u << 20 || info.peak_bytes > limits.max_bytes || info.orientation < 1
+        || info.orientation > 8) {
+        abort();
+    }
     uint8_t *rgb = malloc(bytes), *upright = malloc(bytes);
     if (rgb && upright) {
         const cimage_status status = cimage_decode(data, size, &limits, &info, rgb, message);

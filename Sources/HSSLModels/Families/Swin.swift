@@ -80,7 +80,7 @@ package struct Swin: Base {
         package var windowSize: Int
 
         func width(stage: Int) -> Int { embedDim << stage }
-        func grid(stage: Int) -> Int { imageSize / patchSize >> stage }
+        func grid(stage: Int) -> Int { (imageSize / patchSize) >> stage }
 
         package static let family = "swin"
 

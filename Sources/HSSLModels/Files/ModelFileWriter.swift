@@ -46,7 +46,7 @@ extension ModelFile {
     ) throws {
         try write(path: path, architecture: architecture, preprocessing: preprocessing, provenance: provenance, precision: precision) { name, body in
             guard let parameter = parameters[prefix + name], parameter.isAllocated else { throw ModelError("the network has no parameter '\(prefix)\(name)'") }
-            try body(UnsafeBufferPointer(start: parameter.values, count: parameter.count))
+            try parameter.deployedValues.withUnsafeBufferPointer(body)
         }
     }
 }

@@ -44,6 +44,10 @@ extension HeadBlock {
 package protocol HeadFamily {
     /// e.g. `convnext`.
     static var family: String { get }
+    /// A line for people who choose one.
+    static var summary: String { get }
+    /// Keys of a recipe's `auxiliary` section that this family alone, or with a few others, reads.
+    static var ownKeys: [String] { get }
     /// Why a head over this grid makes no sense, e.g. because its shape is bound to another one; nil: it does.
     static func objection(to settings: HeadSettings, over input: GridShape) -> String?
     /// Whether the head takes grids of any size (local views have another one than global views).
@@ -54,6 +58,7 @@ package protocol HeadFamily {
 extension HeadFamily {
     package static func objection(to settings: HeadSettings, over input: GridShape) -> String? { nil }
     package static var takesAnyGrid: Bool { true }
+    package static var ownKeys: [String] { [] }
 
     /// One head of attention for 32 channels unless the recipe says how many.
     static func heads(_ settings: HeadSettings, _ input: GridShape) -> Int { settings.numHeads ?? max(1, input.width / 32) }

@@ -3,6 +3,8 @@ import HSSLGraph
 /// Depthwise k×k → LayerNorm (ε 1e-5) → Linear D→4D → GELU → Linear 4D→D, no layer scale: the published head.
 struct ConvNeXtHeadBlock: HeadBlock, HeadFamily {
     static let family = "convnext"
+    static let summary = "ConvNeXt blocks: the published head"
+    static let ownKeys = ["kernel_size"]
 
     private let dwconv: DepthwiseConv
     private let norm: LayerNorm

@@ -5,6 +5,7 @@ import HSSLGraph
 /// With a shortcut x + pool(n) − n; without one pool(n): pool(n) − n alone would be a high-pass filter. Source: Yu et al., "MetaFormer", CVPR 2022.
 struct PoolFormerHeadBlock: HeadBlock, HeadFamily {
     static let family = "poolformer"
+    static let summary = "PoolFormer blocks: average pooling mixes positions"
 
     private let norm1: GroupNorm
     private let norm2: GroupNorm

@@ -5,6 +5,7 @@ import HSSLGraph
 /// Source: Touvron et al., "ResMLP", 2021, without its affine maps.
 struct ResMLPHeadBlock: HeadBlock, HeadFamily {
     static let family = "mlp"
+    static let summary = "ResMLP blocks: a linear layer across positions, an MLP across channels"
     static let takesAnyGrid = false
 
     private let norm1: LayerNorm

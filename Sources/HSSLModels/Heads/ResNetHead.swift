@@ -3,6 +3,8 @@ import HSSLGraph
 /// ResNet bottleneck with group norm: ReLU(x + norm3(1×1(ReLU(norm2(3×3(ReLU(norm1(1×1(x))))))))). Without a shortcut: ReLU of the branch alone.
 struct ResNetHeadBlock: HeadBlock, HeadFamily {
     static let family = "resnet"
+    static let summary = "bottleneck blocks with group norm"
+    static let ownKeys = ["bottleneck_ratio"]
 
     private let layers: [(convolution: Convolution, norm: GroupNorm)]
     private let branch: Branch

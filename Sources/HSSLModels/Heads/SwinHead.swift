@@ -3,6 +3,8 @@ import HSSLGraph
 /// Shifted-window blocks: windows of half of the grid, at most 7 places a side, every second block shifted by half a window.
 struct SwinHeadBlock: HeadBlock, HeadFamily {
     static let family = "swin"
+    static let summary = "transformer blocks with attention in shifted windows"
+    static let ownKeys = ["num_heads"]
 
     private let block: SwinBlock
 

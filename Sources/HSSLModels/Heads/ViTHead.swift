@@ -3,6 +3,8 @@ import HSSLGraph
 /// Pre-norm transformer blocks over the cells of the grid, without CLS and without positions (the base's tokens carry them).
 struct ViTHeadBlock: HeadBlock, HeadFamily {
     static let family = "vit"
+    static let summary = "transformer blocks with global attention"
+    static let ownKeys = ["num_heads"]
 
     private let block: TransformerBlock
 

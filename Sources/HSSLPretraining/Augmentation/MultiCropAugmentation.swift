@@ -58,12 +58,12 @@ public struct MultiCropAugmentation: Sendable {
     public func count(ofView view: Int) -> Int { 3 * size(ofView: view) * size(ofView: view) }
 
     /// Makes every view; view v goes to `destination(v)`, which must hold `count(ofView: v)` elements.
-    public func views(of image: RGBImage, key: Key, destination: (Int) -> UnsafeMutablePointer<Float>) {
+    package func views(of image: RGBImage, key: Key, destination: (Int) -> UnsafeMutablePointer<Float>) {
         for view in 0..<viewCount { make(view: view, of: image, key: key, into: destination(view)) }
     }
 
     /// Makes one view: [3, side, side] normalised floats.
-    public func make(view: Int, of image: RGBImage, key: Key, into output: UnsafeMutablePointer<Float>) {
+    package func make(view: Int, of image: RGBImage, key: Key, into output: UnsafeMutablePointer<Float>) {
         let side = size(ofView: view)
         let plan = draw(view: view, width: image.width, height: image.height, key: key)
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 3 * side * side) { pixels in

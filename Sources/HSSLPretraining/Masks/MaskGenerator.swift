@@ -44,7 +44,7 @@ public struct MaskGenerator: Sendable {
     ///   - mask: `height · width` bytes.
     /// - Returns: how many patches are masked.
     @discardableResult
-    public func draw(seed: UInt64, step: Int, image: Int, view: Int, into mask: UnsafeMutableBufferPointer<UInt8>) -> Int {
+    package func draw(seed: UInt64, step: Int, image: Int, view: Int, into mask: UnsafeMutableBufferPointer<UInt8>) -> Int {
         precondition(mask.count == height * width, "a mask has one byte a patch")
         mask.update(repeating: 0)
         var random = CounterRandom(

@@ -1,3 +1,5 @@
+import HSSLModels
+
 // Each section: its properties (with the published run's values) and, below them, the declarations of its keys.
 
 extension Recipe {
@@ -80,22 +82,14 @@ extension Recipe {
     }
 
     /// What each head family reads.
-    static let familyVariants = [
-        family("convnext", "ConvNeXt blocks", "kernel_size"),
-        family("resnet", "bottleneck blocks with group norm and standardised weights", "bottleneck_ratio"),
-        family("mlp", "ResMLP blocks: a linear layer across positions, an MLP across channels"),
-        family("swin", "transformer blocks with attention in shifted windows", "num_heads"),
-        family("vit", "transformer blocks with global attention", "num_heads"),
-        family("poolformer", "PoolFormer blocks: average pooling mixes positions"),
+    static let familyVariants = HeadFamilies.all.map { family in
+        let keys = ["depth", "first_shortcut", "width"] + family.ownKeys
+        return RecipeVariant(name: family.family, help: family.summary, keys: keys.map { "auxiliary.\($0)" })
+    } + [
         // Files of the first builds spell out a head's keys beside `none`.
         RecipeVariant(name: Auxiliary.none, help: "no head: the base alone; other keys of the section are ignored",
                       keys: [], ignoresOthers: true),
     ]
-
-    private static func family(_ name: String, _ help: String, _ own: String...) -> RecipeVariant {
-        let keys = ["depth", "first_shortcut", "width"] + own
-        return RecipeVariant(name: name, help: help, keys: keys.map { "auxiliary.\($0)" })
-    }
 }
 
 // MARK: head and objective

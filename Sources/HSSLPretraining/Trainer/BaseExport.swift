@@ -35,7 +35,8 @@ public struct BaseExport {
         try ModelFile.write(path: output, architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,
                             precision: precision) { name, body in
             guard let parameter = shapes["base." + name] else { throw ModelError("the architecture has no parameter '\(name)'") }
-            try file.floats("\(role).base.\(name)", shape: parameter.shape).withUnsafeBufferPointer(body)
+            let values = try file.floats("\(role).base.\(name)", shape: parameter.shape)
+            try parameter.deployedForm.values(values, shape: parameter.shape).withUnsafeBufferPointer(body)
         }
     }
 }

@@ -116,7 +116,11 @@ public final class Trainer {
         guard position.datasetDigest ?? digest == digest else {
             throw PretrainingError("\(path): was trained on other images than those of \(dataset.path), though as many")
         }
-        let stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
+        var stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
+        // An architecture's own patch size, written out or left to it, is the same model.
+        if let there = try? NetworkSizes(recipe: stored).base, let here = try? NetworkSizes(recipe: recipe).base, there == here {
+            stored.model.patchSize = recipe.model.patchSize
+        }
         if let (key, there, here) = stored.firstDifference(to: recipe) {
             throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
                 + "resume with the recipe it was started with")

@@ -181,6 +181,6 @@ struct ParameterWeights: WeightSource {
 
     func values(_ name: String) throws -> [Float] {
         guard let parameter = parameters[prefix + name], parameter.isAllocated else { throw RuntimeError("the network has no parameter '\(prefix)\(name)'") }
-        return Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count))
+        return parameter.deployedValues
     }
 }

@@ -1,0 +1,140 @@
+import CSupport
+import Foundation
+import HSSLFormats
+import HSSLGraph
+import XCTest
+
+@testable import HSSLModels
+@testable import HSSLPretraining
+
+/// Every base with every head under every objective, by walking the registries: a new family is covered by being registered.
+final class PairTests: TrainerTestCase {
+    /// The smallest model of each family.
+    private let architectures = BaseFamilies.all.compactMap { $0.presets.first }
+    private let heads = [Recipe.Auxiliary.none] + HeadFamilies.all.map { $0.family }
+
+    /// 4 images of 12 pixels an update; local views where the pair can see them.
+    private func pair(_ architecture: String, _ head: String, _ objective: String, _ more: String...) throws -> Recipe {
+        let auxiliary = head == Recipe.Auxiliary.none ? "{family: none}" : "{family: \(head), depth: 2}"
+        let yaml = """
+            model:      {architecture: \(architecture), image_size: 12, drop_path: 0.2}
+            auxiliary:  \(auxiliary)
+            head:       {hidden_dim: 16, bottleneck_dim: 8, prototypes: 16}
+            objective:  {name: \(objective), warmup_teacher_temperature_epochs: 1}
+            optimizer:  {warmup_epochs: 0, freeze_prototypes_epochs: 0}
+            schedule:   {epochs: 1, batch_size: 4}
+            data:       {local_crops: \(head == "mlp" ? 0 : 1), local_crops_size: 8}
+            evaluation: {knn_every_epochs: 0}
+            """
+        return try Recipe.parse(yaml, file: "pair.yaml", architectures: ModelArchitecture.names, overrides: more)
+    }
+
+    /// Updates `steps` of a run.
+    private func learn(_ learner: Learner, _ recipe: Recipe, steps: Range<Int>) throws {
+        let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 3)
+        for step in steps {
+            var sums = learner.newSums()
+            for part in 0..<source.partsPerStep {
+                learner.objective.accumulate(
+                    try source.make(step: step, part: part).batch,
+                    context: .init(step: step, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages,
+                                   prototypesFrozen: false),
+                    centers: learner.centers, pool: learner.pool, into: &sums)
+            }
+            XCTAssertFalse(learner.update(sums, schedule: SmallLearner.schedule()).skipped)
+        }
+    }
+
+    /// Two updates on one thread equal an update on two threads, a save, a load and another update: to the bit, at every precision.
+    func testEveryPairLearnsResumesAndIgnoresThreads() throws {
+        var pairs = 0
+        for architecture in architectures {
+            for head in heads {
+                for objective in Recipe.supportedObjectives {
+                    for precision in Precision.allCases {
+                        let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)"), name = "\(architecture) \(head) \(objective) \(precision)"
+                        guard (try? NetworkSizes(recipe: recipe)) != nil else { continue }
+                        pairs += 1
+                        hssl_set_threads(1)
+                        let straight = try Learner(recipe: recipe)
+                        let before = straight.state
+                        try learn(straight, recipe, steps: 0..<2)
+                        hssl_set_threads(2)
+                        let first = try Learner(recipe: recipe)
+                        try learn(first, recipe, steps: 0..<1)
+                        try Checkpoint.save(first, position: .init(step: 1, epoch: 0, samplerPosition: 4, seed: 0, microBatch: 3, skippedSteps: 0, datasetCount: 64,
+                                                                   datasetName: "train", recipe: recipe.yaml), to: root + "/pair.safetensors")
+                        let resumed = try Learner(recipe: recipe)
+                        try Checkpoint.load(SafetensorsFile(path: root + "/pair.safetensors"), into: resumed)
+                        try learn(resumed, recipe, steps: 1..<2)
+                        XCTAssertTrue(straight.state == resumed.state, "\(name): bits differ")
+                        for (parameter, values) in straight.state where parameter.hasPrefix("student.") {
+                            XCTAssertTrue(values.allSatisfy(\.isFinite), "\(name): \(parameter)")
+                            // What the objective does not use stays: DINO masks nothing.
+                            if objective == "dino", parameter.hasSuffix("mask_token") { continue }
+                            XCTAssertFalse(values == before[parameter], "\(name): \(parameter) does not learn")
+                        }
+                    }
+                }
+            }
+        }
+        // All but ResNet with masks.
+        XCTAssertEqual(pairs, (architectures.count * 2 - 1) * heads.count * 3)
+    }
+
+    /// The reduced precisions' gradients point where float32's do, tensor by tensor.
+    func testGradientsOfEveryPairAtReducedPrecision() throws {
+        for architecture in architectures {
+            for head in heads {
+                let objective = architecture.hasPrefix("resnet") ? "dino" : "ibot"
+                var gradients: [Precision: [String: [Float]]] = [:]
+                for precision in Precision.allCases {
+                    let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)", "model.drop_path=0", "schedule.batch_size=8")
+                    let learner = try Learner(recipe: recipe)
+                    // Initial weights of σ 0.02 and a layer scale of 1e-6 would leave most of the model unused.
+                    for parameter in learner.student.parameters.all {
+                        let gain: Float = parameter.name.contains("gamma") ? 1e6 : parameter.shape.count == 2 && !parameter.name.contains("head.") ? 4 : 1
+                        for i in 0..<parameter.count { parameter.values[i] *= gain }
+                        parameter.valuesDidChange()
+                    }
+                    learner.teacher.copy(from: learner.student)
+                    let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 8)
+                    let batch = try source.make(step: 0, part: 0).batch
+                    gradients[precision] = learner.evaluate([batch], context: SmallLearner.context(images: 8)).gradients
+                }
+                for (precision, bound) in [(Precision.float16, 0.9999), (.int8, 0.99)] {
+                    var least = (cosine: 1.0, name: "-"), whole: ([Float], [Float]) = ([], [])
+                    for (name, exact) in gradients[.float32] ?? [:] {
+                        guard let reduced = gradients[precision]?[name] else {
+                            XCTFail("\(name) has no gradient")
+                            continue
+                        }
+                        let (a, b) = (withoutKeys(name, reduced), withoutKeys(name, exact))
+                        (whole.0, whole.1) = (whole.0 + a, whole.1 + b)
+                        let similarity = cosine(a, b)
+                        if similarity < least.cosine { least = (similarity, name) }
+                    }
+                    print("Pair \(architecture) \(head) \(precision): least cosine \(least), of the whole model \(cosine(whole.0, whole.1))")
+                    XCTAssertGreaterThan(cosine(whole.0, whole.1), bound, "\(architecture) \(head) \(precision)")
+                }
+            }
+        }
+    }
+
+    func testPairsThatMakeNoSenseAreRefused() throws {
+        func refusal(_ architecture: String, _ head: String, _ objective: String, _ more: String) throws -> String {
+            let recipe = try Recipe.parse(pair(architecture, head, objective).yaml, file: "pair.yaml", architectures: ModelArchitecture.names, overrides: [more])
+            return message { _ = try Learner(recipe: recipe) }
+        }
+        let seed = "schedule.seed=1"
+        XCTAssertEqual(try refusal("resnet_micro", "convnext", "ibot", seed),
+                       "objective.name ibot masks patches, and resnet_micro (family resnet) has no token stage where a mask could stand; use dino")
+        XCTAssertEqual(try refusal("vit_nano", "mlp", "dino", "data.local_crops=2"),
+                       "auxiliary.family mlp is bound to the grid of global views (3×3 cells) and cannot see local views (2×2); set data.local_crops to 0 or use another family")
+        XCTAssertEqual(try refusal("vit_nano", "mlp", "dino", seed), "accepted")
+        XCTAssertEqual(try refusal("convnext_micro", "vit", "dino", "data.local_crops_size=6"),
+                       "data.local_crops_size 6 does not fit convnext_micro: image_size 6 is not a multiple of 4, the pixels of a cell of the last grid")
+        XCTAssertEqual(try refusal("swin_micro", "vit", "dino", "auxiliary.num_heads=5"), "auxiliary.num_heads (5) does not divide the head's width (96)")
+        XCTAssertEqual(try refusal("resnet_micro", "vit", "dino", "model.patch_size=4"), "resnet_micro has no patches: model.patch_size is not for it")
+    }
+}
