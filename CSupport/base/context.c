@@ -6,7 +6,9 @@
 static atomic_int default_threads = 1, default_isa = HSSL_ISA_SCALAR;
 static _Thread_local const hssl_context *current;
 
-static int within_bounds(int threads) { return threads < 1 ? 1 : threads > HSSL_MAX_THREADS ? HSSL_MAX_THREADS : threads; }
+static int within_bounds(int threads) {
+    return threads < 1 ? 1 : threads > HSSL_MAX_THREADS ? HSSL_MAX_THREADS : threads;
+}
 
 const hssl_context *hssl_context_current(void) { return current; }
 

@@ -1,4 +1,5 @@
-// Steps of several kernels: a few rows at a time pass from one to the next on the stack, so that they never leave the nearest caches.
+// Steps of several kernels: a few rows at a time pass from one to the next on the stack, so that they never leave the
+// nearest caches.
 #include "plan/fused.h"
 
 #include <string.h>
@@ -9,9 +10,10 @@
 enum { FUSED_ROWS = 8 };       // of HSSL_PLAN_FUSED_FLOATS in all: a stack block of 64 KB at most
 enum { QUANTIZE_WORK = 24 };   // of an element that is made and becomes a code, in the units of hssl_team
 
-void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
-                                   uint8_t *codes, float *scale) {
-    const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, HSSL_PLAN_FUSED_FLOATS / D)), blocks = hssl_ceil_div(rows, height);
+void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias,
+                                  float epsilon, uint8_t *codes, float *scale) {
+    const ptrdiff_t height = hssl_max(1, hssl_min(FUSED_ROWS, HSSL_PLAN_FUSED_FLOATS / D));
+    const ptrdiff_t blocks = hssl_ceil_div(rows, height);
     const ptrdiff_t ldq = hssl_round_up(D, 4);
     const int team = hssl_team(QUANTIZE_WORK * (double)rows * (double)D);
     HSSL_TEAM(team, part, {
@@ -35,11 +37,16 @@ typedef struct {
 
 static void unfold_run(const unfolding *u, ptrdiff_t run) {
     _Alignas(64) float windows[HSSL_PLAN_FUSED_FLOATS];
-    const ptrdiff_t row = run / u->runs, column = run % u->runs * u->width, count = hssl_min(u->width, u->shape.out_w - column);
+    const ptrdiff_t row = run / u->runs, column = run % u->runs * u->width;
+    const ptrdiff_t count = hssl_min(u->width, u->shape.out_w - column);
     const ptrdiff_t first = row * u->shape.out_w + column, k = u->shape.k;
-    if (!u->image) hssl_unfold_run(&u->shape, row, column, count, u->x, windows);
-    else if (k == u->shape.stride && u->shape.padding == 0) hssl_patchify_run(u->shape.C, u->shape.h, u->shape.w, k, first, count, u->x, windows);
-    else hssl_unfold_image_run(&u->shape, row, column, count, u->x, windows);
+    if (!u->image) {
+        hssl_unfold_run(&u->shape, row, column, count, u->x, windows);
+    } else if (k == u->shape.stride && u->shape.padding == 0) {
+        hssl_patchify_run(u->shape.C, u->shape.h, u->shape.w, k, first, count, u->x, windows);
+    } else {
+        hssl_unfold_image_run(&u->shape, row, column, count, u->x, windows);
+    }
     hssl_quantize_rows_u8(count, u->K, windows, u->K, u->codes + first * u->ldq, u->ldq, u->scale + first);
 }
 
@@ -51,17 +58,19 @@ static void unfold_quantize(unfolding u) {
     const ptrdiff_t runs = u.shape.out_h * u.runs;
     const int team = hssl_team(QUANTIZE_WORK * (double)(u.shape.out_h * u.shape.out_w) * (double)u.K);
     HSSL_TEAM(team, part, {
-        for (ptrdiff_t run = hssl_split(runs, team, part); run < hssl_split(runs, team, part + 1); ++run) unfold_run(&u, run);
+        const ptrdiff_t end = hssl_split(runs, team, part + 1);
+        for (ptrdiff_t run = hssl_split(runs, team, part); run < end; ++run) unfold_run(&u, run);
     });
 }
 
 void hssl_plan_unfold_image_quantize(const ptrdiff_t size[6], const float *image, uint8_t *codes, float *scale) {
-    unfold_quantize((unfolding){.shape = hssl_windows_of(size[1], size[2], size[0], size[3], size[4], size[5]), .image = true, .x = image,
-                                .codes = codes, .scale = scale});
+    const hssl_window_shape shape = hssl_windows_of(size[1], size[2], size[0], size[3], size[4], size[5]);
+    unfold_quantize((unfolding){.shape = shape, .image = true, .x = image, .codes = codes, .scale = scale});
 }
 
 void hssl_plan_unfold_quantize(const ptrdiff_t size[6], const float *x, uint8_t *codes, float *scale) {
-    unfold_quantize((unfolding){.shape = hssl_windows_of(size[0], size[1], size[2], size[3], size[4], size[5]), .x = x, .codes = codes, .scale = scale});
+    const hssl_window_shape shape = hssl_windows_of(size[0], size[1], size[2], size[3], size[4], size[5]);
+    unfold_quantize((unfolding){.shape = shape, .x = x, .codes = codes, .scale = scale});
 }
 
 static const float *activated(hssl_plan_activation activation, ptrdiff_t n, const float *x, float *y) {
@@ -73,7 +82,8 @@ static const float *activated(hssl_plan_activation activation, ptrdiff_t n, cons
     return y;
 }
 
-void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float *x, const float *residual, hssl_plan_activation last, float *y) {
+void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float *x, const float *residual,
+                           hssl_plan_activation last, float *y) {
     const float *value = activated(first, n, x, y);
     if (residual) {
         hssl_add(n, value, residual, y);
@@ -83,8 +93,8 @@ void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float 
     if (value != y) memcpy(y, value, (size_t)n * sizeof(float));
 }
 
-void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x, const float *residual,
-                           float *y) {
+void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x,
+                           const float *residual, float *y) {
     const int team = hssl_team((double)(batch * to * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(team, part, {
         for (ptrdiff_t r = hssl_split(batch * to, team, part); r < hssl_split(batch * to, team, part + 1); ++r) {
@@ -101,8 +111,8 @@ void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdif
     });
 }
 
-void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const uint8_t *x, const float *x_scale,
-                             uint8_t *y, float *y_scale) {
+void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const uint8_t *x,
+                             const float *x_scale, uint8_t *y, float *y_scale) {
     const ptrdiff_t row = hssl_round_up(D, 4);
     const int team = hssl_team((double)(batch * to * row) / 4 * HSSL_WORK_STREAM);
     HSSL_TEAM(team, part, {

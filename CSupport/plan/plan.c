@@ -1,12 +1,14 @@
-// Runs a lowered model: the walk over images, steps and chains of steps. Steps call the drivers of the other families, and fused.h.
+// Runs a lowered model: the walk over images, steps and chains of steps. Steps call the drivers of the other families,
+// and fused.h.
 #include <math.h>
 #include <string.h>
 
 #include "base/base.h"
 #include "plan/fused.h"
 
-// Rows of a chain are shared out in half tiles of 6 rows, which lose little: 197 rows fall into 99 and 98, whole tiles would make it 102 and 95. With fewer
-// than 8 tiles a thread the steps' own drivers, which split columns too, waste less.
+// Rows of a chain are shared out in half tiles of 6 rows, which lose little: 197 rows fall into 99 and 98, whole tiles
+// would make it 102 and 95. With fewer than 8 tiles a thread the steps' own drivers, which split columns too, waste
+// less.
 enum { CHAIN_UNIT = 3, CHAIN_UNITS_A_THREAD = 16 };
 
 typedef struct {
@@ -27,7 +29,9 @@ static void *at(const image_run *run, hssl_plan_operand operand) {
     return NULL;
 }
 
-static bool is_linear(const hssl_plan_step *step) { return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_U8S8_F16; }
+static bool is_linear(const hssl_plan_step *step) {
+    return step->kind >= HSSL_STEP_LINEAR_F32 && step->kind <= HSSL_STEP_LINEAR_U8S8_F16;
+}
 
 // Weights of the next product after a step, NULL at the end.
 static const void *following_weights(const image_run *run, const hssl_plan_step *step) {
@@ -37,34 +41,43 @@ static const void *following_weights(const image_run *run, const hssl_plan_step 
     return NULL;
 }
 
-static bool is_float_linear(const hssl_plan_step *step) { return step->kind == HSSL_STEP_LINEAR_F32 || step->kind == HSSL_STEP_LINEAR_F16; }
+static bool is_float_linear(const hssl_plan_step *step) {
+    return step->kind == HSSL_STEP_LINEAR_F32 || step->kind == HSSL_STEP_LINEAR_F16;
+}
 
 // `following`: see hssl_gemm_output.
 static hssl_gemm_output output_of(const image_run *run, const hssl_plan_step *step, const void *following) {
-    return (hssl_gemm_output){.bias = at(run, step->bias), .activation = (hssl_activation)step->activation, .residual = at(run, step->residual),
-                              .ld_residual = step->size[3], .next_packed_b = following};
+    return (hssl_gemm_output){.bias = at(run, step->bias), .activation = (hssl_activation)step->activation,
+                              .residual = at(run, step->residual), .ld_residual = step->size[3], .next_packed_b = following};
 }
 
 // Rows first ..< end of a float product.
-static void run_float_linear(const image_run *run, const hssl_plan_step *step, ptrdiff_t first, ptrdiff_t end, const void *following) {
+static void run_float_linear(const image_run *run, const hssl_plan_step *step, ptrdiff_t first, ptrdiff_t end,
+                             const void *following) {
     const ptrdiff_t *size = step->size;
     const hssl_gemm_output output = output_of(run, step, following);
     (step->kind == HSSL_STEP_LINEAR_F16 ? hssl_gemm_f16_rows : hssl_gemm_f32_rows)(
-        size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3], &output, at(run, step->workspace));
+        size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3], &output,
+        at(run, step->workspace));
 }
 
 static void run_codes_linear(const image_run *run, const hssl_plan_step *step, const void *following) {
     const ptrdiff_t *size = step->size, lda = hssl_round_up(size[2], 4);
     const hssl_gemm_output output = output_of(run, step, following);
-    const void *x = at(run, step->x), *x_scale = at(run, step->x_scale), *weight = at(run, step->weight), *weight_scale = at(run, step->weight_scale);
+    const void *x = at(run, step->x), *x_scale = at(run, step->x_scale);
+    const void *weight = at(run, step->weight), *weight_scale = at(run, step->weight_scale);
     void *y = at(run, step->y);
-    if (step->kind == HSSL_STEP_LINEAR_U8S8) hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], false, &output);
-    else hssl_gemm_u8s8_f16(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], &output);
+    if (step->kind == HSSL_STEP_LINEAR_U8S8_F16) {
+        hssl_gemm_u8s8_f16(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], &output);
+    } else {
+        hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], false, &output);
+    }
 }
 
 static void run_step(const image_run *run, const hssl_plan_step *step, const void *following) {
     const ptrdiff_t *s = step->size;
-    const void *x = at(run, step->x), *weight = at(run, step->weight), *bias = at(run, step->bias), *residual = at(run, step->residual);
+    const void *x = at(run, step->x), *x_scale = at(run, step->x_scale), *weight = at(run, step->weight);
+    const void *bias = at(run, step->bias), *residual = at(run, step->residual);
     void *y = at(run, step->y), *y_scale = at(run, step->y_scale), *workspace = at(run, step->workspace);
     switch (step->kind) {
     case HSSL_STEP_UNFOLD_IMAGE: hssl_unfold_image(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
@@ -74,14 +87,20 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, s[0], following); break;
     case HSSL_STEP_LINEAR_U8S8: case HSSL_STEP_LINEAR_U8S8_F16: run_codes_linear(run, step, following); break;
     case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale); break;
-    case HSSL_STEP_QUANTIZE_F16: hssl_quantize_rows_f16_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale); break;
+    case HSSL_STEP_QUANTIZE_F16:
+        hssl_quantize_rows_f16_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale);
+        break;
     case HSSL_STEP_LAYER_NORM: hssl_layer_norm(s[0], s[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
-    case HSSL_STEP_LAYER_NORM_QUANTIZE: hssl_plan_layer_norm_quantize(s[0], s[1], x, weight, bias, step->epsilon, y, y_scale); break;
+    case HSSL_STEP_LAYER_NORM_QUANTIZE:
+        hssl_plan_layer_norm_quantize(s[0], s[1], x, weight, bias, step->epsilon, y, y_scale);
+        break;
     case HSSL_STEP_GROUP_NORM:
         hssl_group_norm(1, s[0], s[1], s[2], x, weight, bias, step->epsilon, y, NULL, NULL);
         hssl_plan_elementwise(s[0] * s[1], step->activation, y, residual, step->last_activation, y);
         break;
-    case HSSL_STEP_ELEMENTWISE: hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y); break;
+    case HSSL_STEP_ELEMENTWISE:
+        hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y);
+        break;
     case HSSL_STEP_SCALE_CHANNELS: hssl_scale_channels(s[0], s[1], weight, x, y); break;
     case HSSL_STEP_ATTENTION:
         hssl_attention_queries(s[5], s[0], s[1], s[2], s[3], s[4], x, (float *)y - s[3] * s[1] * s[2], NULL, workspace);
@@ -89,7 +108,9 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     case HSSL_STEP_ATTENTION_INTEGER:
         hssl_attention_integer(s[0], s[1], s[2], s[3], s[4], x, (uint16_t *)y - s[3] * s[1] * s[2], workspace);
         break;
-    case HSSL_STEP_ATTENTION_BIASED: hssl_attention_biased(s[0], s[1], s[2], s[3], weight, bias, s[4], x, y, NULL, workspace); break;
+    case HSSL_STEP_ATTENTION_BIASED:
+        hssl_attention_biased(s[0], s[1], s[2], s[3], weight, bias, s[4], x, y, NULL, workspace);
+        break;
     case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, s[0], s[1], s[2], s[3], x, weight, bias, y, workspace); break;
     case HSSL_STEP_MAX_POOL: hssl_max_pool(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y, NULL); break;
     case HSSL_STEP_AVERAGE_POOL: hssl_average_pool(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
@@ -97,7 +118,9 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         if (residual) hssl_plan_permute_add(s[0], s[1], s[2], s[3], weight, x, residual, y);
         else hssl_permute_tokens(s[0], s[1], s[2], s[3], weight, x, y);
         break;
-    case HSSL_STEP_PERMUTE_CODES: hssl_plan_permute_codes(s[0], s[1], s[2], s[3], weight, x, at(run, step->x_scale), y, y_scale); break;
+    case HSSL_STEP_PERMUTE_CODES:
+        hssl_plan_permute_codes(s[0], s[1], s[2], s[3], weight, x, x_scale, y, y_scale);
+        break;
     case HSSL_STEP_TRANSPOSE: hssl_transpose_tokens(s[0], s[1], s[2], x, y); break;
     case HSSL_STEP_MEAN_TOKENS: hssl_mean_tokens(s[0], s[1], s[2], x, y); break;
     case HSSL_STEP_L2_NORMALIZE: hssl_l2_normalize(s[0], s[1], x, step->epsilon, y, NULL); break;
@@ -122,8 +145,9 @@ static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, 
     return has_float_products ? hssl_gemm_cut(rows, row) : row;
 }
 
-// Each thread takes its rows through the whole chain. That is one meeting of the threads instead of one a step, and what a thread wrote it reads itself:
-// where lines travel slowly between cores, batch 1 gains up to a third. One thread gains nothing, so there the steps run one by one.
+// Each thread takes its rows through the whole chain. That is one meeting of the threads instead of one a step, and
+// what a thread wrote it reads itself: where lines travel slowly between cores, batch 1 gains up to a third. One thread
+// gains nothing, so there the steps run one by one.
 static void run_chain(const image_run *run, const hssl_plan_step *steps) {
     const ptrdiff_t rows = steps->size[0], units = hssl_ceil_div(rows, CHAIN_UNIT);
     double work = 0;
@@ -138,7 +162,8 @@ static void run_chain(const image_run *run, const hssl_plan_step *steps) {
         return;
     }
     HSSL_TEAM(team, part, {
-        const ptrdiff_t first = chain_cut(rows, units, team, part, has_float_products), end = chain_cut(rows, units, team, part + 1, has_float_products);
+        const ptrdiff_t first = chain_cut(rows, units, team, part, has_float_products);
+        const ptrdiff_t end = chain_cut(rows, units, team, part + 1, has_float_products);
         for (ptrdiff_t s = 0; s < steps->chain; ++s) {
             if (is_float_linear(steps + s)) {
                 run_float_linear(run, steps + s, first, end, following_weights(run, steps + s));
@@ -161,8 +186,8 @@ static void run_image(const void *job, ptrdiff_t i, int part) {
     const batch_run *const batch = job;
     const hssl_plan *const plan = batch->plan;
     char *const arena = (char *)batch->arenas + (size_t)part * (plan->arena_bytes + plan->workspace_bytes);
-    const image_run run = {plan, (const char *)batch->images + (size_t)i * plan->image_bytes, (char *)batch->features + (size_t)i * plan->features_bytes,
-                           arena, arena + plan->arena_bytes};
+    const image_run run = {plan, (const char *)batch->images + (size_t)i * plan->image_bytes,
+                           (char *)batch->features + (size_t)i * plan->features_bytes, arena, arena + plan->arena_bytes};
     for (ptrdiff_t s = 0; s < plan->step_count; s += plan->steps[s].chain) {
         if (plan->steps[s].chain > 1) run_chain(&run, plan->steps + s);
         else run_step(&run, plan->steps + s, following_weights(&run, plan->steps + s));
@@ -171,7 +196,8 @@ static void run_image(const void *job, ptrdiff_t i, int part) {
 
 void hssl_plan_run(const hssl_plan *plan, ptrdiff_t batch, const float *images, float *features, void *arenas) {
     const int team = batch > 1 ? hssl_team(INFINITY) : 1;
-    // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split inside the steps.
+    // Images that are left over after whole rounds would keep one thread busy and the others waiting: those are split
+    // inside the steps.
     const ptrdiff_t whole = team > 1 ? batch / team * team : 0;
     const batch_run run = {plan, images, features, arenas};
     hssl_run_tasks(team, whole, run_image, &run);

@@ -1,13 +1,15 @@
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #endif
 
-/// 64-byte-aligned memory for the life of a model or a session. Sendable: a model's is written before anyone else sees it, a session's is its own.
+/// 64-byte-aligned memory for the life of a model or a session. Sendable: a model's is written before anyone else sees
+/// it, a session's is its own.
 final class AlignedMemory: @unchecked Sendable {
     let pointer: UnsafeMutableRawPointer
 
-    /// - Parameter isFilled: all of it will be written at once. Then the kernel may give pages of 2 MB where they are whole: a page fault every 4 KB costs
-    ///   as much as packing what goes there, and products walk through the weights with fewer misses of the TLB.
+    /// - Parameter isFilled: all of it will be written at once. Then the kernel may give pages of 2 MB where they are
+    ///   whole: a page fault every 4 KB costs as much as packing what goes there, and products walk through the weights
+    ///   with fewer misses of the TLB.
     init(byteCount: Int, isFilled: Bool = false) throws {
         let isLarge = isFilled && byteCount >= Self.largePage
         var raw: UnsafeMutableRawPointer?
@@ -15,7 +17,8 @@ final class AlignedMemory: @unchecked Sendable {
             throw RuntimeError("out of memory: \(byteCount) bytes for the model")
         }
         pointer = raw
-        // Whole pages only: the rest of the last one would cost memory. Without such pages this fails, and nothing is lost.
+        // Whole pages only: the rest of the last one would cost memory. Without such pages this fails, and nothing is
+        // lost.
         if isLarge { madvise(raw, byteCount / Self.largePage * Self.largePage, MADV_HUGEPAGE) }
     }
 

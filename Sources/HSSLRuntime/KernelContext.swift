@@ -1,7 +1,8 @@
 import CSupport
 import HSSLGraph
 
-/// Threads and instruction set of one model's work: what it calls runs with these, whatever the process or another thread sets meanwhile.
+/// Threads and instruction set of one model's work: what it calls runs with these, whatever the process or another
+/// thread sets meanwhile.
 struct KernelContext: Sendable {
     let threads: Int
     private let native: hssl_context

@@ -3,7 +3,8 @@ import HSSLFormats
 import HSSLGraph
 import HSSLModels
 
-/// A deployed model, ready to run: the plan of its inference and its packed weights. It never changes, so any number of sessions may share it.
+/// A deployed model, ready to run: the plan of its inference and its packed weights. It never changes, so any number of
+/// sessions may share it.
 public final class Model: Sendable {
     public let architecture: ModelArchitecture
     /// How images must be prepared; nil for a model in memory that did not say.
@@ -27,8 +28,11 @@ public final class Model: Sendable {
     /// float32 elements of the features of one image.
     public func rowCount(_ features: Features) -> Int { plan.rowCount(features) }
 
-    /// Operations (a multiply and an add are two) of the products and attentions behind one image's features; see `Plan.operations`.
-    package func operations(_ features: Features, asPerformed: Bool = false) -> Double { plan.operations(features, asPerformed: asPerformed) }
+    /// Operations (a multiply and an add are two) of the products and attentions behind one image's features; see
+    /// `Plan.operations`.
+    package func operations(_ features: Features, asPerformed: Bool = false) -> Double {
+        plan.operations(features, asPerformed: asPerformed)
+    }
 
     /// Loads a model file.
     ///
@@ -49,7 +53,9 @@ public final class Model: Sendable {
         if let memoryLimit {
             let bound = plan.memoryBound(fileBytes: file.byteCount, threads: threads, batch: batch, features: .patch)
             guard bound <= memoryLimit else {
-                throw RuntimeError("\(file.path): needs up to \(bound) bytes with \(threads) threads and \(batch) images at a time, more than the limit of \(memoryLimit)")
+                throw RuntimeError(
+                    "\(file.path): needs up to \(bound) bytes with \(threads) threads and \(batch) images at a time, more than the limit of \(memoryLimit)"
+                )
             }
         }
         try self.init(plan, file.architecture, file.precision, file.preprocessing, table, file)
@@ -65,14 +71,19 @@ public final class Model: Sendable {
     ) throws {
         var table = ConstantTable()
         let plan = try Plan(architecture, precision: precision, constants: &table)
-        try self.init(plan, architecture, precision, preprocessing, table, ParameterWeights(parameters: parameters, prefix: prefix))
+        try self.init(
+            plan, architecture, precision, preprocessing, table,
+            ParameterWeights(parameters: parameters, prefix: prefix))
     }
 
     private init(
-        _ plan: Plan, _ architecture: ModelArchitecture, _ precision: Precision, _ preprocessing: Preprocessing?, _ table: ConstantTable,
+        _ plan: Plan, _ architecture: ModelArchitecture, _ precision: Precision, _ preprocessing: Preprocessing?,
+        _ table: ConstantTable,
         _ weights: some WeightSource
     ) throws {
-        (self.plan, self.architecture, self.precision, self.preprocessing) = (plan, architecture, precision, preprocessing)
+        (self.plan, self.architecture, self.precision, self.preprocessing) = (
+            plan, architecture, precision, preprocessing
+        )
         constants = try AlignedMemory(byteCount: table.byteCount, isFilled: true)
         try table.fill(constants.pointer, from: weights)
     }

@@ -2,8 +2,9 @@ import CSupport
 
 /// Runs a model: images → features.
 ///
-/// Everything is allocated when it is made; extracting allocates nothing. An image's features have the same bits at any batch size, position in the batch and
-/// number of threads, and whatever other sessions do meanwhile. One call at a time: give every thread a session of its own.
+/// Everything is allocated when it is made; extracting allocates nothing. An image's features have the same bits at any
+/// batch size, position in the batch and number of threads, and whatever other sessions do meanwhile. One call at a
+/// time: give every thread a session of its own.
 public final class Session {
     public let model: Model
     public var threads: Int { context.threads }
@@ -28,7 +29,9 @@ public final class Session {
     ///   - normalize: every vector divided by its L2 norm (the whole 2·D vector of `clsMean`; each patch by itself).
     /// - Returns: [count] + `model.rowShape(features)`.
     /// - Throws: `RuntimeError` for fewer values than `count` images have.
-    public func extract(images: [Float], count: Int, features: Features = .cls, normalize: Bool = false) throws -> [Float] {
+    public func extract(
+        images: [Float], count: Int, features: Features = .cls, normalize: Bool = false
+    ) throws -> [Float] {
         guard count >= 0 else { throw RuntimeError("\(count) images cannot be") }
         var output = [Float](repeating: 0, count: count * model.rowCount(features))
         try extract(images: images, count: count, features: features, normalize: normalize, into: &output)
@@ -39,19 +42,24 @@ public final class Session {
     ///
     /// - Parameter output: receives [count] + `model.rowShape(features)`; what is behind them stays.
     /// - Throws: `RuntimeError` for fewer values than `count` images have, or fewer than their features take.
-    public func extract(images: [Float], count: Int, features: Features = .cls, normalize: Bool = false, into output: inout [Float]) throws {
+    public func extract(
+        images: [Float], count: Int, features: Features = .cls, normalize: Bool = false, into output: inout [Float]
+    ) throws {
         let (wanted, room) = (model.imageCount, model.rowCount(features))
         guard count >= 0, images.count / wanted >= count else {
             throw RuntimeError("\(images.count) values are not \(count) images of \(wanted)")
         }
-        guard output.count / room >= count else { throw RuntimeError("\(output.count) values have no room for \(count) times \(room) features") }
+        guard output.count / room >= count else {
+            throw RuntimeError("\(output.count) values have no room for \(count) times \(room) features")
+        }
         guard count > 0, let program = model.plan.programs[features] else { return }
         images.withUnsafeBufferPointer { images in
             output.withUnsafeMutableBufferPointer { output in
                 program.steps.withUnsafeBufferPointer { steps in
                     guard let images = images.baseAddress, let output = output.baseAddress else { return }
                     var native = hssl_plan(
-                        steps: steps.baseAddress, step_count: steps.count - (normalize ? 0 : 1), constants: model.constants.pointer,
+                        steps: steps.baseAddress, step_count: steps.count - (normalize ? 0 : 1),
+                        constants: model.constants.pointer,
                         image_bytes: wanted * 4, features_bytes: room * 4, arena_bytes: model.plan.arenaBytes,
                         workspace_bytes: model.plan.workspaceBytes(threads: threads))
                     context.run { hssl_plan_run(&native, count, images, output, arenas.pointer) }

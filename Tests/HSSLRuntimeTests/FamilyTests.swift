@@ -13,12 +13,24 @@ final class FamilyTests: XCTestCase {
         hssl_set_threads(1)
     }
 
-    /// Small, with what is odd about each: padded and shifted windows, grids that halve with a rest, widths that are no multiples of vectors.
+    /// Small, with what is odd about each: padded and shifted windows, grids that halve with a rest, widths that are no
+    /// multiples of vectors.
     static let configurations: [(name: String, configuration: any BaseConfiguration)] = [
         ("vit", VisionTransformer.Configuration(imageSize: 20, patchSize: 5, embedDim: 36, depth: 2, numHeads: 3)),
-        ("swin", Swin.Configuration(imageSize: 32, patchSize: 2, embedDim: 24, depths: [2, 2], numHeads: [2, 4], windowSize: 4)),
-        ("swin padded", Swin.Configuration(imageSize: 40, patchSize: 2, embedDim: 18, depths: [2, 2], numHeads: [3, 2], windowSize: 7)),
-        ("convnext", ConvNeXt.Configuration(imageSize: 24, patchSize: 2, depths: [2, 1], dims: [20, 36], kernelSize: 5)),
+        (
+            "swin",
+            Swin.Configuration(
+                imageSize: 32, patchSize: 2, embedDim: 24, depths: [2, 2], numHeads: [2, 4], windowSize: 4)
+        ),
+        (
+            "swin padded",
+            Swin.Configuration(
+                imageSize: 40, patchSize: 2, embedDim: 18, depths: [2, 2], numHeads: [3, 2], windowSize: 7)
+        ),
+        (
+            "convnext",
+            ConvNeXt.Configuration(imageSize: 24, patchSize: 2, depths: [2, 1], dims: [20, 36], kernelSize: 5)
+        ),
         ("convnext wide", ConvNeXt.Configuration(imageSize: 32, patchSize: 4, depths: [1, 2], dims: [48, 96])),
         ("resnet small", ResNet.Configuration(imageSize: 18, stem: .small, planes: [8, 16], layers: [1, 2])),
         ("resnet", ResNet.Configuration(imageSize: 45, stem: .imagenet, planes: [8, 12, 16], layers: [1, 1, 2])),
@@ -35,7 +47,8 @@ final class FamilyTests: XCTestCase {
                 let session = try model.session(precision: precision)
                 for features in Features.allCases {
                     let error = relativeError(
-                        try session.rows(images, features), model.expected(features, images, normalize: false, precision: precision))
+                        try session.rows(images, features),
+                        model.expected(features, images, normalize: false, precision: precision))
                     XCTAssertLessThan(error, bound, "\(name) \(precision) \(features)")
                 }
             }
@@ -60,12 +73,16 @@ final class FamilyTests: XCTestCase {
             for precision in Precision.allCases {
                 for features in [Features.clsMean, .patch] {
                     let single = try model.session(precision: precision)
-                    let alone = try (0..<3).map { try single.rows(Array(images[$0 * size..<($0 + 1) * size]), features) }
+                    let alone = try (0..<3).map {
+                        try single.rows(Array(images[$0 * size..<($0 + 1) * size]), features)
+                    }
                     for threads in [1, 2, 3] {
                         let session = try model.session(precision: precision, threads: threads)
                         for count in [1, 3] {
                             let found = try session.rows(Array(images[(3 - count) * size..<3 * size]), features)
-                            XCTAssertEqual(found, alone[(3 - count)...].flatMap { $0 }, "\(name) \(precision) \(features), \(threads) threads, batch \(count)")
+                            XCTAssertEqual(
+                                found, alone[(3 - count)...].flatMap { $0 },
+                                "\(name) \(precision) \(features), \(threads) threads, batch \(count)")
                         }
                     }
                 }
@@ -77,10 +94,14 @@ final class FamilyTests: XCTestCase {
         try forEachFamily { name, model in
             let images = model.images(2)
             for precision in Precision.allCases {
-                let scalar = try withISA(HSSL_ISA_SCALAR) { try model.session(precision: precision).rows(images, .patch) }
+                let scalar = try withISA(HSSL_ISA_SCALAR) {
+                    try model.session(precision: precision).rows(images, .patch)
+                }
                 for isa in supportedISAs {
                     let found = try withISA(isa) { try model.session(precision: precision).rows(images, .patch) }
-                    XCTAssertGreaterThanOrEqual(cosine(found, scalar), precision == .int8 ? 0.9999 : 0.999999, "\(name) \(precision) on \(String(cString: hssl_isa_name(isa)))")
+                    XCTAssertGreaterThanOrEqual(
+                        cosine(found, scalar), precision == .int8 ? 0.9999 : 0.999999,
+                        "\(name) \(precision) on \(String(cString: hssl_isa_name(isa)))")
                 }
             }
         }

@@ -14,8 +14,9 @@ final class LoweringTests: XCTestCase {
     func testTransformerIsFused() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
         let float = try lower(trace.tape, trace.global)
-        // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1 + GELU, fc2 + residual; in the last one
-        // keys and values of all tokens and one query are two products; the last norm, the copy to the features.
+        // patchify, patch product + positions, CLS row; a block: norm, qkv, attention, projection + residual, norm, fc1
+        // + GELU, fc2 + residual; in the last one keys and values of all tokens and one query are two products; the
+        // last norm, the copy to the features.
         XCTAssertEqual(float.steps.count, 3 + 11 * 7 + 8 + 2)
         XCTAssertEqual(float.steps.last { $0.kind == HSSL_STEP_ATTENTION }?.size, [197, 6, 64, 0, 1, 1])
         XCTAssertFalse(float.steps.contains { $0.kind == HSSL_STEP_ELEMENTWISE })
@@ -32,8 +33,10 @@ final class LoweringTests: XCTestCase {
         XCTAssertEqual(int8.steps.filter { $0.activation == HSSL_PLAN_GELU_COARSE }.count, 12)
         XCTAssertEqual(float.steps.filter { $0.activation == HSSL_PLAN_GELU }.count, 12)
         // The last block's products are for the CLS row only, but for keys and values.
-        XCTAssertEqual(float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(6).map { $0.size[0] }, [197, 197, 1, 1, 1, 1])
-        // Residual stream, attention output, norms, hidden layer and the next qkv: what is alive during one chain, not the sum. One workspace for all products.
+        XCTAssertEqual(
+            float.steps.filter { $0.kind == HSSL_STEP_LINEAR_F32 }.suffix(6).map { $0.size[0] }, [197, 197, 1, 1, 1, 1])
+        // Residual stream, attention output, norms, hidden layer and the next qkv: what is alive during one chain, not
+        // the sum. One workspace for all products.
         let workspace = hssl_gemm_workspace_size(197, 384, 384)
         XCTAssertLessThanOrEqual(float.arena.byteCount, 197 * 4 * 384 * 11 + workspace)
         // Of the last block's products there is one row.
@@ -44,23 +47,41 @@ final class LoweringTests: XCTestCase {
 
     /// Beyond, the sums of probabilities would not fit 32 bits.
     func testAttentionOfVeryManyTokensStaysInFloats() throws {
-        for (tokens, kind) in [(Int(HSSL_ATTENTION_INTEGER_TOKENS), HSSL_STEP_ATTENTION_INTEGER), (Int(HSSL_ATTENTION_INTEGER_TOKENS) + 1, HSSL_STEP_ATTENTION)] {
+        for (tokens, kind) in [
+            (Int(HSSL_ATTENTION_INTEGER_TOKENS), HSSL_STEP_ATTENTION_INTEGER),
+            (Int(HSSL_ATTENTION_INTEGER_TOKENS) + 1, HSSL_STEP_ATTENTION),
+        ] {
             let tape = Tape(mode: .shapes, pool: BufferPool()), set = ParameterSet()
-            let weights = [48, 16].map { tape.parameter(set.declare("\($0).weight", shape: [$0, 16], initializer: .zeros)) }
-            let output = tape.input(shape: [1, tokens, 16]).linear(weight: weights[0], bias: nil).attention(heads: 1).linear(weight: weights[1], bias: nil)
-            XCTAssertEqual(try lower(tape, output, .int8).steps.map(\.kind).filter { $0 == HSSL_STEP_ATTENTION || $0 == HSSL_STEP_ATTENTION_INTEGER }, [kind])
+            let weights = [48, 16].map {
+                tape.parameter(set.declare("\($0).weight", shape: [$0, 16], initializer: .zeros))
+            }
+            let output = tape.input(shape: [1, tokens, 16]).linear(weight: weights[0], bias: nil).attention(heads: 1)
+                .linear(weight: weights[1], bias: nil)
+            XCTAssertEqual(
+                try lower(tape, output, .int8).steps.map(\.kind).filter {
+                    $0 == HSSL_STEP_ATTENTION || $0 == HSSL_STEP_ATTENTION_INTEGER
+                }, [kind])
         }
     }
 
-    /// Attention over codes takes binary16 from a product, and gives it to one: anything else that is read stays in float32.
+    /// Attention over codes takes binary16 from a product, and gives it to one: anything else that is read stays in
+    /// float32.
     func testAttentionThatIsReadAsFloatsStaysInFloats() throws {
-        for (hasProduct, isRead, kind) in [(true, false, HSSL_STEP_ATTENTION_INTEGER), (false, false, HSSL_STEP_ATTENTION), (true, true, HSSL_STEP_ATTENTION)] {
+        for (hasProduct, isRead, kind) in [
+            (true, false, HSSL_STEP_ATTENTION_INTEGER), (false, false, HSSL_STEP_ATTENTION),
+            (true, true, HSSL_STEP_ATTENTION),
+        ] {
             let tape = Tape(mode: .shapes, pool: BufferPool()), set = ParameterSet()
-            let weights = [48, 16].map { tape.parameter(set.declare("\($0).weight", shape: [$0, 16], initializer: .zeros)) }
-            let qkv = hasProduct ? tape.input(shape: [1, 6, 16]).linear(weight: weights[0], bias: nil) : tape.input(shape: [1, 6, 48])
+            let weights = [48, 16].map {
+                tape.parameter(set.declare("\($0).weight", shape: [$0, 16], initializer: .zeros))
+            }
+            let qkv =
+                hasProduct
+                ? tape.input(shape: [1, 6, 16]).linear(weight: weights[0], bias: nil) : tape.input(shape: [1, 6, 48])
             let attention = qkv.attention(heads: 1), output = attention.linear(weight: weights[1], bias: nil)
             let steps = try lower(tape, isRead ? attention.adding(branch: output) : output, .int8).steps
-            XCTAssertEqual(steps.map(\.kind).filter { $0 == HSSL_STEP_ATTENTION || $0 == HSSL_STEP_ATTENTION_INTEGER }, [kind])
+            XCTAssertEqual(
+                steps.map(\.kind).filter { $0 == HSSL_STEP_ATTENTION || $0 == HSSL_STEP_ATTENTION_INTEGER }, [kind])
         }
     }
 
@@ -81,7 +102,9 @@ final class LoweringTests: XCTestCase {
         let last = 4 * n * d * d + 2 * d * d + 4 * n * d + 18 * d * d
         XCTAssertEqual(plan.operations(.cls), 2 * 196 * d * 768 + blocks + last)
         XCTAssertLessThanOrEqual(plan.operations(.cls, asPerformed: true), plan.operations(.cls))
-        XCTAssertEqual(plan.operations(.patch), 2 * 196 * d * 768 + 12 * (24 * n * d * d + 4 * n * n * d), accuracy: 0.01 * plan.operations(.patch))
+        XCTAssertEqual(
+            plan.operations(.patch), 2 * 196 * d * 768 + 12 * (24 * n * d * d + 4 * n * n * d),
+            accuracy: 0.01 * plan.operations(.patch))
     }
 
     /// From one attention to the next a thread may walk alone; the CLS row of the last block is a chain of its own.
@@ -92,17 +115,24 @@ final class LoweringTests: XCTestCase {
             let chains = RowChains.ranges(steps)
             XCTAssertEqual(chains.flatMap(Array.init), Array(steps.indices))
             for chain in chains where chain.count > 1 { XCTAssertEqual(Set(steps[chain].map { $0.size[0] }).count, 1) }
-            XCTAssertEqual(chains.filter { $0.count == length && steps[$0.lowerBound].size[0] == 197 }.count, 11, "\(precision)")
+            XCTAssertEqual(
+                chains.filter { $0.count == length && steps[$0.lowerBound].size[0] == 197 }.count, 11, "\(precision)")
             XCTAssertEqual(steps.filter { $0.chain == length }.count, 11)
         }
     }
 
-    /// A row that another thread may still need is no chain: here one step reads the rows beside those that the step before it wrote.
+    /// A row that another thread may still need is no chain: here one step reads the rows beside those that the step
+    /// before it wrote.
     func testShiftedRowsAreNoChain() {
-        func product(_ x: Operand, _ y: Operand) -> PlanStep { PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [8, 16, 16, 16], x: x, y: y, xPitch: 64, yPitch: 64) }
+        func product(_ x: Operand, _ y: Operand) -> PlanStep {
+            PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [8, 16, 16, 16], x: x, y: y, xPitch: 64, yPitch: 64)
+        }
         let first = product(.arena(storage: 0, offset: 0), .arena(storage: 1, offset: 0))
-        XCTAssertEqual(RowChains.ranges([first, product(.arena(storage: 1, offset: 0), .arena(storage: 2, offset: 0))]), [0..<2])
-        XCTAssertEqual(RowChains.ranges([first, product(.arena(storage: 1, offset: 64), .arena(storage: 2, offset: 0))]), [0..<1, 1..<2])
+        XCTAssertEqual(
+            RowChains.ranges([first, product(.arena(storage: 1, offset: 0), .arena(storage: 2, offset: 0))]), [0..<2])
+        XCTAssertEqual(
+            RowChains.ranges([first, product(.arena(storage: 1, offset: 64), .arena(storage: 2, offset: 0))]),
+            [0..<1, 1..<2])
     }
 
     func testStoragesThatLiveTogetherAreApart() throws {
@@ -112,13 +142,17 @@ final class LoweringTests: XCTestCase {
             // What one step of a chain touches is alive during all of them.
             let chains = RowChains.ranges(result.steps)
             let turns = chains.enumerated().flatMap { turn, chain in chain.map { _ in turn } }
-            let lifetimes = ArenaLayout.lifetimes(result.arena.offsets.count, result.steps).map { $0.map { turns[$0.lowerBound]...turns[$0.upperBound] } }
+            let lifetimes = ArenaLayout.lifetimes(result.arena.offsets.count, result.steps).map {
+                $0.map { turns[$0.lowerBound]...turns[$0.upperBound] }
+            }
             for (a, lifeA) in lifetimes.enumerated() {
                 guard let lifeA, let offsetA = result.arena.offsets[a] else { continue }
                 XCTAssertEqual(offsetA % 64, 0)
                 for (b, lifeB) in lifetimes.enumerated() where b > a {
                     guard let lifeB, let offsetB = result.arena.offsets[b], lifeA.overlaps(lifeB) else { continue }
-                    XCTAssertTrue(offsetA + result.sizes[a] <= offsetB || offsetB + result.sizes[b] <= offsetA, "storages \(a) and \(b)")
+                    XCTAssertTrue(
+                        offsetA + result.sizes[a] <= offsetB || offsetB + result.sizes[b] <= offsetA,
+                        "storages \(a) and \(b)")
                 }
             }
         }
@@ -139,7 +173,9 @@ final class LoweringTests: XCTestCase {
                 func forward(_ tape: Tape, _ fill: (Tensor) -> Void = { _ in }) -> (Tensor, Tensor) {
                     let input = tape.input(shape: [1, 17, 24])
                     fill(input)
-                    return (input, head.global(BaseOutput(tokens: input, prefix: 1, grid: grid).cells, Pass(plain: plain)))
+                    return (
+                        input, head.global(BaseOutput(tokens: input, prefix: 1, grid: grid).cells, Pass(plain: plain))
+                    )
                 }
                 let eager = Tape(mode: .inference, precision: precision, pool: pool)
                 let (input, expected) = forward(eager) { input in
@@ -149,16 +185,21 @@ final class LoweringTests: XCTestCase {
 
                 let traced = Tape(mode: .shapes, pool: pool)
                 var constants = ConstantTable()
-                let result = try Lowering.lower(traced, outputs: [(forward(traced).1, 0)], precision: precision, constants: &constants)
-                // The tape's GELU is exact and its hidden values are float32: of the plan's some codes are neighbours of those.
+                let result = try Lowering.lower(
+                    traced, outputs: [(forward(traced).1, 0)], precision: precision, constants: &constants)
+                // The tape's GELU is exact and its hidden values are float32: of the plan's some codes are neighbours
+                // of those.
                 let found = try run(result, constants, set, input.array(), count: 24)
-                XCTAssertLessThan(relativeError(found, expected.array()), precision == .int8 ? 5e-3 : 1e-5, "\(precision), plain \(plain)")
+                XCTAssertLessThan(
+                    relativeError(found, expected.array()), precision == .int8 ? 5e-3 : 1e-5,
+                    "\(precision), plain \(plain)")
             }
         }
     }
 
     func testPositionsAtAnotherGridAreFolded() throws {
-        let architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: 24, depth: 1, numHeads: 2))
+        let architecture = try ModelArchitecture(
+            VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: 24, depth: 1, numHeads: 2))
         let set = ParameterSet()
         let pool = BufferPool()
         let model = try architecture.makeBase(ParameterScope(set), .deployment)
@@ -173,7 +214,9 @@ final class LoweringTests: XCTestCase {
         let output = model(traced.input(shape: [1, 3, 24, 24]), mask: nil, Pass()).tokens
         var constants = ConstantTable()
         let result = try Lowering.lower(traced, outputs: [(output, 0)], precision: .float32, constants: &constants)
-        XCTAssertLessThan(relativeError(try run(result, constants, set, images.array(), count: expected.count), expected.array()), 1e-5)
+        XCTAssertLessThan(
+            relativeError(try run(result, constants, set, images.array(), count: expected.count), expected.array()),
+            1e-5)
     }
 
     func testGatherAndStandaloneOperations() throws {
@@ -185,25 +228,33 @@ final class LoweringTests: XCTestCase {
             return (x, rows.adding(branch: rows.l2Normalized()))
         }
         let eager = Tape(mode: .inference, pool: pool)
-        let (input, expected) = forward(eager) { input in for i in 0..<input.count { input.values[i] = Float(i % 7) - 3 } }
+        let (input, expected) = forward(eager) { input in
+            for i in 0..<input.count { input.values[i] = Float(i % 7) - 3 }
+        }
         let traced = Tape(mode: .shapes, pool: pool)
         var constants = ConstantTable()
-        let result = try Lowering.lower(traced, outputs: [(forward(traced).1, 0)], precision: .float32, constants: &constants)
-        XCTAssertLessThan(relativeError(try run(result, constants, ParameterSet(), input.array(), count: 24), expected.array()), 1e-6)
+        let result = try Lowering.lower(
+            traced, outputs: [(forward(traced).1, 0)], precision: .float32, constants: &constants)
+        XCTAssertLessThan(
+            relativeError(try run(result, constants, ParameterSet(), input.array(), count: 24), expected.array()), 1e-6)
     }
 
     /// GELU may be coarse where 8-bit codes of it are all that is read, and where weights are rounded to binary16.
     func testCoarseGELUIsForCodesAndBinary16() throws {
         for (precision, isRead, expected) in [
-            (Precision.int8, false, HSSL_PLAN_GELU_COARSE), (.int8, true, HSSL_PLAN_GELU), (.float32, false, HSSL_PLAN_GELU),
+            (Precision.int8, false, HSSL_PLAN_GELU_COARSE), (.int8, true, HSSL_PLAN_GELU),
+            (.float32, false, HSSL_PLAN_GELU),
             (.float16, false, HSSL_PLAN_GELU_COARSE), (.float16, true, HSSL_PLAN_GELU_COARSE),
         ] {
             let tape = Tape(mode: .shapes, pool: BufferPool()), set = ParameterSet()
-            let weights = ["a.weight", "b.weight"].map { tape.parameter(set.declare($0, shape: [8, 8], initializer: .zeros)) }
+            let weights = ["a.weight", "b.weight"].map {
+                tape.parameter(set.declare($0, shape: [8, 8], initializer: .zeros))
+            }
             let hidden = tape.input(shape: [1, 6, 8]).linear(weight: weights[0], bias: nil).gelu()
             let output = hidden.linear(weight: weights[1], bias: nil)
             let steps = try lower(tape, isRead ? hidden.adding(branch: output) : output, precision).steps
-            XCTAssertEqual(steps.map(\.activation).filter { $0 != HSSL_PLAN_IDENTITY }, [expected], "\(precision) \(isRead)")
+            XCTAssertEqual(
+                steps.map(\.activation).filter { $0 != HSSL_PLAN_IDENTITY }, [expected], "\(precision) \(isRead)")
         }
     }
 
@@ -212,16 +263,26 @@ final class LoweringTests: XCTestCase {
         let x = tape.input(shape: [1, 4, 8])
         let token = ParameterSet().declare("mask_token", shape: [1, 8], initializer: .zeros)
         let masked = x.masked([0, 1, 0, 0], token: tape.parameter(token))
-        XCTAssertThrowsError(try lower(tape, masked)) { XCTAssertEqual("\($0)", "operation maskTokens is not part of inference") }
+        XCTAssertThrowsError(try lower(tape, masked)) {
+            XCTAssertEqual("\($0)", "operation maskTokens is not part of inference")
+        }
         let dropped = x.adding(branch: x, scale: [0])
-        XCTAssertThrowsError(try lower(tape, dropped)) { XCTAssertEqual("\($0)", "stochastic depth is not part of inference") }
+        XCTAssertThrowsError(try lower(tape, dropped)) {
+            XCTAssertEqual("\($0)", "stochastic depth is not part of inference")
+        }
         var rowLosses: [[Float]] = []
-        let rows = PrototypeRows(rows: tape.input(shape: [2, 8]), targets: [.distributions(tape.input(shape: [2, 3]), index: [0, 1])], weights: [1, 1])
+        let rows = PrototypeRows(
+            rows: tape.input(shape: [2, 8]), targets: [.distributions(tape.input(shape: [2, 3]), index: [0, 1])],
+            weights: [1, 1])
         let loss = tape.input(shape: [3, 8]).prototypeCrossEntropy(of: [rows], temperature: 0.1, rowLosses: &rowLosses)
-        XCTAssertThrowsError(try lower(tape, loss)) { XCTAssertEqual("\($0)", "operation prototypeCrossEntropy is not part of inference") }
+        XCTAssertThrowsError(try lower(tape, loss)) {
+            XCTAssertEqual("\($0)", "operation prototypeCrossEntropy is not part of inference")
+        }
     }
 
-    private func run(_ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int) throws -> [Float] {
+    private func run(
+        _ result: Lowering.Result, _ constants: ConstantTable, _ set: ParameterSet, _ input: [Float], count: Int
+    ) throws -> [Float] {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: constants.byteCount + 64, alignment: 64)
         let scratch = ArenaLayout.aligned(Int(hssl_get_threads()) * result.workspaceBytes)
         let arena = UnsafeMutableRawPointer.allocate(byteCount: result.arena.byteCount + scratch + 64, alignment: 64)
@@ -236,7 +297,8 @@ final class LoweringTests: XCTestCase {
         var output = [Float](repeating: .nan, count: count)
         steps.withUnsafeBufferPointer { steps in
             var plan = hssl_plan(
-                steps: steps.baseAddress, step_count: steps.count, constants: memory, image_bytes: input.count * 4, features_bytes: count * 4,
+                steps: steps.baseAddress, step_count: steps.count, constants: memory, image_bytes: input.count * 4,
+                features_bytes: count * 4,
                 arena_bytes: result.arena.byteCount, workspace_bytes: scratch)
             hssl_plan_run(&plan, 1, input, &output, arena)
         }

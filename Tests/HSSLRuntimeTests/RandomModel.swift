@@ -13,9 +13,13 @@ struct RandomModel {
     let pool = BufferPool()
     private let model: any Base
 
-    init(imageSize: Int = 20, patchSize: Int = 5, embedDim: Int = 36, depth: Int = 2, numHeads: Int = 3, seed: UInt64 = 1) throws {
+    init(
+        imageSize: Int = 20, patchSize: Int = 5, embedDim: Int = 36, depth: Int = 2, numHeads: Int = 3, seed: UInt64 = 1
+    ) throws {
         try self.init(
-            VisionTransformer.Configuration(imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads), seed: seed)
+            VisionTransformer.Configuration(
+                imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: numHeads),
+            seed: seed)
     }
 
     init(_ configuration: any BaseConfiguration, seed: UInt64 = 1) throws {
@@ -27,7 +31,9 @@ struct RandomModel {
         var random = CounterRandom(seed: seed, stream: 7, 0)
         for parameter in parameters.all {
             let scale: Float = parameter.name.hasSuffix("proj.weight") || parameter.name.hasSuffix("fc2.weight") ? 4 : 1
-            for i in 0..<parameter.count { parameter.values[i] = parameter.values[i] * scale + random.uniform(-0.1, 0.1) }
+            for i in 0..<parameter.count {
+                parameter.values[i] = parameter.values[i] * scale + random.uniform(-0.1, 0.1)
+            }
             parameter.valuesDidChange()
         }
     }
@@ -52,7 +58,8 @@ struct RandomModel {
     }
 
     /// The wanted features by definition, from the Tape's tokens.
-    func expected(_ features: Features, _ images: [Float], normalize: Bool, precision: Precision = .float32) -> [Float] {
+    func expected(_ features: Features, _ images: [Float], normalize: Bool, precision: Precision = .float32) -> [Float]
+    {
         let tokens = tapeTokens(images, precision: precision)
         let width = model.width
         let patches = model.grid(height: architecture.imageSize, width: architecture.imageSize).count
@@ -60,7 +67,8 @@ struct RandomModel {
         return stride(from: 0, to: tokens.count, by: sample).flatMap { start -> [Float] in
             let cls = Array(tokens[start..<start + width])
             let rows = (1...patches).map { Array(tokens[start + $0 * width..<start + ($0 + 1) * width]) }
-            let mean = (0..<width).map { column in Float(rows.reduce(0.0) { $0 + Double($1[column]) } / Double(patches)) }
+            let mean = (0..<width).map { column in Float(rows.reduce(0.0) { $0 + Double($1[column]) } / Double(patches))
+            }
             switch features {
             case .cls: return normalize ? unit(cls) : cls
             case .mean: return normalize ? unit(mean) : mean
@@ -73,13 +81,16 @@ struct RandomModel {
     func write(_ path: String, _ precision: Precision) throws {
         let size = architecture.imageSize
         try ModelFile.write(
-            path: path, architecture: architecture, preprocessing: Preprocessing(resize: size, crop: size, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
-            provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
+            path: path, architecture: architecture,
+            preprocessing: Preprocessing(resize: size, crop: size, mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2]),
+            provenance: ModelProvenance(
+                method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
             precision: precision, parameters: parameters)
     }
 
     func session(precision: Precision = .float32, threads: Int = 1) throws -> Session {
-        try Session(model: Model(architecture: architecture, parameters: parameters, precision: precision), threads: threads)
+        try Session(
+            model: Model(architecture: architecture, parameters: parameters, precision: precision), threads: threads)
     }
 }
 

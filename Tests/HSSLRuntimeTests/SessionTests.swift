@@ -34,8 +34,8 @@ final class SessionTests: XCTestCase {
     func testReducedPrecisionsEqualTheTapeInTheSamePrecision() throws {
         let model = try RandomModel(embedDim: 48, depth: 2, numHeads: 2)
         let images = model.images(2)
-        // A float16 plan's GELU is the coarse one. The tape's attention is float32, an int8 plan's scores come from 8-bit codes (and next to it a code of a
-        // token may round the other way).
+        // A float16 plan's GELU is the coarse one. The tape's attention is float32, an int8 plan's scores come from
+        // 8-bit codes (and next to it a code of a token may round the other way).
         for (precision, bound) in [(Precision.float16, Float(2e-4)), (.int8, 2e-2)] {
             for features in Features.allCases {
                 let error = relativeError(
@@ -66,18 +66,21 @@ final class SessionTests: XCTestCase {
             let scalar = try withISA(HSSL_ISA_SCALAR) { try model.session(precision: precision).rows(images, .patch) }
             for isa in supportedISAs {
                 let found = try withISA(isa) { try model.session(precision: precision).rows(images, .patch) }
-                XCTAssertGreaterThanOrEqual(cosine(found, scalar), 0.99999, "\(precision) on \(String(cString: hssl_isa_name(isa)))")
+                XCTAssertGreaterThanOrEqual(
+                    cosine(found, scalar), 0.99999, "\(precision) on \(String(cString: hssl_isa_name(isa)))")
             }
         }
     }
 
-    /// Integer products are exact, and what lies between has the same operations in the same order everywhere; were a last bit to differ, one code would
-    /// round the other way, then more in every layer after it.
+    /// Integer products are exact, and what lies between has the same operations in the same order everywhere; were a
+    /// last bit to differ, one code would round the other way, then more in every layer after it.
     func testInt8HasTheSameBitsOnEveryInstructionSet() throws {
         let model = try RandomModel(imageSize: 28, patchSize: 4, embedDim: 104, depth: 4, numHeads: 4)
         let images = model.images(2)
         let rows = try supportedISAs.map { isa in
-            try withISA(isa) { try [Features.patch, .cls].flatMap { try model.session(precision: .int8).rows(images, $0) } }
+            try withISA(isa) {
+                try [Features.patch, .cls].flatMap { try model.session(precision: .int8).rows(images, $0) }
+            }
         }
         for found in rows.dropFirst() { XCTAssertEqual(found, rows[0]) }
     }
@@ -97,7 +100,9 @@ final class SessionTests: XCTestCase {
                     let session = try model.session(precision: precision, threads: threads)
                     for count in [1, 2, 5] {
                         let found = try session.rows(Array(images[(5 - count) * size..<5 * size]), features)
-                        XCTAssertEqual(found, alone[(5 - count)...].flatMap { $0 }, "\(precision) \(features), \(threads) threads, batch \(count)")
+                        XCTAssertEqual(
+                            found, alone[(5 - count)...].flatMap { $0 },
+                            "\(precision) \(features), \(threads) threads, batch \(count)")
                     }
                 }
             }
@@ -116,7 +121,8 @@ final class SessionTests: XCTestCase {
                 for sample in 0..<2 {
                     let expected = both[sample * 2 * width..<(sample * 2 + 1) * width]
                     XCTAssertGreaterThan(
-                        cosine(Array(cls[sample * width..<(sample + 1) * width]), Array(expected)), precision == .int8 ? 0.9999 : 0.9999999,
+                        cosine(Array(cls[sample * width..<(sample + 1) * width]), Array(expected)),
+                        precision == .int8 ? 0.9999 : 0.9999999,
                         "\(precision), width \(width)")
                 }
             }
@@ -140,8 +146,13 @@ final class SessionTests: XCTestCase {
         }
         var works: [Work] = []
         for (index, precision) in Precision.allCases.enumerated() {
-            for (threads, isa) in [(1, supportedISAs[0]), (2, supportedISAs[supportedISAs.count - 1]), (3, supportedISAs[supportedISAs.count / 2])] {
-                let model = try RandomModel(imageSize: 48 + 16 * index, patchSize: 8, embedDim: 96, depth: 2, numHeads: 3, seed: UInt64(index + 1))
+            for (threads, isa) in [
+                (1, supportedISAs[0]), (2, supportedISAs[supportedISAs.count - 1]),
+                (3, supportedISAs[supportedISAs.count / 2]),
+            ] {
+                let model = try RandomModel(
+                    imageSize: 48 + 16 * index, patchSize: 8, embedDim: 96, depth: 2, numHeads: 3,
+                    seed: UInt64(index + 1))
                 let images = model.images(3)
                 let session = try withISA(isa) { try model.session(precision: precision, threads: threads) }
                 works.append(Work(session: session, images: images, expected: try session.rows(images, .patch)))

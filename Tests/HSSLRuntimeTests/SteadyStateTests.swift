@@ -30,7 +30,9 @@ final class SteadyStateTests: XCTestCase {
     func testExtractingAllocatesNothing() throws {
         // Large enough that threads split an image's steps.
         try checkThatNothingIsAllocated(RandomModel(imageSize: 96, patchSize: 8, embedDim: 192, depth: 2, numHeads: 3))
-        for (_, configuration) in FamilyTests.configurations { try checkThatNothingIsAllocated(RandomModel(configuration)) }
+        for (_, configuration) in FamilyTests.configurations {
+            try checkThatNothingIsAllocated(RandomModel(configuration))
+        }
     }
 
     private func checkThatNothingIsAllocated(_ model: RandomModel) throws {
@@ -43,11 +45,15 @@ final class SteadyStateTests: XCTestCase {
                 for features in Features.allCases {
                     var output = [Float](repeating: 0, count: 5 * session.model.rowCount(features))
                     // The first run starts the threads of the kernels.
-                    for count in [5, 2, 1] { try session.extract(images: images, count: count, features: features, normalize: true, into: &output) }
+                    for count in [5, 2, 1] {
+                        try session.extract(
+                            images: images, count: count, features: features, normalize: true, into: &output)
+                    }
                     let (before, heap) = (allocation_count(), heap_bytes())
                     var count = 5  // unoptimised, a loop over a range allocates
                     while count > 0 {
-                        try session.extract(images: images, count: count, features: features, normalize: true, into: &output)
+                        try session.extract(
+                            images: images, count: count, features: features, normalize: true, into: &output)
                         count -= 1
                     }
                     let (calls, growth) = (allocation_count() - before, heap_bytes() - heap)

@@ -2,8 +2,8 @@ import CSupport
 
 /// Places the storages of one run in one block, sharing memory between those that are never alive together.
 ///
-/// Greedy by size: the largest first, each at the lowest free offset. Source: Pisarchyk & Lee, "Efficient memory management for deep neural net
-/// inference", 2020 (greedy by size for offset calculation).
+/// Greedy by size: the largest first, each at the lowest free offset. Source: Pisarchyk & Lee, "Efficient memory
+/// management for deep neural net inference", 2020 (greedy by size for offset calculation).
 struct ArenaLayout {
     /// Byte offset of each storage; nil where no step uses it.
     private(set) var offsets: [Int?]
@@ -16,8 +16,12 @@ struct ArenaLayout {
         offsets = Array(repeating: nil, count: sizes.count)
         var turns = Array(repeating: 0, count: steps.count)
         for (turn, chain) in chains.enumerated() { for step in chain { turns[step] = turn } }
-        let lifetimes = Self.lifetimes(sizes.count, steps).map { $0.map { turns[$0.lowerBound]...turns[$0.upperBound] } }
-        let order = sizes.indices.filter { lifetimes[$0] != nil }.sorted { sizes[$0] == sizes[$1] ? $0 < $1 : sizes[$0] > sizes[$1] }
+        let lifetimes = Self.lifetimes(sizes.count, steps).map {
+            $0.map { turns[$0.lowerBound]...turns[$0.upperBound] }
+        }
+        let order = sizes.indices.filter { lifetimes[$0] != nil }.sorted {
+            sizes[$0] == sizes[$1] ? $0 < $1 : sizes[$0] > sizes[$1]
+        }
         var placed: [(begin: Int, end: Int, lifetime: ClosedRange<Int>)] = []
         for storage in order {
             guard let lifetime = lifetimes[storage] else { continue }
@@ -38,18 +42,23 @@ struct ArenaLayout {
     static func lifetimes(_ count: Int, _ steps: [PlanStep]) -> [ClosedRange<Int>?] {
         var lifetimes = [ClosedRange<Int>?](repeating: nil, count: count)
         for (index, step) in steps.enumerated() {
-            for case .arena(let storage, _) in step.operands { lifetimes[storage] = (lifetimes[storage]?.lowerBound ?? index)...index }
+            for case .arena(let storage, _) in step.operands {
+                lifetimes[storage] = (lifetimes[storage]?.lowerBound ?? index)...index
+            }
         }
         return lifetimes
     }
 
-    /// Lets a residual connection write over the operand that ends there: one buffer less, and the sum stays in the cache lines it came from.
+    /// Lets a residual connection write over the operand that ends there: one buffer less, and the sum stays in the
+    /// cache lines it came from.
     static func shareResiduals(_ steps: inout [PlanStep], sizes: [Int]) {
         var lifetimes = lifetimes(sizes.count, steps)
         for index in steps.indices {
             let step = steps[index]
-            guard case .arena(let source, let sourceOffset) = step.residual, case .arena(let target, let targetOffset) = step.y, source != target,
-                sourceOffset == targetOffset, sizes[source] == sizes[target], let sourceLife = lifetimes[source], let targetLife = lifetimes[target],
+            guard case .arena(let source, let sourceOffset) = step.residual,
+                case .arena(let target, let targetOffset) = step.y, source != target,
+                sourceOffset == targetOffset, sizes[source] == sizes[target], let sourceLife = lifetimes[source],
+                let targetLife = lifetimes[target],
                 sourceLife.upperBound == index, targetLife.lowerBound == index,
                 // A product must not overwrite what it still multiplies, nor a step what it adds last.
                 !step.readsBesideResidual(source), step.kind != HSSL_STEP_GROUP_NORM,
@@ -66,6 +75,8 @@ struct ArenaLayout {
 
 extension PlanStep {
     func readsBesideResidual(_ storage: Int) -> Bool {
-        [x, xScale, weight, weightScale, bias, workspace].contains { if case .arena(storage, _) = $0 { true } else { false } }
+        [x, xScale, weight, weightScale, bias, workspace].contains {
+            if case .arena(storage, _) = $0 { true } else { false }
+        }
     }
 }

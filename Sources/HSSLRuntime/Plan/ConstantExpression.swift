@@ -2,7 +2,8 @@ import CSupport
 import HSSLGraph
 import HSSLModels
 
-/// A value that does not depend on the image: parameters, constants of the model's record, and what operations make of them when the model is loaded.
+/// A value that does not depend on the image: parameters, constants of the model's record, and what operations make of
+/// them when the model is loaded.
 indirect enum ConstantExpression {
     case parameter(Parameter)
     /// A constant of the record, by its identity there.
@@ -48,7 +49,8 @@ indirect enum ConstantExpression {
         }
     }
 
-    /// The parameter of which this has the same rows, with their elements in another order: a convolution's weight, in the order of its windows.
+    /// The parameter of which this has the same rows, with their elements in another order: a convolution's weight, in
+    /// the order of its windows.
     var rearranged: Parameter? {
         switch self {
         case .parameter(let parameter): parameter
@@ -73,7 +75,9 @@ indirect enum ConstantExpression {
         case .scaledRows(let weight, let factors):
             let (factors, width) = (try factors.values(parameters), weight.count / factors.count)
             var values = try weight.values(parameters)
-            for (row, factor) in factors.enumerated() { for i in row * width..<(row + 1) * width { values[i] *= factor } }
+            for (row, factor) in factors.enumerated() {
+                for i in row * width..<(row + 1) * width { values[i] *= factor }
+            }
             return values
         case .elements(let source, let range): return Array(try source.values(parameters)[range])
         case .operation: return try tensor(Tape(mode: .inference, pool: BufferPool()), parameters).array()
@@ -85,7 +89,8 @@ indirect enum ConstantExpression {
         case .parameter(let parameter): return tape.constant(try parameters(parameter), shape: parameter.shape)
         case .values(let values, let shape, _): return tape.constant(values, shape: shape)
         case .operation(let operation, let inputs, let shape, _):
-            guard let result = operation.apply(to: try inputs.map { try $0.tensor(tape, parameters) }, shape: shape) else {
+            guard let result = operation.apply(to: try inputs.map { try $0.tensor(tape, parameters) }, shape: shape)
+            else {
                 throw RuntimeError("operation \(operation.kind) is not part of inference")
             }
             return result

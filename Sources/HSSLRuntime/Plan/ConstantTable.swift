@@ -2,8 +2,9 @@ import CSupport
 import HSSLGraph
 import HSSLModels
 
-/// What a product multiplies. In a plan for int8 that is codes in every product, also where training stays in full precision (`MatrixRole`): per token and
-/// per channel the patch embedding loses as little as any other product, and at twice the rate of 16 bits.
+/// What a product multiplies. In a plan for int8 that is codes in every product, also where training stays in full
+/// precision (`MatrixRole`): per token and per channel the patch embedding loses as little as any other product, and at
+/// twice the rate of 16 bits.
 enum ProductForm: Hashable {
     case float32, float16, int8
 
@@ -35,7 +36,8 @@ enum ProductForm: Hashable {
 struct ConstantTable {
     enum Form: Hashable {
         case floats
-        /// A weight [outputs, inputs] for one product; integers are followed by the scales at `ConstantTable.scaleOffset`.
+        /// A weight [outputs, inputs] for one product; integers are followed by the scales at
+        /// `ConstantTable.scaleOffset`.
         case product(ProductForm, outputs: Int, inputs: Int)
         case index([Int32])
     }
@@ -59,12 +61,17 @@ struct ConstantTable {
     private(set) var transientBytes = 0
 
     mutating func add(_ expression: ConstantExpression, _ form: Form) -> Operand {
-        add(expression, form, key: Key(expression: expression.key, form: form), byteCount: Self.size(form, expression.count))
+        add(
+            expression, form, key: Key(expression: expression.key, form: form),
+            byteCount: Self.size(form, expression.count))
     }
 
-    mutating func add(index: [Int32]) -> Operand { add(nil, .index(index), key: Key(expression: "", form: .index(index)), byteCount: index.count * 4) }
+    mutating func add(index: [Int32]) -> Operand {
+        add(nil, .index(index), key: Key(expression: "", form: .index(index)), byteCount: index.count * 4)
+    }
 
-    private mutating func add(_ expression: ConstantExpression?, _ form: Form, key: Key, byteCount size: Int) -> Operand {
+    private mutating func add(_ expression: ConstantExpression?, _ form: Form, key: Key, byteCount size: Int) -> Operand
+    {
         if let index = known[key] { return .constant(index, offset: 0) }
         entries.append(Entry(expression: expression, form: form, offset: byteCount))
         known[key] = entries.count - 1
@@ -85,7 +92,8 @@ struct ConstantTable {
         case .index(let index): index.count * 4
         case .product(let form, let outputs, let inputs):
             form == .int8
-                ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4 : form.packedSize(outputs: outputs, inputs: inputs)
+                ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4
+                : form.packedSize(outputs: outputs, inputs: inputs)
         }
     }
 
@@ -101,9 +109,14 @@ struct ConstantTable {
         for entry in entries {
             let target = memory + entry.offset
             switch (entry.form, entry.expression) {
-            case (.index(let index), _): index.withUnsafeBytes { target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count) }
+            case (.index(let index), _):
+                index.withUnsafeBytes {
+                    target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count)
+                }
             case (.floats, let expression?):
-                try Self.values(expression, weights).withUnsafeBytes { target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count) }
+                try Self.values(expression, weights).withUnsafeBytes {
+                    target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count)
+                }
             case (.product(let form, let outputs, let inputs), let expression?):
                 try Self.pack(expression, form, outputs, inputs, to: target, weights)
             case (_, nil): break
@@ -116,20 +129,26 @@ struct ConstantTable {
     }
 
     private static func pack(
-        _ expression: ConstantExpression, _ form: ProductForm, _ outputs: Int, _ inputs: Int, to target: UnsafeMutableRawPointer,
+        _ expression: ConstantExpression, _ form: ProductForm, _ outputs: Int, _ inputs: Int,
+        to target: UnsafeMutableRawPointer,
         _ weights: some WeightSource
     ) throws {
         switch form {
         case .float32: hssl_gemm_f32_pack(outputs, inputs, try values(expression, weights), 1, inputs, target)
         case .float16: hssl_gemm_f16_pack(outputs, inputs, try halves(expression, weights), 1, inputs, target)
         case .int8:
-            let scales = (target + scaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(to: Float.self)
-            try withCodes(expression, outputs, inputs, scales, weights) { hssl_gemm_u8s8_pack(outputs, inputs, $0, 1, inputs, target) }
+            let scales = (target + scaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(
+                to: Float.self)
+            try withCodes(expression, outputs, inputs, scales, weights) {
+                hssl_gemm_u8s8_pack(outputs, inputs, $0, 1, inputs, target)
+            }
         }
     }
 
     private static func halves(_ expression: ConstantExpression, _ weights: some WeightSource) throws -> [UInt16] {
-        if case .parameter(let parameter) = expression, case .float16(let stored) = try weights.stored(parameter.name) { return stored }
+        if case .parameter(let parameter) = expression, case .float16(let stored) = try weights.stored(parameter.name) {
+            return stored
+        }
         let values = try values(expression, weights)
         return [UInt16](unsafeUninitializedCapacity: values.count) { halves, count in
             if let base = halves.baseAddress { hssl_convert_f32_f16(values.count, values, base) }
@@ -139,7 +158,8 @@ struct ConstantTable {
 
     /// Codes of a weight, row after row, and their scales: stored ones, or made here.
     private static func withCodes(
-        _ expression: ConstantExpression, _ outputs: Int, _ inputs: Int, _ scales: UnsafeMutablePointer<Float>, _ weights: some WeightSource,
+        _ expression: ConstantExpression, _ outputs: Int, _ inputs: Int, _ scales: UnsafeMutablePointer<Float>,
+        _ weights: some WeightSource,
         _ body: (UnsafePointer<Int8>) -> Void
     ) throws {
         if case .scaledRows(let weight, let factors) = expression {
@@ -147,7 +167,9 @@ struct ConstantTable {
             for (row, factor) in try values(factors, weights).enumerated() { scales[row] *= factor }
             return
         }
-        guard let parameter = expression.rearranged, case .int8(let codes, let scale) = try weights.stored(parameter.name) else {
+        guard let parameter = expression.rearranged,
+            case .int8(let codes, let scale) = try weights.stored(parameter.name)
+        else {
             var codes = [Int8](repeating: 0, count: outputs * inputs)
             hssl_quantize_rows_s8(outputs, inputs, try values(expression, weights), inputs, &codes, inputs, scales)
             return body(codes)
@@ -180,7 +202,9 @@ struct ParameterWeights: WeightSource {
     func stored(_ name: String) throws -> ModelFile.StoredTensor { .float32(try values(name)) }
 
     func values(_ name: String) throws -> [Float] {
-        guard let parameter = parameters[prefix + name], parameter.isAllocated else { throw RuntimeError("the network has no parameter '\(prefix)\(name)'") }
+        guard let parameter = parameters[prefix + name], parameter.isAllocated else {
+            throw RuntimeError("the network has no parameter '\(prefix)\(name)'")
+        }
         return parameter.deployedValues
     }
 }

@@ -2,8 +2,8 @@ import HSSLGraph
 
 /// Which elements of each value the wanted outputs depend on: the rest is never computed.
 ///
-/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being that block. Of its queries, keys and values
-/// all keys and values are wanted.
+/// CLS features need one row of the last block's MLP, projection and attention, a twelfth of a ViT's products being
+/// that block. Of its queries, keys and values all keys and values are wanted.
 struct Demand {
     /// Wanted elements of each value, row-major.
     private(set) var ranges: [Range<Int>?]
@@ -23,11 +23,14 @@ struct Demand {
 
     private mutating func add(_ range: Range<Int>, of value: Int) {
         if range.isEmpty { return }
-        ranges[value] = ranges[value].map { min($0.lowerBound, range.lowerBound)..<max($0.upperBound, range.upperBound) } ?? range
+        ranges[value] =
+            ranges[value].map { min($0.lowerBound, range.lowerBound)..<max($0.upperBound, range.upperBound) } ?? range
     }
 
     /// Rows of `width` that cover the elements.
-    static func rows(_ range: Range<Int>, width: Int) -> Range<Int> { range.lowerBound / width..<(range.upperBound + width - 1) / width }
+    static func rows(_ range: Range<Int>, width: Int) -> Range<Int> {
+        range.lowerBound / width..<(range.upperBound + width - 1) / width
+    }
 }
 
 extension PlanNode {
@@ -44,7 +47,9 @@ extension PlanNode {
     /// Elements of x that some elements of the output depend on.
     fileprivate func wantedInput(_ output: Range<Int>, count: Int) -> Range<Int> {
         let rows = Demand.rows(output, width: width)
-        func elements(_ rows: Range<Int>, _ width: Int) -> Range<Int> { rows.lowerBound * width..<rows.upperBound * width }
+        func elements(_ rows: Range<Int>, _ width: Int) -> Range<Int> {
+            rows.lowerBound * width..<rows.upperBound * width
+        }
         switch work {
         case .product(let product): return elements(Demand.rows(output, width: product.outputs), product.inputs)
         case .layerNorm, .scaleChannels, .l2Normalize, .quantize: return elements(rows, width)

@@ -12,7 +12,8 @@ struct Emission {
     private let ranges: [Range<Int>?]
     private let representations: Representations
     private let inputs: Set<Int>
-    /// Element 0 of each value; of one that is kept in part, where it would be. Of codes, code 0 and the scale of row 0.
+    /// Element 0 of each value; of one that is kept in part, where it would be. Of codes, code 0 and the scale of row
+    /// 0.
     private var places: [Int: (values: Operand, scales: Operand)] = [:]
     /// Values that are the same memory as others, and which of their elements they begin with.
     private var parts: [Int: (whole: Int, first: Int)] = [:]
@@ -27,7 +28,8 @@ struct Emission {
             switch node.work {
             case .view(let shift): parts[node.output] = (node.x, shift)
             // Rows behind a token are written where they belong.
-            case .prepend where uses[node.x] == 1 && !graph.inputs.contains(node.x) && !views.contains(node.x): parts[node.x] = (node.output, node.width)
+            case .prepend where uses[node.x] == 1 && !graph.inputs.contains(node.x) && !views.contains(node.x):
+                parts[node.x] = (node.output, node.width)
             default: break
             }
         }
@@ -95,49 +97,73 @@ struct Emission {
         case .layerNorm(let weight, let bias, let epsilon): emitNorm(node, floats(weight), floats(bias), epsilon)
         case .groupNorm(let groups, let weight, let bias, let epsilon):
             let (positions, _) = try node.grid(node.inputShape)
-            var step = PlanStep(kind: HSSL_STEP_GROUP_NORM, size: [positions, node.width, groups], x: address(node.x), weight: floats(weight), bias: floats(bias))
-            (step.activation, step.lastActivation, step.epsilon) = (node.stage.activation.native, node.stage.last.native, epsilon)
+            var step = PlanStep(
+                kind: HSSL_STEP_GROUP_NORM, size: [positions, node.width, groups], x: address(node.x),
+                weight: floats(weight), bias: floats(bias))
+            (step.activation, step.lastActivation, step.epsilon) = (
+                node.stage.activation.native, node.stage.last.native, epsilon
+            )
             setResidual(of: &step, node, first: 0, pitch: 0)
             step.y = address(node.output)
             steps.append(step)
         case .elementwise: emitElementwise(node)
         case .scaleChannels(let factors):
             let (rows, width) = (node.rows, node.width), first = rows.lowerBound * width
-            steps.append(rowwise(
-                PlanStep(kind: HSSL_STEP_SCALE_CHANNELS, size: [rows.count, width], x: address(node.x).element(first), weight: floats(factors),
-                         y: address(node.output).element(first)), x: 4 * width, y: 4 * width))
+            steps.append(
+                rowwise(
+                    PlanStep(
+                        kind: HSSL_STEP_SCALE_CHANNELS, size: [rows.count, width], x: address(node.x).element(first),
+                        weight: floats(factors),
+                        y: address(node.output).element(first)), x: 4 * width, y: 4 * width))
         case .l2Normalize(let epsilon):
             let (rows, width) = (node.rows, node.width), first = rows.lowerBound * width
-            steps.append(PlanStep(
-                kind: HSSL_STEP_L2_NORMALIZE, size: [rows.count, width], x: address(node.x).element(first), y: address(node.output).element(first),
-                epsilon: epsilon))
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_L2_NORMALIZE, size: [rows.count, width], x: address(node.x).element(first),
+                    y: address(node.output).element(first),
+                    epsilon: epsilon))
         case .attention: emitAttention(node)
         case .unfold(let kernel, let stride, let padding, let source):
             _ = try node.grid(node.inputShape)
             let isCoded = representations[node.output] != .floats, place = place(node.output)
-            let kind = source == .image ? (isCoded ? HSSL_STEP_UNFOLD_IMAGE_QUANTIZE : HSSL_STEP_UNFOLD_IMAGE)
+            let kind =
+                source == .image
+                ? (isCoded ? HSSL_STEP_UNFOLD_IMAGE_QUANTIZE : HSSL_STEP_UNFOLD_IMAGE)
                 : isCoded ? HSSL_STEP_UNFOLD_QUANTIZE : HSSL_STEP_UNFOLD
-            steps.append(PlanStep(
-                kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: address(node.x), y: place.values, yScale: place.scales))
+            steps.append(
+                PlanStep(
+                    kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: address(node.x),
+                    y: place.values, yScale: place.scales))
         case .depthwiseConv(let kernel, let weight, let bias):
             _ = try node.grid(node.shape)
             let workspace = allocate(byteCount: hssl_depthwise_conv_workspace_size(node.width, kernel))
-            steps.append(PlanStep(
-                kind: HSSL_STEP_DEPTHWISE_CONV, size: node.shape.dropFirst() + [kernel], x: address(node.x), weight: floats(weight), bias: floats(bias),
-                y: address(node.output), workspace: workspace))
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_DEPTHWISE_CONV, size: node.shape.dropFirst() + [kernel], x: address(node.x),
+                    weight: floats(weight), bias: floats(bias),
+                    y: address(node.output), workspace: workspace))
         case .pool(let kind, let kernel, let stride, let padding):
             _ = try node.grid(node.inputShape)
-            steps.append(PlanStep(
-                kind: kind == .max ? HSSL_STEP_MAX_POOL : HSSL_STEP_AVERAGE_POOL, size: node.inputShape.dropFirst() + [kernel, stride, padding],
-                x: address(node.x), y: address(node.output)))
+            steps.append(
+                PlanStep(
+                    kind: kind == .max ? HSSL_STEP_MAX_POOL : HSSL_STEP_AVERAGE_POOL,
+                    size: node.inputShape.dropFirst() + [kernel, stride, padding],
+                    x: address(node.x), y: address(node.output)))
         case .permute(let index, let onCodes): emitPermutation(node, index, onCodes: onCodes)
-        case .transpose: steps.append(PlanStep(kind: HSSL_STEP_TRANSPOSE, size: node.inputShape, x: address(node.x), y: address(node.output)))
-        case .mean: steps.append(PlanStep(kind: HSSL_STEP_MEAN_TOKENS, size: node.inputShape, x: address(node.x), y: address(node.output)))
+        case .transpose:
+            steps.append(
+                PlanStep(kind: HSSL_STEP_TRANSPOSE, size: node.inputShape, x: address(node.x), y: address(node.output)))
+        case .mean:
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_MEAN_TOKENS, size: node.inputShape, x: address(node.x), y: address(node.output)))
         case .prepend(let token): emitPrefix(node, floats(token))
         case .view: break
         case .quantize: emitQuantization(node)
         case .output(let offset):
-            steps.append(PlanStep(kind: HSSL_STEP_COPY, size: [node.count * 4], x: address(node.x), y: .features(offset: offset * 4)))
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_COPY, size: [node.count * 4], x: address(node.x), y: .features(offset: offset * 4)))
         }
     }
 
@@ -150,7 +176,9 @@ struct Emission {
     /// last(activation(x·Wᵀ + b) + residual).
     private mutating func emit(_ node: PlanNode, _ product: PlanNode.Product) throws {
         let (outputs, inputs, columns, form) = (product.outputs, product.inputs, product.columns, product.form)
-        guard form != .int8 || inputs <= 65_536 else { throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)") }
+        guard form != .int8 || inputs <= 65_536 else {
+            throw RuntimeError("a product over \(inputs) elements is too long for int8 (at most 65536)")
+        }
         let rows = Demand.rows(node.range, width: outputs), first = rows.lowerBound * outputs + columns.lowerBound
         let isHalf = representations[node.output] == .halves
 
@@ -167,12 +195,16 @@ struct Emission {
             step.kind = isHalf ? HSSL_STEP_LINEAR_U8S8_F16 : HSSL_STEP_LINEAR_U8S8
             step.xPitch = ProductForm.leading(inputs)
             step.xScale = x.scales.element(rows.lowerBound)
-            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs)).element(columns.lowerBound)
+            step.weightScale = packed.advanced(by: ConstantTable.scaleOffset(form, outputs: outputs, inputs: inputs))
+                .element(columns.lowerBound)
         }
         step.x = x.values.advanced(by: rows.lowerBound * step.xPitch)
         if let bias = product.bias { step.bias = floats(bias).element(columns.lowerBound) }
-        // Coarse GELU moves ViT-S features by a sixtieth of what rounding weights to binary16 does (CSupport/gemm/README.md).
-        if node.stage.activation == .gelu { step.activation = isHalf || form == .float16 ? HSSL_PLAN_GELU_COARSE : HSSL_PLAN_GELU }
+        // Coarse GELU moves ViT-S features by a sixtieth of what rounding weights to binary16 does
+        // (CSupport/gemm/README.md).
+        if node.stage.activation == .gelu {
+            step.activation = isHalf || form == .float16 ? HSSL_PLAN_GELU_COARSE : HSSL_PLAN_GELU
+        }
         setResidual(of: &step, node, first: first, pitch: 4 * outputs)
         step.yPitch = (isHalf ? 2 : 4) * outputs
         step.y = address(node.output).advanced(by: (isHalf ? 2 : 4) * first)
@@ -182,7 +214,8 @@ struct Emission {
     private mutating func emitNorm(_ node: PlanNode, _ weight: Operand, _ bias: Operand, _ epsilon: Float) {
         let (rows, width) = (node.rows, node.width), y = place(node.output)
         var step = PlanStep(
-            kind: HSSL_STEP_LAYER_NORM, size: [rows.count, width], x: address(node.x).element(rows.lowerBound * width), weight: weight, bias: bias,
+            kind: HSSL_STEP_LAYER_NORM, size: [rows.count, width], x: address(node.x).element(rows.lowerBound * width),
+            weight: weight, bias: bias,
             epsilon: epsilon)
         if representations[node.output] == .floats {
             step.y = y.values.element(rows.lowerBound * width)
@@ -201,7 +234,8 @@ struct Emission {
         let element = isHalf ? 2 : 4
         let step = PlanStep(
             kind: isHalf ? HSSL_STEP_QUANTIZE_F16 : HSSL_STEP_QUANTIZE, size: [rows.count, width],
-            x: address(node.x).advanced(by: element * rows.lowerBound * width), y: y.values.advanced(by: rows.lowerBound * ProductForm.leading(width)),
+            x: address(node.x).advanced(by: element * rows.lowerBound * width),
+            y: y.values.advanced(by: rows.lowerBound * ProductForm.leading(width)),
             yScale: y.scales.element(rows.lowerBound))
         steps.append(rowwise(step, x: element * width, y: ProductForm.leading(width)))
     }
@@ -210,7 +244,8 @@ struct Emission {
         let (rows, width, first) = (node.rows, node.width, node.range.lowerBound)
         let isWhole = node.range.count == rows.count * width
         var step = PlanStep(
-            kind: HSSL_STEP_ELEMENTWISE, size: isWhole ? [rows.count, width] : [1, node.range.count], x: address(node.x).element(first),
+            kind: HSSL_STEP_ELEMENTWISE, size: isWhole ? [rows.count, width] : [1, node.range.count],
+            x: address(node.x).element(first),
             y: address(node.output).element(first))
         (step.activation, step.lastActivation) = (node.stage.activation.native, node.stage.last.native)
         setResidual(of: &step, node, first: first, pitch: isWhole ? 4 * width : 0)
@@ -221,20 +256,28 @@ struct Emission {
         guard case .attention(let heads, let bias, let mask, let integers) = node.work else { return }
         let (batch, tokens, width) = (node.shape[0], node.shape[1], node.width), headDimension = width / heads
         if bias != nil || mask != nil {
-            let workspace = workspaceOfThreads(byteCount: hssl_attention_biased_workspace_size(batch, tokens, heads, headDimension))
+            let workspace = workspaceOfThreads(
+                byteCount: hssl_attention_biased_workspace_size(batch, tokens, heads, headDimension))
             let windows = mask.map { $0.count / (tokens * tokens) } ?? 1
-            steps.append(PlanStep(
-                kind: HSSL_STEP_ATTENTION_BIASED, size: [batch, tokens, heads, headDimension, windows], x: address(node.x),
-                weight: bias.map { floats($0) } ?? .none, bias: mask.map { floats($0) } ?? .none, y: address(node.output), workspace: workspace))
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_ATTENTION_BIASED, size: [batch, tokens, heads, headDimension, windows],
+                    x: address(node.x),
+                    weight: bias.map { floats($0) } ?? .none, bias: mask.map { floats($0) } ?? .none,
+                    y: address(node.output), workspace: workspace))
             return
         }
         let queries = batch == 1 ? node.rows : 0..<tokens, first = queries.lowerBound * width
-        let bytes = integers ? hssl_attention_integer_workspace_size(tokens, headDimension)
+        let bytes =
+            integers
+            ? hssl_attention_integer_workspace_size(tokens, headDimension)
             : hssl_attention_workspace_size(batch, tokens, heads, headDimension)
-        steps.append(PlanStep(
-            kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION,
-            size: [tokens, heads, headDimension, queries.lowerBound, queries.upperBound, batch], x: address(node.x),
-            y: integers ? address(node.output).half(first) : address(node.output).element(first), workspace: workspaceOfThreads(byteCount: bytes)))
+        steps.append(
+            PlanStep(
+                kind: integers ? HSSL_STEP_ATTENTION_INTEGER : HSSL_STEP_ATTENTION,
+                size: [tokens, heads, headDimension, queries.lowerBound, queries.upperBound, batch], x: address(node.x),
+                y: integers ? address(node.output).half(first) : address(node.output).element(first),
+                workspace: workspaceOfThreads(byteCount: bytes)))
     }
 
     private mutating func emitPermutation(_ node: PlanNode, _ index: [Int32], onCodes: Bool) {
@@ -249,7 +292,9 @@ struct Emission {
             let leading = ProductForm.leading(width)
             step.kind = HSSL_STEP_PERMUTE_CODES
             (step.x, step.xScale) = (x.values.advanced(by: kept * leading), x.scales.element(kept))
-            (step.y, step.yScale) = (y.values.advanced(by: wanted.lowerBound * leading), y.scales.element(wanted.lowerBound))
+            (step.y, step.yScale) = (
+                y.values.advanced(by: wanted.lowerBound * leading), y.scales.element(wanted.lowerBound)
+            )
         } else {
             step.x = x.values.element(kept * width)
             step.y = y.values.element(wanted.lowerBound * width)
@@ -264,15 +309,19 @@ struct Emission {
         if range.lowerBound < width { steps.append(PlanStep(kind: HSSL_STEP_COPY, size: [width * 4], x: token, y: y)) }
         let tokens = max(range.lowerBound - width, 0)..<max(range.upperBound - width, 0)
         guard parts[node.x]?.whole != node.output, !tokens.isEmpty else { return }
-        steps.append(PlanStep(
-            kind: HSSL_STEP_COPY, size: [tokens.count * 4], x: address(node.x).element(tokens.lowerBound), y: y.element(width + tokens.lowerBound)))
+        steps.append(
+            PlanStep(
+                kind: HSSL_STEP_COPY, size: [tokens.count * 4], x: address(node.x).element(tokens.lowerBound),
+                y: y.element(width + tokens.lowerBound)))
     }
 }
 
 extension PlanNode {
     /// Positions and channels of one sample [1, …, C].
     fileprivate func grid(_ shape: [Int]) throws -> (positions: Int, channels: Int) {
-        guard shape.first == 1 else { throw RuntimeError("convolutions, pools and group norms of several samples an image are not supported") }
+        guard shape.first == 1 else {
+            throw RuntimeError("convolutions, pools and group norms of several samples an image are not supported")
+        }
         let channels = shape.last ?? 1
         return (shape.reduce(1, *) / channels, channels)
     }

@@ -1,5 +1,5 @@
-/// Joins operations that one step computes: a product takes its activation, its residual connection and its layer scale along, a group norm its residual
-/// connection and both activations, and moved tokens are added as they are moved.
+/// Joins operations that one step computes: a product takes its activation, its residual connection and its layer scale
+/// along, a group norm its residual connection and both activations, and moved tokens are added as they are moved.
 enum Fusion {
     static func run(_ graph: inout PlanGraph) {
         var pass = Pass(uses: graph.uses)
@@ -24,7 +24,8 @@ enum Fusion {
 
         /// The node that makes a value which nothing else reads.
         private func onlyMaker(of value: Int) -> (index: Int, node: PlanNode)? {
-            guard value < uses.count ? uses[value] == 1 : true, let index = makers[value], let node = nodes[index] else { return nil }
+            guard value < uses.count ? uses[value] == 1 : true, let index = makers[value], let node = nodes[index]
+            else { return nil }
             return (index, node)
         }
 
@@ -40,7 +41,9 @@ enum Fusion {
         }
 
         /// `maker`, which now makes what `node` did; its memory has the same elements.
-        private mutating func replacing(_ node: PlanNode, by maker: (index: Int, node: PlanNode), _ change: (inout PlanNode) -> Void) -> PlanNode {
+        private mutating func replacing(
+            _ node: PlanNode, by maker: (index: Int, node: PlanNode), _ change: (inout PlanNode) -> Void
+        ) -> PlanNode {
             var fused = maker.node
             change(&fused)
             fused.output = node.output
@@ -51,7 +54,9 @@ enum Fusion {
         private mutating func withActivation(_ node: PlanNode) -> PlanNode {
             guard let maker = onlyMaker(of: node.x) else { return node }
             let (activation, stage) = (node.stage.activation, maker.node.stage)
-            if stage.activation == .identity, stage.residual == nil, stage.last == .identity, maker.node.takes(activation) {
+            if stage.activation == .identity, stage.residual == nil, stage.last == .identity,
+                maker.node.takes(activation)
+            {
                 return replacing(node, by: maker) { $0.stage.activation = activation }
             }
             if stage.residual != nil, stage.last == .identity, maker.node.takesLast(activation) {
@@ -62,7 +67,8 @@ enum Fusion {
 
         /// x + residual, either of which may be made by a node that can add the other.
         private mutating func withResidual(_ node: PlanNode) -> PlanNode {
-            guard node.stage.activation == .identity, node.stage.last == .identity, let residual = node.stage.residual else { return node }
+            guard node.stage.activation == .identity, node.stage.last == .identity, let residual = node.stage.residual
+            else { return node }
             var choices: [(maker: Int, other: PlanNode.Addend)] = [(node.x, residual)]
             if let value = node.residualValue { choices.append((value, .value(node.x))) }
             for (value, other) in choices {
@@ -74,7 +80,9 @@ enum Fusion {
 
         /// gamma·(x·Wᵀ + b) = x·(gamma·W)ᵀ + gamma·b.
         private mutating func withFactors(_ node: PlanNode, _ factors: ConstantExpression) -> PlanNode {
-            guard let maker = onlyMaker(of: node.x), maker.node.isPlain, var product = maker.node.product else { return node }
+            guard let maker = onlyMaker(of: node.x), maker.node.isPlain, var product = maker.node.product else {
+                return node
+            }
             product.weight = .scaledRows(product.weight, by: factors)
             product.bias = product.bias.map { .scaled($0, by: factors) }
             return replacing(node, by: maker) { $0.work = .product(product) }
@@ -82,15 +90,20 @@ enum Fusion {
 
         /// [token, x] + positions = [token + positions of the token, x + the others], so that x's product can add them.
         private mutating func withPositions(_ node: PlanNode, _ graph: inout PlanGraph) -> PlanNode? {
-            guard case .constant(let positions)? = node.stage.residual, node.stage.activation == .identity, node.stage.last == .identity,
+            guard case .constant(let positions)? = node.stage.residual, node.stage.activation == .identity,
+                node.stage.last == .identity,
                 let maker = onlyMaker(of: node.x), case .prepend(let token) = maker.node.work
             else { return nil }
             let (prefix, width) = (maker.node, maker.node.width)
             let sum = graph.newValue(count: graph.counts[prefix.x])
             nodes[maker.index] = nil
-            add(PlanNode(.elementwise, x: prefix.x, output: sum, prefix.inputShape, prefix.inputShape,
-                         stage: .init(residual: .constant(.elements(positions, width..<prefix.count)))), &graph)
-            return PlanNode(.prepend(token: .sum(token, .elements(positions, 0..<width))), x: sum, output: node.output, prefix.inputShape, prefix.shape)
+            add(
+                PlanNode(
+                    .elementwise, x: prefix.x, output: sum, prefix.inputShape, prefix.inputShape,
+                    stage: .init(residual: .constant(.elements(positions, width..<prefix.count)))), &graph)
+            return PlanNode(
+                .prepend(token: .sum(token, .elements(positions, 0..<width))), x: sum, output: node.output,
+                prefix.inputShape, prefix.shape)
         }
     }
 }

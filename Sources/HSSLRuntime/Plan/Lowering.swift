@@ -1,8 +1,8 @@
 import CSupport
 import HSSLGraph
 
-/// Turns the record of a model for one image into steps. It knows no model: passes rewrite the recorded operations (`PlanGraph`) until every one of them is
-/// one step.
+/// Turns the record of a model for one image into steps. It knows no model: passes rewrite the recorded operations
+/// (`PlanGraph`) until every one of them is one step.
 enum Lowering {
     /// Steps with their arena.
     struct Result {
@@ -38,12 +38,14 @@ enum Lowering {
         return Result(steps: steps, sizes: emission.storageSizes, arena: arena, workspaceBytes: emission.workspaceBytes)
     }
 
-    /// Of tokens whose attention nobody wants the queries are not computed: keys and values become one product, queries another.
+    /// Of tokens whose attention nobody wants the queries are not computed: keys and values become one product, queries
+    /// another.
     private static func splitQueries(_ graph: inout PlanGraph) {
         let uses = graph.uses
         for attention in graph.nodes {
             guard case .attention = attention.work, attention.range.count < attention.count, uses[attention.x] == 1,
-                let index = graph.nodes.firstIndex(where: { $0.output == attention.x }), graph.nodes[index].isQueriesKeysAndValues,
+                let index = graph.nodes.firstIndex(where: { $0.output == attention.x }),
+                graph.nodes[index].isQueriesKeysAndValues,
                 let product = graph.nodes[index].product
             else { continue }
             let (width, queries) = (attention.width, attention.rows)

@@ -2,7 +2,8 @@ import CSupport
 import HSSLGraph
 import HSSLModels
 
-/// The inference of one architecture: steps for every kind of features, the size of every piece of memory known before a weight is read.
+/// The inference of one architecture: steps for every kind of features, the size of every piece of memory known before
+/// a weight is read.
 package struct Plan: Sendable {
     /// Steps that fill one row of features, and after them one that normalises it.
     struct Program: Sendable {
@@ -54,14 +55,18 @@ package struct Plan: Sendable {
                 case .clsMean: [(cls, 0), (mean, width)]
                 case .patch: [(patches, 0)]
                 }
-            lowered[features] = try context.run { try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants) }
+            lowered[features] = try context.run {
+                try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants)
+            }
         }
         var programs: [Features: Program] = [:]
         for (features, result) in lowered {
             let normalize = PlanStep(
-                kind: HSSL_STEP_L2_NORMALIZE, size: Self.normalizedShape(features, tokens: count, width: width), x: .features(offset: 0),
+                kind: HSSL_STEP_L2_NORMALIZE, size: Self.normalizedShape(features, tokens: count, width: width),
+                x: .features(offset: 0),
                 y: .features(offset: 0), epsilon: 1e-12)
-            programs[features] = Program(steps: (result.steps + [normalize]).map { $0.native { Self.address($0, result.arena, constants) } })
+            programs[features] = Program(
+                steps: (result.steps + [normalize]).map { $0.native { Self.address($0, result.arena, constants) } })
         }
         self.programs = programs
         constantBytes = constants.byteCount
@@ -88,9 +93,11 @@ package struct Plan: Sendable {
         case .none: hssl_plan_operand(space: HSSL_PLAN_NONE, offset: 0)
         case .image(let offset): hssl_plan_operand(space: HSSL_PLAN_IMAGE, offset: offset)
         case .features(let offset): hssl_plan_operand(space: HSSL_PLAN_FEATURES, offset: offset)
-        case .constant(let index, let offset): hssl_plan_operand(space: HSSL_PLAN_CONSTANTS, offset: constants.offset(of: index) + offset)
+        case .constant(let index, let offset):
+            hssl_plan_operand(space: HSSL_PLAN_CONSTANTS, offset: constants.offset(of: index) + offset)
         case .workspace: hssl_plan_operand(space: HSSL_PLAN_WORKSPACE, offset: 0)
-        case .arena(let storage, let offset): hssl_plan_operand(space: HSSL_PLAN_ARENA, offset: (arena.offsets[storage] ?? 0) + offset)
+        case .arena(let storage, let offset):
+            hssl_plan_operand(space: HSSL_PLAN_ARENA, offset: (arena.offsets[storage] ?? 0) + offset)
         }
     }
 
@@ -106,15 +113,19 @@ package struct Plan: Sendable {
     /// float32 elements of one row of features.
     package func rowCount(_ features: Features) -> Int { rowCounts[features] ?? 0 }
 
-    /// Operations (a multiply and an add are two) of the products and attentions that one image's features need; what is left out does not count.
+    /// Operations (a multiply and an add are two) of the products and attentions that one image's features need; what
+    /// is left out does not count.
     ///
-    /// - Parameter asPerformed: those that are done, of which float products may have fewer (`hssl_gemm_multiply_adds`), not those of the definition.
+    /// - Parameter asPerformed: those that are done, of which float products may have fewer
+    ///   (`hssl_gemm_multiply_adds`), not those of the definition.
     package func operations(_ features: Features, asPerformed: Bool = false) -> Double {
         KernelContext(threads: 1, isa: isa).run {
             (programs[features]?.steps ?? []).reduce(0) { sum, step in
                 if step.kind.isLinear {
                     let (rows, outputs, inputs) = (step.size.0, step.size.1, step.size.2)
-                    if asPerformed, step.workspace.space != HSSL_PLAN_NONE { return sum + 2 * hssl_gemm_multiply_adds(rows, outputs, inputs) }
+                    if asPerformed, step.workspace.space != HSSL_PLAN_NONE {
+                        return sum + 2 * hssl_gemm_multiply_adds(rows, outputs, inputs)
+                    }
                     return sum + 2 * Double(rows) * Double(outputs) * Double(inputs)
                 }
                 let s = step.size
@@ -136,15 +147,20 @@ package struct Plan: Sendable {
 
     // MARK: Memory bound
 
-    /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being read, the largest tensor in the forms
-    /// that it takes), then while running with a batch of prepared images and patch features. Known from the file's header alone; what the process has besides is not counted.
-    package static func memoryBound(_ model: ModelFile, threads: Int, batch: Int, features: Features = .patch) throws -> Int {
-        try Plan(model.architecture, precision: model.precision).memoryBound(fileBytes: model.byteCount, threads: threads, batch: batch, features: features)
+    /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being
+    /// read, the largest tensor in the forms that it takes), then while running with a batch of prepared images and
+    /// patch features. Known from the file's header alone; what the process has besides is not counted.
+    package static func memoryBound(
+        _ model: ModelFile, threads: Int, batch: Int, features: Features = .patch
+    ) throws -> Int {
+        try Plan(model.architecture, precision: model.precision).memoryBound(
+            fileBytes: model.byteCount, threads: threads, batch: batch, features: features)
     }
 
     func memoryBound(fileBytes: Int, threads: Int, batch: Int, features: Features) -> Int {
         // A tensor of the file at a time, in float64 at most, and what its first and last page bring along.
         let mapped = min(fileBytes, 2 * largestTensor + 1 << 20)
-        return constantBytes + sessionBytes(threads: threads) + mapped + transientBytes + batch * 4 * (imageCount + rowCount(features))
+        return constantBytes + sessionBytes(threads: threads) + mapped + transientBytes + batch * 4
+            * (imageCount + rowCount(features))
     }
 }

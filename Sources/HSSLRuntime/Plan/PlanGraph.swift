@@ -22,7 +22,8 @@ struct PlanGraph {
             switch leaf {
             case .input: inputs.insert(value)
             case .parameter(let parameter): constants[value] = .parameter(parameter)
-            case .constant: constants[value] = tape.constants[value].map { .values($0, shape: tape.shapes[value], value: value) }
+            case .constant:
+                constants[value] = tape.constants[value].map { .values($0, shape: tape.shapes[value], value: value) }
             }
         }
         var read = Set(outputs.map(\.value.id))
@@ -33,8 +34,13 @@ struct PlanGraph {
         }
         for node in live.reversed() { try add(node, tape) }
         for (value, offset) in outputs {
-            guard constants[value.id] == nil else { throw RuntimeError("features that do not depend on the image are not supported") }
-            nodes.append(PlanNode(.output(offset: offset), x: root(value.id), output: newValue(count: value.count), value.shape, value.shape))
+            guard constants[value.id] == nil else {
+                throw RuntimeError("features that do not depend on the image are not supported")
+            }
+            nodes.append(
+                PlanNode(
+                    .output(offset: offset), x: root(value.id), output: newValue(count: value.count), value.shape,
+                    value.shape))
         }
     }
 
@@ -64,11 +70,16 @@ struct PlanGraph {
         }
         let inputShapes = node.inputs.map { tape.shapes[$0] }
         func constant(_ position: Int, _ what: String) throws -> ConstantExpression {
-            guard let expression = known[position] else { throw RuntimeError("\(what) that depends on the image is not supported") }
+            guard let expression = known[position] else {
+                throw RuntimeError("\(what) that depends on the image is not supported")
+            }
             return expression
         }
         func append(_ work: PlanNode.Work, x: Int = 0, stage: PlanNode.Stage = .init()) throws {
-            guard known[x] == nil else { throw RuntimeError("operation \(node.operation.kind) of a constant with what depends on the image is not supported") }
+            guard known[x] == nil else {
+                throw RuntimeError(
+                    "operation \(node.operation.kind) of a constant with what depends on the image is not supported")
+            }
             nodes.append(PlanNode(work, x: root(node.inputs[x]), output: output, inputShapes[x], shape, stage: stage))
         }
         switch node.operation {
@@ -76,42 +87,65 @@ struct PlanGraph {
         case .unfold(let kernel, let stride, let padding, let source):
             try append(.unfold(kernel: kernel, stride: stride, padding: padding, source: source))
         case .linear(let hasBias, let activation, let role):
-            let weight = try constant(1, "the weight of a product"), bias = hasBias ? try constant(2, "the bias of a product") : nil
-            try append(.product(.init(weight: weight, bias: bias, role: role, outputs: shape.last ?? 1, inputs: inputShapes[0].last ?? 1)),
-                       stage: .init(activation: activation == .gelu ? .gelu : .identity))
+            let weight = try constant(1, "the weight of a product"),
+                bias = hasBias ? try constant(2, "the bias of a product") : nil
+            try append(
+                .product(
+                    .init(
+                        weight: weight, bias: bias, role: role, outputs: shape.last ?? 1,
+                        inputs: inputShapes[0].last ?? 1)),
+                stage: .init(activation: activation == .gelu ? .gelu : .identity))
         case .layerNorm(let epsilon):
-            try append(.layerNorm(weight: constant(1, "the weight of a norm"), bias: constant(2, "the bias of a norm"), epsilon: epsilon))
+            try append(
+                .layerNorm(
+                    weight: constant(1, "the weight of a norm"), bias: constant(2, "the bias of a norm"),
+                    epsilon: epsilon))
         case .groupNorm(let groups, let epsilon):
-            try append(.groupNorm(groups: groups, weight: constant(1, "the weight of a norm"), bias: constant(2, "the bias of a norm"), epsilon: epsilon))
+            try append(
+                .groupNorm(
+                    groups: groups, weight: constant(1, "the weight of a norm"),
+                    bias: constant(2, "the bias of a norm"), epsilon: epsilon))
         case .unary(let function): try append(.elementwise, stage: .init(activation: function == .gelu ? .gelu : .relu))
         case .attention(let heads, let bias, let mask):
-            try append(.attention(
-                heads: heads, bias: bias ? constant(1, "the bias of attention") : nil,
-                mask: mask ? constant(node.inputs.count - 1, "the mask of attention") : nil, integers: false))
+            try append(
+                .attention(
+                    heads: heads, bias: bias ? constant(1, "the bias of attention") : nil,
+                    mask: mask ? constant(node.inputs.count - 1, "the mask of attention") : nil, integers: false))
         case .depthwiseConv(let kernel):
-            try append(.depthwiseConv(kernel: kernel, weight: constant(1, "the weight of a convolution"), bias: constant(2, "the bias of a convolution")))
-        case .pool(let kind, let kernel, let stride, let padding): try append(.pool(kind, kernel: kernel, stride: stride, padding: padding))
+            try append(
+                .depthwiseConv(
+                    kernel: kernel, weight: constant(1, "the weight of a convolution"),
+                    bias: constant(2, "the bias of a convolution")))
+        case .pool(let kind, let kernel, let stride, let padding):
+            try append(.pool(kind, kernel: kernel, stride: stride, padding: padding))
         case .scaleChannels: try append(.scaleChannels(constant(1, "the factors of channels")))
         case .residual(let scale):
             guard scale == nil else { throw RuntimeError("stochastic depth is not part of inference") }
             // The branch is what products end in: it is the one that takes the other as its residual.
-            if let shortcut = known[0] { return try append(.elementwise, x: 1, stage: .init(residual: .constant(shortcut))) }
+            if let shortcut = known[0] {
+                return try append(.elementwise, x: 1, stage: .init(residual: .constant(shortcut)))
+            }
             if let branch = known[1] { return try append(.elementwise, stage: .init(residual: .constant(branch))) }
             try append(.elementwise, x: 1, stage: .init(residual: .value(root(node.inputs[0]))))
         case .addBroadcast:
-            guard shape.first == 1 || inputShapes[1] == shape else { throw RuntimeError("operation addBroadcast over several samples is not supported") }
+            guard shape.first == 1 || inputShapes[1] == shape else {
+                throw RuntimeError("operation addBroadcast over several samples is not supported")
+            }
             if let x = known[0] { return try append(.elementwise, x: 1, stage: .init(residual: .constant(x))) }
             if let added = known[1] { return try append(.elementwise, stage: .init(residual: .constant(added))) }
             try append(.elementwise, x: 1, stage: .init(residual: .value(root(node.inputs[0]))))
         case .prependToken:
-            guard shape[0] == 1 else { throw RuntimeError("operation prependToken over several samples is not supported") }
+            guard shape[0] == 1 else {
+                throw RuntimeError("operation prependToken over several samples is not supported")
+            }
             try append(.prepend(token: constant(1, "a token")))
         case .gatherRows(let index): try append(Self.moved(index, samples: 1, width: shape.last ?? 1))
         case .permuteTokens(let index): try append(Self.moved(index, samples: shape[0], width: shape[2]))
         case .transposeTokens: try append(.transpose)
         case .meanTokens: try append(.mean)
         case .l2Normalize(let epsilon): try append(.l2Normalize(epsilon: epsilon))
-        case .standardize, .maskTokens, .residualOfSamples, .resamplePositions, .scaleRows, .softCrossEntropy, .prototypeCrossEntropy:
+        case .standardize, .maskTokens, .residualOfSamples, .resamplePositions, .scaleRows, .softCrossEntropy,
+            .prototypeCrossEntropy:
             throw RuntimeError("operation \(node.operation.kind) is not part of inference")
         }
     }
@@ -119,7 +153,9 @@ struct PlanGraph {
     /// Rows that follow one another stay where they are.
     private static func moved(_ index: [Int32], samples: Int, width: Int) -> PlanNode.Work {
         let first = index.first ?? 0
-        if samples == 1, first >= 0, index.enumerated().allSatisfy({ Int($1) == Int(first) + $0 }) { return .view(shift: Int(first) * width) }
+        if samples == 1, first >= 0, index.enumerated().allSatisfy({ Int($1) == Int(first) + $0 }) {
+            return .view(shift: Int(first) * width)
+        }
         return .permute(index, onCodes: false)
     }
 }
@@ -189,7 +225,9 @@ struct PlanNode {
     var range = 0..<0
 
     init(_ work: Work, x: Int, output: Int, _ inputShape: [Int], _ shape: [Int], stage: Stage = Stage()) {
-        (self.work, self.x, self.output, self.inputShape, self.shape, self.stage) = (work, x, output, inputShape, shape, stage)
+        (self.work, self.x, self.output, self.inputShape, self.shape, self.stage) = (
+            work, x, output, inputShape, shape, stage
+        )
     }
 
     /// Channels of a row of the output.

@@ -1,6 +1,7 @@
 import CSupport
 
-/// Where a step reads or writes while a plan is being made: storages and constants have no address yet. Offsets are bytes.
+/// Where a step reads or writes while a plan is being made: storages and constants have no address yet. Offsets are
+/// bytes.
 enum Operand: Equatable {
     case none
     case image(offset: Int)
@@ -49,7 +50,9 @@ struct PlanStep {
         func renamed(_ operand: Operand) -> Operand {
             if case .arena(old, let offset) = operand { .arena(storage: new, offset: offset) } else { operand }
         }
-        (x, xScale, weight, weightScale, bias) = (renamed(x), renamed(xScale), renamed(weight), renamed(weightScale), renamed(bias))
+        (x, xScale, weight, weightScale, bias) = (
+            renamed(x), renamed(xScale), renamed(weight), renamed(weightScale), renamed(bias)
+        )
         (residual, y, yScale, workspace) = (renamed(residual), renamed(y), renamed(yScale), renamed(workspace))
     }
 
@@ -63,7 +66,9 @@ struct PlanStep {
         step.epsilon = epsilon
         step.chain = chain
         withUnsafeMutableBytes(of: &step.size) { sizes in
-            for (position, value) in size.enumerated() { sizes.storeBytes(of: value, toByteOffset: position * MemoryLayout<Int>.stride, as: Int.self) }
+            for (position, value) in size.enumerated() {
+                sizes.storeBytes(of: value, toByteOffset: position * MemoryLayout<Int>.stride, as: Int.self)
+            }
         }
         step.x = address(x)
         step.x_scale = address(xScale)
@@ -79,5 +84,7 @@ struct PlanStep {
 }
 
 extension hssl_plan_kind {
-    var isLinear: Bool { [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_U8S8_F16].contains(self) }
+    var isLinear: Bool {
+        [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_U8S8_F16].contains(self)
+    }
 }

@@ -10,7 +10,8 @@ enum Representation: Equatable {
     case codes(width: Int)
 }
 
-/// Chooses what products multiply and how values between them are kept; where codes are wanted and nobody makes them, a node that does is put in.
+/// Chooses what products multiply and how values between them are kept; where codes are wanted and nobody makes them, a
+/// node that does is put in.
 struct Representations {
     private(set) var all: [Int: Representation] = [:]
 
@@ -64,13 +65,15 @@ struct Representations {
         /// Every node that makes the value is a product of codes whose output stage is without residual.
         private func isCodesProduct(_ value: Int) -> Bool {
             let makers = makers[value] ?? []
-            return !makers.isEmpty && makers.allSatisfy { nodes[$0].product?.form == .int8 && nodes[$0].stage.residual == nil }
+            return !makers.isEmpty
+                && makers.allSatisfy { nodes[$0].product?.form == .int8 && nodes[$0].stage.residual == nil }
         }
 
         /// Attention over codes reads binary16 from a product of codes and gives it to one.
         mutating func chooseAttention() {
             for (index, node) in nodes.enumerated() {
-                guard case .attention(let heads, nil, nil, _) = node.work, node.shape[0] == 1, node.shape[1] <= Int(HSSL_ATTENTION_INTEGER_TOKENS),
+                guard case .attention(let heads, nil, nil, _) = node.work, node.shape[0] == 1,
+                    node.shape[1] <= Int(HSSL_ATTENTION_INTEGER_TOKENS),
                     codesOnly(node.output) != nil, readers[node.x]?.count == 1, isCodesProduct(node.x)
                 else { continue }
                 nodes[index].work = .attention(heads: heads, bias: nil, mask: nil, integers: true)
@@ -82,7 +85,9 @@ struct Representations {
         /// A quarter of the bytes to move, where tokens become codes after they have moved: a row is quantised alone.
         mutating func choosePermutations() {
             for index in nodes.indices.reversed() {
-                guard case .permute(let rows, _) = nodes[index].work, nodes[index].isPlain, codesOnly(nodes[index].output) == nodes[index].width else { continue }
+                guard case .permute(let rows, _) = nodes[index].work, nodes[index].isPlain,
+                    codesOnly(nodes[index].output) == nodes[index].width
+                else { continue }
                 nodes[index].work = .permute(rows, onCodes: true)
             }
         }
@@ -94,7 +99,9 @@ struct Representations {
                 switch node.work {
                 case .product(let product) where product.form == .int8:
                     node.x = codesOf(node.x, width: product.inputs, &graph, &ranges, &result)
-                    if node.stage.residual == nil, representations[node.output] == nil, codesOnly(node.output) != nil { representations[node.output] = .halves }
+                    if node.stage.residual == nil, representations[node.output] == nil, codesOnly(node.output) != nil {
+                        representations[node.output] = .halves
+                    }
                 case .permute(_, onCodes: true):
                     node.x = codesOf(node.x, width: node.width, &graph, &ranges, &result)
                     representations[node.output] = .codes(width: node.width)
@@ -111,13 +118,17 @@ struct Representations {
 
         /// The value that holds the codes of a value, made once for all that read them.
         private mutating func codesOf(
-            _ value: Int, width: Int, _ graph: inout PlanGraph, _ ranges: inout [Range<Int>?], _ result: inout [PlanNode]
+            _ value: Int, width: Int, _ graph: inout PlanGraph, _ ranges: inout [Range<Int>?],
+            _ result: inout [PlanNode]
         ) -> Int {
             if case .codes? = representations[value] { return value }
             if let known = codes[value]?[width] { return known }
-            let target = graph.newValue(count: graph.counts[value]), rows = Demand.rows(ranges[value] ?? 0..<0, width: width)
+            let target = graph.newValue(count: graph.counts[value]),
+                rows = Demand.rows(ranges[value] ?? 0..<0, width: width)
             ranges.append(rows.lowerBound * width..<rows.upperBound * width)
-            var node = PlanNode(.quantize, x: value, output: target, [graph.counts[value] / width, width], [graph.counts[value] / width, width])
+            var node = PlanNode(
+                .quantize, x: value, output: target, [graph.counts[value] / width, width],
+                [graph.counts[value] / width, width])
             node.range = rows.lowerBound * width..<rows.upperBound * width
             result.append(node)
             codes[value, default: [:]][width] = target

@@ -13,7 +13,9 @@ enum RowChains {
             var known: [Int: Row] = [:]
             if let first = steps[begin].rowAccess {
                 add(first, to: &known)
-                while end < steps.count, steps[end].size[0] == steps[begin].size[0], let access = steps[end].rowAccess, agrees(access, with: known) {
+                while end < steps.count, steps[end].size[0] == steps[begin].size[0], let access = steps[end].rowAccess,
+                    agrees(access, with: known)
+                {
                     add(access, to: &known)
                     end += 1
                 }
@@ -43,8 +45,13 @@ extension PlanStep {
     /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
     fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
         guard yPitch > 0 else { return nil }
-        return [(x, xPitch), (xScale, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap { operand, pitch in
-            if case .arena(let storage, let offset) = operand { (storage, RowChains.Row(offset: offset, pitch: pitch)) } else { nil }
+        return [(x, xPitch), (xScale, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap {
+            operand, pitch in
+            if case .arena(let storage, let offset) = operand {
+                (storage, RowChains.Row(offset: offset, pitch: pitch))
+            } else {
+                nil
+            }
         }
     }
 }
