@@ -8,7 +8,7 @@ import Glibc
 
 struct Export: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Write the compact base model of a run.",
+        abstract: "Write the compact base model of a run, or a model at another precision.",
         discussion: """
             The auxiliary head, the projection and the mask token are left behind: what remains is a plain model under timm's names.
 
@@ -16,9 +16,10 @@ struct Export: ParsableCommand {
               hssl export runs/first --output base.safetensors
               hssl export runs/first --output base-int8.safetensors --precision int8
               hssl export runs/first/checkpoint.safetensors --output student.safetensors --network student --precision float16
+              hssl export base.safetensors --output base-int8.safetensors --precision int8
             """)
 
-    @Argument(help: ArgumentHelp("Run folder or checkpoint file.", valueName: "run|checkpoint"))
+    @Argument(help: ArgumentHelp("Run folder, checkpoint file or model file.", valueName: "run|checkpoint|model"))
     var input: String
 
     @Option(name: .long, help: ArgumentHelp("Model file to write.", valueName: "file"))
@@ -38,6 +39,9 @@ struct Export: ParsableCommand {
         shared.apply()
         var status = stat()
         let isFolder = stat(input, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+        if !isFolder, try BaseExport.isModel(input) {
+            return try BaseExport.export(model: input, to: output, precision: precision)
+        }
         let checkpoint = isFolder ? input + "/checkpoint.safetensors" : input
         try BaseExport.export(checkpoint: checkpoint, role: network.rawValue, to: output, precision: precision)
     }

@@ -114,7 +114,10 @@ final class FamilyTests: XCTestCase {
             let images = model.images(2)
             for precision in Precision.allCases {
                 try model.write(path, precision)
-                let found = try Session(model: Model(path: path), threads: 1).rows(images, .patch)
+                let bound = try Plan.memoryBound(ModelFile(path: path), threads: 1, batch: 2)
+                let session = try Session(model: Model(path: path, memoryLimit: bound, threads: 1, batch: 2), threads: 1)
+                XCTAssertLessThan(session.model.byteCount + session.byteCount, bound)
+                let found = try session.rows(images, .patch)
                 let expected = try model.session(precision: precision).rows(images, .patch)
                 if precision == .float16 {
                     XCTAssertGreaterThan(cosine(found, expected), 0.99999, name)

@@ -56,6 +56,9 @@ public struct ModelFile: Sendable {
         }
     }
 
+    /// Whether the metadata say that this is a deployed model.
+    package static func isModel(_ file: SafetensorsFile) -> Bool { file.metadata[ModelArchitecture.key] != nil }
+
     // MARK: Values
 
     /// A tensor as it is stored.

@@ -22,6 +22,21 @@ public struct BaseExport {
                             parameters: network.parameters, prefix: "base.")
     }
 
+    /// Whether a safetensors file is a deployed model, by its metadata.
+    public static func isModel(_ path: String) throws -> Bool { try ModelFile.isModel(SafetensorsFile(path: path)) }
+
+    /// Writes a model file at another precision.
+    ///
+    /// - Throws: errors naming the file: not a model, or one whose weights are rounded to int8 already.
+    public static func export(model path: String, to output: String, precision: Precision) throws {
+        let model = try ModelFile(path: path)
+        if model.precision == .int8, precision != .int8 {
+            throw PretrainingError("\(path): its weights are int8 codes; export \(precision.rawValue) from the float32 model")
+        }
+        try ModelFile.write(path: output, architecture: model.architecture, preprocessing: model.preprocessing, provenance: model.provenance,
+                            precision: precision) { name, body in try model.values(name).withUnsafeBufferPointer(body) }
+    }
+
     /// Exports from a checkpoint file, reading only the tensors of the base.
     ///
     /// - Parameter role: `teacher` or `student`.
