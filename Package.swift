@@ -38,13 +38,18 @@ let package = Package(
         .target(name: "HSSLModels", dependencies: ["HSSLGraph", "HSSLFormats"]),
         .target(name: "HSSLRuntime", dependencies: ["HSSLModels"]),
         .target(name: "HSSLCommandLine", dependencies: [
-            .product(name: "ArgumentParser", package: "swift-argument-parser"), .product(name: "Logging", package: "swift-log"),
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            .product(name: "Logging", package: "swift-log"),
         ]),
 
         // Training
         .target(name: "HSSLGradients", dependencies: ["HSSLGraph"]),
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
-        .target(name: "HSSLPretraining", dependencies: ["HSSLGradients", "HSSLModels", "HSSLEvaluation", "HSSLRuntime", .product(name: "Yams", package: "Yams")]),
+        .target(
+            name: "HSSLPretraining",
+            dependencies: [
+                "HSSLGradients", "HSSLModels", "HSSLEvaluation", "HSSLRuntime",
+                .product(name: "Yams", package: "Yams")]),
 
         .target(name: "HSSLBenchmarks", dependencies: ["HSSLPretraining", "HSSLRuntime"]),
 
@@ -55,7 +60,9 @@ let package = Package(
         // Tests
         .target(name: "TestSupport", dependencies: ["CSupport", "HSSLFormats"], path: "Tests/TestSupport"),
         .target(name: "KernelOracle", dependencies: ["CSupport"], path: "Tests/KernelOracle",
-                cSettings: [.headerSearchPath("../../CSupport"), .unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])]),
+                cSettings: [
+                    .headerSearchPath("../../CSupport"),
+                    .unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra"])]),
         .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
         .testTarget(name: "CSupportTests", dependencies: ["CSupport", "KernelOracle", "TestSupport"]),
         .testTarget(name: "HSSLFormatsTests", dependencies: ["HSSLFormats", "TestSupport"]),
@@ -64,11 +71,17 @@ let package = Package(
         .testTarget(name: "HSSLModelsTests", dependencies: ["HSSLModels", "HSSLRuntime", "TestSupport"]),
         .testTarget(name: "HSSLRuntimeTests", dependencies: ["HSSLRuntime", "TestSupport", "AllocationCounter"]),
         .testTarget(name: "HSSLEvaluationTests", dependencies: ["HSSLEvaluation", "TestSupport"]),
-        .testTarget(name: "HSSLPretrainingTests", dependencies: ["HSSLPretraining", "TestSupport"], resources: [.copy("Fixtures")]),
+        .testTarget(
+            name: "HSSLPretrainingTests", dependencies: ["HSSLPretraining", "TestSupport"],
+            resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLCommandLineTests", dependencies: ["HSSLCommandLine"]),
-        .testTarget(name: "CommandTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats", "HSSLModels", "HSSLRuntime", "HSSLData", "TestSupport"]),
+        .testTarget(
+            name: "CommandTests",
+            dependencies: [
+                "hssl", "hssl-extract", "HSSLFormats", "HSSLModels", "HSSLRuntime", "HSSLData", "TestSupport"]),
         // Of the programs only, so that it outlives their Swift interfaces; HSSLFormats for its CRC-32C.
-        .testTarget(name: "CompatibilityTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats"], exclude: ["Fixtures"]),
+        .testTarget(
+            name: "CompatibilityTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats"], exclude: ["Fixtures"]),
     ],
     swiftLanguageModes: [.v6]
 )

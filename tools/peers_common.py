@@ -1,6 +1,7 @@
 """What every part of tools/peers shares: the machine, the cache, our commands, medians, tables.
 
-Standard library only: a child inherits the peak RSS of a heavy parent, so the processes that start measured commands stay small.
+Standard library only: a child inherits the peak RSS of a heavy parent, so the processes that start measured commands
+stay small.
 """
 
 import json
@@ -31,7 +32,9 @@ def build(products: tuple[str, ...] = ("hssl", "hssl-extract")) -> None:
         return
     for product in products:
         note(f"building {product} (release)")
-        result = subprocess.run(["swift", "build", "-c", "release", "--package-path", str(ROOT), "--product", product], capture_output=True, text=True)
+        result = subprocess.run(
+            ["swift", "build", "-c", "release", "--package-path", str(ROOT), "--product", product], capture_output=True,
+            text=True)
         if result.returncode:
             raise Fault(f"swift build --product {product} failed:\n{(result.stdout + result.stderr)[-3000:]}")
 
@@ -46,15 +49,19 @@ def hssl(*arguments: object) -> dict:
 
 
 def launch(*command: object) -> dict:
-    """Runs a command under peers_launch.py: wall and CPU seconds, peak RSS, milliseconds to the first byte on stdout."""
-    result = subprocess.run([sys.executable, "-S", "-E", str(TOOLS / "peers_launch.py"), *map(str, command)], capture_output=True, text=True)
+    """Runs a command under peers_launch.py: wall and CPU seconds, peak RSS, milliseconds to the first byte on
+    stdout."""
+    result = subprocess.run(
+        [sys.executable, "-S", "-E", str(TOOLS / "peers_launch.py"), *map(str, command)], capture_output=True,
+        text=True)
     if result.returncode:
         raise Fault(f"{' '.join(map(str, command))}: {result.stderr.strip()[-500:]}")
     return json.loads(result.stdout)
 
 
 class Worker:
-    """A Python process that answers JSON lines with JSON lines; its first one says that it is ready, and with which settings."""
+    """A Python process that answers JSON lines with JSON lines; its first one says that it is ready, and with which
+    settings."""
 
     def __init__(self, script: str, *arguments: object) -> None:
         self.name = " ".join([script, *map(str, arguments)])
@@ -89,7 +96,9 @@ def cpu_name() -> str:
         fields.setdefault(key.strip(), value.strip())
     name = fields.get("model name") or platform.processor() or platform.machine()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
-    known = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp", "i8mm"]
+    known = [
+        "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp",
+        "i8mm"]
     family = f"family {fields['cpu family']} model {fields['model']}" if "cpu family" in fields else ""
     return f"{name} {family}, {len(os.sched_getaffinity(0))} CPUs: {' '.join(f for f in known if f in flags)}"
 
@@ -99,7 +108,8 @@ def load() -> float:
 
 
 def others(seconds: float = 2.0) -> float:
-    """CPUs that other processes keep busy while this one sleeps: unlike the load average, free of what this run itself did before."""
+    """CPUs that other processes keep busy while this one sleeps: unlike the load average, free of what this run itself
+    did before."""
 
     def idle() -> tuple[int, int]:
         fields = [int(v) for v in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
@@ -123,7 +133,8 @@ def head(title: str, packages: tuple[str, ...] = ()) -> None:
     used = others()
     busy = used > QUIET
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     print(f"\n## {title}\n")
     print(f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, HSSL {commit}, {cpu_name()}")
     if versions:
@@ -185,7 +196,9 @@ def table(header: list[str], rows: list[list[str]]) -> None:
     print(flush=True)
 
 
-def verdict(name: str, value: float, goal: float, least: bool = True, unit: str = "", digits: int = 2, timed: bool = True) -> bool:
+def verdict(
+    name: str, value: float, goal: float, least: bool = True, unit: str = "", digits: int = 2, timed: bool = True
+) -> bool:
     """One line of a goal; true where it is reached. A time that was taken on a busy machine decides nothing."""
     reached = value >= goal if least else value <= goal
     word = "void   " if timed and busy else "reached" if reached else "MISSED "

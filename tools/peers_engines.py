@@ -4,7 +4,8 @@
     peers_engines.py serve ENGINE BATCH FOLDER WEIGHTS
 
 WEIGHTS is `plain` or `outliers` for ViT-S/16, else the name of an architecture of timm_models at 224 pixels.
-A server reads JSON lines: {"seconds": s} → the median rate of a slice; {"images": a.npy, "output": b.npy} → CLS features.
+A server reads JSON lines: {"seconds": s} → the median rate of a slice; {"images": a.npy, "output": b.npy} → CLS
+features.
 """
 
 import json
@@ -52,7 +53,9 @@ def export(model, batch: int, path: pathlib.Path) -> None:
 
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model, (torch.zeros(batch, 3, 224, 224),), str(path), opset_version=17, dynamo=False, input_names=["images"], output_names=["features"])
+        torch.onnx.export(
+            model, (torch.zeros(batch, 3, 224, 224),), str(path), opset_version=17, dynamo=False,
+            input_names=["images"], output_names=["features"])
 
 
 def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) -> None:
@@ -91,14 +94,19 @@ def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) ->
                 "activation_type": QuantType.QUInt8,
                 "weight_type": QuantType.QInt8,
             }
-            # Only the inputs of these layers: what is accurate, and lets the runtime fuse bias, GELU and residual behind the product.
+            # Only the inputs of these layers: what is accurate, and lets the runtime fuse bias, GELU and residual
+            # behind the product.
             quantize_static(
-                str(ready), str(folder / f"{stem}-qdq.onnx"), Reader(batch), op_types_to_quantize=layers, nodes_to_exclude=attention,
+                str(ready), str(folder / f"{stem}-qdq.onnx"), Reader(batch), op_types_to_quantize=layers,
+                nodes_to_exclude=attention,
                 extra_options={"OpTypesToExcludeOutputQuantization": layers}, **common)
             # A quantised Pad, which Swin has, ends OpenVINO 2026.4.1 with a segmentation fault; it computes nothing.
             pads = [n.name for n in graph.node if n.op_type == "Pad"]
-            quantize_static(str(ready), str(folder / f"{stem}-qdq-all.onnx"), Reader(batch), nodes_to_exclude=pads, **common)
-            quantize_dynamic(str(ready), str(folder / f"{stem}-dynamic.onnx"), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+            quantize_static(
+                str(ready), str(folder / f"{stem}-qdq-all.onnx"), Reader(batch), nodes_to_exclude=pads, **common)
+            quantize_dynamic(
+                str(ready), str(folder / f"{stem}-dynamic.onnx"), op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True, weight_type=QuantType.QInt8)
 
 
 # Servers
@@ -155,7 +163,8 @@ def ov_engine(engine: str, batch: int, folder: pathlib.Path, weights: str):
         shape = [batch, 3, 224, 224]
         model = openvino.convert_model(network(weights), example_input=torch.zeros(shape), input=shape)
     else:
-        suffix = {"ov-float32-onnx": "", "ov-int8-qdq": "-qdq", "ov-int8-qdq-all": "-qdq-all"}[engine.removesuffix("-f32")]
+        suffix = {"ov-float32-onnx": "", "ov-int8-qdq": "-qdq", "ov-int8-qdq-all": "-qdq-all"}[
+            engine.removesuffix("-f32")]
         model = openvino.Core().read_model(folder / f"{weights}-{batch}{suffix}.onnx")
     compiled = ov_compile(model, float32=ENGINES[engine][1] == "float32" or engine.endswith("-f32"))
     request = compiled.create_infer_request()
@@ -193,7 +202,9 @@ def serve(engine: str, batch: int, folder: pathlib.Path, weights: str) -> None:
                 start = time.perf_counter()
                 run(images)
                 times.append(time.perf_counter() - start)
-            answer = {"images_per_second": batch / statistics.median(times), "calls": len(times), "peak_rss_bytes": peak_rss()}
+            answer = {
+                "images_per_second": batch / statistics.median(times), "calls": len(times),
+                "peak_rss_bytes": peak_rss()}
         else:
             pixels = np.load(request["images"])
             rows = [run(pixels[i : i + batch]) for i in range(0, len(pixels) - batch + 1, batch)]

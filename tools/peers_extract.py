@@ -14,9 +14,11 @@ from peers_images import crops
 from peers_turns import Contestant, turns
 
 PACKAGES = ("torch", "onnxruntime", "openvino", "numpy", "pillow")
-OURS = {"hssl-float32": ("HSSL float32", "float32"), "hssl-float16": ("HSSL float16", "float16"), "hssl-int8": ("HSSL int8", "int8")}
-# What a rate of ours is judged by, the fastest of each group: for int8 OpenVINO with the f32 hint, which keeps float32 where nothing is quantised as HSSL
-# does, and OpenVINO that chooses for itself (bfloat16 where the CPU has it).
+OURS = {
+    "hssl-float32": ("HSSL float32", "float32"), "hssl-float16": ("HSSL float16", "float16"),
+    "hssl-int8": ("HSSL int8", "int8")}
+# What a rate of ours is judged by, the fastest of each group: for int8 OpenVINO with the f32 hint, which keeps float32
+# where nothing is quantised as HSSL does, and OpenVINO that chooses for itself (bfloat16 where the CPU has it).
 RIVALS = {
     "hssl-int8": (("ov-int8-qdq-f32", "ov-int8-qdq-all-f32"), ("ov-int8-qdq", "ov-int8-qdq-all")),
     "hssl-float32": (("ov-float32", "ov-float32-onnx"),),
@@ -25,20 +27,23 @@ RIVALS = {
 GOALS = {"hssl-int8": 2.0, "hssl-float32": 1.2}
 # Each of ours next to the peers that it is measured against.
 ORDER = [
-    "hssl-int8", "ov-int8-qdq", "ov-int8-qdq-f32", "hssl-float32", "ov-float32", "ov-float32-onnx", "hssl-float16", "ort-float32", "torch-float32",
+    "hssl-int8", "ov-int8-qdq", "ov-int8-qdq-f32", "hssl-float32", "ov-float32", "ov-float32-onnx", "hssl-float16",
+    "ort-float32", "torch-float32",
     "ov-int8-qdq-all", "ov-int8-qdq-all-f32", "ort-int8-qdq", "ort-int8-dynamic", "torch-int8",
 ]
 TEST_IMAGES, CALIBRATION_IMAGES = 256, 32
 
 
 def pixels(files: list[pathlib.Path]) -> np.ndarray:
-    """224×224 PNG → [N, 3, 224, 224] as the models see them; nothing is resampled, so the pixels are the same everywhere."""
+    """224×224 PNG → [N, 3, 224, 224] as the models see them; nothing is resampled, so the pixels are the same
+    everywhere."""
     from PIL import Image
 
     from peers_vit import MEAN, STD
 
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (MEAN, STD))
-    return np.stack([(np.asarray(Image.open(f).convert("RGB"), np.float32).transpose(2, 0, 1) / 255 - mean) / std for f in files])
+    return np.stack(
+        [(np.asarray(Image.open(f).convert("RGB"), np.float32).transpose(2, 0, 1) / 255 - mean) / std for f in files])
 
 
 def images() -> tuple[list[pathlib.Path], list[pathlib.Path]]:
@@ -57,7 +62,8 @@ def model_files(weights: str, resize: int = 224) -> dict[str, pathlib.Path]:
 
 
 def onnx_files(weights: tuple[str, ...], batches: tuple[int, ...], calibration: np.ndarray | None = None) -> pathlib.Path:
-    """ONNX files of every weight set and batch, made again at every run; in a process of its own, whose memory goes with it.
+    """ONNX files of every weight set and batch, made again at every run; in a process of its own, whose memory goes
+    with it.
 
     calibration [N, 3, 224, 224]: photographs, unless given.
     """
@@ -65,7 +71,9 @@ def onnx_files(weights: tuple[str, ...], batches: tuple[int, ...], calibration: 
     folder.mkdir(parents=True, exist_ok=True)
     note(f"exporting and calibrating ONNX files ({', '.join(weights)}; batch {', '.join(map(str, batches))})")
     np.save(folder / "calibration.npy", pixels(images()[1]) if calibration is None else calibration)
-    command = [sys.executable, "-W", "ignore", str(pathlib.Path(__file__).with_name("peers_engines.py")), "prepare", str(folder), ",".join(weights), ",".join(map(str, batches))]
+    command = [
+        sys.executable, "-W", "ignore", str(pathlib.Path(__file__).with_name("peers_engines.py")), "prepare",
+        str(folder), ",".join(weights), ",".join(map(str, batches))]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise Fault(f"preparing ONNX files failed: {result.stderr.strip()[-1500:]}")
@@ -79,7 +87,9 @@ class Bench:
     """Slices of `hssl bench extract`, each a new process: random weights, as many calls as fill the slice."""
 
     def __init__(self, precision: str, batch: int, architecture: str = "vit_small") -> None:
-        self.arguments = ["bench", "extract", "--architecture", architecture, "--image-size", 224, "--precision", precision, "--batch-size", batch, "--threads", 2]
+        self.arguments = [
+            "bench", "extract", "--architecture", architecture, "--image-size", 224, "--precision", precision,
+            "--batch-size", batch, "--threads", 2]
         self.batch = batch
         self.rate = self.run(2)["images_per_second"]
         self.settings = "threads 2"
@@ -138,14 +148,18 @@ def rates(rounds: int, seconds: float, batches: tuple[int, ...] = (1, 16)) -> bo
             ratio = paired(results[name, batch], results[best(sum(RIVALS[name], ()), batch), batch]) if name in OURS else ""
             row += [results[name, batch].text(), ratio, f"{memory[name, batch] / 1e6:.0f}"]
         rows.append([*row, settings[name]])
-    table(["", *[column for batch in batches for column in (f"batch {batch}", "/ OpenVINO", "peak RSS MB")], "settings"], rows)
+    table(
+        ["", *[column for batch in batches for column in (f"batch {batch}", "/ OpenVINO", "peak RSS MB")], "settings"],
+        rows)
     for batch in batches:
         for name, goal in GOALS.items():
             for group in RIVALS[name]:
                 rival = best(group, batch)
                 ratio = results[name, batch].median / results[rival, batch].median
-                reached &= verdict(f"{names[name]} / {names[rival]} ({settings[rival].split(', ')[-1]}), batch {batch}", ratio, goal)
-        reached &= verdict(f"HSSL float16 / HSSL float32 in turns of ours alone, batch {batch}", halves[batch], 0.98, digits=3)
+                reached &= verdict(
+                    f"{names[name]} / {names[rival]} ({settings[rival].split(', ')[-1]}), batch {batch}", ratio, goal)
+        reached &= verdict(
+            f"HSSL float16 / HSSL float32 in turns of ours alone, batch {batch}", halves[batch], 0.98, digits=3)
     tail()
     return reached
 
@@ -160,7 +174,9 @@ def cosines(ours: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def extracted(model: pathlib.Path, files: list[pathlib.Path]) -> np.ndarray:
     output = CACHE / "features.npy"
-    launch(binaries() / "hssl-extract", "--model", model, *files, "--output", output, "--threads", 2, "--log-level", "error")
+    launch(
+        binaries() / "hssl-extract", "--model", model, *files, "--output", output, "--threads", 2, "--log-level",
+        "error")
     features = np.load(output)
     if features.shape != (len(files), 384):
         raise Fault(f"hssl-extract wrote {features.shape} features of {len(files)} images")
@@ -174,7 +190,10 @@ def cosine(count: int = TEST_IMAGES) -> bool:
     np.save(test, pixels(files))
     folder = onnx_files(("plain", "outliers"), (16,))
     reached = True
-    for weights, goals in (("plain", {"float32": (0.99999, 0.99999), "int8": (0.999, 0.995)}), ("outliers", {"float32": (0.99999, 0.99999), "int8": (0.998, None)})):
+    for weights, goals in (
+        ("plain", {"float32": (0.99999, 0.99999), "int8": (0.999, 0.995)}),
+        ("outliers", {"float32": (0.99999, 0.99999), "int8": (0.998, None)})
+    ):
         server = Server("torch-float32", 16, folder, weights)
         server.ask(images=str(test), output=str(CACHE / "reference.npy"))
         server.close()
@@ -183,7 +202,8 @@ def cosine(count: int = TEST_IMAGES) -> bool:
 
         def row(label: str, features: np.ndarray) -> np.ndarray:
             values = cosines(features, reference)
-            # Random weights give every image nearly the same feature; without that common part the comparison is harder.
+            # Random weights give every image nearly the same feature; without that common part the comparison is
+            # harder.
             common = reference.mean(0)
             centred = cosines(features - common, reference - common)
             rows.append([label, *(f"{v:.6f}" for v in (values.mean(), np.percentile(values, 1), values.min(), centred.mean()))])
@@ -201,7 +221,8 @@ def cosine(count: int = TEST_IMAGES) -> bool:
             server.ask(images=str(test), output=str(CACHE / "theirs.npy"))
             server.close()
             row(ENGINES[engine][0], np.load(CACHE / "theirs.npy"))
-        print("plain weights: σ 0.02\n" if weights == "plain" else "outliers: the same, four channels of every block's norms × 20\n")
+        print("plain weights: σ 0.02\n" if weights
+            == "plain" else "outliers: the same, four channels of every block's norms × 20\n")
         table(["", "mean", "1st percentile", "least", "mean, centred"], rows)
         for name, value, goal in verdicts:
             reached &= verdict(name, float(value), goal, digits=6, timed=False)

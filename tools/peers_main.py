@@ -44,12 +44,15 @@ def run(part: str, options: argparse.Namespace) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="tools/peers", formatter_class=argparse.RawDescriptionHelpFormatter, description="Times HSSL beside its peers in one run; see docs/peers.md.",
-        epilog="parts:\n" + "\n".join(f"  {name:9} {text}" for name, text in PARTS.items()) + "\n  all       every one of these")
+        prog="tools/peers", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Times HSSL beside its peers in one run; see docs/peers.md.",
+        epilog="parts:\n" + "\n".join(f"  {name:9} {text}" for name, text in PARTS.items())
+        + "\n  all       every one of these")
     parser.add_argument("parts", nargs="*", metavar="part", choices=[*PARTS, "all", []], help="default: extract cosine")
     parser.add_argument("--rounds", type=int, help="rounds of interleaved slices (default 5)")
     parser.add_argument("--seconds", type=float, help="length of a slice (default 4; pretrain 20)")
-    parser.add_argument("--quick", action="store_true", help="one short round: shows that it works; its figures mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round: shows that it works; its figures mean nothing")
     parser.add_argument(
         "--architecture", default="vit_small", metavar="A,…",
         help="of extract: vit_small (default), or others with commas between them: swin_tiny,convnext_tiny,resnet50_gn")

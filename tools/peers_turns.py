@@ -4,8 +4,10 @@
     python3 tools/peers_turns.py int8:16 int8:16@/tmp/old/hssl      two builds at batch 16
     python3 tools/peers_turns.py int8:1:swin_tiny float32:1:swin_tiny    another architecture than vit_small
 
-All processes are alive; each runs for a turn and is then stopped (SIGSTOP) while the others have theirs, so a slow minute of the machine is everybody's. The
-rate is the median of all calls, of which those that a stop interrupted are few. Two runs one after the other would need dozens of pairs to say as much.
+All processes are alive; each runs for a turn and is then stopped (SIGSTOP) while the others have theirs, so a slow
+minute of the machine is everybody's. The
+rate is the median of all calls, of which those that a stop interrupted are few. Two runs one after the other would need
+dozens of pairs to say as much.
 """
 
 import dataclasses
@@ -41,7 +43,9 @@ class Contestant:
         self.turn = 0.5 if self.batch == 1 else 2.0
 
     def start(self, steps: int) -> subprocess.Popen:
-        command = [self.binary, "bench", "extract", "--architecture", self.architecture, "--image-size", 224, "--precision", self.precision,
+        command = [
+            self.binary, "bench", "extract", "--architecture", self.architecture, "--image-size", 224, "--precision",
+            self.precision,
                    "--batch-size", self.batch, "--threads", 2, "--steps", steps, "--json", "-"]
         return subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

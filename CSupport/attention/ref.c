@@ -11,15 +11,19 @@ static double dot(ptrdiff_t n, const float *x, const float *y) {
 
 static void prepare(const hssl_attention_head *head) { (void)head; }
 
-/// The score of query i and key j, rounded where the vector rows round it: the backward's meets the log-sum-exp of the forward's.
-static float score_of(const hssl_attention_shape *shape, const float *q, const float *k, ptrdiff_t i, ptrdiff_t j, const float *bias, const float *mask) {
-    float score = (float)(dot(shape->head_dim, q + i * shape->ld_qkv, k + j * shape->ld_qkv) * (1 / sqrt((double)shape->head_dim)));
+/// The score of query i and key j, rounded where the vector rows round it: the backward's meets the log-sum-exp of the
+/// forward's.
+static float score_of(const hssl_attention_shape *shape, const float *q, const float *k, ptrdiff_t i, ptrdiff_t j,
+                      const float *bias, const float *mask) {
+    float score = (float)(dot(shape->head_dim, q + i * shape->ld_qkv, k + j * shape->ld_qkv)
+        * (1 / sqrt((double)shape->head_dim)));
     if (bias) score += bias[i * shape->tokens + j];
     if (mask) score += mask[i * shape->tokens + j];
     return score;
 }
 
-static void strip_biased(const hssl_attention_head *head, const float *bias, const float *mask, ptrdiff_t begin, ptrdiff_t end, void *scratch) {
+static void strip_biased(const hssl_attention_head *head, const float *bias, const float *mask, ptrdiff_t begin,
+                         ptrdiff_t end, void *scratch) {
     const ptrdiff_t tokens = head->shape.tokens, head_dim = head->shape.head_dim, ld = head->shape.ld_qkv;
     const float *const q = head->q, *const k = head->k, *const v = head->v;
     float *const scores = scratch, *const out = head->out;
@@ -44,9 +48,9 @@ static void strip(const hssl_attention_head *head, ptrdiff_t begin, ptrdiff_t en
     strip_biased(head, NULL, NULL, begin, end, scratch);
 }
 
-static void backward_biased(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
-                            const float *log_sum_exp, const float *dout, const float *bias, const float *mask, float *dq, float *dk, float *dv,
-                            float *dbias, float *scratch) {
+static void backward_biased(const hssl_attention_shape *shape, const float *q, const float *k, const float *v,
+                            const float *out, const float *log_sum_exp, const float *dout, const float *bias,
+                            const float *mask, float *dq, float *dk, float *dv, float *dbias, float *scratch) {
     ptrdiff_t tokens = shape->tokens, head_dim = shape->head_dim, ld = shape->ld_qkv, ld_out = shape->ld_out;
     double scale = 1 / sqrt((double)head_dim);
     float *dscores = scratch;
@@ -70,12 +74,15 @@ static void backward_biased(const hssl_attention_shape *shape, const float *q, c
     }
 }
 
-static void backward(const hssl_attention_shape *shape, const float *q, const float *k, const float *v, const float *out,
-                     const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv, float *scratch) {
+static void backward(const hssl_attention_shape *shape, const float *q, const float *k, const float *v,
+                     const float *out, const float *log_sum_exp, const float *dout, float *dq, float *dk, float *dv,
+                     float *scratch) {
     backward_biased(shape, q, k, v, out, log_sum_exp, dout, NULL, NULL, dq, dk, dv, NULL, scratch);
 }
 
-static float larger_magnitude(float largest, float x) { return fabsf(x) <= largest || isnan(largest) ? largest : fabsf(x); }
+static float larger_magnitude(float largest, float x) {
+    return fabsf(x) <= largest || isnan(largest) ? largest : fabsf(x);
+}
 
 static int32_t encode(float x, float inverse) {
     float scaled = rintf(x * inverse);
@@ -94,12 +101,15 @@ static int32_t encode_exponential(uint32_t distance, uint32_t multiplier) {
 }
 
 /// The mean of every channel over the tokens, and the largest magnitude of x less its mean.
-static void centre_channels(ptrdiff_t tokens, ptrdiff_t width, const uint16_t *x, ptrdiff_t ld, float *mean, float *range) {
+static void centre_channels(ptrdiff_t tokens, ptrdiff_t width, const uint16_t *x, ptrdiff_t ld, float *mean,
+                            float *range) {
     for (ptrdiff_t c = 0; c < width; c++) {
         mean[c] = range[c] = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) mean[c] += hssl_float_from_half(x[j * ld + c]);
         mean[c] /= (float)tokens;
-        for (ptrdiff_t j = 0; j < tokens; j++) range[c] = larger_magnitude(range[c], hssl_float_from_half(x[j * ld + c]) - mean[c]);
+        for (ptrdiff_t j = 0; j < tokens; j++) {
+            range[c] = larger_magnitude(range[c], hssl_float_from_half(x[j * ld + c]) - mean[c]);
+        }
     }
 }
 
@@ -129,7 +139,9 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
     int16_t *const scores = at.scores;
     for (ptrdiff_t i = begin; i < end; i++) {
         float largest = 0;
-        for (ptrdiff_t c = 0; c < head_dim; c++) largest = larger_magnitude(largest, hssl_float_from_half(q[i * ld + c]));
+        for (ptrdiff_t c = 0; c < head_dim; c++) {
+            largest = larger_magnitude(largest, hssl_float_from_half(q[i * ld + c]));
+        }
         const hssl_attention_query_grid q_grid = hssl_attention_query_grid_of(largest, steps_of_scale);
         int32_t top = INT16_MIN, sum = 0;
         for (ptrdiff_t j = 0; j < tokens; j++) {
@@ -144,17 +156,21 @@ static void strip_integer(const hssl_attention_head *head, ptrdiff_t begin, ptrd
         for (ptrdiff_t j = 0; j < tokens; j++) {
             const int32_t code = encode_exponential((uint32_t)(top - scores[j]), (uint32_t)q_grid.multiplier);
             sum += code;
-            at.probabilities[j] = (uint8_t)((code + (1 << (HSSL_ATTENTION_PROBABILITY_SHIFT - 1))) >> HSSL_ATTENTION_PROBABILITY_SHIFT);
+            at.probabilities[j] = (uint8_t)((code
+                + (1 << (HSSL_ATTENTION_PROBABILITY_SHIFT - 1))) >> HSSL_ATTENTION_PROBABILITY_SHIFT);
         }
         const float factor = (float)(1 << HSSL_ATTENTION_PROBABILITY_SHIFT) / (float)sum + 0 * q_grid.steps;
         for (ptrdiff_t c = 0; c < head_dim; c++) {
             int32_t value = 0;
             for (ptrdiff_t j = 0; j < tokens; j++) {
-                value += at.probabilities[j] * encode(hssl_float_from_half(v[j * ld + c]) - at.value_mean[c], at.value_inverse[c]);
+                value += at.probabilities[j] * encode(hssl_float_from_half(v[j * ld + c]) - at.value_mean[c],
+                                                      at.value_inverse[c]);
             }
-            out[i * head->shape.ld_out + c] = hssl_half_toward_zero(fmaf((float)value * factor, at.value_scale[c], at.value_mean[c]));
+            out[i * head->shape.ld_out + c] = hssl_half_toward_zero(fmaf(
+                (float)value * factor, at.value_scale[c], at.value_mean[c]));
         }
     }
 }
 
-const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, strip_biased, backward_biased, {prepare_integer, strip_integer}};
+const hssl_attention_kernels hssl_attention__scalar = {{prepare, strip}, backward, strip_biased, backward_biased,
+                                                       {prepare_integer, strip_integer}};

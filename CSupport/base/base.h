@@ -20,8 +20,9 @@ const hssl_context *hssl_context_current(void);
 /// What the process runs with where no context was entered.
 void hssl_context_set_default_isa(hssl_isa isa);
 
-/// Threads that a driver should use for `work` units (1 unit ≈ 1 float operation at the machine's peak, so ≈ 4 bytes of streamed
-/// memory count as some 8 units): 1 where waking the team costs more than it saves, or inside another parallel region.
+/// Threads that a driver should use for `work` units (1 unit ≈ 1 float operation at the machine's peak, so ≈ 4 bytes of
+/// streamed memory count as some 8 units): 1 where waking the team costs more than it saves, or inside another parallel
+/// region.
 int hssl_team(double work);
 
 // Swift's clang finds no omp.h: the functions of libomp that drivers call.
@@ -48,28 +49,29 @@ void hssl_region_leave(hssl_region *region);
 /// Takes tasks of those that are still busy until nobody is, then gives this thread its own context back.
 void hssl_region_help(hssl_region *region);
 
-/// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A thread whose part is done takes tasks (hssl_share) from those
-/// whose are not. A team of one runs the block in place. Nothing is allocated: libomp takes memory for a region of one thread and for every `parallel for`.
-#define HSSL_TEAM(team, part, ...)                                                                                      \
-    do {                                                                                                                \
-        const int team_ = (team);                                                                                       \
-        if (team_ > 1) {                                                                                                \
-            hssl_region region_;                                                                                        \
-            hssl_region_open(&region_, team_);                                                                          \
-            _Pragma("omp parallel num_threads(team_)")                                                                  \
-            {                                                                                                           \
-                for (int part = omp_get_thread_num(); part < team_; part += omp_get_num_threads()) {                    \
-                    hssl_region_enter(&region_, part);                                                                  \
-                    __VA_ARGS__                                                                                         \
-                    hssl_region_leave(&region_);                                                                        \
-                }                                                                                                       \
-                hssl_region_help(&region_);                                                                             \
-            }                                                                                                           \
-        } else {                                                                                                        \
-            const int part = 0;                                                                                         \
-            (void)part;                                                                                                 \
-            __VA_ARGS__                                                                                                 \
-        }                                                                                                               \
+/// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A thread whose part is done takes
+/// tasks (hssl_share) from those whose are not. A team of one runs the block in place. Nothing is allocated: libomp
+/// takes memory for a region of one thread and for every `parallel for`.
+#define HSSL_TEAM(team, part, ...) \
+    do { \
+        const int team_ = (team); \
+        if (team_ > 1) { \
+            hssl_region region_; \
+            hssl_region_open(&region_, team_); \
+            _Pragma("omp parallel num_threads(team_)") \
+            { \
+                for (int part = omp_get_thread_num(); part < team_; part += omp_get_num_threads()) { \
+                    hssl_region_enter(&region_, part); \
+                    __VA_ARGS__ \
+                    hssl_region_leave(&region_); \
+                } \
+                hssl_region_help(&region_); \
+            } \
+        } else { \
+            const int part = 0; \
+            (void)part; \
+            __VA_ARGS__ \
+        } \
     } while (0)
 
 /// Fixed split of `count` items into `parts`: items [begin, end) of `part`. Sizes differ by at most 1.
@@ -77,13 +79,13 @@ static inline ptrdiff_t hssl_split(ptrdiff_t count, ptrdiff_t parts, ptrdiff_t p
     return count / parts * part + (part < count % parts ? part : count % parts);
 }
 
-/// Runs tasks 0 ..< count of a part, with those threads of its region that have nothing else to do: cores differ in speed, by 10 % for seconds on a shared
-/// machine, and work cannot always be cut fine enough to be taken as it comes. Serial outside regions, and where a task that is shared itself shares.
-/// Results must not depend on who takes what.
+/// Runs tasks 0 ..< count of a part, with those threads of its region that have nothing else to do: cores differ in
+/// speed, by 10 % for seconds on a shared machine, and work cannot always be cut fine enough to be taken as it comes.
+/// Serial outside regions, and where a task that is shared itself shares. Results must not depend on who takes what.
 void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job);
 
-/// Runs tasks 0 ..< count in a region of its own, whose threads take them as they come; a team of one shares them. (OpenMP's schedule(dynamic) needs a
-/// newer libomp than Ubuntu 22.04's; reduction clauses and static schedules work.)
+/// Runs tasks 0 ..< count in a region of its own, whose threads take them as they come; a team of one shares them.
+/// (OpenMP's schedule(dynamic) needs a newer libomp than Ubuntu 22.04's; reduction clauses and static schedules work.)
 void hssl_run_tasks(int team, ptrdiff_t count, hssl_task_fn *run, const void *job);
 
 static inline ptrdiff_t hssl_min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -91,8 +93,9 @@ static inline ptrdiff_t hssl_max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : 
 static inline ptrdiff_t hssl_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 static inline ptrdiff_t hssl_round_up(ptrdiff_t a, ptrdiff_t b) { return hssl_ceil_div(a, b) * b; }
 
-/// Row of a dispatch table (indexed by ISA, holes are zero) for the selected ISA: the highest filled row that is not above it.
-/// `TABLE` has HSSL_ISA_COUNT entries whose first member is the kernel pointer `kernel`. The scalar row always exists.
+/// Row of a dispatch table (indexed by ISA, holes are zero) for the selected ISA: the highest filled row that is not
+/// above it. `TABLE` has HSSL_ISA_COUNT entries whose first member is the kernel pointer `kernel`. The scalar row
+/// always exists.
 #define HSSL_SELECT_ROW(TABLE)                                              \
     ({                                                                      \
         int isa_ = hssl_isa_selected();                                     \

@@ -26,9 +26,12 @@ static uint64_t saved_state(void) {
 }
 
 static void detect(void) {
-    enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };                              // leaf 1, ecx
-    enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 };                     // leaf 7, ebx
-    const uint32_t AVX512VL = 1u << 31, AVX512VNNI = 1u << 11;                                             // leaf 7, ebx and ecx
+    // leaf 1, ecx
+    enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };
+    // leaf 7, ebx
+    enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 };
+    // leaf 7, ebx and ecx
+    const uint32_t AVX512VL = 1u << 31, AVX512VNNI = 1u << 11;
     enum { YMM = 0x06, ZMM = 0xE6 };
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE)) return;
@@ -36,7 +39,8 @@ static void detect(void) {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     const uint64_t state = saved_state();
     supported[HSSL_ISA_AVX2] = avx && (b & AVX2) && (state & YMM) == YMM;
-    supported[HSSL_ISA_AVX512] = supported[HSSL_ISA_AVX2] && (b & AVX512F) && (b & AVX512DQ) && (b & AVX512BW) && (b & AVX512VL)
+    supported[HSSL_ISA_AVX512] = supported[HSSL_ISA_AVX2] && (b & AVX512F) && (b & AVX512DQ) && (b & AVX512BW)
+        && (b & AVX512VL)
         && (state & ZMM) == ZMM;
     supported[HSSL_ISA_AVX512VNNI] = supported[HSSL_ISA_AVX512] && (c & AVX512VNNI);
 }
@@ -57,10 +61,13 @@ static void initialize(void) {
         while (isa < HSSL_ISA_COUNT && strcmp(wanted, names[isa]) != 0) ++isa;
         if (isa == HSSL_ISA_COUNT) {
             status = -1;
-            snprintf(failure, sizeof failure, "HSSL_ISA: '%.40s' is not one of scalar, avx2, avx512, avx512vnni, neon", wanted);
+            snprintf(failure, sizeof failure, "HSSL_ISA: '%.40s' is not one of scalar, avx2, avx512, avx512vnni, neon",
+                     wanted);
         } else if (!supported[isa]) {
             status = -1;
-            snprintf(failure, sizeof failure, "HSSL_ISA: this machine or build has no row for '%s'; the best one is '%s'", names[isa], names[best]);
+            snprintf(failure, sizeof failure,
+                     "HSSL_ISA: this machine or build has no row for '%s'; the best one is '%s'", names[isa],
+                     names[best]);
         } else {
             best = isa;
         }

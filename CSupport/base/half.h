@@ -1,4 +1,5 @@
-// IEEE binary16, one value at a time: round to nearest even; NaN payloads keep their top bits and become quiet, as F16C does.
+// IEEE binary16, one value at a time: round to nearest even; NaN payloads keep their top bits and become quiet, as F16C
+// does.
 #ifndef HSSL_HALF_H
 #define HSSL_HALF_H
 

@@ -1,4 +1,5 @@
-// Vectors of binary16 for a body of any width: include inside the attribute region, after base/vector.h (and <immintrin.h> for widths of 8 and 16).
+// Vectors of binary16 for a body of any width: include inside the attribute region, after base/vector.h (and
+// <immintrin.h> for widths of 8 and 16).
 #ifndef HSSL_HALF_VECTOR_H
 #define HSSL_HALF_VECTOR_H
 

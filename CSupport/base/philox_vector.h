@@ -1,7 +1,8 @@
-// Philox4x32-10 in vectors, for bodies that need a random word an element. Include inside the attribute region, after HSSL_WIDTH is defined.
+// Philox4x32-10 in vectors, for bodies that need a random word an element. Include inside the attribute region, after
+// HSSL_WIDTH is defined.
 //
-// Element k of a stream uses word (k / 16) mod 4 of Philox(key, counter_low = k / 64 · 16 + k mod 16, counter_high = stream): a vector of 16
-// counters serves 64 neighbours, and neither order nor width nor threads enter.
+// Element k of a stream uses word (k / 16) mod 4 of Philox(key, counter_low = k / 64 · 16 + k mod 16, counter_high =
+// stream): a vector of 16 counters serves 64 neighbours, and neither order nor width nor threads enter.
 #ifndef HSSL_PHILOX_VECTOR_H
 #define HSSL_PHILOX_VECTOR_H
 
@@ -21,10 +22,12 @@ HSSL_INLINE void hssl_multiply_wide(uint32_t m, hssl_vu x, hssl_vu *low, hssl_vu
 /// Words of elements 64·block ..< 64·block + 64.
 HSSL_INLINE void hssl_philox_block(uint64_t key, uint64_t stream, uint64_t block, uint32_t words[HSSL_PHILOX_BLOCK]) {
     for (int lane = 0; lane < 16; lane += HSSL_WIDTH) {
-        const uint64_t counter = block * 16 + (uint64_t)lane;  // a multiple of HSSL_WIDTH: the low word does not carry within a vector
+        // a multiple of HSSL_WIDTH: the low word does not carry within a vector
+        const uint64_t counter = block * 16 + (uint64_t)lane;
         hssl_vu c0 = {0}, c1 = {0}, c2 = {0}, c3 = {0};
         for (int i = 0; i < HSSL_WIDTH; ++i) c0[i] = (uint32_t)i;
-        c0 += (uint32_t)counter, c1 += (uint32_t)(counter >> 32), c2 += (uint32_t)stream, c3 += (uint32_t)(stream >> 32);
+        c0 += (uint32_t)counter, c1 += (uint32_t)(counter >> 32), c2 += (uint32_t)stream,
+            c3 += (uint32_t)(stream >> 32);
         uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
         for (int round = 0; round < HSSL_PHILOX_ROUNDS; ++round) {
             hssl_vu low0, high0, low1, high1;

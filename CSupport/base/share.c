@@ -56,7 +56,9 @@ void hssl_region_enter(hssl_region *region, int part) {
 void hssl_region_leave(hssl_region *region) { atomic_fetch_sub(&region->busy, 1); }
 
 static void run_some(hssl_shared_tasks *tasks, int part) {
-    for (ptrdiff_t t; (t = atomic_fetch_add_explicit(&tasks->next, 1, memory_order_relaxed)) < tasks->count;) tasks->run(tasks->job, t, part);
+    for (ptrdiff_t t; (t = atomic_fetch_add_explicit(&tasks->next, 1, memory_order_relaxed)) < tasks->count;) {
+        tasks->run(tasks->job, t, part);
+    }
 }
 
 void hssl_region_help(hssl_region *region) {
@@ -65,7 +67,8 @@ void hssl_region_help(hssl_region *region) {
         for (int part = 0; part < region->team; ++part) {
             // A plain look first: writing would take the line away from its owner.
             if (!atomic_load_explicit(&region->shared[part].tasks, memory_order_relaxed)) continue;
-            // Either the owner sees this visitor, or the visitor sees that the tasks are gone: both orders are sequentially consistent.
+            // Either the owner sees this visitor, or the visitor sees that the tasks are gone: both orders are
+            // sequentially consistent.
             atomic_fetch_add(&region->shared[part].visitors, 1);
             hssl_shared_tasks *const tasks = atomic_load(&region->shared[part].tasks);
             if (tasks) {

@@ -13,12 +13,13 @@
 extern void kmp_set_blocktime(int milliseconds);
 extern int omp_in_parallel(void);
 
-// A team that still spins starts within a few µs, in which one core does about this many float operations (0.1 to 1.5 million make no
-// difference that shows in whole steps).
+// A team that still spins starts within a few µs, in which one core does about this many float operations (0.1 to 1.5
+// million make no difference that shows in whole steps).
 static const double serial_work = 4e5;
 
-// A step's regions follow one another within microseconds, while waking a sleeping thread costs some 50 µs: with 0 the ViT-S int8 features at
-// batch 1 are 1.4 times slower and pretraining steps of the nano recipe 1.3 times, loaders included. Spinning threads yield.
+// A step's regions follow one another within microseconds, while waking a sleeping thread costs some 50 µs: with 0 the
+// ViT-S int8 features at batch 1 are 1.4 times slower and pretraining steps of the nano recipe 1.3 times, loaders
+// included. Spinning threads yield.
 enum { BLOCK_TIME_MS = 1 };
 
 int hssl_team(double work) {

@@ -1,6 +1,6 @@
-// Vectors of HSSL_WIDTH lanes by clang's vector extensions, so that one body serves every ISA. An ISA file defines HSSL_WIDTH (4 scalar,
-// 8 AVX2, 16 AVX-512) and includes this *inside* its attribute region: the inline functions must take the target.
-// Lanes never mix, so a body gives the same bits at any width.
+// Vectors of HSSL_WIDTH lanes by clang's vector extensions, so that one body serves every ISA. An ISA file defines
+// HSSL_WIDTH (4 scalar, 8 AVX2, 16 AVX-512) and includes this *inside* its attribute region: the inline functions must
+// take the target. Lanes never mix, so a body gives the same bits at any width.
 #ifndef HSSL_VECTOR_H
 #define HSSL_VECTOR_H
 
@@ -13,7 +13,8 @@
 #endif
 
 #define HSSL_INLINE static inline __attribute__((always_inline, unused))
-/// Before a loop: it begins a cache line of code. Elsewhere the same instructions of an int8 tile took 5 % longer (Zen 3).
+/// Before a loop: it begins a cache line of code. Elsewhere the same instructions of an int8 tile took 5 % longer (Zen
+/// 3).
 #define HSSL_ALIGNED_LOOP [[clang::code_align(64)]]
 
 typedef float hssl_vf __attribute__((vector_size(4 * HSSL_WIDTH)));
@@ -41,7 +42,9 @@ HSSL_INLINE void hssl_store_first(float *p, hssl_vf v, ptrdiff_t n) {
 HSSL_INLINE hssl_vf hssl_splat(float x) { return x - (hssl_vf){0}; }
 HSSL_INLINE hssl_vf hssl_fma(hssl_vf a, hssl_vf b, hssl_vf c) { return __builtin_elementwise_fma(a, b, c); }
 /// Lanes of `a` where the mask is -1, of `b` where it is 0.
-HSSL_INLINE hssl_vf hssl_pick(hssl_vi mask, hssl_vf a, hssl_vf b) { return (hssl_vf)(((hssl_vi)a & mask) | ((hssl_vi)b & ~mask)); }
+HSSL_INLINE hssl_vf hssl_pick(hssl_vi mask, hssl_vf a, hssl_vf b) {
+    return (hssl_vf)(((hssl_vi)a & mask) | ((hssl_vi)b & ~mask));
+}
 /// A NaN in x gives `low` (clamp) — the form that maps to one MAXPS and one MINPS.
 HSSL_INLINE hssl_vf hssl_clamp(hssl_vf x, float low, float high) {
     const hssl_vf l = hssl_splat(low), h = hssl_splat(high);

@@ -10,7 +10,8 @@ static inline __mmask16 first(ptrdiff_t n) { return n >= 16 ? 0xFFFF : (__mmask1
 void hssl_convert_f32_f16__avx512(ptrdiff_t n, const float *x, uint16_t *y) {
     for (ptrdiff_t i = 0; i < n; i += 16) {
         const __mmask16 mask = first(n - i);
-        _mm256_mask_storeu_epi16(y + i, mask, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, x + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm256_mask_storeu_epi16(y + i, mask,
+                                 _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, x + i), _MM_FROUND_TO_NEAREST_INT));
     }
 }
 

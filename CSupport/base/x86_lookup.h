@@ -1,5 +1,5 @@
-// What gelu.h wants of x86 and generic vectors do not become, for 8 and 16 lanes: minima and maxima of one instruction and a table of 16 floats in
-// registers.
+// What gelu.h wants of x86 and generic vectors do not become, for 8 and 16 lanes: minima and maxima of one instruction
+// and a table of 16 floats in registers.
 #ifndef HSSL_X86_LOOKUP_H
 #define HSSL_X86_LOOKUP_H
 

@@ -1,12 +1,15 @@
-// Pools: rows of the output, or of the input for a backward, are split over threads. The kernels are those of windows.inc.
+// Pools: rows of the output, or of the input for a backward, are split over threads. The kernels are those of
+// windows.inc.
 #include "conv/conv.h"
 #include "elementwise/partition.h"
 
 /// Elements that the windows of a batch hold.
-static double work(ptrdiff_t batch, const hssl_window_shape *s) { return (double)(batch * s->out_h * s->out_w * s->C * s->k * s->k); }
+static double work(ptrdiff_t batch, const hssl_window_shape *s) {
+    return (double)(batch * s->out_h * s->out_w * s->C * s->k * s->k);
+}
 
-void hssl_max_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x,
-                   float *y, int32_t *argmax) {
+void hssl_max_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride,
+                   ptrdiff_t padding, const float *x, float *y, int32_t *argmax) {
     const hssl_conv_kernels *kernels = hssl_conv_selected();
     const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
     const int threads = hssl_team(work(batch, &shape));
@@ -16,8 +19,8 @@ void hssl_max_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdi
     });
 }
 
-void hssl_max_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
-                            const int32_t *argmax, const float *dy, float *dx) {
+void hssl_max_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride,
+                            ptrdiff_t padding, const int32_t *argmax, const float *dy, float *dx) {
     const hssl_conv_kernels *kernels = hssl_conv_selected();
     const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
     const int threads = hssl_team(work(batch, &shape));
@@ -27,8 +30,8 @@ void hssl_max_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t
     });
 }
 
-void hssl_average_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
-                       const float *x, float *y) {
+void hssl_average_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride,
+                       ptrdiff_t padding, const float *x, float *y) {
     const hssl_conv_kernels *kernels = hssl_conv_selected();
     const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
     const int threads = hssl_team(work(batch, &shape));
@@ -38,8 +41,8 @@ void hssl_average_pool(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, p
     });
 }
 
-void hssl_average_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
-                                const float *dy, float *dx) {
+void hssl_average_pool_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride,
+                                ptrdiff_t padding, const float *dy, float *dx) {
     const hssl_conv_kernels *kernels = hssl_conv_selected();
     const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
     const int threads = hssl_team(work(batch, &shape));

@@ -1,4 +1,5 @@
-// Unfold: the windows of a grid as rows of a matrix. The forwards only move memory; the backward is a kernel of windows.inc.
+// Unfold: the windows of a grid as rows of a matrix. The forwards only move memory; the backward is a kernel of
+// windows.inc.
 #include "conv/conv.h"
 #include "elementwise/partition.h"
 #include <string.h>
@@ -6,7 +7,8 @@
 static void clear(ptrdiff_t n, float *y) { memset(y, 0, (size_t)n * sizeof(float)); }
 
 // A line of a window, k positions of C channels, is contiguous in x as in y: one copy, less what is padding.
-void hssl_unfold_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *x, float *y) {
+void hssl_unfold_run(
+    const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *x, float *y) {
     const ptrdiff_t C = s->C, k = s->k, line = k * C;
     for (ptrdiff_t j = first; j < first + count; ++j) {
         const ptrdiff_t column = j * s->stride - s->padding;
@@ -25,7 +27,8 @@ void hssl_unfold_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t first, p
     }
 }
 
-void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding, const float *x, float *y) {
+void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride,
+                 ptrdiff_t padding, const float *x, float *y) {
     const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
     const ptrdiff_t rows = batch * shape.out_h, width = shape.out_w * k * k * C;
     const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
@@ -36,8 +39,8 @@ void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff
     });
 }
 
-void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
-                          const float *dy, float *dx) {
+void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, ptrdiff_t stride,
+                          ptrdiff_t padding, const float *dy, float *dx) {
     const hssl_conv_kernels *kernels = hssl_conv_selected();
     const hssl_window_shape shape = hssl_windows_of(h, w, C, k, stride, padding);
     const int threads = hssl_team((double)(batch * shape.out_h * shape.out_w * k * k * C) * HSSL_WORK_STREAM);
@@ -47,14 +50,17 @@ void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C
     });
 }
 
-/// The windows that are whole along a line: k floats each, `stride` apart in the line and `distance` apart in y. k is a constant where it is common.
-static inline __attribute__((always_inline)) void copy_lines(ptrdiff_t k, ptrdiff_t count, ptrdiff_t stride, ptrdiff_t distance, const float *line, float *y) {
+/// The windows that are whole along a line: k floats each, `stride` apart in the line and `distance` apart in y. k is a
+/// constant where it is common.
+static inline __attribute__((always_inline)) void copy_lines(
+    ptrdiff_t k, ptrdiff_t count, ptrdiff_t stride, ptrdiff_t distance, const float *line, float *y) {
     for (ptrdiff_t j = 0; j < count; ++j, line += stride, y += distance)
         for (ptrdiff_t v = 0; v < k; ++v) y[v] = line[v];
 }
 
 /// Windows begin ..< end along a line, position by position; window 0 begins `padding` before it.
-static void copy_partly(const hssl_window_shape *s, ptrdiff_t padding, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t distance, const float *line, float *y) {
+static void copy_partly(const hssl_window_shape *s, ptrdiff_t padding, ptrdiff_t begin, ptrdiff_t end,
+                        ptrdiff_t distance, const float *line, float *y) {
     for (ptrdiff_t j = begin; j < end; ++j) {
         for (ptrdiff_t v = 0; v < s->k; ++v) {
             const ptrdiff_t column = j * s->stride - padding + v;
@@ -64,11 +70,13 @@ static void copy_partly(const hssl_window_shape *s, ptrdiff_t padding, ptrdiff_t
 }
 
 // Walks the lines of the image, each through all windows.
-void hssl_unfold_image_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t from_window, ptrdiff_t count, const float *image, float *y) {
+void hssl_unfold_image_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t from_window, ptrdiff_t count,
+                           const float *image, float *y) {
     const ptrdiff_t k = s->k, window = s->C * k * k, padding = s->padding - from_window * s->stride;
     // Windows first ..< last of these lie between the left and the right padding.
     const ptrdiff_t first = padding <= 0 ? 0 : hssl_min(count, hssl_ceil_div(padding, s->stride));
-    const ptrdiff_t last = s->w + padding < k ? first : hssl_max(first, hssl_min(count, (s->w + padding - k) / s->stride + 1));
+    const ptrdiff_t last = s->w + padding < k
+        ? first : hssl_max(first, hssl_min(count, (s->w + padding - k) / s->stride + 1));
     for (ptrdiff_t c = 0; c < s->C; ++c) {
         for (ptrdiff_t u = 0; u < k; ++u) {
             const ptrdiff_t row = i * s->stride - s->padding + u;
@@ -92,8 +100,8 @@ void hssl_unfold_image_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t fr
     }
 }
 
-void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, ptrdiff_t k, ptrdiff_t stride, ptrdiff_t padding,
-                       const float *image, float *y) {
+void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, ptrdiff_t k, ptrdiff_t stride,
+                       ptrdiff_t padding, const float *image, float *y) {
     if (k == stride && padding == 0) {
         hssl_patchify(batch, C, H, W, k, image, y);
         return;
@@ -103,7 +111,8 @@ void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, p
     const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
-            hssl_unfold_image_run(&shape, r % shape.out_h, 0, shape.out_w, image + r / shape.out_h * C * H * W, y + r * width);
+            hssl_unfold_image_run(&shape, r % shape.out_h, 0, shape.out_w, image + r / shape.out_h * C * H * W,
+                                  y + r * width);
         }
     });
 }

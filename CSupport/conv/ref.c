@@ -1,8 +1,8 @@
 // The scalar row of the conv family: the formula as written, sums in float64.
 #include "conv/conv.h"
 
-static void depthwise(const hssl_conv_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *packed, const float *bias,
-                      float *y) {
+static void depthwise(const hssl_conv_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *packed,
+                      const float *bias, float *y) {
     ptrdiff_t ld = hssl_conv_ld(s->C), pad = s->k / 2;
     for (ptrdiff_t r = begin; r < end; r++) {
         const float *sample = x + r / s->h * s->h * s->w * s->C;
@@ -20,8 +20,9 @@ static void depthwise(const hssl_conv_shape *s, ptrdiff_t begin, ptrdiff_t end, 
     }
 }
 
-static void depthwise_backward_weight(const hssl_conv_shape *s, ptrdiff_t batch, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t u_begin,
-                                      ptrdiff_t u_end, const float *x, const float *dy, float *packed) {
+static void depthwise_backward_weight(const hssl_conv_shape *s, ptrdiff_t batch, ptrdiff_t begin, ptrdiff_t end,
+                                      ptrdiff_t u_begin, ptrdiff_t u_end, const float *x, const float *dy,
+                                      float *packed) {
     ptrdiff_t ld = hssl_conv_ld(s->C), pad = s->k / 2;
     for (ptrdiff_t u = u_begin; u < u_end; u++)
         for (ptrdiff_t v = 0; v < s->k; v++)
@@ -33,7 +34,8 @@ static void depthwise_backward_weight(const hssl_conv_shape *s, ptrdiff_t batch,
                     for (ptrdiff_t j = 0; j < s->w; j++) {
                         ptrdiff_t column = j + v - pad;
                         if (column >= 0 && column < s->w)
-                            sum += (double)dy[(r * s->w + j) * s->C + c] * x[((r + u - pad) * s->w + column) * s->C + c];
+                            sum += (double)dy[(r * s->w + j) * s->C + c]
+                                * x[((r + u - pad) * s->w + column) * s->C + c];
                     }
                 }
                 packed[(u * s->k + v) * ld + c] = (float)sum;
@@ -44,5 +46,6 @@ static void depthwise_backward_weight(const hssl_conv_shape *s, ptrdiff_t batch,
 #include "conv/windows.inc"
 
 const hssl_conv_kernels hssl_conv__scalar = {
-    depthwise, depthwise_backward_weight, unfold_backward, max_pool, max_pool_backward, average_pool, average_pool_backward,
+    depthwise, depthwise_backward_weight, unfold_backward, max_pool, max_pool_backward, average_pool,
+    average_pool_backward,
 };

@@ -57,7 +57,8 @@ void hssl_axpy(ptrdiff_t n, float alpha, const float *x, float *y) {
     });
 }
 
-/// The part of a [batch, n] array that a thread works on: whole samples, or for a small batch the same columns of every sample.
+/// The part of a [batch, n] array that a thread works on: whole samples, or for a small batch the same columns of every
+/// sample.
 typedef struct {
     hssl_range samples, columns;
 } block;
@@ -71,7 +72,8 @@ static block block_of(ptrdiff_t batch, ptrdiff_t n, int part, int parts) {
     return whole;
 }
 
-void hssl_add_scaled_samples(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *branch, const float *scale, float *y) {
+void hssl_add_scaled_samples(ptrdiff_t batch, ptrdiff_t n, const float *x, const float *branch, const float *scale,
+                             float *y) {
     const hssl_elementwise_kernels *kernels = selected();
     int threads = hssl_team((double)(batch * n) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
@@ -171,7 +173,8 @@ void hssl_mean_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t D, const floa
 void hssl_gather_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, const float *x, float *y) {
     int threads = hssl_team((double)(count * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
-        for (ptrdiff_t i = hssl_split(count, threads, part); i < hssl_split(count, threads, part + 1); ++i) memcpy(y + i * D, x + index[i] * D, (size_t)D * sizeof(float));
+        for (ptrdiff_t i = hssl_split(count, threads, part); i < hssl_split(count, threads, part + 1); ++i) memcpy(
+            y + i * D, x + index[i] * D, (size_t)D * sizeof(float));
     });
 }
 
@@ -188,7 +191,8 @@ void hssl_scatter_add_rows(ptrdiff_t count, ptrdiff_t D, const int32_t *index, c
     });
 }
 
-void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y) {
+void hssl_softmax(
+    ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
     int threads = hssl_team((double)(rows * K) * HSSL_WORK_EXP);
     HSSL_TEAM(threads, part, {
@@ -197,19 +201,21 @@ void hssl_softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *cent
     });
 }
 
-void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss,
-                             float *log_sum_exp) {
+void hssl_soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
+                             float *loss, float *log_sum_exp) {
     const hssl_elementwise_kernels *kernels = selected();
     int threads = hssl_team((double)(rows * K) * HSSL_WORK_EXP);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(rows, 1, part, threads);
-        kernels->soft_cross_entropy(r.end - r.begin, K, q + r.begin * K, z + r.begin * K, inverse_temperature, loss + r.begin,
+        kernels->soft_cross_entropy(r.end - r.begin, K, q + r.begin * K, z + r.begin * K, inverse_temperature,
+                                    loss + r.begin,
                                     log_sum_exp + r.begin);
     });
 }
 
-void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
-                                      const float *log_sum_exp, const float *weight, float *dz) {
+void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z,
+                                      float inverse_temperature, const float *log_sum_exp, const float *weight,
+                                      float *dz) {
     const hssl_elementwise_kernels *kernels = selected();
     int threads = hssl_team((double)(rows * K) * HSSL_WORK_EXP);
     HSSL_TEAM(threads, part, {

@@ -1,4 +1,5 @@
-// Moves of whole tokens: permutation of a sample's rows and its transpose. No arithmetic but the sums of a permutation that repeats rows.
+// Moves of whole tokens: permutation of a sample's rows and its transpose. No arithmetic but the sums of a permutation
+// that repeats rows.
 #include "elementwise/partition.h"
 #include <string.h>
 
@@ -12,7 +13,8 @@ static void permute(ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float
     }
 }
 
-void hssl_permute_tokens(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x, float *y) {
+void hssl_permute_tokens(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
+                         const float *x, float *y) {
     const int threads = hssl_team((double)(batch * to * D) * HSSL_WORK_STREAM);
     // A small batch is cut within its samples, too.
     const ptrdiff_t pieces = batch >= threads ? 1 : hssl_min(threads, hssl_max(to, 1)), tasks = batch * pieces;
@@ -25,7 +27,8 @@ void hssl_permute_tokens(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_
     });
 }
 
-void hssl_permute_tokens_backward(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *dy, float *dx) {
+void hssl_permute_tokens_backward(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
+                                  const float *dy, float *dx) {
     const int threads = hssl_team((double)(batch * (from + 2 * to) * D) * HSSL_WORK_STREAM);
     // Rows may repeat, so a sample is cut by columns: every sum is walked in the order of the index.
     const ptrdiff_t pieces = batch >= threads ? 1 : hssl_min(threads, hssl_ceil_div(D, 16)), tasks = batch * pieces;

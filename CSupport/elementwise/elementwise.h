@@ -1,5 +1,6 @@
-// The elementwise family: one row of kernels per instruction set (kernels.inc). Every kernel is serial. An element's (or softmax row's)
-// result does not depend on its place in the buffer, so drivers may split anywhere. Aliasing as in CSupport.h.
+// The elementwise family: one row of kernels per instruction set (kernels.inc). Every kernel is serial. An element's
+// (or softmax row's) result does not depend on its place in the buffer, so drivers may split anywhere. Aliasing as in
+// CSupport.h.
 #ifndef HSSL_ELEMENTWISE_H
 #define HSSL_ELEMENTWISE_H
 
@@ -19,11 +20,13 @@ typedef struct {
     void (*multiply_sum_rows)(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *g, float *out);
     void (*relu)(ptrdiff_t n, const float *x, float *y);
     void (*relu_backward)(ptrdiff_t n, const float *y, const float *dy, float *dx);
-    void (*softmax)(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y);
-    void (*soft_cross_entropy)(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss,
-                               float *log_sum_exp);
-    void (*soft_cross_entropy_backward)(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
-                                        const float *log_sum_exp, const float *weight, float *dz);
+    void (*softmax)(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature,
+                    float *y);
+    void (*soft_cross_entropy)(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
+                               float *loss, float *log_sum_exp);
+    void (*soft_cross_entropy_backward)(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z,
+                                        float inverse_temperature, const float *log_sum_exp, const float *weight,
+                                        float *dz);
 } hssl_elementwise_kernels;
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_elementwise_kernels table;

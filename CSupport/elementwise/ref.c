@@ -1,5 +1,5 @@
-// The scalar row of the elementwise family: the formulas as written, transcendental functions and sums in float64. Only GELU is not
-// written out: it has the bits of the GEMM output stage on every row.
+// The scalar row of the elementwise family: the formulas as written, transcendental functions and sums in float64. Only
+// GELU is not written out: it has the bits of the GEMM output stage on every row.
 #define HSSL_WIDTH 4
 #include "base/gelu.h"
 #include "elementwise/elementwise.h"
@@ -75,7 +75,8 @@ static double sum_of_exponentials(ptrdiff_t K, const float *x, const float *cent
     return sum;
 }
 
-static void softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature, float *y) {
+static void softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature,
+                    float *y) {
     for (ptrdiff_t r = 0; r < rows; r++, x += K, y += K) {
         double maximum, sum = sum_of_exponentials(K, x, center, inverse_temperature, &maximum);
         for (ptrdiff_t k = 0; k < K; k++)
@@ -83,8 +84,8 @@ static void softmax(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *ce
     }
 }
 
-static void soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature, float *loss,
-                               float *log_sum_exp) {
+static void soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
+                               float *loss, float *log_sum_exp) {
     for (ptrdiff_t r = 0; r < rows; r++, q += K, z += K) {
         double maximum, sum = sum_of_exponentials(K, z, NULL, inverse_temperature, &maximum), expected = 0;
         for (ptrdiff_t k = 0; k < K; k++) expected += q[k] * (maximum - (double)z[k] * inverse_temperature);
@@ -93,14 +94,17 @@ static void soft_cross_entropy(ptrdiff_t rows, ptrdiff_t K, const float *q, cons
     }
 }
 
-static void soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,
-                                        const float *log_sum_exp, const float *weight, float *dz) {
+static void soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z,
+                                        float inverse_temperature, const float *log_sum_exp, const float *weight,
+                                        float *dz) {
     for (ptrdiff_t r = 0; r < rows; r++, q += K, z += K, dz += K)
         for (ptrdiff_t k = 0; k < K; k++)
-            dz[k] = (float)((double)weight[r] * inverse_temperature * (exp((double)z[k] * inverse_temperature - log_sum_exp[r]) - q[k]));
+            dz[k] = (float)((double)weight[r] * inverse_temperature
+                * (exp((double)z[k] * inverse_temperature - log_sum_exp[r]) - q[k]));
 }
 
 const hssl_elementwise_kernels hssl_elementwise__scalar = {
-    gelu, gelu_backward, add, scale, axpy, add_broadcast, sum_rows, multiply_broadcast, multiply_sum_rows, relu, relu_backward,
+    gelu, gelu_backward, add, scale, axpy, add_broadcast, sum_rows, multiply_broadcast, multiply_sum_rows, relu,
+    relu_backward,
     softmax, soft_cross_entropy, soft_cross_entropy_backward,
 };

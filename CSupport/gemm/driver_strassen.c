@@ -1,15 +1,19 @@
-// Products of inference (hssl_gemm_f32_rows), by Strassen's scheme (strassen.h) where it applies: groups of rows, K blocks, what the groups leave over.
+// Products of inference (hssl_gemm_f32_rows), by Strassen's scheme (strassen.h) where it applies: groups of rows, K
+// blocks, what the groups leave over.
 //
-// Groups stand at both ends of the M rows, so that a cut in the middle, where the M mod 24 rows without a group are, separates no two rows of one.
-// K blocks follow one another in C: the first adds the residual, the last bias and activation.
+// Groups stand at both ends of the M rows, so that a cut in the middle, where the M mod 24 rows without a group are,
+// separates no two rows of one. K blocks follow one another in C: the first adds the residual, the last bias and
+// activation.
 #include "gemm/strassen.h"
 
 enum { STRASSEN_KC = 384 };  // terms of a block, even: sums of A for 197 rows are 360 KB, which stay in L2
-enum { STRASSEN_LEAST_K = 48 };  // half of it are the 24 vectors of a quadrant, which a product takes through the output stage
+// half of it are the 24 vectors of a quadrant, which a product takes through the output stage
+enum { STRASSEN_LEAST_K = 48 };
 enum { STRASSEN_SUMS = 5 };  // of five products the operand of A is a sum
 enum { GROUP_FLOATS = STRASSEN_SUMS * STRASSEN_HALF * STRASSEN_KC / 2 };
 
-typedef struct { ptrdiff_t count, above, rest, below; } groups;  // `rest`: first row without a group; `below`: first row after those
+// `rest`: first row without a group; `below`: first row after those
+typedef struct { ptrdiff_t count, above, rest, below; } groups;
 static groups groups_of(ptrdiff_t M) {
     const ptrdiff_t count = M / STRASSEN_ROWS, above = (count + 1) / 2;
     return (groups){count, above, above * STRASSEN_ROWS, M - (count - above) * STRASSEN_ROWS};
@@ -28,7 +32,10 @@ ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row) {
 }
 
 size_t hssl_gemm_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
-    if (M < STRASSEN_ROWS || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_LEAST_K || !hssl_gemm_select_f32()->strassen) return 0;
+    if (M < STRASSEN_ROWS || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_LEAST_K
+        || !hssl_gemm_select_f32()->strassen) {
+        return 0;
+    }
     return (size_t)(M / STRASSEN_ROWS * GROUP_FLOATS) * sizeof(float);
 }
 
@@ -64,7 +71,9 @@ static hssl_gemm_strassen_rows operand(const problem *p, ptrdiff_t group, int pr
         const ptrdiff_t row = first_row(&p->groups, group) + from.x / 2 * STRASSEN_HALF;
         return (hssl_gemm_strassen_rows){p->a + row * p->K + p->k + from.x % 2 * p->half, p->K};
     }
-    return (hssl_gemm_strassen_rows){p->sums + group * GROUP_FLOATS + hssl_strassen_sum(product) * STRASSEN_HALF * p->half, p->half};
+    return (hssl_gemm_strassen_rows){p->sums + group * GROUP_FLOATS + hssl_strassen_sum(product) * STRASSEN_HALF
+        * p->half,
+                                     p->half};
 }
 
 static void add_quadrants(const problem *p, ptrdiff_t group) {
@@ -125,7 +134,9 @@ static void run_panel(const void *job, ptrdiff_t panel, int part) {
     const char *next = p->output.next_packed_b;
     if (next_panel < panels || !is_last(p)) next = p->b + (next_panel % panels * p->K + next_k) * line;
     const ptrdiff_t steps = (p->last_group - p->first_group) * STRASSEN_PRODUCTS * p->half;
-    if (p->first_group < p->last_group) run_groups(p, n, block, hssl_gemm_prefetch_over(next, 2 * p->half * line, steps, block));
+    if (p->first_group < p->last_group) {
+        run_groups(p, n, block, hssl_gemm_prefetch_over(next, 2 * p->half * line, steps, block));
+    }
 
     const ptrdiff_t mr = p->row->mr;
     const hssl_gemm_prefetch nothing = {block, 0};
@@ -152,7 +163,8 @@ static void run(problem p, ptrdiff_t M, ptrdiff_t first, ptrdiff_t end) {
         p.half = hssl_min(STRASSEN_KC, p.K - p.k) / 2;
         HSSL_TEAM(p.team, part, {
             const ptrdiff_t count = p.last_group - p.first_group;
-            for (ptrdiff_t i = hssl_split(count, p.team, part); i < hssl_split(count, p.team, part + 1); ++i) add_quadrants(&p, p.first_group + i);
+            for (ptrdiff_t i = hssl_split(count, p.team, part); i
+            < hssl_split(count, p.team, part + 1); ++i) add_quadrants(&p, p.first_group + i);
         });
         hssl_run_tasks(p.team, p.N / PANEL, run_panel, &p);
     }
@@ -164,10 +176,12 @@ static bool applies(const hssl_gemm_f32_row *row, ptrdiff_t M, const problem *p)
     return p->K <= STRASSEN_KC || p->output.activation == HSSL_ACTIVATION_NONE || !p->output.residual;
 }
 
-typedef void plain_product(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, const void *packed_b, float *c,
-                           ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+typedef void plain_product(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride,
+                           ptrdiff_t k_stride, const void *packed_b, float *c, ptrdiff_t ldc, bool accumulate,
+                           const hssl_gemm_output *output);
 
-static void run_or(plain_product *plain, problem p, ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, const hssl_gemm_output *output) {
+static void run_or(plain_product *plain, problem p, ptrdiff_t M, ptrdiff_t first, ptrdiff_t end,
+                   const hssl_gemm_output *output) {
     if (output) p.output = *output;
     if (applies(p.row, M, &p)) {
         run(p, M, first, end);
@@ -177,14 +191,20 @@ static void run_or(plain_product *plain, problem p, ptrdiff_t M, ptrdiff_t first
     plain(end - first, p.N, p.K, p.a + first * p.K, p.K, 1, p.b, p.c + first * p.ldc, p.ldc, false, &p.output);
 }
 
-void hssl_gemm_f32_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b,
-                        float *c, ptrdiff_t ldc, const hssl_gemm_output *output, void *workspace) {
-    run_or(hssl_gemm_f32, (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(float), .c = c, .ldc = ldc, .row = hssl_gemm_select_f32(),
+void hssl_gemm_f32_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a,
+                        const void *packed_b, float *c, ptrdiff_t ldc, const hssl_gemm_output *output,
+                        void *workspace) {
+    run_or(hssl_gemm_f32,
+           (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(float), .c = c, .ldc = ldc,
+                     .row = hssl_gemm_select_f32(),
                                     .sums = workspace}, M, first, end, output);
 }
 
-void hssl_gemm_f16_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a, const void *packed_b,
-                        float *c, ptrdiff_t ldc, const hssl_gemm_output *output, void *workspace) {
-    run_or(hssl_gemm_f16, (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc, .row = hssl_gemm_select_f16(),
+void hssl_gemm_f16_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N, ptrdiff_t K, const float *a,
+                        const void *packed_b, float *c, ptrdiff_t ldc, const hssl_gemm_output *output,
+                        void *workspace) {
+    run_or(hssl_gemm_f16,
+           (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc,
+                     .row = hssl_gemm_select_f16(),
                                     .sums = workspace}, M, first, end, output);
 }

@@ -7,17 +7,18 @@
 //                                  k 0…3: (n0: k0 k1 k2 k3)(n1: k0 k1 k2 k3)…(n63: …) │ k 4…7: … │ … │ K rounded up to 4
 //                         panel 1: …                                          Rows K… and columns N… are 0.
 //
-// Zero point: A is u8 = s8 + 128, so Σ(A − 128)·B = Σ A·B + start. A kernel may use either side of that equation: the int32 are equal.
-// Codes are in [−127, 127] and K ≤ 65536, so no int32 accumulator overflows.
+// Zero point: A is u8 = s8 + 128, so Σ(A − 128)·B = Σ A·B + start. A kernel may use either side of that equation: the
+// int32 are equal. Codes are in [−127, 127] and K ≤ 65536, so no int32 accumulator overflows.
 //
-// Tile: a kernel fills an MR × NR scratch tile (row stride NR) that lives on the driver's stack; the output stage carries it to C.
-// All NR columns of a tile row may be overwritten, whatever `columns` says.
+// Tile: a kernel fills an MR × NR scratch tile (row stride NR) that lives on the driver's stack; the output stage
+// carries it to C. All NR columns of a tile row may be overwritten, whatever `columns` says.
 //
-// Slice: a row whose NR is less than a panel may have a `slice` function, which writes NR columns of a block of a panel as its kernel wants them, to
-// memory that stays in L1 while all tiles of these columns are computed.
+// Slice: a row whose NR is less than a panel may have a `slice` function, which writes NR columns of a block of a panel
+// as its kernel wants them, to memory that stays in L1 while all tiles of these columns are computed.
 //
-// Order: each element is a sum over k = 0, 1, 2, … of one block of at most KC terms, and block sums are added in order, whatever the
-// tile, its place and the thread. AVX2 and AVX-512 rows use FMA and agree bit for bit; the scalar row rounds the product. (strassen.h has an order of its own.)
+// Order: each element is a sum over k = 0, 1, 2, … of one block of at most KC terms, and block sums are added in order,
+// whatever the tile, its place and the thread. AVX2 and AVX-512 rows use FMA and agree bit for bit; the scalar row
+// rounds the product. (strassen.h has an order of its own.)
 #ifndef HSSL_GEMM_H
 #define HSSL_GEMM_H
 
@@ -26,32 +27,37 @@
 enum {
     PANEL = HSSL_GEMM_PANEL,
     KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
-    SLICE_KC = 512,    // terms of a slice of codes, a multiple of 4: int32 sums are exact, so blocks of them do not show
+    // terms of a slice of codes, a multiple of 4: int32 sums are exact, so blocks of them do not show
+    SLICE_KC = 512,
     SLICE_BYTES = 17 << 10,  // at most: half of L1 and what there is to say of it
     CENTERED_ROOM = 16,      // bytes for what there is to say of a tile's centred codes
-    ROW_BLOCK = 204,   // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
+    // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
+    ROW_BLOCK = 204,
     MAX_MR = 12
 };
 
-/// What a kernel prefetches while it multiplies: at each step of its loop over K the line at `line`, which then moves by `step` bytes. A step of 0
-/// asks for nothing new. (Asked for between tiles, in one burst, the lines wait for one another and the products for them: 2 % of ViT-S.
-/// Kernels take it by reference: by value clang copies it in 16 bytes, of which 8 have just been written, and the load waits until all stores before it,
-/// a tile's, have left.)
+/// What a kernel prefetches while it multiplies: at each step of its loop over K the line at `line`, which then moves
+/// by `step` bytes. A step of 0 asks for nothing new. (Asked for between tiles, in one burst, the lines wait for one
+/// another and the products for them: 2 % of ViT-S. Kernels take it by reference: by value clang copies it in 16 bytes,
+/// of which 8 have just been written, and the load waits until all stores before it, a tile's, have left.)
 typedef struct { const char *line; ptrdiff_t step; } hssl_gemm_prefetch;
 
-/// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤ NR.
-/// The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are those of the float32 product
-/// of the widened weights. Where the row has a `slice`, b is what that wrote, and the driver prefetches: `next` is NULL.
-typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add, const hssl_gemm_prefetch *next);
+/// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤
+/// NR. The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are
+/// those of the float32 product of the widened weights. Where the row has a `slice`, b is what that wrote, and the
+/// driver prefetches: `next` is NULL.
+typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
+                              ptrdiff_t a_k, const void *b, float *tile, bool add, const hssl_gemm_prefetch *next);
 typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// Columns 0 ..< NR of K rows of a panel of float32 or binary16, as float32.
 typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const void *panel, float *slice);
-/// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel, start values included. K is a multiple of 4.
-/// Where the row has a `slice`, `panel` is what that wrote, a what `center` did (lda = K), and `next` NULL.
-typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                               int32_t *tile, const hssl_gemm_prefetch *next);
-/// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4 and at most SLICE_KC: SLICE_BYTES as the kernel wants them.
+/// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel, start values included. K is a
+/// multiple of 4. Where the row has a `slice`, `panel` is what that wrote, a what `center` did (lda = K), and `next`
+/// NULL.
+typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
+                               const void *panel, int32_t *tile, const hssl_gemm_prefetch *next);
+/// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4 and at most SLICE_KC: SLICE_BYTES as the kernel
+/// wants them.
 typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, void *slice);
 /// The rows of a tile as the kernel wants them: rows·K bytes, and CENTERED_ROOM.
 typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, void *centered);
@@ -70,28 +76,36 @@ typedef struct {
 } hssl_gemm_target;
 
 /// C = stage(tile): value (+ old C) → + bias → preactivation → activation → + residual.
-typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const float *tile, const hssl_gemm_target *target);
+typedef void hssl_gemm_output_f32_fn(ptrdiff_t rows, ptrdiff_t columns, const float *tile,
+                                     const hssl_gemm_target *target);
 /// Same, where value = a_scale[r] · b_scale[c] · tile[r, c].
-typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile, const hssl_gemm_target *target);
+typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *tile,
+                                     const hssl_gemm_target *target);
 
-/// The tile of the same row's kernel, for a whole panel, while the tile `before` of MR rows goes through the output stage to `target`: one that
-/// hssl_gemm_can_pipeline allows; of int32 tiles, those that become binary16 may have coarse GELU, others no activation.
-typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const void *b, float *tile, bool add,
-                                        const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
-typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
-                                         const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
+/// The tile of the same row's kernel, for a whole panel, while the tile `before` of MR rows goes through the output
+/// stage to `target`: one that hssl_gemm_can_pipeline allows; of int32 tiles, those that become binary16 may have
+/// coarse GELU, others no activation.
+typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                                        const void *b, float *tile, bool add, const float *before,
+                                        const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
+typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
+                                         const void *panel, int32_t *tile, const int32_t *before,
+                                         const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 /// A product's operand of A: 12 rows, `a_row` elements apart.
 typedef struct { const float *a; ptrdiff_t a_row; } hssl_gemm_strassen_rows;
-/// tile[24, 64] = A·B of a group by Strassen's scheme (strassen.h): `a` are the operands of its seven products, `panel` a K block, 2·K terms long, of a panel.
-/// Meanwhile the group `before` goes through the output stage to `target`, one that hssl_gemm_can_pipeline allows, or is NULL.
+/// tile[24, 64] = A·B of a group by Strassen's scheme (strassen.h): `a` are the operands of its seven products, `panel`
+/// a K block, 2·K terms long, of a panel. Meanwhile the group `before` goes through the output stage to `target`, one
+/// that hssl_gemm_can_pipeline allows, or is NULL.
 typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
                                    const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
-/// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by tile.
+/// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by
+/// tile.
 static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
     return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || !t->residual);
 }
 
-/// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add are two).
+/// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add
+/// are two).
 typedef double hssl_peak_f32_fn(ptrdiff_t iterations);
 typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 
@@ -129,7 +143,8 @@ hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void);
 hssl_peak_u8s8_fn *hssl_gemm_select_peak_u8s8(void);
 
 /// The target of the tile at (m, n). a_scale and b_scale are left NULL.
-hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output);
+hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate,
+                                     const hssl_gemm_output *output);
 
 /// The same, n columns further right.
 static inline hssl_gemm_target hssl_gemm_target_right(const hssl_gemm_target *target, ptrdiff_t n) {
@@ -143,8 +158,8 @@ static inline hssl_gemm_target hssl_gemm_target_right(const hssl_gemm_target *ta
     return right;
 }
 
-/// The same, `rows` further down, for the next tile. Filled in anew right before the stage, whose wide loads the narrow stores could not feed, it cost 1 to
-/// 1.5 % of an int8 product with K = 384.
+/// The same, `rows` further down, for the next tile. Filled in anew right before the stage, whose wide loads the narrow
+/// stores could not feed, it cost 1 to 1.5 % of an int8 product with K = 384.
 static inline void hssl_gemm_target_advance(hssl_gemm_target *target, ptrdiff_t rows) {
     if (target->c) target->c += rows * target->ldc;
     if (target->half) target->half += rows * target->ldc;
@@ -153,10 +168,14 @@ static inline void hssl_gemm_target_advance(hssl_gemm_target *target, ptrdiff_t 
     if (target->a_scale) target->a_scale += rows;
 }
 
-/// Asks, before its product, for the lines that a slice's tile will touch in the output stage: where C outgrows L2, waiting for them took 3 % of a ViT-S in
-/// float32.
+/// Asks, before its product, for the lines that a slice's tile will touch in the output stage: where C outgrows L2,
+/// waiting for them took 3 % of a ViT-S in float32.
 static inline void hssl_gemm_target_prefetch(const hssl_gemm_target *target, ptrdiff_t rows) {
-    for (ptrdiff_t r = 0; r < rows; ++r) __builtin_prefetch(target->half ? (void *)(target->half + r * target->ldc) : (void *)(target->c + r * target->ldc), 1);
+    for (ptrdiff_t r = 0; r < rows; ++r) {
+        __builtin_prefetch(target->half ? (void *)(target->half + r * target->ldc) : (void *)(target->c + r
+            * target->ldc),
+                           1);
+    }
     if (!target->residual || target->residual == target->c) return;
     for (ptrdiff_t r = 0; r < rows; ++r) __builtin_prefetch(target->residual + r * target->ld_residual);
 }
@@ -164,32 +183,38 @@ static inline void hssl_gemm_target_prefetch(const hssl_gemm_target *target, ptr
 /// Rows of a task: ROW_BLOCK, or fewer (in whole tiles) where that balances the last one or feeds every thread.
 ptrdiff_t hssl_gemm_row_block(ptrdiff_t M, ptrdiff_t mr, ptrdiff_t panels, int team);
 
-/// Tasks are taken panel by panel, the row blocks of a panel one after another, so that a panel crosses from memory once. The last row block
-/// prefetches what follows: the panel's next K block, then `next_panel`, the one this thread is likely to take (−1: there is none).
+/// Tasks are taken panel by panel, the row blocks of a panel one after another, so that a panel crosses from memory
+/// once. The last row block prefetches what follows: the panel's next K block, then `next_panel`, the one this thread
+/// is likely to take (−1: there is none).
 typedef struct { ptrdiff_t m, rows, panel, next_panel; bool prefetches; } hssl_gemm_task;
 static inline hssl_gemm_task hssl_gemm_task_at(ptrdiff_t t, ptrdiff_t M, ptrdiff_t block, ptrdiff_t panels, int team) {
-    const ptrdiff_t blocks = hssl_ceil_div(M, block), m = t % blocks * block, rows = hssl_min(block, M - m), panel = t / blocks;
+    const ptrdiff_t blocks = hssl_ceil_div(M, block), m = t % blocks * block, rows = hssl_min(block, M - m),
+        panel = t / blocks;
     const ptrdiff_t next = panel + hssl_ceil_div(team, blocks);
     return (hssl_gemm_task){m, rows, panel, next < panels ? next : -1, m + rows == M};
 }
 
-/// The `bytes` at `from` spread over the `steps` to come: the weights that follow arrive while the products of these are computed. Nothing but `held`,
-/// which is in L1, where `from` is NULL.
-static inline hssl_gemm_prefetch hssl_gemm_prefetch_over(const char *from, ptrdiff_t bytes, ptrdiff_t steps, const void *held) {
+/// The `bytes` at `from` spread over the `steps` to come: the weights that follow arrive while the products of these
+/// are computed. Nothing but `held`, which is in L1, where `from` is NULL.
+static inline hssl_gemm_prefetch hssl_gemm_prefetch_over(const char *from, ptrdiff_t bytes, ptrdiff_t steps,
+                                                         const void *held) {
     if (!from || steps == 0) return (hssl_gemm_prefetch){held, 0};
     return (hssl_gemm_prefetch){from, hssl_ceil_div(bytes, steps)};
 }
 
-/// Asks for `count` lines, `stride` bytes apart: what a tile does for the slice that follows. Returns where the next tile goes on.
+/// Asks for `count` lines, `stride` bytes apart: what a tile does for the slice that follows. Returns where the next
+/// tile goes on.
 static inline const char *hssl_gemm_prefetch_lines(const char *line, ptrdiff_t count, ptrdiff_t stride) {
     for (const char *const end = line + count * stride; line < end; line += stride) __builtin_prefetch(line, 0, 2);
     return line;
 }
 
-/// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last one may be ragged:
-/// its missing rows are left as they are.
-void hssl_gemm_pack_a(ptrdiff_t M, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, ptrdiff_t mr, float *packed);
+/// Rows of A (a[m·m_stride + k·k_stride]) as micro-panels of `mr` rows: packed[(m / mr)·mr·K + k·mr + m % mr]. The last
+/// one may be ragged: its missing rows are left as they are.
+void hssl_gemm_pack_a(ptrdiff_t M, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride, ptrdiff_t mr,
+                      float *packed);
 /// K rows of `columns` ≤ PANEL elements of B as one panel block.
-void hssl_gemm_pack_panel_f32(ptrdiff_t columns, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride, float *packed);
+void hssl_gemm_pack_panel_f32(ptrdiff_t columns, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride,
+                              float *packed);
 
 #endif

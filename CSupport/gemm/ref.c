@@ -13,8 +13,9 @@ static inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                const void *panel, float *tile, bool add, const hssl_gemm_prefetch *next) {
+void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
+                                ptrdiff_t a_k, const void *panel, float *tile, bool add,
+                                const hssl_gemm_prefetch *next) {
     (void)next;
     const float *b = panel;
     for (ptrdiff_t r = 0; r < rows; ++r) {
@@ -27,8 +28,9 @@ void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
     }
 }
 
-void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                const void *panel, float *tile, bool add, const hssl_gemm_prefetch *next) {
+void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
+                                ptrdiff_t a_k, const void *panel, float *tile, bool add,
+                                const hssl_gemm_prefetch *next) {
     (void)next;
     const uint16_t *b = panel;
     float sum[6][PANEL] = {{0}}, y[PANEL];
@@ -44,8 +46,8 @@ void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
     }
 }
 
-void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                       int32_t *tile, const hssl_gemm_prefetch *next) {
+void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
+                                       const void *panel, int32_t *tile, const hssl_gemm_prefetch *next) {
     (void)next;
     const int32_t *start = panel;
     const int8_t *b = (const int8_t *)panel + 4 * PANEL;

@@ -1,9 +1,11 @@
-// Strassen's scheme, one level deep, for products of float32 and binary16: seven products of quadrants instead of eight.
+// Strassen's scheme, one level deep, for products of float32 and binary16: seven products of quadrants instead of
+// eight.
 //
-// A group is 24 rows × one panel. Its quadrants, numbered 2·i + j, are 12 rows × 32 columns of C, 12 rows × half of a K block of A, half of that
-// K block × 32 columns of B. Sums of A are made once a K block for all panels, sums of B as they are loaded, sums of C as a product leaves its registers.
-// Source: Strassen, "Gaussian elimination is not optimal", 1969; sums inside the kernels as in Huang, Smith, Henry and van de Geijn, "Strassen's
-// algorithm reloaded", 2016.
+// A group is 24 rows × one panel. Its quadrants, numbered 2·i + j, are 12 rows × 32 columns of C, 12 rows × half of a K
+// block of A, half of that K block × 32 columns of B. Sums of A are made once a K block for all panels, sums of B as
+// they are loaded, sums of C as a product leaves its registers. Source: Strassen, "Gaussian elimination is not
+// optimal", 1969; sums inside the kernels as in Huang, Smith, Henry and van de Geijn, "Strassen's algorithm reloaded",
+// 2016.
 #ifndef HSSL_GEMM_STRASSEN_H
 #define HSSL_GEMM_STRASSEN_H
 

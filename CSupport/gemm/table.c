@@ -1,9 +1,11 @@
 // One dispatch table a family, indexed by ISA, filled by the rows of kernels.inc.
 #include "gemm/gemm.h"
 
-// Each table takes the rows of one family and skips the others: HSSL_ROW_<family> is ENTRY for that one and SKIP for the rest.
+// Each table takes the rows of one family and skips the others: HSSL_ROW_<family> is ENTRY for that one and SKIP for
+// the rest.
 #define HSSL_KERNEL(family, symbol, isa, ...) HSSL_ROW_##family(symbol, isa, __VA_ARGS__)
-#define ENTRY(symbol, isa, height, width, ...) [HSSL_ISA_##isa] = {.kernel = symbol, .mr = height, .nr = width, __VA_ARGS__},
+#define ENTRY(symbol, isa, height, width, ...) \
+    [HSSL_ISA_##isa] = {.kernel = symbol, .mr = height, .nr = width, __VA_ARGS__},
 #define SKIP(...)
 
 #define HSSL_ROW_gemm_f32 SKIP
@@ -78,7 +80,8 @@ hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void) { return HSSL_SELECT_
 hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void) { return HSSL_SELECT_ROW(peak_f32_rows)->kernel; }
 hssl_peak_u8s8_fn *hssl_gemm_select_peak_u8s8(void) { return HSSL_SELECT_ROW(peak_u8s8_rows)->kernel; }
 
-hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
+hssl_gemm_target hssl_gemm_target_at(ptrdiff_t m, ptrdiff_t n, float *c, ptrdiff_t ldc, bool accumulate,
+                                     const hssl_gemm_output *output) {
     hssl_gemm_target target = {.c = c ? c + m * ldc + n : NULL, .ldc = ldc, .accumulate = accumulate};
     if (!output) return target;
     if (output->bias) target.bias = output->bias + n;

@@ -15,10 +15,12 @@ enum { NR = 16 };
 #include "gemm/output.h"
 #include "gemm/x86_tiles.h"
 
-// K rows of a slice, NR = 16 floats each: what a tile reads lies together in 16 KB of L1, where the panel's rows of 256 bytes would share a quarter of its sets.
+// K rows of a slice, NR = 16 floats each: what a tile reads lies together in 16 KB of L1, where the panel's rows of 256
+// bytes would share a quarter of its sets.
 HSSL_INLINE void float_slice(bool half, ptrdiff_t K, const void *panel, float *slice) {
     for (ptrdiff_t k = 0; k < K; ++k) HSSL_UNROLL for (int v = 0; v < 2; ++v) {
-        const __m256 y = half ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)panel + k * PANEL + 8 * v)))
+        const __m256 y = half
+            ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)panel + k * PANEL + 8 * v)))
                               : _mm256_loadu_ps((const float *)panel + k * PANEL + 8 * v);
         _mm256_store_ps(slice + k * NR + 8 * v, y);
     }
@@ -37,10 +39,13 @@ HSSL_INLINE void float_step(int rows, int vectors, const float *a, ptrdiff_t a_r
     }
 }
 
-// Eight k at a time: what bounds a tile is how many instructions are issued a cycle (3 where another hardware thread uses the core), and the loop's own count.
-HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k, const float *b, float *tile, bool add) {
+// Eight k at a time: what bounds a tile is how many instructions are issued a cycle (3 where another hardware thread
+// uses the core), and the loop's own count.
+HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+                            const float *b, float *tile, bool add) {
     __m256 sum[6][2];
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v
+        < vectors; ++v) sum[r][v] = _mm256_setzero_ps();
     ptrdiff_t k = 0;
     HSSL_ALIGNED_LOOP for (; k + 8 <= K; k += 8, a += 8 * a_k, b += 8 * NR) {
         HSSL_UNROLL for (int i = 0; i < 8; ++i) float_step(rows, vectors, a + i * a_k, a_row, b + i * NR, sum);
@@ -52,8 +57,8 @@ HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, 
     }
 }
 
-void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
+void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
+                              ptrdiff_t a_k, const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
 #define CASE(R, V) float_tile(R, V, K, a, a_row, a_k, b, tile, add)
 #define CASE_IN_PLACE(R, V) float_tile(R, V, K, a, a_row, 1, b, tile, add)
     (void)next;
@@ -67,13 +72,14 @@ void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 }
 
 // What the slice has widened.
-void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                              const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
+void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
+                              ptrdiff_t a_k, const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
     hssl_gemm_f32_6x16__avx2(rows, columns, K, a, a_row, a_k, b, tile, add, next);
 }
 
-// The products of pairs that VPMADDUBSW adds must fit 16 bits: 127 · (127 + 127) does, 255 · (127 + 127) does not. So codes of A go as they are, |b| × sign(a, b),
-// or, where a tile has none far below 0, as a + zero ≥ 0 times b, three instructions instead of four. That is what GELU leaves: its values reach down to −0.17.
+// The products of pairs that VPMADDUBSW adds must fit 16 bits: 127 · (127 + 127) does, 255 · (127 + 127) does not. So
+// codes of A go as they are, |b| × sign(a, b), or, where a tile has none far below 0, as a + zero ≥ 0 times b, three
+// instructions instead of four. That is what GELU leaves: its values reach down to −0.17.
 
 /// A slice of codes: for every four k the codes of 16 columns, then their magnitudes.
 typedef struct {
@@ -109,7 +115,8 @@ void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, void *slice
     for (int i = 0; i < 16; ++i) to->largest_pair = pairs[i] > to->largest_pair ? pairs[i] : to->largest_pair;
 }
 
-HSSL_INLINE void add_to_codes(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t addend, uint8_t *codes) {
+HSSL_INLINE void add_to_codes(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t addend,
+                              uint8_t *codes) {
     const __m256i added = _mm256_set1_epi8((char)addend);
     for (ptrdiff_t r = 0; r < rows; ++r, a += lda, codes += K) {
         ptrdiff_t k = 0;
@@ -132,7 +139,9 @@ void hssl_gemm_u8s8_center__avx2(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, 
     for (ptrdiff_t r = 0; r < rows && least >= 128 - LARGEST_ZERO; ++r) {
         __m256i bytes = _mm256_set1_epi8((char)128);
         ptrdiff_t k = 0;
-        for (; k + 32 <= K; k += 32) bytes = _mm256_min_epu8(bytes, _mm256_loadu_si256((const __m256i *)(a + r * lda + k)));
+        for (; k + 32 <= K; k += 32) {
+            bytes = _mm256_min_epu8(bytes, _mm256_loadu_si256((const __m256i *)(a + r * lda + k)));
+        }
         for (; k < K; ++k) least = a[r * lda + k] < least ? a[r * lda + k] : least;
         const int least_of_row = least_byte(bytes);
         least = least_of_row < least ? least_of_row : least;
@@ -143,43 +152,49 @@ void hssl_gemm_u8s8_center__avx2(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, 
 }
 
 // Four k.
-HSSL_INLINE void integer_step(bool positive, int rows, int vectors, const uint8_t *a, ptrdiff_t lda, const int8_t *b, __m256i sum[4][2]) {
+HSSL_INLINE void integer_step(bool positive, int rows, int vectors, const uint8_t *a, ptrdiff_t lda, const int8_t *b,
+                              __m256i sum[4][2]) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i magnitude[2];
-    HSSL_UNROLL for (int v = 0; v < vectors && !positive; ++v) magnitude[v] = _mm256_load_si256((const __m256i *)(b + 4 * NR + 32 * v));
+    HSSL_UNROLL for (int v = 0; v < vectors
+        && !positive; ++v) magnitude[v] = _mm256_load_si256((const __m256i *)(b + 4 * NR + 32 * v));
     HSSL_UNROLL for (int r = 0; r < rows; ++r) {
         int32_t four;
         memcpy(&four, a + r * lda, 4);
         const __m256i x = _mm256_set1_epi32(four);
         HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
             const __m256i y = _mm256_load_si256((const __m256i *)(b + 32 * v));
-            const __m256i pairs = positive ? _mm256_maddubs_epi16(x, y) : _mm256_maddubs_epi16(magnitude[v], _mm256_sign_epi8(x, y));
+            const __m256i pairs = positive
+                ? _mm256_maddubs_epi16(x, y) : _mm256_maddubs_epi16(magnitude[v], _mm256_sign_epi8(x, y));
             sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(pairs, ones));
         }
     }
 }
 
-HSSL_INLINE void integer_tile(bool positive, int zero, int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const integer_slice *slice,
-                              int32_t *tile) {
+HSSL_INLINE void integer_tile(bool positive, int zero, int rows, int vectors, ptrdiff_t K, const uint8_t *a,
+                              ptrdiff_t lda, const integer_slice *slice, int32_t *tile) {
     __m256i sum[4][2];
     const int8_t *b = slice->codes;
-    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v
+        < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
     ptrdiff_t k = 0;
     HSSL_ALIGNED_LOOP for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR) {
-        HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(positive, rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
+        HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(
+            positive, rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
     }
     for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(positive, rows, vectors, a, lda, b, sum);
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
         const __m256i columns = _mm256_loadu_si256((const __m256i *)(slice->column_sums + 8 * v));
         const __m256i added = _mm256_mullo_epi32(_mm256_set1_epi32(zero), columns);
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v), positive ? _mm256_sub_epi32(sum[r][v], added) : sum[r][v]);
+            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v),
+                                positive ? _mm256_sub_epi32(sum[r][v], added) : sum[r][v]);
         }
     }
 }
 
-void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *panel,
-                                     int32_t *tile, const hssl_gemm_prefetch *next) {
+void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
+                                     const void *panel, int32_t *tile, const hssl_gemm_prefetch *next) {
     (void)next;
     const integer_slice *const slice = panel;
     integer_rows after;

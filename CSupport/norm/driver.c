@@ -11,19 +11,20 @@ const hssl_norm_kernels *hssl_norm_selected(void) {
     return best;
 }
 
-void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
-                     float *mean, float *rstd) {
+void hssl_layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon,
+                     float *y, float *mean, float *rstd) {
     const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(rows, 1, part, threads);
-        kernels->layer_norm(r.end - r.begin, D, x + r.begin * D, weight, bias, epsilon, y + r.begin * D, mean ? mean + r.begin : NULL,
+        kernels->layer_norm(r.end - r.begin, D, x + r.begin * D, weight, bias, epsilon, y + r.begin * D,
+                            mean ? mean + r.begin : NULL,
                             rstd ? rstd + r.begin : NULL);
     });
 }
 
-void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean, const float *rstd,
-                              const float *dy, float *dx, float *dweight, float *dbias) {
+void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean,
+                              const float *rstd, const float *dy, float *dx, float *dweight, float *dbias) {
     const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
@@ -32,7 +33,8 @@ void hssl_layer_norm_backward(ptrdiff_t rows, ptrdiff_t D, const float *x, const
             kernels->layer_norm_backward_weight(rows, D, c.begin, c.end, x, mean, rstd, dy, dweight, dbias);
         }
         hssl_range r = hssl_range_of(rows, 1, part, threads);
-        kernels->layer_norm_backward_input(r.end - r.begin, D, x + r.begin * D, weight, mean + r.begin, rstd + r.begin, dy + r.begin * D,
+        kernels->layer_norm_backward_input(r.end - r.begin, D, x + r.begin * D, weight, mean + r.begin, rstd + r.begin,
+                                           dy + r.begin * D,
                                            dx + r.begin * D);
     });
 }
@@ -47,11 +49,13 @@ void hssl_l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilo
     });
 }
 
-void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx) {
+void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy,
+                                float *dx) {
     const hssl_norm_kernels *kernels = hssl_norm_selected();
     int threads = hssl_team((double)(rows * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         hssl_range r = hssl_range_of(rows, 1, part, threads);
-        kernels->l2_normalize_backward(r.end - r.begin, D, y + r.begin * D, inverse_norm + r.begin, dy + r.begin * D, dx + r.begin * D);
+        kernels->l2_normalize_backward(r.end - r.begin, D, y + r.begin * D, inverse_norm + r.begin, dy + r.begin * D,
+                                       dx + r.begin * D);
     });
 }

@@ -1,5 +1,5 @@
-// The norm family: one row of kernels per instruction set (kernels.inc). Every kernel is serial and works on the rows it is given; a row's
-// result depends on that row alone. Shapes as in CSupport.h.
+// The norm family: one row of kernels per instruction set (kernels.inc). Every kernel is serial and works on the rows
+// it is given; a row's result depends on that row alone. Shapes as in CSupport.h.
 #ifndef HSSL_NORM_H
 #define HSSL_NORM_H
 
@@ -9,21 +9,25 @@
 typedef struct { ptrdiff_t positions, C, groups; } hssl_group_shape;
 
 typedef struct {
-    void (*layer_norm)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
-                       float *mean, float *rstd);
-    void (*layer_norm_backward_input)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean,
-                                      const float *rstd, const float *dy, float *dx);
-    /// Columns begin ..< end over all rows: dweight and dbias (either may be NULL) are added to.
-    void (*layer_norm_backward_weight)(ptrdiff_t rows, ptrdiff_t D, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *mean,
-                                       const float *rstd, const float *dy, float *dweight, float *dbias);
-    void (*l2_normalize)(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
-    void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx);
-    /// Groups begin ..< end of one sample; mean, rstd [groups] stored unless NULL. Channels of other groups are neither read nor written.
-    void (*group_norm)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight, const float *bias,
+    void (*layer_norm)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias,
                        float epsilon, float *y, float *mean, float *rstd);
+    void (*layer_norm_backward_input)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight,
+                                      const float *mean, const float *rstd, const float *dy, float *dx);
+    /// Columns begin ..< end over all rows: dweight and dbias (either may be NULL) are added to.
+    void (*layer_norm_backward_weight)(ptrdiff_t rows, ptrdiff_t D, ptrdiff_t begin, ptrdiff_t end, const float *x,
+                                       const float *mean, const float *rstd, const float *dy, float *dweight,
+                                       float *dbias);
+    void (*l2_normalize)(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
+    void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm,
+                                  const float *dy, float *dx);
+    /// Groups begin ..< end of one sample; mean, rstd [groups] stored unless NULL. Channels of other groups are neither
+    /// read nor written.
+    void (*group_norm)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x,
+                       const float *weight, const float *bias, float epsilon, float *y, float *mean, float *rstd);
     /// Likewise dx; and what the sample adds to dweight and dbias [C] (=, not +=), for the driver to add up.
-    void (*group_norm_backward)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight,
-                                const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias);
+    void (*group_norm_backward)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x,
+                                const float *weight, const float *mean, const float *rstd, const float *dy, float *dx,
+                                float *dweight, float *dbias);
 } hssl_norm_kernels;
 
 /// The row of the selected instruction set.

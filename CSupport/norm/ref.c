@@ -1,5 +1,5 @@
-// The scalar row of the norm family: the formulas as written, sums in float64. Only the forward adds in the order of the vector rows, with their bits: its
-// output is quantised in int8 models.
+// The scalar row of the norm family: the formulas as written, sums in float64. Only the forward adds in the order of
+// the vector rows, with their bits: its output is quantised in int8 models.
 #include "norm/norm.h"
 #include <math.h>
 
@@ -12,15 +12,17 @@ static float sum_lanes(ptrdiff_t D, const float *x, float center, bool squared) 
         const ptrdiff_t in_block = i < D / BLOCK * BLOCK ? i % BLOCK : i % LANES + (i < D / LANES * LANES ? 0 : LANES);
         s[in_block] += squared ? (x[i] - center) * (x[i] - center) : x[i];
     }
-    for (int lane = 0; lane < LANES; lane++) s[lane] = (s[lane] + s[LANES + lane]) + (s[2 * LANES + lane] + s[3 * LANES + lane]);
+    for (int lane = 0; lane < LANES; lane++) {
+        s[lane] = (s[lane] + s[LANES + lane]) + (s[2 * LANES + lane] + s[3 * LANES + lane]);
+    }
     for (int half = LANES / 2; half > 0; half /= 2) {
         for (int lane = 0; lane < half; lane++) s[lane] += s[half + lane];
     }
     return s[0];
 }
 
-static void layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias, float epsilon, float *y,
-                       float *mean, float *rstd) {
+static void layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias,
+                       float epsilon, float *y, float *mean, float *rstd) {
     for (ptrdiff_t r = 0; r < rows; r++, x += D, y += D) {
         const float center = sum_lanes(D, x, 0, false) / (float)D;
         const float scale = 1 / sqrtf(sum_lanes(D, x, center, true) / (float)D + epsilon);
@@ -30,8 +32,8 @@ static void layer_norm(ptrdiff_t rows, ptrdiff_t D, const float *x, const float 
     }
 }
 
-static void layer_norm_backward_input(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *mean,
-                                      const float *rstd, const float *dy, float *dx) {
+static void layer_norm_backward_input(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight,
+                                      const float *mean, const float *rstd, const float *dy, float *dx) {
     for (ptrdiff_t r = 0; r < rows; r++, x += D, dy += D, dx += D) {
         double sum = 0, projection = 0, center = mean[r], scale = rstd[r];
         for (ptrdiff_t i = 0; i < D; i++) {
@@ -46,8 +48,9 @@ static void layer_norm_backward_input(ptrdiff_t rows, ptrdiff_t D, const float *
     }
 }
 
-static void layer_norm_backward_weight(ptrdiff_t rows, ptrdiff_t D, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *mean,
-                                       const float *rstd, const float *dy, float *dweight, float *dbias) {
+static void layer_norm_backward_weight(ptrdiff_t rows, ptrdiff_t D, ptrdiff_t begin, ptrdiff_t end, const float *x,
+                                       const float *mean, const float *rstd, const float *dy, float *dweight,
+                                       float *dbias) {
     for (ptrdiff_t i = begin; i < end; i++) {
         double weight_sum = 0, bias_sum = 0;
         for (ptrdiff_t r = 0; r < rows; r++) {
@@ -70,7 +73,8 @@ static void l2_normalize(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsi
     }
 }
 
-static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm, const float *dy, float *dx) {
+static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm,
+                                  const float *dy, float *dx) {
     for (ptrdiff_t r = 0; r < rows; r++, y += D, dy += D, dx += D) {
         double projection = 0;
         for (ptrdiff_t i = 0; i < D; i++) projection += (double)dy[i] * y[i];
@@ -78,8 +82,8 @@ static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, c
     }
 }
 
-static void group_norm(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight, const float *bias,
-                       float epsilon, float *y, float *mean, float *rstd) {
+static void group_norm(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight,
+                       const float *bias, float epsilon, float *y, float *mean, float *rstd) {
     const ptrdiff_t C = s->C, width = C / s->groups;
     const double count = (double)(s->positions * width);
     for (ptrdiff_t g = begin; g < end; g++) {
@@ -88,17 +92,22 @@ static void group_norm(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end
             for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) center += x[p * C + c];
         center /= count;
         for (ptrdiff_t p = 0; p < s->positions; p++)
-            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) squares += (x[p * C + c] - center) * (x[p * C + c] - center);
+            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) {
+                squares += (x[p * C + c] - center) * (x[p * C + c] - center);
+            }
         const double scale = 1 / sqrt(squares / count + epsilon);
         for (ptrdiff_t p = 0; p < s->positions; p++)
-            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) y[p * C + c] = (float)((x[p * C + c] - center) * scale * weight[c] + bias[c]);
+            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) {
+                y[p * C + c] = (float)((x[p * C + c] - center) * scale * weight[c] + bias[c]);
+            }
         if (mean) mean[g] = (float)center;
         if (rstd) rstd[g] = (float)scale;
     }
 }
 
-static void group_norm_backward(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight,
-                                const float *mean, const float *rstd, const float *dy, float *dx, float *dweight, float *dbias) {
+static void group_norm_backward(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x,
+                                const float *weight, const float *mean, const float *rstd, const float *dy, float *dx,
+                                float *dweight, float *dbias) {
     const ptrdiff_t C = s->C, width = C / s->groups;
     const double count = (double)(s->positions * width);
     for (ptrdiff_t g = begin; g < end; g++) {
@@ -119,7 +128,8 @@ static void group_norm_backward(const hssl_group_shape *s, ptrdiff_t begin, ptrd
         projection /= count;
         for (ptrdiff_t p = 0; p < s->positions; p++)
             for (ptrdiff_t c = g * width; c < (g + 1) * width; c++)
-                dx[p * C + c] = (float)(scale * ((double)dy[p * C + c] * weight[c] - sum - (x[p * C + c] - center) * scale * projection));
+                dx[p * C + c] = (float)(scale * ((double)dy[p * C + c] * weight[c] - sum - (x[p * C + c] - center)
+                    * scale * projection));
     }
 }
 

@@ -93,8 +93,8 @@ void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float 
     if (value != y) memcpy(y, value, (size_t)n * sizeof(float));
 }
 
-void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x,
-                           const float *residual, float *y) {
+void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
+                           const float *x, const float *residual, float *y) {
     const int team = hssl_team((double)(batch * to * D) * HSSL_WORK_STREAM);
     HSSL_TEAM(team, part, {
         for (ptrdiff_t r = hssl_split(batch * to, team, part); r < hssl_split(batch * to, team, part + 1); ++r) {
@@ -111,8 +111,8 @@ void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdif
     });
 }
 
-void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const uint8_t *x,
-                             const float *x_scale, uint8_t *y, float *y_scale) {
+void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
+                             const uint8_t *x, const float *x_scale, uint8_t *y, float *y_scale) {
     const ptrdiff_t row = hssl_round_up(D, 4);
     const int team = hssl_team((double)(batch * to * row) / 4 * HSSL_WORK_STREAM);
     HSSL_TEAM(team, part, {

@@ -14,10 +14,10 @@ void hssl_plan_unfold_quantize(const ptrdiff_t size[6], const float *x, uint8_t 
 void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float *x, const float *residual,
                            hssl_plan_activation last, float *y);
 /// y[b, i] = x[b, index[i]] + residual[b, i]; −1: the residual alone.
-void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const float *x,
-                           const float *residual, float *y);
+void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
+                           const float *x, const float *residual, float *y);
 /// Rows of codes and their scales; −1: the code of 0 with scale 1, as a row of zeros is quantised.
-void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index, const uint8_t *x,
-                             const float *x_scale, uint8_t *y, float *y_scale);
+void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
+                             const uint8_t *x, const float *x_scale, uint8_t *y, float *y_scale);
 
 #endif

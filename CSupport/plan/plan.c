@@ -48,7 +48,8 @@ static bool is_float_linear(const hssl_plan_step *step) {
 // `following`: see hssl_gemm_output.
 static hssl_gemm_output output_of(const image_run *run, const hssl_plan_step *step, const void *following) {
     return (hssl_gemm_output){.bias = at(run, step->bias), .activation = (hssl_activation)step->activation,
-                              .residual = at(run, step->residual), .ld_residual = step->size[3], .next_packed_b = following};
+                              .residual = at(run, step->residual), .ld_residual = step->size[3],
+                              .next_packed_b = following};
 }
 
 // Rows first ..< end of a float product.
@@ -57,8 +58,8 @@ static void run_float_linear(const image_run *run, const hssl_plan_step *step, p
     const ptrdiff_t *size = step->size;
     const hssl_gemm_output output = output_of(run, step, following);
     (step->kind == HSSL_STEP_LINEAR_F16 ? hssl_gemm_f16_rows : hssl_gemm_f32_rows)(
-        size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3], &output,
-        at(run, step->workspace));
+        size[0], first, end, size[1], size[2], at(run, step->x), at(run, step->weight), at(run, step->y), size[3],
+        &output, at(run, step->workspace));
 }
 
 static void run_codes_linear(const image_run *run, const hssl_plan_step *step, const void *following) {
@@ -70,7 +71,8 @@ static void run_codes_linear(const image_run *run, const hssl_plan_step *step, c
     if (step->kind == HSSL_STEP_LINEAR_U8S8_F16) {
         hssl_gemm_u8s8_f16(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], &output);
     } else {
-        hssl_gemm_u8s8_f32(size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], false, &output);
+        hssl_gemm_u8s8_f32(
+            size[0], size[1], size[2], x, lda, x_scale, weight, weight_scale, y, size[3], false, &output);
     }
 }
 
@@ -187,7 +189,8 @@ static void run_image(const void *job, ptrdiff_t i, int part) {
     const hssl_plan *const plan = batch->plan;
     char *const arena = (char *)batch->arenas + (size_t)part * (plan->arena_bytes + plan->workspace_bytes);
     const image_run run = {plan, (const char *)batch->images + (size_t)i * plan->image_bytes,
-                           (char *)batch->features + (size_t)i * plan->features_bytes, arena, arena + plan->arena_bytes};
+                           (char *)batch->features + (size_t)i * plan->features_bytes, arena,
+                           arena + plan->arena_bytes};
     for (ptrdiff_t s = 0; s < plan->step_count; s += plan->steps[s].chain) {
         if (plan->steps[s].chain > 1) run_chain(&run, plan->steps + s);
         else run_step(&run, plan->steps + s, following_weights(&run, plan->steps + s));

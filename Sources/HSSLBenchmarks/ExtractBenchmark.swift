@@ -18,7 +18,8 @@ public struct ExtractBenchmark {
         /// Median over the steps.
         public let imagesPerSecond: Double
         public let peakRSSBytes: Int
-        /// Operations of matrix products that are done a second, of what a register-only loop of the same type reaches in the same run.
+        /// Operations of matrix products that are done a second, of what a register-only loop of the same type reaches
+        /// in the same run.
         public let peakFraction: Double
         /// Multiplications and additions of the matrix products of one image, by their definition.
         public let operationsPerImage: Double
@@ -42,7 +43,8 @@ public struct ExtractBenchmark {
         peak.probe()
         var probed = ContinuousClock.now
         for step in 0...max(1, steps) {
-            // A probe takes ten times a call of batch 1, in which caches and threads cool down: calls follow one another as they do in use.
+            // A probe takes ten times a call of batch 1, in which caches and threads cool down: calls follow one
+            // another as they do in use.
             if ContinuousClock.now - probed > Self.probeInterval {
                 peak.probe()
                 probed = .now
@@ -55,7 +57,8 @@ public struct ExtractBenchmark {
         let rate = Double(batchSize) / seconds.sorted()[seconds.count / 2]
         let done = model.operations(.cls, asPerformed: true)
         return Result(
-            imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()), peakFraction: rate * done / (precision == .int8 ? peak.int8 : peak.float32),
+            imagesPerSecond: rate, peakRSSBytes: Int(hssl_peak_rss()),
+            peakFraction: rate * done / (precision == .int8 ? peak.int8 : peak.float32),
             operationsPerImage: model.operations(.cls))
     }
 }

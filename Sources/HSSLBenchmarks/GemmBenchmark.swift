@@ -2,7 +2,8 @@ import CSupport
 import HSSLGraph
 import HSSLModels
 
-/// Matrix products at the shapes of a model, every instruction-set row that the machine has, against its register-only peak in the same run.
+/// Matrix products at the shapes of a model, every instruction-set row that the machine has, against its register-only
+/// peak in the same run.
 public struct GemmBenchmark {
     public struct Row: Sendable {
         public let kind: String
@@ -45,8 +46,9 @@ public struct GemmBenchmark {
                 for kind in Kind.allCases { timed.append((kind, m, n, k, rate(kind, m, n, k))) }
             }
             rows += timed.map {
-                Row(kind: $0.kind.rawValue, isa: String(cString: hssl_isa_name(isa)), m: $0.m, n: $0.n, k: $0.k, operationsPerSecond: $0.rate,
-                    peakFraction: $0.rate / ($0.kind == .int8 ? peak.int8 : peak.float32))
+                Row(
+                    kind: $0.kind.rawValue, isa: String(cString: hssl_isa_name(isa)), m: $0.m, n: $0.n, k: $0.k,
+                    operationsPerSecond: $0.rate, peakFraction: $0.rate / ($0.kind == .int8 ? peak.int8 : peak.float32))
             }
         }
         return rows
@@ -86,7 +88,11 @@ public struct GemmBenchmark {
             let a = pool.zeros(m * leading / 4 + 16), scale = pool.zeros(max(m, n))
             packed = pool.allocate(byteCount: hssl_gemm_u8s8_packed_size(n, k))
             hssl_gemm_u8s8_pack(n, k, b.pointer.assumingMemoryBound(to: Int8.self), 1, k, packed.pointer)
-            call = { hssl_gemm_u8s8_f32(m, n, k, a.bytes, leading, scale.floats, $0.pointer, scale.floats, c.floats, n, false, nil) }
+            call =
+                {
+                    hssl_gemm_u8s8_f32(
+                        m, n, k, a.bytes, leading, scale.floats, $0.pointer, scale.floats, c.floats, n, false, nil)
+                }
         }
         let work = 2.0 * Double(m) * Double(n) * Double(k)
         call(packed)

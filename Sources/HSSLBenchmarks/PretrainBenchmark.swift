@@ -13,8 +13,12 @@ public struct PretrainBenchmark {
     public let moments: MomentStorage
 
     /// - Parameter moments: of the optimizer; nil: as goes with the precision.
-    public init(architecture: ModelArchitecture, precision: Precision, batchSize: Int, prototypes: Int, steps: Int, moments: MomentStorage? = nil) {
-        (self.architecture, self.precision, self.batchSize, self.prototypes, self.steps) = (architecture, precision, batchSize, prototypes, steps)
+    public init(
+        architecture: ModelArchitecture, precision: Precision, batchSize: Int, prototypes: Int, steps: Int,
+        moments: MomentStorage? = nil
+    ) {
+        (self.architecture, self.precision, self.batchSize, self.prototypes, self.steps) = (
+            architecture, precision, batchSize, prototypes, steps)
         self.moments = moments ?? MomentStorage(for: precision)
     }
 
@@ -29,34 +33,48 @@ public struct PretrainBenchmark {
         public let shares: [(part: String, share: Double)]
     }
 
-    /// Two global views an image, half of the crops masked at 30 %, stochastic depth 0.1; the published head sizes unless the model is `vit_nano`.
+    /// Two global views an image, half of the crops masked at 30 %, stochastic depth 0.1; the published head sizes
+    /// unless the model is `vit_nano`.
     ///
-    /// - Parameter plain: evaluates the published definition: every token through both projections, block by block, logits stored.
+    /// - Parameter plain: evaluates the published definition: every token through both projections, block by block,
+    ///   logits stored.
     public func run(microBatch: Int? = nil, plain: Bool = false) throws -> Result {
         // A model for small images gets the heads of the recipes for them.
         let nano = architecture.imageSize < 64
         let base = architecture.makeBase(ParameterScope(ParameterSet()), .pretraining)
         let cells = base.grid(height: architecture.imageSize, width: architecture.imageSize).count
-        let sizes = NetworkSizes(base: architecture, auxiliary: HeadSettings(family: "convnext", depth: nano ? 2 : 3), hidden: nano ? 256 : 2048,
-                                 bottleneck: nano ? 64 : 256, prototypes: prototypes, learnedGain: false)
-        let learner = try Learner(sizes: sizes, settings: .init(studentTemperature: 0.1, learnsPatches: base.maskToken != nil, precision: precision, dropPath: 0.1), centerMomentum: 0.9,
-                                  clipGradient: 0.3, moments: moments)
+        let sizes = NetworkSizes(
+            base: architecture, auxiliary: HeadSettings(family: "convnext", depth: nano ? 2 : 3),
+            hidden: nano ? 256 : 2048, bottleneck: nano ? 64 : 256, prototypes: prototypes, learnedGain: false)
+        let learner = try Learner(
+            sizes: sizes,
+            settings: .init(
+                studentTemperature: 0.1, learnsPatches: base.maskToken != nil, precision: precision, dropPath: 0.1),
+            centerMomentum: 0.9, clipGradient: 0.3, moments: moments)
         learner.objective.settings.plain = plain
         let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(architecture))
-        let parts = stride(from: 0, to: batchSize, by: micro).map { views(cells, first: $0, count: min(micro, batchSize - $0)) }
+        let parts = stride(from: 0, to: batchSize, by: micro).map {
+            views(cells, first: $0, count: min(micro, batchSize - $0))
+        }
         var seconds: [Double] = [], update = 0.0
         var objective = HSSLObjective.Time()
         for step in 0...steps {
             let start = ContinuousClock.now
             var sums = learner.newSums()
             for part in parts {
-                learner.objective.accumulate(part, context: .init(step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batchSize,
-                                                                  prototypesFrozen: false),
-                                             centers: learner.centers, pool: learner.pool, into: &sums)
+                learner.objective.accumulate(
+                    part,
+                    context: .init(
+                        step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batchSize,
+                        prototypesFrozen: false),
+                    centers: learner.centers, pool: learner.pool, into: &sums)
             }
             let middle = ContinuousClock.now
-            _ = learner.update(sums, schedule: StepSchedule(epoch: 0, learningRate: 1e-4, weightDecay: 0.04, teacherMomentum: 0.996, teacherTemperature: 0.04,
-                                                            teacherPatchTemperature: 0.04, prototypesFrozen: false))
+            _ = learner.update(
+                sums,
+                schedule: StepSchedule(
+                    epoch: 0, learningRate: 1e-4, weightDecay: 0.04, teacherMomentum: 0.996, teacherTemperature: 0.04,
+                    teacherPatchTemperature: 0.04, prototypesFrozen: false))
             let end = ContinuousClock.now
             // The first step fills the pool.
             if step == 0 { continue }
@@ -68,13 +86,19 @@ public struct PretrainBenchmark {
         }
         let median = seconds.sorted()[seconds.count / 2]
         let total = max(seconds.reduce(0, +), 1e-9)
-        return Result(imagesPerSecond: Double(batchSize) / median, peakRSSBytes: Int(hssl_peak_rss()), microBatch: micro, stepSeconds: seconds,
-                      shares: [("teacher", Self.seconds(objective.teacher) / total), ("student forward", Self.seconds(objective.forward) / total),
-                               ("student backward", Self.seconds(objective.backward) / total), ("update", update / total)])
+        return Result(
+            imagesPerSecond: Double(batchSize) / median, peakRSSBytes: Int(hssl_peak_rss()), microBatch: micro,
+            stepSeconds: seconds,
+            shares: [
+                ("teacher", Self.seconds(objective.teacher) / total),
+                ("student forward", Self.seconds(objective.forward) / total),
+                ("student backward", Self.seconds(objective.backward) / total), ("update", update / total)])
     }
 
     private func views(_ tokens: Int, first: Int, count: Int) -> CropBatch {
-        let batch = CropBatch(images: count, globalSize: architecture.imageSize, localViews: 0, localSize: 0, tokens: tokens, firstImage: first)
+        let batch = CropBatch(
+            images: count, globalSize: architecture.imageSize, localViews: 0, localSize: 0, tokens: tokens,
+            firstImage: first)
         var random = CounterRandom(seed: 1, stream: UInt64(first))
         for i in batch.globals.indices { batch.globals[i] = random.uniform(-2, 2) }
         for crop in stride(from: 0, to: 2 * count, by: 2) {

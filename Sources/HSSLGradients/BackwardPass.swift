@@ -3,11 +3,13 @@ import HSSLGraph
 
 /// Walks a training tape backwards: one rule an operation, gradients of parameters added to `Parameter.gradient`.
 ///
-/// The tape is consumed: each node is freed after its rule, so the memory of the activations returns to the pool on the way.
+/// The tape is consumed: each node is freed after its rule, so the memory of the activations returns to the pool on the
+/// way.
 package enum BackwardPass {
     /// Adds ∂(Σ losses)/∂p to the gradient of every parameter p of the tape that requires one.
     ///
-    /// - Parameter losses: values on one tape, summed over all their elements; those that depend on no parameter are passed over.
+    /// - Parameter losses: values on one tape, summed over all their elements; those that depend on no parameter are
+    ///   passed over.
     package static func run(from losses: [Tensor]) {
         guard let tape = losses.first?.tape else { return }
         let gradients = Gradients(tape: tape)
@@ -24,7 +26,8 @@ package enum BackwardPass {
     }
 }
 
-/// The gradient of one value: shared memory is never written, so a residual connection hands its gradient on without a copy.
+/// The gradient of one value: shared memory is never written, so a residual connection hands its gradient on without a
+/// copy.
 package struct Gradient {
     package let buffer: Buffer
     package let owned: Bool
@@ -87,14 +90,17 @@ extension Node {
         case .unfold(let kernel, let stride, let padding, let source):
             // Images are data.
             if source == .grid { unfoldRule(dy, gradients, kernel: kernel, stride: stride, padding: padding) }
-        case .linear(let bias, let activation, let role): linearRule(dy, gradients, bias: bias, activation: activation, role: role)
+        case .linear(let bias, let activation, let role): linearRule(
+            dy, gradients, bias: bias, activation: activation, role: role)
         case .layerNorm: layerNormRule(dy, gradients)
         case .groupNorm(let groups, _): groupNormRule(dy, gradients, groups: groups)
         case .standardize: standardizeRule(dy, gradients)
         case .unary(let function): unaryRule(dy, gradients, function)
-        case .attention(let heads, let bias, let mask): attentionRule(dy, gradients, heads: heads, bias: bias, mask: mask)
+        case .attention(let heads, let bias, let mask): attentionRule(
+            dy, gradients, heads: heads, bias: bias, mask: mask)
         case .depthwiseConv(let kernel): depthwiseConvRule(dy, gradients, kernel: kernel)
-        case .pool(let kind, let kernel, let stride, let padding): poolRule(dy, gradients, kind, kernel: kernel, stride: stride, padding: padding)
+        case .pool(let kind, let kernel, let stride, let padding): poolRule(
+            dy, gradients, kind, kernel: kernel, stride: stride, padding: padding)
         case .scaleChannels: scaleChannelsRule(dy, gradients)
         case .residual(let scale): residualRule(dy, gradients, scale: scale)
         case .residualOfSamples(let index, let scale): residualOfSamplesRule(dy, gradients, index: index, scale: scale)

@@ -28,8 +28,8 @@ package final class Buffer {
 
 /// Recycles buffers by size class, so that a training step after the first asks the system for nothing.
 ///
-/// Fresh pages cost more than the arithmetic on them: a step of small layers would otherwise spend its time in page faults.
-/// Not thread-safe: one pool belongs to one recording thread.
+/// Fresh pages cost more than the arithmetic on them: a step of small layers would otherwise spend its time in page
+/// faults. Not thread-safe: one pool belongs to one recording thread.
 public final class BufferPool {
     private var free: [Int: [UnsafeMutableRawPointer]] = [:]
     /// Bytes handed out now.
@@ -38,11 +38,11 @@ public final class BufferPool {
     public private(set) var peakBytes = 0
     /// Bytes asked from the system, in use or not.
     public private(set) var bytesReserved = 0
-    /// Above so many reserved bytes, idle memory goes back to the system before more is asked for: sizes vary from step to step, and each class would
-    /// keep what it needed once. Set it before what it should cover is allocated.
+    /// Above so many reserved bytes, idle memory goes back to the system before more is asked for: sizes vary from step
+    /// to step, and each class would keep what it needed once. Set it before what it should cover is allocated.
     public var reserveLimit = Int.max
-    /// Whether parameters keep their packed forms from use to use. Without them a network needs its weights' memory only once, and packs again for
-    /// every product; the values are the same. Set it before the first product.
+    /// Whether parameters keep their packed forms from use to use. Without them a network needs its weights' memory
+    /// only once, and packs again for every product; the values are the same. Set it before the first product.
     public var keepsPackedWeights = true
     /// Blocks mapped one by one while there is a limit: the C heap would keep most of what is freed.
     private var mapped: Set<UnsafeMutableRawPointer> = []
@@ -68,8 +68,8 @@ public final class BufferPool {
         return Buffer(pointer: pointer, byteCount: size, pool: self)
     }
 
-    /// The smallest idle block of at least `size` and less than twice as much; sets `size` to what it has. Under a limit only one of that very class:
-    /// what a step needs must not depend on what lay idle.
+    /// The smallest idle block of at least `size` and less than twice as much; sets `size` to what it has. Under a
+    /// limit only one of that very class: what a step needs must not depend on what lay idle.
     private func takeFree(from size: inout Int) -> UnsafeMutableRawPointer? {
         let bound = reserveLimit < .max ? size + 1 : 2 * size
         var candidate = size
@@ -85,7 +85,10 @@ public final class BufferPool {
 
     private func fresh(_ size: Int) -> UnsafeMutableRawPointer? {
         if reserveLimit < .max, size >= Self.leastMapped {
-            guard let pointer = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), pointer != MAP_FAILED else { return nil }
+            guard let pointer = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+                  pointer != MAP_FAILED else {
+                return nil
+            }
             mapped.insert(pointer)
             return pointer
         }

@@ -24,7 +24,8 @@ package struct CodeStatistics: Equatable, Sendable {
     package mutating func add(rows: Int, width: Int, codes: Buffer, leading: Int, scale: Buffer, pool: BufferPool) {
         let (ends, middle) = (pool.allocate(byteCount: 4 * rows), pool.allocate(byteCount: 4 * rows))
         defer { withExtendedLifetime((ends, middle)) {} }
-        let (saturated, zeros) = (ends.pointer.assumingMemoryBound(to: Int32.self), middle.pointer.assumingMemoryBound(to: Int32.self))
+        let (saturated, zeros) = (
+            ends.pointer.assumingMemoryBound(to: Int32.self), middle.pointer.assumingMemoryBound(to: Int32.self))
         hssl_count_codes_u8(rows, width, codes.bytes, leading, saturated, zeros)
         self.codes += rows * width
         for row in 0..<rows {

@@ -5,8 +5,9 @@ import Glibc
 
 /// A counter-based random stream (Philox4x32-10): the n-th number is a pure function of (seed, stream, n).
 ///
-/// Two streams never interfere and nothing is shared between threads, so what is drawn for one image, step or tensor does not depend on what was
-/// drawn elsewhere or on how many threads there are. Give every purpose its own `stream` words.
+/// Two streams never interfere and nothing is shared between threads, so what is drawn for one image, step or tensor
+/// does not depend on what was drawn elsewhere or on how many threads there are. Give every purpose its own `stream`
+/// words.
 ///
 /// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 public struct CounterRandom: Sendable {
@@ -75,7 +76,8 @@ public struct CounterRandom: Sendable {
         }
     }
 
-    /// Brings `elements` into a random order (Fisher–Yates from the end: one `integer(below:)` for each element but the first).
+    /// Brings `elements` into a random order (Fisher–Yates from the end: one `integer(below:)` for each element but the
+    /// first).
     public mutating func shuffle<Element>(_ elements: inout [Element]) {
         for i in stride(from: elements.count - 1, to: 0, by: -1) { elements.swapAt(i, integer(below: i + 1)) }
     }

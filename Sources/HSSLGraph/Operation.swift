@@ -1,28 +1,31 @@
-/// The operation set. Everything that a model does is one of these; each has a forward (HSSLGraph/Operations), a backward rule (HSSLGradients/Rules) and a
-/// lowering (HSSLRuntime). The switches over it are exhaustive, so an operation without a rule does not compile.
+/// The operation set. Everything that a model does is one of these; each has a forward (HSSLGraph/Operations), a
+/// backward rule (HSSLGradients/Rules) and a lowering (HSSLRuntime). The switches over it are exhaustive, so an
+/// operation without a rule does not compile.
 ///
-/// `saved` below is what a training tape keeps for the backward rule, in this order; inputs and outputs of attention, norms, GELU and convolutions as
-/// `Tape.activation` stores them.
+/// `saved` below is what a training tape keeps for the backward rule, in this order; inputs and outputs of attention,
+/// norms, GELU and convolutions as `Tape.activation` stores them.
 public enum Operation {
     /// The same elements in another shape. Saved: nothing.
     case reshape
-    /// Windows of kernel × kernel positions → rows [B, h', w', K], h' = (h + 2·padding − kernel)/stride + 1, zeros beyond the edge. From an image
-    /// [B, C, H, W] K is ordered (c, u, v), as a convolution weight [D, C, k, k] is flattened, and there is no gradient (images are data); from a grid
-    /// [B, h, w, C] it is ordered (u, v, c). A convolution is this and a product. Saved: nothing.
+    /// Windows of kernel × kernel positions → rows [B, h', w', K], h' = (h + 2·padding − kernel)/stride + 1, zeros
+    /// beyond the edge. From an image [B, C, H, W] K is ordered (c, u, v), as a convolution weight [D, C, k, k] is
+    /// flattened, and there is no gradient (images are data); from a grid [B, h, w, C] it is ordered (u, v, c). A
+    /// convolution is this and a product. Saved: nothing.
     case unfold(kernel: Int, stride: Int, padding: Int, source: WindowSource)
-    /// x [..., K], weight [N, K], (bias [N]) → activation(x·Wᵀ + b) [..., N]. Saved: x (float32, codes or halves), weight unless it is a parameter,
-    /// then the preactivation if there is an activation.
+    /// x [..., K], weight [N, K], (bias [N]) → activation(x·Wᵀ + b) [..., N]. Saved: x (float32, codes or halves),
+    /// weight unless it is a parameter, then the preactivation if there is an activation.
     case linear(bias: Bool, activation: Activation, role: MatrixRole)
     /// x [..., D], weight [D], bias [D] → [..., D]. Saved: x, mean, rstd.
     case layerNorm(epsilon: Float)
-    /// x [B, …, C], weight [C], bias [C] → [B, …, C]: statistics of a sample over all positions of C/groups channels. Saved: x, mean, rstd.
+    /// x [B, …, C], weight [C], bias [C] → [B, …, C]: statistics of a sample over all positions of C/groups channels.
+    /// Saved: x, mean, rstd.
     case groupNorm(groups: Int, epsilon: Float)
     /// w [D, …] → (w − mean)/√(variance + ε) [D, …], a row at a time: weight standardisation. Saved: w, mean, rstd.
     case standardize(epsilon: Float)
     /// One function of every element. Saved: x (GELU) or y (ReLU).
     case unary(Unary)
-    /// qkv [B, N, 3·D], (bias [heads, N, N]), (mask [W, N, N], constant) → softmax(QKᵀ/√d + bias + mask[b mod W])·V [B, N, D]. Saved: qkv, log-sum-exp,
-    /// bias and mask where there are some, out.
+    /// qkv [B, N, 3·D], (bias [heads, N, N]), (mask [W, N, N], constant) → softmax(QKᵀ/√d + bias + mask[b mod W])·V [B,
+    /// N, D]. Saved: qkv, log-sum-exp, bias and mask where there are some, out.
     case attention(heads: Int, bias: Bool, mask: Bool)
     /// x [B, h, w, C], weight [C, 1, k, k], bias [C] → [B, h, w, C]. Saved: x.
     case depthwiseConv(kernel: Int)
@@ -30,9 +33,11 @@ public enum Operation {
     case pool(Pool, kernel: Int, stride: Int, padding: Int)
     /// x [..., C], gamma [C] → gamma·x: layer scale. Saved: x, gamma.
     case scaleChannels
-    /// x [B, …], branch [B, …] → x + scale[b]·branch (scale nil: 1): a residual connection with stochastic depth. Saved: nothing.
+    /// x [B, …], branch [B, …] → x + scale[b]·branch (scale nil: 1): a residual connection with stochastic depth.
+    /// Saved: nothing.
     case residual(scale: [Float]?)
-    /// x [B, …], branch [k, …] → x, plus scale[i]·branch[i] at sample index[i]: the same where dropped samples never entered the branch. Saved: nothing.
+    /// x [B, …], branch [k, …] → x, plus scale[i]·branch[i] at sample index[i]: the same where dropped samples never
+    /// entered the branch. Saved: nothing.
     case residualOfSamples(index: [Int32], scale: [Float])
     /// x [B, …], v [1, …] → x + v. Saved: nothing.
     case addBroadcast
@@ -42,22 +47,25 @@ public enum Operation {
     case maskTokens(mask: [UInt8])
     /// x [R, D] → rows index[i] [count, D]. Saved: nothing.
     case gatherRows(index: [Int32])
-    /// x [B, N, D] → y [B, M, D], y[b, i] = x[b, index[i]], zeros where index[i] is −1: windows, shifts, padding, merging, leaving tokens out. Saved: nothing.
+    /// x [B, N, D] → y [B, M, D], y[b, i] = x[b, index[i]], zeros where index[i] is −1: windows, shifts, padding,
+    /// merging, leaving tokens out. Saved: nothing.
     case permuteTokens(index: [Int32])
     /// x [B, N, D] → [B, D, N]. Saved: nothing.
     case transposeTokens
     /// x [B, N, D] → mean over tokens [B, D]. Saved: nothing.
     case meanTokens
-    /// positions [1, 1+N, D] → [1, 1+M, D]: row 0 as it is, the others through a constant matrix [M, N]. Saved: nothing.
+    /// positions [1, 1+N, D] → [1, 1+M, D]: row 0 as it is, the others through a constant matrix [M, N]. Saved:
+    /// nothing.
     case resamplePositions(matrix: [Float], rows: Int)
     /// x [R, D] → x / max(‖x‖, ε) by row. Saved: 1/‖x‖, y.
     case l2Normalize(epsilon: Float)
     /// x [R, D], g [R, 1] → g[r]·x[r]. Saved: x, g.
     case scaleRows
-    /// logits [R, K] with constant targets q [R, K] → Σ_r weight[r]·H(q[r], softmax(logits[r]/T)) [1]. Saved: q, logits, log-sum-exp, weights.
+    /// logits [R, K] with constant targets q [R, K] → Σ_r weight[r]·H(q[r], softmax(logits[r]/T)) [1]. Saved: q,
+    /// logits, log-sum-exp, weights.
     case softCrossEntropy(temperature: Float)
-    /// streams x [R, d] …, prototypes W [K, d] → Σ weight·H(q, softmax(x·Wᵀ/T)) [1], logits tile by tile. Saved: the gradient of every input for a loss of
-    /// weight 1, `nothing` where none is wanted.
+    /// streams x [R, d] …, prototypes W [K, d] → Σ weight·H(q, softmax(x·Wᵀ/T)) [1], logits tile by tile. Saved: the
+    /// gradient of every input for a loss of weight 1, `nothing` where none is wanted.
     case prototypeCrossEntropy
 
     public enum Activation: Sendable { case none, gelu }
@@ -80,8 +88,10 @@ public enum Operation {
 
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
-        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, attention, depthwiseConv, pool, scaleChannels, residual, residualOfSamples
-        case addBroadcast, prependToken, maskTokens, gatherRows, permuteTokens, transposeTokens, meanTokens, resamplePositions, l2Normalize, scaleRows
+        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, attention, depthwiseConv, pool,
+             scaleChannels, residual, residualOfSamples
+        case addBroadcast, prependToken, maskTokens, gatherRows, permuteTokens, transposeTokens, meanTokens,
+             resamplePositions, l2Normalize, scaleRows
         case softCrossEntropy, prototypeCrossEntropy
     }
 

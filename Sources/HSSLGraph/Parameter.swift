@@ -21,7 +21,8 @@ public enum DeployedForm: Sendable, Equatable {
     /// - Parameter values: of a parameter of this shape, row-major.
     package func values(_ values: [Float], shape: [Int]) -> [Float] {
         guard case .standardized(let epsilon) = self else { return values }
-        return Tape(mode: .inference, pool: BufferPool()).constant(values, shape: shape).standardized(epsilon: epsilon).array()
+        return Tape(mode: .inference, pool: BufferPool()).constant(values, shape: shape).standardized(epsilon: epsilon)
+            .array()
     }
 }
 
@@ -61,7 +62,9 @@ public final class Parameter {
     package var buffer: Buffer? { storage }
 
     /// What a deployed model holds of the values.
-    package var deployedValues: [Float] { deployedForm.values(Array(UnsafeBufferPointer(start: values, count: count)), shape: shape) }
+    package var deployedValues: [Float] {
+        deployedForm.values(Array(UnsafeBufferPointer(start: values, count: count)), shape: shape)
+    }
 
     /// The gradient, if any was computed since `clearGradient`.
     package var gradient: UnsafeMutablePointer<Float>? { gradientStorage?.floats }
@@ -121,7 +124,9 @@ public final class ParameterSet {
 
     public subscript(name: String) -> Parameter? { byName[name] }
 
-    package func declare(_ name: String, shape: [Int], initializer: Initializer, deployedForm: DeployedForm = .plain) -> Parameter {
+    package func declare(
+        _ name: String, shape: [Int], initializer: Initializer, deployedForm: DeployedForm = .plain
+    ) -> Parameter {
         precondition(byName[name] == nil, "parameter \(name) is declared twice")
         let parameter = Parameter(name: name, shape: shape, initializer: initializer, deployedForm: deployedForm)
         all.append(parameter)
@@ -152,7 +157,9 @@ public struct ParameterScope {
 
     package func callAsFunction(_ name: String) -> ParameterScope { ParameterScope(set, prefix: prefix + name + ".") }
 
-    package func declare(_ name: String, _ shape: [Int], _ initializer: Initializer, deployedForm: DeployedForm = .plain) -> Parameter {
+    package func declare(
+        _ name: String, _ shape: [Int], _ initializer: Initializer, deployedForm: DeployedForm = .plain
+    ) -> Parameter {
         set.declare(prefix + name, shape: shape, initializer: initializer, deployedForm: deployedForm)
     }
 }

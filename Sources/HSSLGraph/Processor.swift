@@ -9,7 +9,9 @@ public enum Processor {
     /// - Throws: ``ProcessorError`` where `HSSL_ISA` names no instruction set, or one that this machine or build lacks.
     public static func initialize() throws(ProcessorError) {
         var message = [CChar](repeating: 0, count: 256)
-        guard hssl_initialize(&message, message.count) == 0 else { throw ProcessorError(reason: String(terminated: message)) }
+        guard hssl_initialize(&message, message.count) == 0 else {
+            throw ProcessorError(reason: String(terminated: message))
+        }
     }
 }
 

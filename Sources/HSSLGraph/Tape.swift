@@ -25,7 +25,9 @@ package struct Node {
 extension Node {
     /// The same operation on other values.
     package func reading(_ inputs: [Int]) -> Node {
-        Node(operation: operation, inputs: inputs, output: output, shape: shape, saved: saved, precision: precision, ordinal: ordinal)
+        Node(
+            operation: operation, inputs: inputs, output: output, shape: shape, saved: saved, precision: precision,
+            ordinal: ordinal)
     }
 }
 
@@ -105,7 +107,9 @@ public final class Tape {
     }
 
     /// A tensor that the caller fills (images). No gradient.
-    public func input(shape: [Int]) -> Tensor { leaf(.input, shape: shape, storage: computes ? pool.floats(shape.reduce(1, *)) : nil) }
+    public func input(shape: [Int]) -> Tensor {
+        leaf(.input, shape: shape, storage: computes ? pool.floats(shape.reduce(1, *)) : nil)
+    }
 
     /// A copy of `values` as a constant.
     public func constant(_ values: [Float], shape: [Int]) -> Tensor {
@@ -156,18 +160,25 @@ public final class Tape {
             append(.reshape, [tensor], id, shape, saved: [])
             if tensor.requiresGradient { gradientValues.formUnion([id, tensor.id]) }
         }
-        return Tensor(shape: shape, id: id, storage: tensor.storage, tape: self, requiresGradient: tensor.requiresGradient)
+        return Tensor(
+            shape: shape, id: id, storage: tensor.storage, tape: self, requiresGradient: tensor.requiresGradient)
     }
 
     private func append(_ operation: Operation, _ inputs: [Tensor], _ id: Int, _ shape: [Int], saved: [Saved]) {
-        nodes.append(Node(operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved, precision: precision, ordinal: id - reshapes))
+        nodes.append(Node(
+            operation: operation, inputs: inputs.map(\.id), output: id, shape: shape, saved: saved,
+            precision: precision, ordinal: id - reshapes))
     }
 
     /// Appends an operation whose result `compute` writes into fresh memory.
     ///
     /// - Parameters:
-    ///   - compute: writes the output and returns what the backward rule reads; `keeps` says whether anything has to be kept.
-    func record(_ operation: Operation, _ inputs: [Tensor], shape: [Int], compute: (_ output: UnsafeMutablePointer<Float>, _ keeps: Bool) -> [Saved]) -> Tensor {
+    ///   - compute: writes the output and returns what the backward rule reads; `keeps` says whether anything has to be
+    ///     kept.
+    func record(
+        _ operation: Operation, _ inputs: [Tensor], shape: [Int],
+        compute: (_ output: UnsafeMutablePointer<Float>, _ keeps: Bool) -> [Saved]
+    ) -> Tensor {
         precondition(inputs.allSatisfy { $0.tape === self }, "operands of \(operation.kind) are on different tapes")
         let id = newValue(shape)
         guard computes else {
@@ -190,9 +201,10 @@ public final class Tape {
         return Tensor(shape: shape, id: id, storage: output, tape: self, requiresGradient: needsGradient)
     }
 
-    /// What the backward pass keeps of an activation: binary16 under the reduced policies. Their gradients carry more rounding than that, and activations
-    /// are most of a step's memory. Nobody else holds the float32 memory for long: a residual connection keeps none of its operands. (Beyond 65504 the
-    /// gradient is not finite, and the update is skipped.)
+    /// What the backward pass keeps of an activation: binary16 under the reduced policies. Their gradients carry more
+    /// rounding than that, and activations are most of a step's memory. Nobody else holds the float32 memory for long:
+    /// a residual connection keeps none of its operands. (Beyond 65504 the gradient is not finite, and the update is
+    /// skipped.)
     func activation(_ buffer: Buffer, count: Int) -> Saved {
         guard precision != .float32 else { return .floats(buffer) }
         let half = pool.allocate(byteCount: 2 * count)

@@ -1,6 +1,7 @@
 /// A value of a recording: float32, dense, row-major, tokens and grids channels-last.
 ///
-/// Applying an operation computes the result at once (unless the tape records shapes only) and appends a node to the tape.
+/// Applying an operation computes the result at once (unless the tape records shapes only) and appends a node to the
+/// tape.
 public struct Tensor {
     public let shape: [Int]
     /// Identity of the value on its tape.

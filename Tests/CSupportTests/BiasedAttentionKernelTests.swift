@@ -26,23 +26,31 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
             let i = index / s.tokens % s.tokens, j = index % s.tokens
             return i != j && value < -0.3 ? (index % 7 == 0 ? -.infinity : -100) : 0
         }
-        return Input(qkv: uniform(3 * s.count, seed: seed).map { $0 * 2 }, bias: s.bias ? uniform(s.heads * s.scores, seed: seed + 1) : nil,
-                     mask: s.windows > 0 ? mask : nil, dout: uniform(s.count, seed: seed + 3))
+        return Input(
+            qkv: uniform(3 * s.count, seed: seed).map { $0 * 2 },
+            bias: s.bias ? uniform(s.heads * s.scores, seed: seed + 1) : nil, mask: s.windows > 0 ? mask : nil,
+            dout: uniform(s.count, seed: seed + 3))
     }
 
     private func attention(_ s: Shape, _ input: Input, edge: GuardedFloats.Edge = .end) -> Result {
         let qkv = GuardedFloats(input.qkv, edge: edge), dout = GuardedFloats(input.dout, edge: edge)
-        let bias = input.bias.map { GuardedFloats($0, edge: edge) }, mask = input.mask.map { GuardedFloats($0, edge: edge) }
+        let bias = input.bias.map { GuardedFloats($0, edge: edge) }, mask = input.mask.map {
+            GuardedFloats($0, edge: edge)
+        }
         let out = GuardedFloats(count: s.count, edge: edge), dqkv = GuardedFloats(count: 3 * s.count, edge: edge)
         let logSumExp = GuardedFloats(count: s.batch * s.heads * s.tokens, edge: edge)
         let dbias = GuardedFloats(uniform(s.heads * s.scores, seed: 71), edge: edge)
-        func workspace(_ bytes: Int) -> GuardedFloats { GuardedFloats([Float](repeating: .nan, count: bytes / 4), edge: edge) }
+        func workspace(_ bytes: Int) -> GuardedFloats {
+            GuardedFloats([Float](repeating: .nan, count: bytes / 4), edge: edge)
+        }
         let forward = workspace(hssl_attention_biased_workspace_size(s.batch, s.tokens, s.heads, s.headDim))
         let backward = workspace(hssl_attention_biased_backward_workspace_size(s.batch, s.tokens, s.heads, s.headDim))
-        hssl_attention_biased(s.batch, s.tokens, s.heads, s.headDim, bias?.pointer, mask?.pointer, s.windows, qkv.pointer, out.pointer,
-                              logSumExp.pointer, forward.pointer)
-        hssl_attention_biased_backward(s.batch, s.tokens, s.heads, s.headDim, bias?.pointer, mask?.pointer, s.windows, qkv.pointer, out.pointer,
-                                       logSumExp.pointer, dout.pointer, dqkv.pointer, dbias.pointer, backward.pointer)
+        hssl_attention_biased(
+            s.batch, s.tokens, s.heads, s.headDim, bias?.pointer, mask?.pointer, s.windows, qkv.pointer, out.pointer,
+            logSumExp.pointer, forward.pointer)
+        hssl_attention_biased_backward(
+            s.batch, s.tokens, s.heads, s.headDim, bias?.pointer, mask?.pointer, s.windows, qkv.pointer, out.pointer,
+            logSumExp.pointer, dout.pointer, dqkv.pointer, dbias.pointer, backward.pointer)
         return Result(out: out.values, logSumExp: logSumExp.values, dqkv: dqkv.values, dbias: dbias.values)
     }
 
@@ -89,7 +97,8 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
                 }
             }
         }
-        return Result(out: out.map(Float.init), logSumExp: logSumExp, dqkv: dqkv.map(Float.init), dbias: dbias.map(Float.init))
+        return Result(
+            out: out.map(Float.init), logSumExp: logSumExp, dqkv: dqkv.map(Float.init), dbias: dbias.map(Float.init))
     }
 
     private func check(_ shapes: [Shape]) {
@@ -100,14 +109,17 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
             forEveryRow(of: "attention") { isa in
                 let actual = attention(s, input, edge: index % 2 == 0 ? .end : .start).all
                 for (output, (name, bound)) in bounds.enumerated() {
-                    assertClose(actual[output], expected[output], bound, floor: 0.1, "\(name) \(s), row \(isa.rawValue)")
+                    assertClose(
+                        actual[output], expected[output], bound, floor: 0.1, "\(name) \(s), row \(isa.rawValue)")
                 }
             }
         }
     }
 
     func testEveryTokenCount() {
-        check((1...52).map { Shape(batch: 1 + $0 % 3, tokens: $0, heads: 1 + $0 % 2, headDim: [1, 7, 16, 32][$0 % 4], bias: $0 % 5 != 0, windows: $0 % 3) })
+        check((1...52).map { Shape(
+            batch: 1 + $0 % 3, tokens: $0, heads: 1 + $0 % 2, headDim: [1, 7, 16, 32][$0 % 4], bias: $0 % 5 != 0,
+            windows: $0 % 3) })
     }
 
     func testEveryHeadDimension() {
@@ -117,8 +129,10 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
     /// Windows of models, more samples than chunks, and sequences of several strips.
     func testModelShapes() {
         check([
-            Shape(batch: 8, tokens: 49, heads: 3, headDim: 32, windows: 4), Shape(batch: 35, tokens: 5, heads: 2, headDim: 8, windows: 7),
-            Shape(batch: 1, tokens: 197, heads: 2, headDim: 64), Shape(batch: 2, tokens: 65, heads: 1, headDim: 24, windows: 1),
+            Shape(batch: 8, tokens: 49, heads: 3, headDim: 32, windows: 4),
+            Shape(batch: 35, tokens: 5, heads: 2, headDim: 8, windows: 7),
+            Shape(batch: 1, tokens: 197, heads: 2, headDim: 64),
+            Shape(batch: 2, tokens: 65, heads: 1, headDim: 24, windows: 1),
             Shape(batch: 2, tokens: 128, heads: 1, headDim: 16, bias: false, windows: 2),
         ])
     }
@@ -133,7 +147,8 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
             forEveryRow(of: "attention") { isa in
                 let lifted = attention(s, input)
                 assertClose(lifted.out, plain.out, 2e-4, "out, row \(isa.rawValue)")
-                assertClose(lifted.logSumExp, plain.logSumExp.map { $0 + offset }, 1e-6, "log-sum-exp, row \(isa.rawValue)")
+                assertClose(
+                    lifted.logSumExp, plain.logSumExp.map { $0 + offset }, 1e-6, "log-sum-exp, row \(isa.rawValue)")
                 assertClose(lifted.dqkv, plain.dqkv, 2e-4, "dqkv, row \(isa.rawValue)")
             }
         }
@@ -144,7 +159,8 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
         let input = input(s, seed: 9)
         forEveryRow(of: "attention") { isa in
             var out = [Float](repeating: 0, count: s.count)
-            let workspace = GuardedFloats(count: hssl_attention_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4)
+            let workspace = GuardedFloats(count: hssl_attention_workspace_size(
+                s.batch, s.tokens, s.heads, s.headDim) / 4)
             hssl_attention(s.batch, s.tokens, s.heads, s.headDim, input.qkv, &out, nil, workspace.pointer)
             assertClose(attention(s, input).out, out, 1e-6, "row \(isa.rawValue)")
         }
@@ -166,19 +182,26 @@ final class BiasedAttentionKernelTests: KernelRowTestCase {
         let input = input(s, seed: 1)
         forEveryRow(of: "attention") { _ in
             let full = attention(s, input)
-            let forward = GuardedFloats(count: hssl_attention_biased_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4)
-            let backward = GuardedFloats(count: hssl_attention_biased_backward_workspace_size(s.batch, s.tokens, s.heads, s.headDim) / 4)
+            let forward = GuardedFloats(count: hssl_attention_biased_workspace_size(
+                s.batch, s.tokens, s.heads, s.headDim) / 4)
+            let backward = GuardedFloats(count: hssl_attention_biased_backward_workspace_size(
+                s.batch, s.tokens, s.heads, s.headDim) / 4)
             var out = [Float](repeating: 0, count: s.count), dqkv = [Float](repeating: 0, count: 3 * s.count)
-            hssl_attention_biased(s.batch, s.tokens, s.heads, s.headDim, input.bias, input.mask, s.windows, input.qkv, &out, nil, forward.pointer)
+            hssl_attention_biased(
+                s.batch, s.tokens, s.heads, s.headDim, input.bias, input.mask, s.windows, input.qkv, &out, nil,
+                forward.pointer)
             assertSameBits(out, full.out, "without log-sum-exp")
-            hssl_attention_biased_backward(s.batch, s.tokens, s.heads, s.headDim, input.bias, input.mask, s.windows, input.qkv, full.out,
-                                           full.logSumExp, input.dout, &dqkv, nil, backward.pointer)
+            hssl_attention_biased_backward(
+                s.batch, s.tokens, s.heads, s.headDim, input.bias, input.mask, s.windows, input.qkv, full.out,
+                full.logSumExp, input.dout, &dqkv, nil, backward.pointer)
             assertSameBits(dqkv, full.dqkv, "without dbias")
         }
     }
 
     func testThreadsDoNotMatter() {
-        for s in [Shape(batch: 37, tokens: 49, heads: 3, headDim: 32, windows: 4), Shape(batch: 3, tokens: 100, heads: 1, headDim: 24)] {
+        for s in [
+            Shape(batch: 37, tokens: 49, heads: 3, headDim: 32, windows: 4),
+            Shape(batch: 3, tokens: 100, heads: 1, headDim: 24)] {
             let input = input(s, seed: 2)
             assertThreadsDoNotMatter("attention", counts: [2, 4]) { attention(s, input).all }
         }

@@ -17,7 +17,8 @@ final class GuardedFloats {
         let bytes = max(count, 1) * MemoryLayout<Float>.stride
         let inner = (bytes + page - 1) / page * page
         mappedBytes = inner + 2 * page
-        guard let mapping = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), mapping != MAP_FAILED else {
+        guard let mapping = mmap(nil, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+              mapping != MAP_FAILED else {
             fatalError("mmap of \(mappedBytes) bytes failed")
         }
         self.mapping = mapping
@@ -77,7 +78,8 @@ class KernelRowTestCase: XCTestCase {
         hssl_set_threads(threads)
     }
 
-    /// Runs `body` with every registered vector row of the family that this machine supports. At least the scalar row must be registered.
+    /// Runs `body` with every registered vector row of the family that this machine supports. At least the scalar row
+    /// must be registered.
     func forEachRow(of family: String, _ body: (hssl_isa) -> Void) {
         var registered = false
         for index in 0..<hssl_kernel_count() {
@@ -143,10 +145,15 @@ class KernelRowTestCase: XCTestCase {
         if !(error <= bound) { XCTFail("\(label()): normalised error \(error) > \(bound)", file: file, line: line) }
     }
 
-    func assertSameBits(_ a: [Float], _ b: [Float], _ label: @autoclosure () -> String, file: StaticString = #filePath, line: UInt = #line) {
+    func assertSameBits(
+        _ a: [Float], _ b: [Float], _ label: @autoclosure () -> String, file: StaticString = #filePath,
+        line: UInt = #line
+    ) {
         let same = a.withUnsafeBytes { x in
             b.withUnsafeBytes { y in
-                guard x.count == y.count, let x0 = x.baseAddress, let y0 = y.baseAddress else { return x.count == y.count }
+                guard x.count == y.count, let x0 = x.baseAddress, let y0 = y.baseAddress else {
+                    return x.count == y.count
+                }
                 return memcmp(x0, y0, x.count) == 0
             }
         }

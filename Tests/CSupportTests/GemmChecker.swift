@@ -3,9 +3,10 @@ import KernelOracle
 import TestSupport
 
 typealias GemmFloat = (
-    Int, Int, Int, UnsafePointer<Float>?, Int, Int, UnsafeRawPointer?, UnsafeMutablePointer<Float>?, Int, Bool, UnsafePointer<hssl_gemm_output>?
-) -> Void
-typealias GemmInteger = (Int, Int, Int, UnsafePointer<UInt8>?, Int, UnsafeRawPointer?, UnsafeMutablePointer<Int32>?, Int) -> Void
+    Int, Int, Int, UnsafePointer<Float>?, Int, Int, UnsafeRawPointer?, UnsafeMutablePointer<Float>?, Int, Bool,
+    UnsafePointer<hssl_gemm_output>?) -> Void
+typealias GemmInteger = (
+    Int, Int, Int, UnsafePointer<UInt8>?, Int, UnsafeRawPointer?, UnsafeMutablePointer<Int32>?, Int) -> Void
 
 /// One product: its sizes, its strides and its output stage.
 struct GemmCase {
@@ -21,8 +22,10 @@ struct GemmCase {
     static func mixed(_ M: Int, _ N: Int, _ K: Int, seed: Int) -> GemmCase {
         let bits = UInt64(truncatingIfNeeded: seed) &* 0x9E37_79B9_7F4A_7C15 >> 40
         func option(_ bit: UInt64) -> Bool { bits >> bit & 1 == 1 }
-        return GemmCase(M: M, N: N, K: K, transposedA: option(0), transposedB: option(1), accumulate: option(2), bias: option(3), gelu: option(4),
-                        preactivation: option(5), coarse: option(9), residual: option(6), residualIsC: option(7), gap: option(8) ? 3 : 0)
+        return GemmCase(
+            M: M, N: N, K: K, transposedA: option(0), transposedB: option(1), accumulate: option(2), bias: option(3),
+            gelu: option(4), preactivation: option(5), coarse: option(9), residual: option(6), residualIsC: option(7),
+            gap: option(8) ? 3 : 0)
     }
 }
 
@@ -59,7 +62,9 @@ final class GemmChecker {
         codesA = GuardedBuffer(capacity: M * (K + 4 + gap))
         oracle_fill_bytes(codesA.capacity, 10, 1, 255, codesA.tail(codesA.capacity))
         codesB = GuardedBuffer(capacity: N * K)
-        codesB.tail(N * K).withMemoryRebound(to: UInt8.self, capacity: N * K) { oracle_fill_bytes(N * K, 11, -127, 127, $0) }
+        codesB.tail(N * K).withMemoryRebound(to: UInt8.self, capacity: N * K) {
+            oracle_fill_bytes(N * K, 11, -127, 127, $0)
+        }
     }
 
     private func report(_ ratio: Double, _ kind: String, _ g: GemmCase) -> String? {
@@ -67,14 +72,18 @@ final class GemmChecker {
     }
 
     /// C and its output stage; `body` gets C, ldc and the stage and returns the error ratio.
-    private func withTarget(_ g: GemmCase, _ body: (UnsafeMutablePointer<Float>, UnsafePointer<Float>, Int, UnsafePointer<hssl_gemm_output>?) -> Double) -> Double {
+    private func withTarget(
+        _ g: GemmCase,
+        _ body: (UnsafeMutablePointer<Float>, UnsafePointer<Float>, Int, UnsafePointer<hssl_gemm_output>?) -> Double
+    ) -> Double {
         let ldc = g.N + g.gap, count = (g.M - 1) * ldc + g.N
         let target = c.tail(count), old = before.tail(count)
         target.update(from: old, count: count)
         var output = hssl_gemm_output()
         if g.bias { output.bias = UnsafePointer(bias.tail(g.N)) }
         if g.preactivation { output.preactivation = preactivation.tail(count) }
-        output.activation = !g.gelu ? HSSL_ACTIVATION_NONE : g.coarse ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU
+        output.activation = !g.gelu ? HSSL_ACTIVATION_NONE : g.coarse
+            ? HSSL_ACTIVATION_GELU_COARSE : HSSL_ACTIVATION_GELU
         if g.residual {
             output.residual = UnsafePointer(g.residualIsC ? target : residual.tail(count))
             output.ld_residual = ldc
@@ -84,7 +93,9 @@ final class GemmChecker {
     }
 
     private func strides(_ g: GemmCase) -> (aM: Int, aK: Int, bK: Int, bN: Int) {
-        (g.transposedA ? 1 : g.K + g.gap, g.transposedA ? g.M + g.gap : 1, g.transposedB ? g.N : 1, g.transposedB ? 1 : g.K)
+        (
+            g.transposedA ? 1 : g.K + g.gap, g.transposedA ? g.M + g.gap : 1, g.transposedB ? g.N : 1,
+            g.transposedB ? 1 : g.K)
     }
 
     private func aBuffer(_ g: GemmCase) -> UnsafeMutablePointer<Float> {
@@ -123,7 +134,8 @@ final class GemmChecker {
         }, "gemm_f16", g)
     }
 
-    /// Products of inference, with a workspace, the rows in as many pieces as `parts`. For contiguous A, without preactivation and accumulation.
+    /// Products of inference, with a workspace, the rows in as many pieces as `parts`. For contiguous A, without
+    /// preactivation and accumulation.
     func rows(_ g: GemmCase, float16: Bool, parts: Int) -> String? {
         let s = strides(g), x = aBuffer(g), y = b.tail(g.N * g.K), z = half.tail(g.N * g.K)
         let panels = packed.tail(float16 ? hssl_gemm_f16_packed_size(g.N, g.K) : hssl_gemm_f32_packed_size(g.N, g.K))
@@ -145,7 +157,9 @@ final class GemmChecker {
         }, float16 ? "gemm_f16_rows" : "gemm_f32_rows", g)
     }
 
-    private func packCodes(_ g: GemmCase) -> (a: UnsafeMutablePointer<UInt8>, lda: Int, b: UnsafeMutablePointer<Int8>, panels: UnsafeMutablePointer<UInt8>) {
+    private func packCodes(
+        _ g: GemmCase
+    ) -> (a: UnsafeMutablePointer<UInt8>, lda: Int, b: UnsafeMutablePointer<Int8>, panels: UnsafeMutablePointer<UInt8>) {
         let s = strides(g), rounded = (g.K + 3) / 4 * 4, lda = rounded + g.gap
         let y = codesB.tail(g.N * g.K), panels = packed.tail(hssl_gemm_u8s8_packed_size(g.N, g.K))
         hssl_gemm_u8s8_pack(g.N, g.K, y, s.bK, s.bN, panels)
@@ -153,10 +167,14 @@ final class GemmChecker {
     }
 
     func int8(_ g: GemmCase) -> String? {
-        let s = strides(g), codes = packCodes(g), scaleA = rowScale.tail(g.M), scaleB = g.gelu ? nil : columnScale.tail(g.N)
+        let s = strides(g), codes = packCodes(g), scaleA = rowScale.tail(g.M), scaleB = g.gelu
+            ? nil : columnScale.tail(g.N)
         return report(withTarget(g) { c, before, ldc, output in
-            hssl_gemm_u8s8_f32(g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.panels, scaleB, c, ldc, g.accumulate, output)
-            return oracle_gemm_u8s8_f32(g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.b, s.bK, s.bN, scaleB, before, c, ldc, g.accumulate, output)
+            hssl_gemm_u8s8_f32(
+                g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.panels, scaleB, c, ldc, g.accumulate, output)
+            return oracle_gemm_u8s8_f32(
+                g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.b, s.bK, s.bN, scaleB, before, c, ldc, g.accumulate,
+                output)
         }, "gemm_u8s8_f32", g)
     }
 

@@ -5,7 +5,8 @@ import TestSupport
 import XCTest
 
 final class GemmKernelTests: XCTestCase {
-    static let families = ["gemm_f32", "gemm_f16", "gemm_u8s8", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8"]
+    static let families = [
+        "gemm_f32", "gemm_f16", "gemm_u8s8", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8"]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
@@ -22,30 +23,42 @@ final class GemmKernelTests: XCTestCase {
         }
     }
 
-    /// Every M, N pair with a K that walks through 1…70, and every K at the sizes around tile edges. `HSSL_EXHAUSTIVE=1`: the whole cube.
+    /// Every M, N pair with a K that walks through 1…70, and every K at the sizes around tile edges.
+    /// `HSSL_EXHAUSTIVE=1`: the whole cube.
     func testEverySmallSize() {
         var cases: [GemmCase] = []
         if ProcessInfo.processInfo.environment["HSSL_EXHAUSTIVE"] == "1" {
             for M in 1...70 { for N in 1...70 { for K in 1...70 { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
         } else {
-            for M in 1...70 { for N in 1...70 { cases.append(.mixed(M, N, 1 + (M * 29 + N * 13) % 70, seed: cases.count)) } }
-            for K in 1...70 { for M in [1, 6, 7] { for N in [1, 15, 16, 17, 63, 64, 65] { cases.append(.mixed(M, N, K, seed: cases.count)) } } }
+            for M in 1...70 { for N in
+                1...70 { cases.append(.mixed(M, N, 1 + (M * 29 + N * 13) % 70, seed: cases.count)) }
+            }
+            for K in 1...70 { for M in
+                [1, 6, 7] { for N in [1, 15, 16, 17, 63, 64, 65] { cases.append(.mixed(M, N, K, seed: cases.count)) } }
+            }
         }
         check(cases, limit: (70, 70, 70))
     }
 
     func testTransformerShapes() {
-        let shapes = [(197, 1152, 384), (197, 384, 384), (50, 1536, 384), (50, 384, 1536), (1, 384, 384), (102, 96, 257), (7, 130, 769)]
-        check(shapes.enumerated().flatMap { i, s in [GemmCase(M: s.0, N: s.1, K: s.2), .mixed(s.0, s.1, s.2, seed: 31 + i)] }, limit: (197, 1536, 1536))
+        let shapes = [
+            (197, 1152, 384), (197, 384, 384), (50, 1536, 384), (50, 384, 1536), (1, 384, 384), (102, 96, 257),
+            (7, 130, 769)]
+        check(
+            shapes.enumerated().flatMap { i, s in [GemmCase(M: s.0, N: s.1, K: s.2), .mixed(s.0, s.1, s.2, seed: 31
+            + i)] },
+            limit: (197, 1536, 1536))
     }
 
-    /// Rows with and without a group, K blocks whole and short, every stage that inference has, the rows in pieces as threads take them. Shapes that the scheme
-    /// does not fit are products all the same.
+    /// Rows with and without a group, K blocks whole and short, every stage that inference has, the rows in pieces as
+    /// threads take them. Shapes that the scheme does not fit are products all the same.
     func testProductsOfInference() {
         let checker = GemmChecker(M: 197, N: 192, K: 1152)
         let stages: [(inout GemmCase) -> Void] = [
-            { _ in }, { $0.bias = true }, { ($0.bias, $0.gelu) = (true, true) }, { ($0.bias, $0.residual) = (true, true) },
-            { ($0.bias, $0.residual, $0.residualIsC) = (true, true, true) }, { ($0.bias, $0.gelu, $0.coarse) = (true, true, true) },
+            { _ in }, { $0.bias = true }, { ($0.bias, $0.gelu) = (true, true) },
+            { ($0.bias, $0.residual) = (true, true) },
+            { ($0.bias, $0.residual, $0.residualIsC) = (true, true, true) },
+            { ($0.bias, $0.gelu, $0.coarse) = (true, true, true) },
             { ($0.bias, $0.gelu, $0.residual) = (true, true, true) },
         ]
         withEachInstructionSet { isa in
@@ -55,7 +68,9 @@ final class GemmKernelTests: XCTestCase {
                         var g = GemmCase(M: M, N: N, K: K)
                         stage(&g)
                         for float16 in [false, true] {
-                            if let failure = checker.rows(g, float16: float16, parts: 1 + (M + number) % 3) { return XCTFail("\(isa): \(failure)") }
+                            if let failure = checker.rows(g, float16: float16, parts: 1 + (M + number) % 3) {
+                                return XCTFail("\(isa): \(failure)")
+                            }
                         }
                     }
                 }
@@ -67,7 +82,8 @@ final class GemmKernelTests: XCTestCase {
     func testCutsAndThreadsDoNotMatter() {
         let N = 128, K = 770
         var b = [Float](repeating: 0, count: N * K), halves = [UInt16](repeating: 0, count: N * K)
-        var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K)), packedHalves = [UInt8](repeating: 0, count: hssl_gemm_f16_packed_size(N, K))
+        var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K)), packedHalves = [UInt8](
+            repeating: 0, count: hssl_gemm_f16_packed_size(N, K))
         oracle_fill_f32(b.count, 2, &b)
         hssl_convert_f32_f16(b.count, b, &halves)
         hssl_gemm_f32_pack(N, K, b, 1, K, &packed)
@@ -90,7 +106,9 @@ final class GemmKernelTests: XCTestCase {
                 }
                 let one = product(threads: 1, parts: 1)
                 for (threads, parts) in [(2, 1), (4, 1), (1, 2), (1, 3), (2, 5), (1, M)] {
-                    XCTAssertEqual(one, product(threads: Int32(threads), parts: parts), "\(isa), \(float16 ? "float16" : "float32"): \(M) rows in \(parts) parts")
+                    XCTAssertEqual(
+                        one, product(threads: Int32(threads), parts: parts),
+                        "\(isa), \(float16 ? "float16" : "float32"): \(M) rows in \(parts) parts")
                 }
             }
         }
@@ -98,28 +116,37 @@ final class GemmKernelTests: XCTestCase {
 
     /// Weight gradients: A is dYᵀ, K the tokens.
     func testWeightGradientShapes() {
-        check([GemmCase(M: 384, N: 130, K: 1576, transposedA: true, transposedB: true),
-               GemmCase(M: 200, N: 64, K: 600, transposedA: true, transposedB: true, accumulate: true, gap: 3)], limit: (384, 130, 1576))
+        check(
+            [
+                GemmCase(M: 384, N: 130, K: 1576, transposedA: true, transposedB: true),
+                GemmCase(M: 200, N: 64, K: 600, transposedA: true, transposedB: true, accumulate: true, gap: 3)],
+            limit: (384, 130, 1576))
     }
 
     /// Whether a tile goes through the output stage on its own or while the next one is multiplied.
     func testInt8ProductsHaveTheSameBitsOnEveryRow() {
         var expected: [[UInt32]] = []
-        let sizes = [1, 5, 6, 7, 12, 13, 18, 23, 99].flatMap { M in [64, 100, 128].flatMap { N in [4, 92, 96, 100, 384].map { (M, N, $0) } } }
+        let sizes = [1, 5, 6, 7, 12, 13, 18, 23, 99].flatMap { M in
+            [64, 100, 128].flatMap { N in [4, 92, 96, 100, 384].map { (M, N, $0) } }
+        }
         withEachInstructionSet { isa in
             var found: [[UInt32]] = []
             for (index, (M, N, K)) in sizes.enumerated() {
-                var a = [UInt8](repeating: 0, count: M * K), b = [UInt8](repeating: 0, count: N * K), packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
+                var a = [UInt8](repeating: 0, count: M * K), b = [UInt8](repeating: 0, count: N * K), packed = [UInt8](
+                    repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
                 oracle_fill_bytes(a.count, UInt64(index), 1, 255, &a)
                 oracle_fill_bytes(b.count, UInt64(1000 + index), -127, 127, &b)
                 hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, &packed)
                 // Some ±2 after scaling, as hidden values are.
-                var scales = [Float](repeating: 0, count: M + N), residual = [Float](repeating: 0, count: M * N), bias = [Float](repeating: 0, count: N)
+                var scales =
+                    [Float](repeating: 0, count: M + N), residual = [Float](repeating: 0, count: M * N),
+                    bias = [Float](repeating: 0, count: N)
                 oracle_fill_f32(scales.count, 3, &scales)
                 oracle_fill_f32(residual.count, 4, &residual)
                 oracle_fill_f32(bias.count, 5, &bias)
                 scales = scales.map { ($0 + 2) / (90 * Float(K).squareRoot()) }
-                for (activation, hasResidual) in [(HSSL_ACTIVATION_NONE, false), (HSSL_ACTIVATION_NONE, true), (HSSL_ACTIVATION_GELU_COARSE, false),
+                for (activation, hasResidual) in [
+                    (HSSL_ACTIVATION_NONE, false), (HSSL_ACTIVATION_NONE, true), (HSSL_ACTIVATION_GELU_COARSE, false),
                                                   (HSSL_ACTIVATION_GELU_COARSE, true), (HSSL_ACTIVATION_GELU, false)] {
                     var c = residual
                     c.withUnsafeMutableBufferPointer { c in
@@ -127,22 +154,28 @@ final class GemmKernelTests: XCTestCase {
                             var output = hssl_gemm_output()
                             (output.bias, output.activation) = (bias.baseAddress, activation)
                             if hasResidual { (output.residual, output.ld_residual) = (UnsafePointer(c.baseAddress), N) }
-                            hssl_gemm_u8s8_f32(M, N, K, a, K, scales, packed, Array(scales[M...]), c.baseAddress, N, false, &output)
+                            hssl_gemm_u8s8_f32(
+                                M, N, K, a, K, scales, packed, Array(scales[M...]), c.baseAddress, N, false, &output)
                         }
                     }
                     found.append(c.map(\.bitPattern))
                 }
             }
             if expected.isEmpty { expected = found }
-            for (index, (one, other)) in zip(expected, found).enumerated() where one != other { XCTFail("\(isa): \(sizes[index / 5]), stage \(index % 5)") }
+            for (index, (one, other)) in zip(expected, found).enumerated() where one != other {
+                XCTFail("\(isa): \(sizes[index / 5]), stage \(index % 5)")
+            }
         }
         XCTAssertEqual(expected.count, 5 * sizes.count)
     }
 
-    /// Binary16 outputs are the float32 ones, rounded toward zero, on every row: nothing finite becomes infinite, and NaN and infinities stay.
+    /// Binary16 outputs are the float32 ones, rounded toward zero, on every row: nothing finite becomes infinite, and
+    /// NaN and infinities stay.
     func testBinary16OutputsAreTheFloat32OnesTowardZero() {
-        for (index, (M, N, K)) in [1, 5, 6, 13, 99].flatMap({ M in [1, 64, 100, 131, 256].flatMap { N in [4, 96, 100, 384].map { (M, N, $0) } } }).enumerated() {
-            var a = [UInt8](repeating: 0, count: M * K), b = [UInt8](repeating: 0, count: N * K), packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
+        for (index, (M, N, K)) in [1, 5, 6, 13, 99].flatMap(
+            { M in [1, 64, 100, 131, 256].flatMap { N in [4, 96, 100, 384].map { (M, N, $0) } } }).enumerated() {
+            var a = [UInt8](repeating: 0, count: M * K), b = [UInt8](repeating: 0, count: N * K), packed = [UInt8](
+                repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
             oracle_fill_bytes(a.count, UInt64(index), 1, 255, &a)
             oracle_fill_bytes(b.count, UInt64(1000 + index), -127, 127, &b)
             hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, &packed)
@@ -154,8 +187,11 @@ final class GemmKernelTests: XCTestCase {
             if N > 4 { (bias[1], bias[2], bias[3], bias[4]) = (65519, -1e9, 3e-6, .infinity) }
             let columns = Array(scales[M...]), ldc = N + index % 3
             withEachInstructionSet { isa in
-                for (hasBias, activation) in [(true, HSSL_ACTIVATION_NONE), (true, HSSL_ACTIVATION_GELU_COARSE), (true, HSSL_ACTIVATION_GELU), (false, HSSL_ACTIVATION_NONE)] {
-                    let size = (M - 1) * ldc + N, halves = GuardedBuffer<UInt16>(capacity: size), out = halves.tail(size)
+                for (hasBias, activation) in [
+                    (true, HSSL_ACTIVATION_NONE), (true, HSSL_ACTIVATION_GELU_COARSE), (true, HSSL_ACTIVATION_GELU),
+                    (false, HSSL_ACTIVATION_NONE)] {
+                    let size = (M - 1) * ldc + N, halves = GuardedBuffer<UInt16>(capacity: size), out = halves.tail(
+                        size)
                     out.update(repeating: 0xABCD, count: size)
                     var floats = [Float](repeating: 0, count: size)
                     bias.withUnsafeBufferPointer { bias in
@@ -166,7 +202,9 @@ final class GemmKernelTests: XCTestCase {
                     }
                     var wrong = 0
                     for i in 0..<size {
-                        if i % ldc >= N { wrong += out[i] == 0xABCD ? 0 : 1 } else { wrong += isTowardZero(out[i], floats[i]) ? 0 : 1 }
+                        if i % ldc >= N { wrong += out[i] == 0xABCD ? 0 : 1 } else {
+                            wrong += isTowardZero(out[i], floats[i]) ? 0 : 1
+                        }
                     }
                     XCTAssertEqual(wrong, 0, "\(isa), \((M, N, K)), bias \(hasBias), activation \(activation.rawValue)")
                 }
@@ -184,18 +222,25 @@ final class GemmKernelTests: XCTestCase {
         let float = widened(half)
         if value.isNaN { return float.isNaN }
         if value.isInfinite { return float == value }
-        return float.isFinite && (float.sign == value.sign) && float.magnitude <= value.magnitude && widened(half + 1).magnitude > value.magnitude
+        return float.isFinite && (float.sign == value.sign) && float.magnitude <= value.magnitude
+            && widened(half + 1).magnitude > value.magnitude
     }
 
-    /// Codes as GELU leaves them, none far below 0, and weights up to those whose pairs a row could not add in 16 bits: whatever short cut a row takes is exact.
+    /// Codes as GELU leaves them, none far below 0, and weights up to those whose pairs a row could not add in 16 bits:
+    /// whatever short cut a row takes is exact.
     func testCodesThatReachLittleBelowZeroAreExact() {
         let M = 11, N = 70, K = 1100, lda = K + 4
-        var a = [UInt8](repeating: 0, count: M * lda), b = [Int8](repeating: 0, count: N * K), c = [Int32](repeating: 0, count: M * N)
+        var a = [UInt8](repeating: 0, count: M * lda), b = [Int8](repeating: 0, count: N * K), c = [Int32](
+            repeating: 0, count: M * N)
         var packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
         for least in [0, 1, 2, 7, 31, 40, 41, 127] {
             for largest in [127, 126, 106, 98, 97, 64, 1] {
                 oracle_fill_bytes(a.count, UInt64(least), Int32(128 - least), 255, &a)
-                b.withUnsafeMutableBytes { oracle_fill_bytes(N * K, UInt64(largest), Int32(-largest), Int32(largest), $0.baseAddress?.assumingMemoryBound(to: UInt8.self)) }
+                b.withUnsafeMutableBytes {
+                    oracle_fill_bytes(
+                        N * K, UInt64(largest), Int32(-largest), Int32(largest),
+                        $0.baseAddress?.assumingMemoryBound(to: UInt8.self))
+                }
                 for k in 0..<4 {  // the largest sums there are
                     for m in 0..<M { a[m * lda + 8 + k] = m % 4 == 1 ? UInt8(128 - least) : 255 }
                     for n in 0..<N { b[n * K + 8 + k] = Int8(n % 3 == 0 ? -largest : largest) }
@@ -204,7 +249,9 @@ final class GemmKernelTests: XCTestCase {
                 withEachInstructionSet { isa in
                     let old = c
                     hssl_gemm_u8s8_s32(M, N, K, a, lda, packed, &c, N)
-                    XCTAssertEqual(oracle_gemm_u8s8_s32(M, N, K, a, lda, b, 1, K, old, &c, N), 0, "\(isa), codes from −\(least), weights to \(largest)")
+                    XCTAssertEqual(
+                        oracle_gemm_u8s8_s32(M, N, K, a, lda, b, 1, K, old, &c, N), 0,
+                        "\(isa), codes from −\(least), weights to \(largest)")
                 }
             }
         }
@@ -228,20 +275,30 @@ final class GemmKernelTests: XCTestCase {
                 return c.map(\.bitPattern)
             }
             let one = product(threads: 1) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }
-            XCTAssertEqual(one, product(threads: 2) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }, isa)
-            XCTAssertEqual(one, product(threads: 4) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }, isa)
-            XCTAssertEqual(one, product(threads: 2) { hssl_gemm_f32_unpacked(M, N, K, a, K, 1, b, 1, K, &$0, N, false, nil, &scratch) }, isa)
+            XCTAssertEqual(
+                one, product(threads: 2) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }, isa)
+            XCTAssertEqual(
+                one, product(threads: 4) { hssl_gemm_f32(M, N, K, a, K, 1, packed, &$0, N, false, nil) }, isa)
+            XCTAssertEqual(
+                one,
+                product(threads: 2) { hssl_gemm_f32_unpacked(M, N, K, a, K, 1, b, 1, K, &$0, N, false, nil, &scratch) },
+                isa)
             XCTAssertEqual(one, product(threads: 1) { c in
                 a.withUnsafeBufferPointer { rows in
                     for m in 0..<M {
-                        c.withUnsafeMutableBufferPointer { hssl_gemm_f32(1, N, K, rows.baseAddress! + m * K, K, 1, packed, $0.baseAddress! + m * N, N, false, nil) }
+                        c.withUnsafeMutableBufferPointer {
+                            hssl_gemm_f32(
+                                1, N, K, rows.baseAddress! + m * K, K, 1, packed, $0.baseAddress! + m * N, N, false,
+                                nil)
+                        }
                     }
                 }
             }, isa)
         }
     }
 
-    /// The polynomials behind every GELU here, at their stated accuracy and with the same bits on every row; zeros and identities far out, and NaN kept.
+    /// The polynomials behind every GELU here, at their stated accuracy and with the same bits on every row; zeros and
+    /// identities far out, and NaN kept.
     func testGELUAccuracy() {
         let count = 1 << 20
         var x = (0..<count).map { Float($0) / Float(count) * 24 - 12 }

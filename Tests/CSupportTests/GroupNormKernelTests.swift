@@ -16,15 +16,26 @@ final class GroupNormKernelTests: KernelRowTestCase {
         var all: [[Float]] { [y, mean, rstd, dx, dweight, dbias] }
     }
 
-    private func groupNorm(_ s: Shape, x: [Float], weight: [Float], bias: [Float], dy: [Float], edge: GuardedFloats.Edge = .end) -> Result {
-        let x = GuardedFloats(x, edge: edge), weight = GuardedFloats(weight, edge: edge), bias = GuardedFloats(bias, edge: edge)
-        let dy = GuardedFloats(dy, edge: edge), y = GuardedFloats(count: s.count, edge: edge), dx = GuardedFloats(count: s.count, edge: edge)
-        let mean = GuardedFloats(count: s.batch * s.groups, edge: edge), rstd = GuardedFloats(count: s.batch * s.groups, edge: edge)
-        let dweight = GuardedFloats(uniform(s.C, seed: 91), edge: edge), dbias = GuardedFloats(uniform(s.C, seed: 92), edge: edge)
-        hssl_group_norm(s.batch, s.positions, s.C, s.groups, x.pointer, weight.pointer, bias.pointer, epsilon, y.pointer, mean.pointer, rstd.pointer)
-        hssl_group_norm_backward(s.batch, s.positions, s.C, s.groups, x.pointer, weight.pointer, mean.pointer, rstd.pointer, dy.pointer, dx.pointer,
-                                 dweight.pointer, dbias.pointer)
-        return Result(y: y.values, mean: mean.values, rstd: rstd.values, dx: dx.values, dweight: dweight.values, dbias: dbias.values)
+    private func groupNorm(
+        _ s: Shape, x: [Float], weight: [Float], bias: [Float], dy: [Float], edge: GuardedFloats.Edge = .end
+    ) -> Result {
+        let x = GuardedFloats(x, edge: edge), weight = GuardedFloats(weight, edge: edge), bias = GuardedFloats(
+            bias, edge: edge)
+        let dy = GuardedFloats(dy, edge: edge), y = GuardedFloats(count: s.count, edge: edge), dx = GuardedFloats(
+            count: s.count, edge: edge)
+        let mean = GuardedFloats(count: s.batch * s.groups, edge: edge), rstd = GuardedFloats(
+            count: s.batch * s.groups, edge: edge)
+        let dweight = GuardedFloats(uniform(s.C, seed: 91), edge: edge), dbias = GuardedFloats(
+            uniform(s.C, seed: 92), edge: edge)
+        hssl_group_norm(
+            s.batch, s.positions, s.C, s.groups, x.pointer, weight.pointer, bias.pointer, epsilon, y.pointer,
+            mean.pointer, rstd.pointer)
+        hssl_group_norm_backward(
+            s.batch, s.positions, s.C, s.groups, x.pointer, weight.pointer, mean.pointer, rstd.pointer, dy.pointer,
+            dx.pointer, dweight.pointer, dbias.pointer)
+        return Result(
+            y: y.values, mean: mean.values, rstd: rstd.values, dx: dx.values, dweight: dweight.values,
+            dbias: dbias.values)
     }
 
     private func exact(_ s: Shape, x: [Float], weight: [Float], bias: [Float], dy: [Float]) -> Result {
@@ -39,7 +50,8 @@ final class GroupNormKernelTests: KernelRowTestCase {
                     for c in g * s.width..<(g + 1) * s.width { places.append(((b * s.positions + p) * s.C + c, c)) }
                 }
                 let mean = places.reduce(0.0) { $0 + Double(x[$1.at]) } / elements
-                let variance = places.reduce(0.0) { $0 + (Double(x[$1.at]) - mean) * (Double(x[$1.at]) - mean) } / elements
+                let variance =
+                    places.reduce(0.0) { $0 + (Double(x[$1.at]) - mean) * (Double(x[$1.at]) - mean) } / elements
                 let rstd = 1 / (variance + Double(epsilon)).squareRoot()
                 var sum = 0.0, projection = 0.0
                 for (at, c) in places {
@@ -58,7 +70,9 @@ final class GroupNormKernelTests: KernelRowTestCase {
                 rstds.append(Float(rstd))
             }
         }
-        return Result(y: y.map(Float.init), mean: means, rstd: rstds, dx: dx.map(Float.init), dweight: dweight.map(Float.init), dbias: dbias.map(Float.init))
+        return Result(
+            y: y.map(Float.init), mean: means, rstd: rstds, dx: dx.map(Float.init), dweight: dweight.map(Float.init),
+            dbias: dbias.map(Float.init))
     }
 
     private func check(_ shapes: [Shape], offset: Float = 0, _ bound: Double = 2e-6) {
@@ -73,7 +87,9 @@ final class GroupNormKernelTests: KernelRowTestCase {
                 for output in names.indices {
                     // A few nearly equal elements have a large rstd, which magnifies the rounding of the mean.
                     let bound = names[output] == "dx" && s.positions * s.width < 4 ? 1e-4 : bound
-                    assertClose(actual[output], expected[output], bound, floor: 1e-3, "\(names[output]) \(s), row \(isa.rawValue)")
+                    assertClose(
+                        actual[output], expected[output], bound, floor: 1e-3,
+                        "\(names[output]) \(s), row \(isa.rawValue)")
                 }
             }
         }
@@ -95,13 +111,16 @@ final class GroupNormKernelTests: KernelRowTestCase {
 
     /// The variance is taken around the mean: a mean of hundreds of deviations costs only what rounds x itself.
     func testLargeMean() {
-        check([Shape(batch: 1, positions: 784, C: 24, groups: 4), Shape(batch: 1, positions: 784, C: 24, groups: 1)], offset: 100, 3e-5)
+        check(
+            [Shape(batch: 1, positions: 784, C: 24, groups: 4), Shape(batch: 1, positions: 784, C: 24, groups: 1)],
+            offset: 100, 3e-5)
     }
 
     func testOneElementIsTheBias() {
         forEveryRow(of: "norm") { _ in
-            let result = groupNorm(Shape(batch: 2, positions: 1, C: 3, groups: 3), x: [1, -1e20, 3, 4, 5, 6], weight: [0.7, 2, 3],
-                                   bias: [0.1, 0.2, 0.3], dy: [1, 2, 3, 0.3, 5, 6])
+            let result = groupNorm(
+                Shape(batch: 2, positions: 1, C: 3, groups: 3), x: [1, -1e20, 3, 4, 5, 6], weight: [0.7, 2, 3],
+                bias: [0.1, 0.2, 0.3], dy: [1, 2, 3, 0.3, 5, 6])
             XCTAssertEqual(result.y, [0.1, 0.2, 0.3, 0.1, 0.2, 0.3])
             XCTAssertEqual(result.dx, [Float](repeating: 0, count: 6))
         }
@@ -109,7 +128,9 @@ final class GroupNormKernelTests: KernelRowTestCase {
 
     func testOptionalOutputsAndInPlace() {
         let s = Shape(batch: 3, positions: 35, C: 37, groups: 1)
-        let input = uniform(s.count, seed: 5), weight = uniform(s.C, seed: 6), bias = uniform(s.C, seed: 7), dy = uniform(s.count, seed: 8)
+        let input =
+            uniform(s.count, seed: 5), weight = uniform(s.C, seed: 6), bias = uniform(s.C, seed: 7),
+            dy = uniform(s.count, seed: 8)
         forEveryRow(of: "norm") { _ in
             let full = groupNorm(s, x: input, weight: weight, bias: bias, dy: dy)
             var x = input
@@ -119,17 +140,23 @@ final class GroupNormKernelTests: KernelRowTestCase {
             }
             assertSameBits(x, full.y, "in place")
             var dx = [Float](repeating: 0, count: s.count)
-            hssl_group_norm_backward(s.batch, s.positions, s.C, s.groups, input, weight, full.mean, full.rstd, dy, &dx, nil, nil)
+            hssl_group_norm_backward(
+                s.batch, s.positions, s.C, s.groups, input, weight, full.mean, full.rstd, dy, &dx, nil, nil)
             assertSameBits(dx, full.dx, "without weight gradients")
         }
     }
 
     /// Many samples go through the backward in rounds.
     func testThreadsAndRoundsDoNotMatter() {
-        for s in [Shape(batch: 70, positions: 9, C: 600, groups: 12), Shape(batch: 1, positions: 300, C: 200, groups: 8),
-                  Shape(batch: 3, positions: 400, C: 40, groups: 1)] {
-            let x = uniform(s.count, seed: 1), dy = uniform(s.count, seed: 2), weight = uniform(s.C, seed: 3), bias = uniform(s.C, seed: 4)
-            assertThreadsDoNotMatter("norm", counts: [2, 4]) { groupNorm(s, x: x, weight: weight, bias: bias, dy: dy).all }
+        for s in [
+            Shape(batch: 70, positions: 9, C: 600, groups: 12), Shape(batch: 1, positions: 300, C: 200, groups: 8),
+            Shape(batch: 3, positions: 400, C: 40, groups: 1)] {
+            let x =
+                uniform(s.count, seed: 1), dy = uniform(s.count, seed: 2), weight = uniform(s.C, seed: 3),
+                bias = uniform(s.C, seed: 4)
+            assertThreadsDoNotMatter("norm", counts: [2, 4]) {
+                groupNorm(s, x: x, weight: weight, bias: bias, dy: dy).all
+            }
             check([s])
         }
     }

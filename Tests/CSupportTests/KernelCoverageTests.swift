@@ -1,7 +1,8 @@
 import CSupport
 import XCTest
 
-/// Every registered row belongs to a family that a test case runs on every row the machine supports. A new family fails here first.
+/// Every registered row belongs to a family that a test case runs on every row the machine supports. A new family fails
+/// here first.
 final class KernelCoverageTests: XCTestCase {
     private let covered: [(XCTestCase.Type, [String])] = [
         (BaseKernelTests.self, BaseKernelTests.families),
@@ -28,7 +29,9 @@ final class KernelCoverageTests: XCTestCase {
 
     func testEveryRowHasACase() {
         let families = Set(covered.flatMap(\.1))
-        for row in rows { XCTAssertTrue(families.contains(row.family), "\(row.name): no test covers family \(row.family)") }
+        for row in rows {
+            XCTAssertTrue(families.contains(row.family), "\(row.name): no test covers family \(row.family)")
+        }
         XCTAssertEqual(families.subtracting(rows.map(\.family)), [], "covered, but not registered")
     }
 

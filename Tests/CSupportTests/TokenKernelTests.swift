@@ -22,10 +22,13 @@ final class TokenKernelTests: KernelRowTestCase {
                 let dx = run([y, dy], empty(n), edge: edge) { hssl_relu_backward(n, $0[0], $0[1], $1) }
                 XCTAssertEqual(dx, zip(y, dy).map { $0 > 0 ? $1 : 0 }, "row \(isa.rawValue)")
                 XCTAssertEqual(run([], x, edge: edge) { hssl_relu(n, $1, $1) }, y, "in place, row \(isa.rawValue)")
-                XCTAssertEqual(run([y], dy, edge: edge) { hssl_relu_backward(n, $0[0], $1, $1) }, dx, "in place, row \(isa.rawValue)")
+                XCTAssertEqual(
+                    run([y], dy, edge: edge) { hssl_relu_backward(n, $0[0], $1, $1) }, dx,
+                    "in place, row \(isa.rawValue)")
             }
             for n in [1, 16, 19] {
-                XCTAssertTrue(run([empty(n)], uniform(n, seed: 1), edge: .end) { hssl_relu(n, $0[0], $1) }.allSatisfy(\.isNaN))
+                XCTAssertTrue(
+                    run([empty(n)], uniform(n, seed: 1), edge: .end) { hssl_relu(n, $0[0], $1) }.allSatisfy(\.isNaN))
             }
         }
     }
@@ -37,7 +40,9 @@ final class TokenKernelTests: KernelRowTestCase {
                 let x = uniform(rows * C, seed: C), dy = uniform(rows * C, seed: C + 1), scale = uniform(C, seed: C + 2)
                 let y = run([scale, x], empty(rows * C), edge: edge) { hssl_scale_channels(rows, C, $0[0], $0[1], $1) }
                 XCTAssertEqual(y, x.indices.map { x[$0] * scale[$0 % C] }, "row \(isa.rawValue)")
-                XCTAssertEqual(run([scale], x, edge: edge) { hssl_scale_channels(rows, C, $0[0], $1, $1) }, y, "in place, row \(isa.rawValue)")
+                XCTAssertEqual(
+                    run([scale], x, edge: edge) { hssl_scale_channels(rows, C, $0[0], $1, $1) }, y,
+                    "in place, row \(isa.rawValue)")
                 var sums = scale.map(Double.init)
                 for i in x.indices { sums[i % C] += Double(x[i]) * Double(dy[i]) }
                 let actual = run([x, dy], scale, edge: edge) { hssl_multiply_sum_rows(rows, C, $0[0], $0[1], $1) }
@@ -54,7 +59,8 @@ final class TokenKernelTests: KernelRowTestCase {
         for (batch, D) in [(1, 1), (2, 3), (3, 17), (1, 64), (2, 96)] {
             for edge in GuardedFloats.Edge.allCases {
                 let x = uniform(batch * from * D, seed: D), dy = uniform(batch * to * D, seed: D + 1)
-                var expected = [Float](repeating: 0, count: batch * to * D), dx = [Double](repeating: 0, count: batch * from * D)
+                var expected = [Float](repeating: 0, count: batch * to * D), dx = [Double](
+                    repeating: 0, count: batch * from * D)
                 for b in 0..<batch {
                     for (i, source) in index.enumerated() where source >= 0 {
                         for d in 0..<D {
@@ -65,9 +71,13 @@ final class TokenKernelTests: KernelRowTestCase {
                 }
                 let order = GuardedBuffer<Int32>(capacity: to)
                 order.tail(to).update(from: index, count: to)
-                let y = run([x], empty(expected.count), edge: edge) { hssl_permute_tokens(batch, from, to, D, order.tail(to), $0[0], $1) }
+                let y = run([x], empty(expected.count), edge: edge) {
+                    hssl_permute_tokens(batch, from, to, D, order.tail(to), $0[0], $1)
+                }
                 XCTAssertEqual(y, expected, "batch \(batch), D \(D)")
-                let gradient = run([dy], empty(dx.count), edge: edge) { hssl_permute_tokens_backward(batch, from, to, D, order.tail(to), $0[0], $1) }
+                let gradient = run([dy], empty(dx.count), edge: edge) {
+                    hssl_permute_tokens_backward(batch, from, to, D, order.tail(to), $0[0], $1)
+                }
                 assertClose(gradient, dx.map(Float.init), 1e-6, "batch \(batch), D \(D)")
             }
         }
@@ -86,7 +96,9 @@ final class TokenKernelTests: KernelRowTestCase {
     func testThreadsDoNotMatter() {
         for batch in [1, 5] {
             let N = 13 * 40, D = 150
-            let order: [Int32] = (0..<40).flatMap { block -> [Int32] in index.map { $0 < 0 ? $0 : $0 + Int32(7 * block) } }
+            let order: [Int32] = (0..<40).flatMap {
+                block -> [Int32] in index.map { $0 < 0 ? $0 : $0 + Int32(7 * block) }
+            }
             let x = uniform(batch * N * D, seed: 1), dy = uniform(batch * N * D, seed: 2), scale = uniform(D, seed: 3)
             assertThreadsDoNotMatter("elementwise", counts: [2, 4]) {
                 [

@@ -13,8 +13,8 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
         var unfolded: Int { outputs * k * k }
         var description: String { "[\(batch), \(h), \(w), \(C)] k \(k), stride \(stride), padding \(padding)" }
 
-        /// Calls body(output position, input position or nil in the padding, place in the window) for every window, positions counted
-        /// through the batch.
+        /// Calls body(output position, input position or nil in the padding, place in the window) for every window,
+        /// positions counted through the batch.
         func forEachPair(_ body: (_ output: Int, _ input: Int?, _ place: Int) -> Void) {
             for b in 0..<batch {
                 for i in 0..<outH {
@@ -40,14 +40,22 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
     }
 
     private let shapes = [
-        Shape(batch: 2, h: 5, w: 4, C: 3, k: 3, stride: 1, padding: 1), Shape(batch: 1, h: 7, w: 7, C: 17, k: 3, stride: 2, padding: 1),
-        Shape(batch: 2, h: 9, w: 8, C: 64, k: 2, stride: 2, padding: 0), Shape(batch: 1, h: 3, w: 2, C: 1, k: 7, stride: 2, padding: 3),
-        Shape(batch: 3, h: 6, w: 5, C: 35, k: 4, stride: 3, padding: 2), Shape(batch: 1, h: 1, w: 1, C: 16, k: 3, stride: 1, padding: 1),
-        Shape(batch: 2, h: 10, w: 12, C: 3, k: 7, stride: 2, padding: 3), Shape(batch: 1, h: 11, w: 5, C: 8, k: 4, stride: 4, padding: 0),
-        Shape(batch: 1, h: 4, w: 9, C: 3, k: 4, stride: 2, padding: 0), Shape(batch: 1, h: 6, w: 6, C: 2, k: 1, stride: 2, padding: 0),
+        Shape(batch: 2, h: 5, w: 4, C: 3, k: 3, stride: 1, padding: 1),
+        Shape(batch: 1, h: 7, w: 7, C: 17, k: 3, stride: 2, padding: 1),
+        Shape(batch: 2, h: 9, w: 8, C: 64, k: 2, stride: 2, padding: 0),
+        Shape(batch: 1, h: 3, w: 2, C: 1, k: 7, stride: 2, padding: 3),
+        Shape(batch: 3, h: 6, w: 5, C: 35, k: 4, stride: 3, padding: 2),
+        Shape(batch: 1, h: 1, w: 1, C: 16, k: 3, stride: 1, padding: 1),
+        Shape(batch: 2, h: 10, w: 12, C: 3, k: 7, stride: 2, padding: 3),
+        Shape(batch: 1, h: 11, w: 5, C: 8, k: 4, stride: 4, padding: 0),
+        Shape(batch: 1, h: 4, w: 9, C: 3, k: 4, stride: 2, padding: 0),
+        Shape(batch: 1, h: 6, w: 6, C: 2, k: 1, stride: 2, padding: 0),
     ]
 
-    private func run(_ input: [Float], count: Int, edge: GuardedFloats.Edge, _ body: (UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void) -> [Float] {
+    private func run(
+        _ input: [Float], count: Int, edge: GuardedFloats.Edge,
+        _ body: (UnsafePointer<Float>, UnsafeMutablePointer<Float>) -> Void
+    ) -> [Float] {
         let x = GuardedFloats(input, edge: edge), y = GuardedFloats([Float](repeating: .nan, count: count), edge: edge)
         body(x.pointer, y.pointer)
         return y.values
@@ -57,13 +65,19 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
         run(x, count: s.unfolded, edge: edge) { hssl_unfold(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1) }
     }
     private func unfoldBackward(_ s: Shape, _ dy: [Float], edge: GuardedFloats.Edge = .end) -> [Float] {
-        run(dy, count: s.inputs, edge: edge) { hssl_unfold_backward(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1) }
+        run(dy, count: s.inputs, edge: edge) {
+            hssl_unfold_backward(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1)
+        }
     }
     private func averagePool(_ s: Shape, _ x: [Float], edge: GuardedFloats.Edge = .end) -> [Float] {
-        run(x, count: s.outputs, edge: edge) { hssl_average_pool(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1) }
+        run(x, count: s.outputs, edge: edge) {
+            hssl_average_pool(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1)
+        }
     }
     private func averagePoolBackward(_ s: Shape, _ dy: [Float], edge: GuardedFloats.Edge = .end) -> [Float] {
-        run(dy, count: s.inputs, edge: edge) { hssl_average_pool_backward(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1) }
+        run(dy, count: s.inputs, edge: edge) {
+            hssl_average_pool_backward(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1)
+        }
     }
 
     private func maxPool(_ s: Shape, _ x: [Float], edge: GuardedFloats.Edge = .end) -> (y: [Float], argmax: [Int32]) {
@@ -71,11 +85,15 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
         let y = run(x, count: s.outputs, edge: edge) {
             hssl_max_pool(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1, argmax.tail(s.outputs))
         }
-        let plain = run(x, count: s.outputs, edge: edge) { hssl_max_pool(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1, nil) }
+        let plain = run(x, count: s.outputs, edge: edge) {
+            hssl_max_pool(s.batch, s.h, s.w, s.C, s.k, s.stride, s.padding, $0, $1, nil)
+        }
         assertSameBits(plain, y, "without argmax, \(s)")
         return (y, Array(UnsafeBufferPointer(start: argmax.tail(s.outputs), count: s.outputs)))
     }
-    private func maxPoolBackward(_ s: Shape, _ argmax: [Int32], _ dy: [Float], edge: GuardedFloats.Edge = .end) -> [Float] {
+    private func maxPoolBackward(
+        _ s: Shape, _ argmax: [Int32], _ dy: [Float], edge: GuardedFloats.Edge = .end
+    ) -> [Float] {
         let index = GuardedBuffer<Int32>(capacity: argmax.count)
         index.tail(argmax.count).update(from: argmax, count: argmax.count)
         return run(dy, count: s.inputs, edge: edge) {
@@ -102,10 +120,14 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
             s.forEachPair { output, input, place in
                 guard let input else { return }
                 let sample = input / (s.h * s.w), position = input % (s.h * s.w)
-                for c in 0..<s.C { expected[(output * s.C + c) * s.k * s.k + place] = x[(sample * s.C + c) * s.h * s.w + position] }
+                for c in 0..<s.C {
+                    expected[(output * s.C + c) * s.k * s.k + place] = x[(sample * s.C + c) * s.h * s.w + position]
+                }
             }
             for edge in GuardedFloats.Edge.allCases {
-                let actual = run(x, count: s.unfolded, edge: edge) { hssl_unfold_image(s.batch, s.C, s.h, s.w, s.k, s.stride, s.padding, $0, $1) }
+                let actual = run(x, count: s.unfolded, edge: edge) {
+                    hssl_unfold_image(s.batch, s.C, s.h, s.w, s.k, s.stride, s.padding, $0, $1)
+                }
                 XCTAssertEqual(actual, expected, "\(s)")
             }
         }
@@ -121,7 +143,8 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
                     for c in 0..<s.C { dx[input * s.C + c] += Double(dy[(output * s.k * s.k + place) * s.C + c]) }
                 }
                 for edge in GuardedFloats.Edge.allCases {
-                    assertClose(unfoldBackward(s, dy, edge: edge), dx.map(Float.init), 1e-6, "\(s), row \(isa.rawValue)")
+                    assertClose(
+                        unfoldBackward(s, dy, edge: edge), dx.map(Float.init), 1e-6, "\(s), row \(isa.rawValue)")
                 }
             }
         }
@@ -132,7 +155,8 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
             for s in shapes {
                 // Few values, so that many windows have several largest elements: the first wins.
                 let x = uniform(s.inputs, seed: s.k).map { ($0 * 3).rounded() }, dy = uniform(s.outputs, seed: 5)
-                var y = [Float](repeating: -.infinity, count: s.outputs), argmax = [Int32](repeating: -1, count: s.outputs)
+                var y = [Float](repeating: -.infinity, count: s.outputs), argmax = [Int32](
+                    repeating: -1, count: s.outputs)
                 s.forEachPair { output, input, _ in
                     guard let input else { return }
                     for c in 0..<s.C where x[input * s.C + c] > y[output * s.C + c] {
@@ -149,7 +173,9 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
                     let actual = maxPool(s, x, edge: edge)
                     XCTAssertEqual(actual.y, y, "\(s), row \(isa.rawValue)")
                     XCTAssertEqual(actual.argmax, argmax, "\(s), row \(isa.rawValue)")
-                    assertClose(maxPoolBackward(s, argmax, dy, edge: edge), dx.map(Float.init), 1e-6, "dx \(s), row \(isa.rawValue)")
+                    assertClose(
+                        maxPoolBackward(s, argmax, dy, edge: edge), dx.map(Float.init), 1e-6,
+                        "dx \(s), row \(isa.rawValue)")
                 }
             }
         }
@@ -168,7 +194,9 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
                         let first = bad.first { abs($0 / 5 - i) <= 1 && abs($0 % 5 - j) <= 1 }
                         let at = (i * 5 + j) * s.C + c
                         XCTAssertEqual(result.y[at].isNaN, first != nil, "(\(i), \(j)), row \(isa.rawValue)")
-                        if let first { XCTAssertEqual(result.argmax[at], Int32(first), "(\(i), \(j)), row \(isa.rawValue)") }
+                        if let first {
+                            XCTAssertEqual(result.argmax[at], Int32(first), "(\(i), \(j)), row \(isa.rawValue)")
+                        }
                         XCTAssertEqual(result.y[(i * 5 + j) * s.C + 8], -.infinity)
                     }
                 }
@@ -190,7 +218,9 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
                 }
                 for edge in GuardedFloats.Edge.allCases {
                     assertClose(averagePool(s, x, edge: edge), y.map(Float.init), 1e-6, "y \(s), row \(isa.rawValue)")
-                    assertClose(averagePoolBackward(s, dy, edge: edge), dx.map(Float.init), 1e-6, "dx \(s), row \(isa.rawValue)")
+                    assertClose(
+                        averagePoolBackward(s, dy, edge: edge), dx.map(Float.init), 1e-6,
+                        "dx \(s), row \(isa.rawValue)")
                 }
             }
         }
@@ -201,11 +231,15 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
         let x = uniform(s.inputs, seed: 1), dy = uniform(s.outputs, seed: 2), g = uniform(s.unfolded, seed: 3)
         func all() -> [[Float]] {
             let largest = maxPool(s, x)
-            return [largest.y, maxPoolBackward(s, largest.argmax, dy), averagePool(s, x), averagePoolBackward(s, dy), unfoldBackward(s, g)]
+            return [
+                largest.y, maxPoolBackward(s, largest.argmax, dy), averagePool(s, x), averagePoolBackward(s, dy),
+                unfoldBackward(s, g)]
         }
         let expected = withScalarRow(all)
         forEachRow(of: "conv") { isa in
-            for (index, pair) in zip(all(), expected).enumerated() { assertSameBits(pair.0, pair.1, "output \(index), row \(isa.rawValue)") }
+            for (index, pair) in zip(all(), expected).enumerated() {
+                assertSameBits(pair.0, pair.1, "output \(index), row \(isa.rawValue)")
+            }
         }
     }
 
@@ -214,9 +248,12 @@ final class UnfoldPoolKernelTests: KernelRowTestCase {
         let x = uniform(s.inputs, seed: 1), dy = uniform(s.outputs, seed: 2), g = uniform(s.unfolded, seed: 3)
         assertThreadsDoNotMatter("conv", counts: [2, 4]) {
             let largest = maxPool(s, x)
-            let image = run(x, count: s.unfolded, edge: .end) { hssl_unfold_image(s.batch, s.C, s.h, s.w, s.k, s.stride, s.padding, $0, $1) }
-            return [largest.y, largest.argmax.map(Float.init), maxPoolBackward(s, largest.argmax, dy), averagePool(s, x),
-                    averagePoolBackward(s, dy), unfold(s, x), unfoldBackward(s, g), image]
+            let image = run(x, count: s.unfolded, edge: .end) {
+                hssl_unfold_image(s.batch, s.C, s.h, s.w, s.k, s.stride, s.padding, $0, $1)
+            }
+            return [
+                largest.y, largest.argmax.map(Float.init), maxPoolBackward(s, largest.argmax, dy), averagePool(s, x),
+                averagePoolBackward(s, dy), unfold(s, x), unfoldBackward(s, g), image]
         }
     }
 }

@@ -4,7 +4,8 @@ import XCTest
 
 @testable import HSSLGradients
 
-/// Every operation against its definition: forward values, and backward rules against central differences, on every instruction set.
+/// Every operation against its definition: forward values, and backward rules against central differences, on every
+/// instruction set.
 final class GradientCheckTests: XCTestCase {
     override func setUp() { XCTAssertEqual(hssl_initialize(nil, 0), 0) }
 
@@ -37,12 +38,15 @@ final class GradientCheckTests: XCTestCase {
             let row = "\(check.kind) \(check.name) on \(String(cString: hssl_isa_name(isa)))"
             let result = check.run(values, coefficients: coefficients)
             XCTAssertTrue(result.kinds.contains(check.kind), "\(row): recorded \(result.kinds)")
-            XCTAssertLessThanOrEqual(GradientCase.relativeError(result.output, expected), check.tolerance, "forward of \(row)")
+            XCTAssertLessThanOrEqual(
+                GradientCase.relativeError(result.output, expected), check.tolerance, "forward of \(row)")
             for operand in values.indices {
                 if check.constantOperands.contains(operand) {
                     XCTAssertNil(result.gradients[operand], "\(row): operand \(operand) is data")
                 } else if let gradient = result.gradients[operand] {
-                    XCTAssertLessThanOrEqual(GradientCase.relativeError(gradient, differences[operand]), check.tolerance, "gradient \(operand) of \(row)")
+                    XCTAssertLessThanOrEqual(
+                        GradientCase.relativeError(gradient, differences[operand]), check.tolerance,
+                        "gradient \(operand) of \(row)")
                 } else {
                     XCTFail("\(row): operand \(operand) got no gradient")
                 }
@@ -52,7 +56,8 @@ final class GradientCheckTests: XCTestCase {
 
     /// Activations kept as binary16 (11 bits) serve the same rules.
     func testGradientsFromHalfActivations() {
-        let kinds: Set<HSSLGraph.Operation.Kind> = [.layerNorm, .groupNorm, .unary, .attention, .depthwiseConv, .scaleChannels, .linear]
+        let kinds: Set<HSSLGraph.Operation.Kind> = [
+            .layerNorm, .groupNorm, .unary, .attention, .depthwiseConv, .scaleChannels, .linear]
         var rounded: Set<HSSLGraph.Operation.Kind> = []
         for (place, check) in GradientCases.all().enumerated() where kinds.contains(check.kind) {
             // One channel is its own mean: what is divided by √ε is rounding.
@@ -67,7 +72,9 @@ final class GradientCheckTests: XCTestCase {
                     XCTFail("\(check.kind) \(check.name): operand \(operand) got no gradient")
                     continue
                 }
-                XCTAssertLessThanOrEqual(GradientCase.relativeError(gradient, differences[operand]), 5e-3, "\(check.kind) \(check.name): operand \(operand)")
+                XCTAssertLessThanOrEqual(
+                    GradientCase.relativeError(gradient, differences[operand]), 5e-3,
+                    "\(check.kind) \(check.name): operand \(operand)")
                 if gradient != exact[operand] { rounded.insert(check.kind) }
             }
         }
@@ -94,9 +101,12 @@ final class GradientCheckTests: XCTestCase {
         for (place, check) in GradientCases.all().enumerated() {
             let values = check.values(seed: UInt64(place))
             let tape = Tape(mode: .inference, pool: BufferPool())
-            let output = check.apply(tape, values.indices.map { tape.constant(values[$0].map { Float($0) }, shape: check.operands[$0]) })
+            let output = check.apply(
+                tape, values.indices.map { tape.constant(values[$0].map { Float($0) }, shape: check.operands[$0]) })
             XCTAssertTrue(tape.nodes.isEmpty, "\(check.kind) \(check.name)")
-            XCTAssertLessThanOrEqual(GradientCase.relativeError(output.array(), check.reference(values)), check.tolerance, "\(check.kind) \(check.name)")
+            XCTAssertLessThanOrEqual(
+                GradientCase.relativeError(output.array(), check.reference(values)), check.tolerance,
+                "\(check.kind) \(check.name)")
         }
     }
 
@@ -105,7 +115,8 @@ final class GradientCheckTests: XCTestCase {
             let values = check.values(seed: UInt64(place))
             let shapes = [Tape.Mode.shapes, .inference, .training].map { mode in
                 let tape = Tape(mode: mode, pool: BufferPool())
-                return check.apply(tape, values.indices.map { tape.constant(values[$0].map { Float($0) }, shape: check.operands[$0]) }).shape
+                return check.apply(
+                    tape, values.indices.map { tape.constant(values[$0].map { Float($0) }, shape: check.operands[$0]) }).shape
             }
             XCTAssertEqual(shapes[0], shapes[1], "\(check.kind) \(check.name)")
             XCTAssertEqual(shapes[0], shapes[2], "\(check.kind) \(check.name)")
@@ -113,10 +124,13 @@ final class GradientCheckTests: XCTestCase {
     }
 
     func testADetachedValueStopsTheGradient() {
-        let check = GradientCase(kind: .residual, name: "detached", operands: [[2, 3]], apply: { $1[0].adding(branch: $1[0].gelu().detached()) },
-                                 reference: { v in v[0].map { $0 + Reference.gelu($0) } })
+        let check = GradientCase(
+            kind: .residual, name: "detached", operands: [[2, 3]],
+            apply: { $1[0].adding(branch: $1[0].gelu().detached()) },
+            reference: { v in v[0].map { $0 + Reference.gelu($0) } })
         let coefficients = randomValues(6, 4)
-        XCTAssertEqual(check.run(check.values(seed: 3), coefficients: coefficients).gradients[0], coefficients.map { Float($0) })
+        XCTAssertEqual(
+            check.run(check.values(seed: 3), coefficients: coefficients).gradients[0], coefficients.map { Float($0) })
     }
 
     /// Gradients add up over losses and over backward passes until they are cleared.
@@ -127,7 +141,9 @@ final class GradientCheckTests: XCTestCase {
         for _ in 0..<2 {
             let tape = Tape(mode: .training, pool: pool)
             let value = tape.parameter(x)
-            let losses = [[2, 2, 2], [1, 0, -1]].map { value.linear(weight: tape.constant($0, shape: [1, 3]), bias: nil, role: .full) }
+            let losses = [[2, 2, 2], [1, 0, -1]].map {
+                value.linear(weight: tape.constant($0, shape: [1, 3]), bias: nil, role: .full)
+            }
             BackwardPass.run(from: losses)
         }
         XCTAssertEqual(x.gradient.map { Array(UnsafeBufferPointer(start: $0, count: 3)) }, [6, 4, 2])
@@ -138,16 +154,20 @@ final class GradientCheckTests: XCTestCase {
 
 /// Graphs in which one value feeds several operations.
 enum SharedValueCases {
-    static func all() -> [GradientCase] { [block(), activations(), masking(), gathering(), positions(), computedWeight(), parameter()] }
+    static func all() -> [GradientCase] {
+        [block(), activations(), masking(), gathering(), positions(), computedWeight(), parameter()]
+    }
 
     private static func block() -> GradientCase {
         GradientCase(
             kind: .residual, name: "pre-norm block", operands: [[2, 3, 4], [4], [4], [4, 4], [4]],
             apply: { _, v in
-                v[0].adding(branch: v[0].layerNorm(weight: v[1], bias: v[2], epsilon: 1e-6).linear(weight: v[3], bias: v[4], activation: .gelu))
+                v[0].adding(branch: v[0].layerNorm(weight: v[1], bias: v[2], epsilon: 1e-6).linear(
+                    weight: v[3], bias: v[4], activation: .gelu))
             },
             reference: { v in
-                let branch = Reference.linear(Reference.layerNorm(v[0], v[1], v[2], epsilon: 1e-6), v[3], v[4], inputs: 4).map(Reference.gelu)
+                let branch = Reference.linear(
+                    Reference.layerNorm(v[0], v[1], v[2], epsilon: 1e-6), v[3], v[4], inputs: 4).map(Reference.gelu)
                 return zip(v[0], branch).map { $0 + $1 }
             })
     }
@@ -193,7 +213,8 @@ enum SharedValueCases {
             apply: { _, v in
                 let a = v[0].gelu()
                 let whole = a.adding(branch: a.gelu())
-                return whole.droppingTokens(2).adding(branch: a.gatheringRows([0, 3]).reshaped([1, 2, 2])).adding(branch: a.droppingTokens(2))
+                return whole.droppingTokens(2).adding(branch: a.gatheringRows([0, 3]).reshaped([1, 2, 2])).adding(
+                    branch: a.droppingTokens(2))
             },
             reference: { v in
                 let a = v[0].map(Reference.gelu)
@@ -209,7 +230,8 @@ enum SharedValueCases {
         GradientCase(
             kind: .addBroadcast, name: "positions used by two streams", operands: [[2, 2, 3], [1, 2, 3]],
             apply: { _, v in v[0].addingBroadcast(v[1]).gelu().adding(branch: v[0].gelu().addingBroadcast(v[1])) },
-            reference: { v in v[0].indices.map { Reference.gelu(v[0][$0] + v[1][$0 % 6]) + Reference.gelu(v[0][$0]) + v[1][$0 % 6] } })
+            reference: { v in v[0].indices.map { Reference.gelu(v[0][$0] + v[1][$0 % 6]) + Reference.gelu(v[0][$0])
+            + v[1][$0 % 6] } })
     }
 
     private static func computedWeight() -> GradientCase {
@@ -217,11 +239,14 @@ enum SharedValueCases {
             kind: .linear, name: "a computed weight used twice", operands: [[2, 3], [3, 3], [3, 3]],
             apply: { _, v in
                 let weight = v[2].l2Normalized()
-                return v[0].linear(weight: weight, bias: nil).linear(weight: v[1], bias: nil).linear(weight: weight, bias: nil)
+                return v[0].linear(weight: weight, bias: nil).linear(weight: v[1], bias: nil).linear(
+                    weight: weight, bias: nil)
             },
             reference: { v in
                 let weight = Reference.l2Normalize(v[2], width: 3)
-                return Reference.linear(Reference.linear(Reference.linear(v[0], weight, nil, inputs: 3), v[1], nil, inputs: 3), weight, nil, inputs: 3)
+                return Reference.linear(
+                    Reference.linear(Reference.linear(v[0], weight, nil, inputs: 3), v[1], nil, inputs: 3), weight, nil,
+                    inputs: 3)
             })
     }
 

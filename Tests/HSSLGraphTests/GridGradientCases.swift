@@ -5,25 +5,33 @@ extension GradientCases {
     static func grids() -> [GradientCase] { windows() + pools() + groups() + channels() + biasedAttention() }
 
     private static func windows() -> [GradientCase] {
-        [(1, 1, 1, 1, 1, 1, 0), (2, 3, 4, 5, 3, 1, 1), (1, 5, 4, 3, 2, 2, 0), (1, 5, 5, 2, 3, 2, 1), (2, 4, 3, 17, 1, 2, 0)].map {
+        [
+            (1, 1, 1, 1, 1, 1, 0), (2, 3, 4, 5, 3, 1, 1), (1, 5, 4, 3, 2, 2, 0), (1, 5, 5, 2, 3, 2, 1),
+            (2, 4, 3, 17, 1, 2, 0)].map {
             (batch, height, width, channels, kernel, stride, padding) in
             GradientCase(
-                kind: .unfold, name: "grid \(height)x\(width)x\(channels) kernel \(kernel) stride \(stride) padding \(padding)",
+                kind: .unfold,
+                name: "grid \(height)x\(width)x\(channels) kernel \(kernel) stride \(stride) padding \(padding)",
                 operands: [[batch, height, width, channels]],
                 apply: { $1[0].unfolded(kernel: kernel, stride: stride, padding: padding, from: .grid) },
                 reference: {
-                    Reference.windows($0[0], batch: batch, height: height, width: width, channels: channels, kernel: kernel, stride: stride, padding: padding) {
+                    Reference.windows(
+                        $0[0], batch: batch, height: height, width: width, channels: channels, kernel: kernel,
+                        stride: stride, padding: padding) {
                         $0.flatMap { $0 ?? [Double](repeating: 0, count: channels) }
                     }
                 })
         } + [(3, 2, 1), (7, 2, 3)].map { kernel, stride, padding in
             GradientCase(
-                kind: .unfold, name: "image kernel \(kernel) stride \(stride) padding \(padding)", operands: [[2, 3, 6, 5]],
+                kind: .unfold, name: "image kernel \(kernel) stride \(stride) padding \(padding)",
+                operands: [[2, 3, 6, 5]],
                 apply: { $1[0].unfolded(kernel: kernel, stride: stride, padding: padding, from: .image) },
                 reference: { v in
                     // Channels last, windows, then channels before places.
                     let grid = Reference.transpose(v[0], batch: 2, rows: 3, columns: 30)
-                    return Reference.windows(grid, batch: 2, height: 6, width: 5, channels: 3, kernel: kernel, stride: stride, padding: padding) { places in
+                    return Reference.windows(
+                        grid, batch: 2, height: 6, width: 5, channels: 3, kernel: kernel, stride: stride,
+                        padding: padding) { places in
                         (0..<3).flatMap { channel in places.map { $0?[channel] ?? 0 } }
                     }
                 },
@@ -35,13 +43,17 @@ extension GradientCases {
         [(1, 1, 1, 1, 1, 0), (4, 5, 3, 3, 1, 1), (5, 6, 17, 3, 2, 1), (4, 4, 2, 2, 2, 0)].flatMap { height, width, channels, kernel, stride, padding in
             HSSLGraph.Operation.Pool.allCases.map { kind in
                 GradientCase(
-                    kind: .pool, name: "\(kind) \(height)x\(width)x\(channels) kernel \(kernel) stride \(stride)", operands: [[2, height, width, channels]],
+                    kind: .pool, name: "\(kind) \(height)x\(width)x\(channels) kernel \(kernel) stride \(stride)",
+                    operands: [[2, height, width, channels]],
                     apply: { $1[0].pooled(kind, kernel: kernel, stride: stride, padding: padding) },
                     reference: {
-                        Reference.windows($0[0], batch: 2, height: height, width: width, channels: channels, kernel: kernel, stride: stride, padding: padding) {
+                        Reference.windows(
+                            $0[0], batch: 2, height: height, width: width, channels: channels, kernel: kernel,
+                            stride: stride, padding: padding) {
                             let inside = $0.compactMap { $0 }
                             return (0..<channels).map { c in
-                                kind == .max ? inside.map { $0[c] }.max() ?? 0 : inside.reduce(0) { $0 + $1[c] } / Double(inside.count)
+                                kind == .max ? inside.map { $0[c] }.max()
+                                    ?? 0 : inside.reduce(0) { $0 + $1[c] } / Double(inside.count)
                             }
                         }
                     })
@@ -50,13 +62,16 @@ extension GradientCases {
     }
 
     private static func groups() -> [GradientCase] {
-        let norms = [([2, 3, 2, 6], 3), ([1, 5, 17], 1), ([3, 4, 8], 8), ([2, 2, 2, 33], 11)].map { (shape: [Int], groups: Int) in
+        let norms =
+            [([2, 3, 2, 6], 3), ([1, 5, 17], 1), ([3, 4, 8], 8), ([2, 2, 2, 33], 11)].map { (shape: [Int], groups: Int) in
             let width = shape[shape.count - 1], positions = shape.dropFirst().dropLast().reduce(1, *)
             return GradientCase(
                 kind: .groupNorm, name: "\(shape) in \(groups) groups", operands: [shape, [width], [width]],
                 apply: { $1[0].groupNorm(groups: groups, weight: $1[1], bias: $1[2], epsilon: 1e-5) },
                 reference: { v in
-                    Reference.groupNorm(v[0], v[1], v[2], batch: shape[0], positions: positions, channels: width, groups: groups, epsilon: 1e-5)
+                    Reference.groupNorm(
+                        v[0], v[1], v[2], batch: shape[0], positions: positions, channels: width, groups: groups,
+                        epsilon: 1e-5)
                 },
                 tolerance: 2e-5)
         }
@@ -65,7 +80,9 @@ extension GradientCases {
             return GradientCase(
                 kind: .standardize, name: "\(shape)", operands: [shape], apply: { $1[0].standardized(epsilon: 1e-6) },
                 reference: {
-                    Reference.layerNorm($0[0], [Double](repeating: 1, count: width), [Double](repeating: 0, count: width), epsilon: 1e-6)
+                    Reference.layerNorm(
+                        $0[0], [Double](repeating: 1, count: width), [Double](repeating: 0, count: width),
+                        epsilon: 1e-6)
                 },
                 // Two values are always ±1: what is differentiated is ε.
                 tolerance: width == 2 ? 1e-3 : 2e-5)
@@ -76,10 +93,13 @@ extension GradientCases {
         [[1, 1], [3, 17], [2, 3, 2, 5]].map { (shape: [Int]) in
             let width = shape[shape.count - 1]
             return GradientCase(
-                kind: .scaleChannels, name: "\(shape)", operands: [shape, [width]], apply: { $1[0].scaledChannels(by: $1[1]) },
+                kind: .scaleChannels, name: "\(shape)", operands: [shape, [width]],
+                apply: { $1[0].scaledChannels(by: $1[1]) },
                 reference: { v in v[0].indices.map { v[0][$0] * v[1][$0 % width] } })
         } + [[1], [37], [3, 16]].map { (shape: [Int]) in
-            GradientCase(kind: .unary, name: "ReLU \(shape)", operands: [shape], apply: { $1[0].relu() }, reference: { $0[0].map { max($0, 0) } })
+            GradientCase(
+                kind: .unary, name: "ReLU \(shape)", operands: [shape], apply: { $1[0].relu() },
+                reference: { $0[0].map { max($0, 0) } })
         }
     }
 
@@ -87,14 +107,17 @@ extension GradientCases {
         [(1, 1, 1, 1, 0), (4, 5, 2, 3, 2), (6, 9, 3, 4, 3), (2, 17, 1, 8, 0), (4, 4, 2, 5, 4)].map { batch, tokens, heads, d, windows in
             let mask = (0..<windows * tokens * tokens).map { Double($0 % 7 == 3 ? -100 : 0) }
             return GradientCase(
-                kind: .attention, name: "bias, \(windows) masks, batch \(batch) tokens \(tokens) heads \(heads) of \(d)",
+                kind: .attention,
+                name: "bias, \(windows) masks, batch \(batch) tokens \(tokens) heads \(heads) of \(d)",
                 operands: [[batch, tokens, 3 * heads * d], [heads, tokens, tokens]],
                 apply: { tape, v in
-                    let constant = windows > 0 ? tape.constant(mask.map { Float($0) }, shape: [windows, tokens, tokens]) : nil
+                    let constant = windows > 0
+                        ? tape.constant(mask.map { Float($0) }, shape: [windows, tokens, tokens]) : nil
                     return v[0].attention(heads: heads, bias: v[1], mask: constant)
                 },
                 reference: {
-                    Reference.attention($0[0], bias: $0[1], mask: mask, batch: batch, tokens: tokens, heads: heads, headDimension: d)
+                    Reference.attention(
+                        $0[0], bias: $0[1], mask: mask, batch: batch, tokens: tokens, heads: heads, headDimension: d)
                 })
         }
     }
@@ -108,7 +131,8 @@ extension Reference {
 
     /// `body` of the channels at each place of every window of [B, h, w, C]; nil beyond the edge.
     static func windows(
-        _ x: [Double], batch: Int, height: Int, width: Int, channels: Int, kernel: Int, stride: Int, padding: Int, _ body: ([[Double]?]) -> [Double]
+        _ x: [Double], batch: Int, height: Int, width: Int, channels: Int, kernel: Int, stride: Int, padding: Int,
+        _ body: ([[Double]?]) -> [Double]
     ) -> [Double] {
         var result: [Double] = []
         for b in 0..<batch {
@@ -132,7 +156,8 @@ extension Reference {
     }
 
     static func groupNorm(
-        _ x: [Double], _ weight: [Double], _ bias: [Double], batch: Int, positions: Int, channels: Int, groups: Int, epsilon: Double
+        _ x: [Double], _ weight: [Double], _ bias: [Double], batch: Int, positions: Int, channels: Int, groups: Int,
+        epsilon: Double
     ) -> [Double] {
         var y = x
         let size = channels / groups

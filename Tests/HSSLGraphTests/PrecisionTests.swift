@@ -64,18 +64,24 @@ final class PrecisionTests: XCTestCase {
         XCTAssertNotEqual(try run(.int8).output, exact.output, "the policy has an effect")
     }
 
-    /// A weight that an operation made (a standardised convolution) follows the policy as a parameter of the same values does; the full role keeps it exact.
+    /// A weight that an operation made (a standardised convolution) follows the policy as a parameter of the same
+    /// values does; the full role keeps it exact.
     func testComputedWeightsFollowThePolicy() {
         for precision in Precision.allCases {
             let tape = Tape(mode: .inference, precision: precision, pool: BufferPool())
             let input = tape.constant(x, shape: [rows, inputs])
             let computed = tape.constant(weight, shape: [outputs, inputs]).l2Normalized()
             let plain = tape.constant(computed.array(), shape: [outputs, inputs])
-            XCTAssertEqual(input.linear(weight: computed, bias: nil).array(), input.linear(weight: plain, bias: nil).array(), "\(precision)")
+            XCTAssertEqual(
+                input.linear(weight: computed, bias: nil).array(), input.linear(weight: plain, bias: nil).array(),
+                "\(precision)")
             let exact = Tape(mode: .inference, pool: BufferPool())
-            let reference = exact.constant(x, shape: [rows, inputs]).linear(weight: exact.constant(computed.array(), shape: [outputs, inputs]), bias: nil)
-            XCTAssertEqual(input.linear(weight: computed, bias: nil, role: .full).array(), reference.array(), "\(precision)")
-            XCTAssertEqual(input.linear(weight: computed, bias: nil).array() == reference.array(), precision == .float32)
+            let reference = exact.constant(x, shape: [rows, inputs]).linear(
+                weight: exact.constant(computed.array(), shape: [outputs, inputs]), bias: nil)
+            XCTAssertEqual(
+                input.linear(weight: computed, bias: nil, role: .full).array(), reference.array(), "\(precision)")
+            XCTAssertEqual(
+                input.linear(weight: computed, bias: nil).array() == reference.array(), precision == .float32)
         }
     }
 

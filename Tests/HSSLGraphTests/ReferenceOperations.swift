@@ -40,21 +40,27 @@ enum Reference {
     ///   - bias: [heads, tokens, tokens] or empty.
     ///   - mask: [windows, tokens, tokens] or empty.
     static func attention(
-        _ qkv: [Double], bias: [Double] = [], mask: [Double] = [], batch: Int, tokens: Int, heads: Int, headDimension d: Int
+        _ qkv: [Double], bias: [Double] = [], mask: [Double] = [], batch: Int, tokens: Int, heads: Int,
+        headDimension d: Int
     ) -> [Double] {
         let windows = mask.count / (tokens * tokens)
-        func element(_ b: Int, _ token: Int, _ part: Int, _ head: Int, _ i: Int) -> Double { qkv[(((b * tokens + token) * 3 + part) * heads + head) * d + i] }
+        func element(_ b: Int, _ token: Int, _ part: Int, _ head: Int, _ i: Int) -> Double {
+            qkv[(((b * tokens + token) * 3 + part) * heads + head) * d + i]
+        }
         var y: [Double] = []
         for b in 0..<batch {
             for token in 0..<tokens {
                 for head in 0..<heads {
                     let scores = (0..<tokens).map { other in
-                        (0..<d).reduce(0.0) { $0 + element(b, token, 0, head, $1) * element(b, other, 1, head, $1) } / Double(d).squareRoot()
+                        (0..<d).reduce(0.0) { $0 + element(b, token, 0, head, $1)
+                            * element(b, other, 1, head, $1) } / Double(d).squareRoot()
                             + (bias.isEmpty ? 0 : bias[(head * tokens + token) * tokens + other])
                             + (windows == 0 ? 0 : mask[(b % windows * tokens + token) * tokens + other])
                     }
                     let probabilities = softmax(scores)
-                    for i in 0..<d { y.append((0..<tokens).reduce(0.0) { $0 + probabilities[$1] * element(b, $1, 2, head, i) }) }
+                    for i in 0..<d {
+                        y.append((0..<tokens).reduce(0.0) { $0 + probabilities[$1] * element(b, $1, 2, head, i) })
+                    }
                 }
             }
         }
@@ -69,7 +75,9 @@ enum Reference {
     }
 
     /// x [batch, h, w, C], weight [C, 1, k, k], bias [C], zero padding.
-    static func depthwiseConv(_ x: [Double], _ weight: [Double], _ bias: [Double], batch: Int, height: Int, width: Int, kernel: Int) -> [Double] {
+    static func depthwiseConv(
+        _ x: [Double], _ weight: [Double], _ bias: [Double], batch: Int, height: Int, width: Int, kernel: Int
+    ) -> [Double] {
         let channels = bias.count
         var y: [Double] = []
         for b in 0..<batch {
@@ -81,7 +89,8 @@ enum Reference {
                             for v in 0..<kernel {
                                 let (row, column) = (i + u - kernel / 2, j + v - kernel / 2)
                                 guard (0..<height).contains(row), (0..<width).contains(column) else { continue }
-                                sum += weight[(c * kernel + u) * kernel + v] * x[((b * height + row) * width + column) * channels + c]
+                                sum += weight[(c * kernel + u) * kernel + v] * x[
+                                    ((b * height + row) * width + column) * channels + c]
                             }
                         }
                         y.append(sum)
@@ -93,13 +102,17 @@ enum Reference {
     }
 
     /// image [batch, channels, H, W] → [batch, patches, channels·p·p].
-    static func patchify(_ image: [Double], batch: Int, channels: Int, height: Int, width: Int, patch p: Int) -> [Double] {
+    static func patchify(
+        _ image: [Double], batch: Int, channels: Int, height: Int, width: Int, patch p: Int
+    ) -> [Double] {
         var y: [Double] = []
         for b in 0..<batch {
             for i in 0..<height / p {
                 for j in 0..<width / p {
                     for c in 0..<channels {
-                        for u in 0..<p { for v in 0..<p { y.append(image[((b * channels + c) * height + i * p + u) * width + j * p + v]) } }
+                        for u in 0..<p { for v in
+                            0..<p { y.append(image[((b * channels + c) * height + i * p + u) * width + j * p + v]) }
+                        }
                     }
                 }
             }
@@ -112,7 +125,9 @@ enum Reference {
         let width = z.count / weights.count
         return weights.indices.reduce(0.0) { total, r in
             let probabilities = softmax(z[r * width..<(r + 1) * width].map { $0 / temperature })
-            return total - weights[r] * (0..<width).reduce(0.0) { $0 + targets[r * width + $1] * log(probabilities[$1]) }
+            return total - weights[r] * (0..<width).reduce(0.0) {
+                $0 + targets[r * width + $1] * log(probabilities[$1])
+            }
         }
     }
 

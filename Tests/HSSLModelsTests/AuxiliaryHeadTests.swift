@@ -10,7 +10,9 @@ final class AuxiliaryHeadTests: XCTestCase {
 
     private let width = 20
 
-    private func make(_ settings: HeadSettings, grid: Grid, base: Int? = nil) throws -> (head: AuxiliaryHead, parameters: ParameterSet) {
+    private func make(
+        _ settings: HeadSettings, grid: Grid, base: Int? = nil
+    ) throws -> (head: AuxiliaryHead, parameters: ParameterSet) {
         let set = ParameterSet()
         let head = try AuxiliaryHead(ParameterScope(set), over: GridShape(grid: grid, width: base ?? width), settings)
         set.allocate(from: BufferPool())
@@ -43,7 +45,8 @@ final class AuxiliaryHeadTests: XCTestCase {
         var expected: [String: [Int]] = ["norm.weight": [D], "norm.bias": [D]]
         for block in 0..<3 {
             let layers: [(String, [Int])] = [
-                ("dwconv.weight", [D, 1, 5, 5]), ("dwconv.bias", [D]), ("norm.weight", [D]), ("norm.bias", [D]), ("pwconv1.weight", [4 * D, D]),
+                ("dwconv.weight", [D, 1, 5, 5]), ("dwconv.bias", [D]), ("norm.weight", [D]), ("norm.bias", [D]),
+                ("pwconv1.weight", [4 * D, D]),
                 ("pwconv1.bias", [4 * D]), ("pwconv2.weight", [D, 4 * D]), ("pwconv2.bias", [D]),
             ]
             for (name, shape) in layers { expected["blocks.\(block).\(name)"] = shape }
@@ -52,7 +55,8 @@ final class AuxiliaryHeadTests: XCTestCase {
         XCTAssertEqual(Dictionary(uniqueKeysWithValues: parameters.map { ($0.name, $0.shape) }), expected)
     }
 
-    /// What the last block does on the mean of the grid alone equals the mean of what it does everywhere, with and without dropped branches.
+    /// What the last block does on the mean of the grid alone equals the mean of what it does everywhere, with and
+    /// without dropped branches.
     func testTheCheaperGlobalFeatureEqualsThePlainOne() throws {
         let drop = StochasticDepth(rate: 0.9, blocks: 8, seed: 3, step: 2, samples: Array(0..<5))
         for family in HeadFamilies.all {
@@ -60,7 +64,8 @@ final class AuxiliaryHeadTests: XCTestCase {
                 for firstShortcut in [false, true] {
                     for grid in [Grid(height: 1, width: 1), Grid(height: 5, width: 5)] {
                         for stochasticDepth in [nil, drop] {
-                            let head = try make(settings(family.family, depth: depth, firstShortcut: firstShortcut), grid: grid).head
+                            let head = try make(
+                                settings(family.family, depth: depth, firstShortcut: firstShortcut), grid: grid).head
                             let tape = Tape(mode: .inference, pool: BufferPool())
                             let x = output(tape, 5, grid)
                             var pass = Pass(stochasticDepth: stochasticDepth, firstBlock: 4)
@@ -69,7 +74,9 @@ final class AuxiliaryHeadTests: XCTestCase {
                             let plain = head.global(x.cells, pass)
                             XCTAssertEqual(cheap.shape, [5, width])
                             for (a, b) in zip(cheap.array(), plain.array()) {
-                                XCTAssertEqual(a, b, accuracy: 5e-4, "\(family.family) depth \(depth) shortcut \(firstShortcut) \(grid)")
+                                XCTAssertEqual(
+                                    a, b, accuracy: 5e-4,
+                                    "\(family.family) depth \(depth) shortcut \(firstShortcut) \(grid)")
                             }
                         }
                     }
@@ -83,10 +90,13 @@ final class AuxiliaryHeadTests: XCTestCase {
         let grid = Grid(height: 4, width: 4)
         for family in HeadFamilies.all {
             let tape = Tape(mode: .inference, pool: BufferPool())
-            let heads = try [false, true].map { try make(settings(family.family, depth: 1, firstShortcut: $0), grid: grid) }
+            let heads = try [false, true].map {
+                try make(settings(family.family, depth: 1, firstShortcut: $0), grid: grid)
+            }
             XCTAssertEqual(heads[0].parameters.all.map(\.name), heads[1].parameters.all.map(\.name), family.family)
             let cells = output(tape, 2, grid).cells
-            XCTAssertNotEqual(heads[0].head.global(cells, Pass()).array(), heads[1].head.global(cells, Pass()).array(), family.family)
+            XCTAssertNotEqual(
+                heads[0].head.global(cells, Pass()).array(), heads[1].head.global(cells, Pass()).array(), family.family)
         }
     }
 
@@ -118,7 +128,9 @@ final class AuxiliaryHeadTests: XCTestCase {
             XCTAssertEqual(parameters["input.weight"]?.shape, [8, width], family.family)
             let tape = Tape(mode: .inference, pool: BufferPool())
             XCTAssertEqual(head.global(output(tape, 3, grid).cells, Pass()).shape, [3, 8])
-            XCTAssertEqual(try make(settings(family.family, depth: 1), grid: grid, base: 1024).parameters["input.weight"]?.shape, [768, 1024])
+            XCTAssertEqual(
+                try make(settings(family.family, depth: 1), grid: grid, base: 1024).parameters["input.weight"]?.shape,
+                [768, 1024])
         }
     }
 
@@ -129,9 +141,13 @@ final class AuxiliaryHeadTests: XCTestCase {
             do { _ = try make(settings, grid: Grid(height: 2, width: 2)) } catch { return "\(error)" }
             return nil
         }
-        XCTAssertEqual(refusal({ $0.numHeads = 3 }, "vit"), "auxiliary.num_heads (3) does not divide the head's width (20)")
-        XCTAssertEqual(refusal({ $0.numHeads = 3 }, "swin"), "auxiliary.num_heads (3) does not divide the head's width (20)")
-        XCTAssertEqual(refusal({ $0.bottleneckRatio = 0.01 }, "resnet"), "auxiliary.bottleneck_ratio (0.01) leaves no channel of 20")
+        XCTAssertEqual(
+            refusal({ $0.numHeads = 3 }, "vit"), "auxiliary.num_heads (3) does not divide the head's width (20)")
+        XCTAssertEqual(
+            refusal({ $0.numHeads = 3 }, "swin"), "auxiliary.num_heads (3) does not divide the head's width (20)")
+        XCTAssertEqual(
+            refusal({ $0.bottleneckRatio = 0.01 }, "resnet"),
+            "auxiliary.bottleneck_ratio (0.01) leaves no channel of 20")
         XCTAssertNotNil(refusal({ _ in }, "transformer"))
     }
 }

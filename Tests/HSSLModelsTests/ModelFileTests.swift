@@ -12,12 +12,14 @@ final class ModelFileTests: XCTestCase {
     private func preprocessing() throws -> Preprocessing {
         try Preprocessing(resize: 18, crop: 16, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225])
     }
-    private let provenance = ModelProvenance(method: "hssl", head: "convnext2", data: "fashion", epochs: 10, precision: "float32", version: "0.1.0")
+    private let provenance = ModelProvenance(
+        method: "hssl", head: "convnext2", data: "fashion", epochs: 10, precision: "float32", version: "0.1.0")
 
     override func setUpWithError() throws {
         var message = [CChar](repeating: 0, count: 256)
         XCTAssertEqual(hssl_initialize(&message, message.count), 0)
-        folder = FileManager.default.temporaryDirectory.appendingPathComponent("hssl-model-file-\(UUID().uuidString)").path
+        folder =
+            FileManager.default.temporaryDirectory.appendingPathComponent("hssl-model-file-\(UUID().uuidString)").path
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
     }
 
@@ -26,7 +28,8 @@ final class ModelFileTests: XCTestCase {
     private var path: String { folder + "/model.safetensors" }
 
     private func architecture() throws -> ModelArchitecture {
-        try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3))
+        try ModelArchitecture(VisionTransformer.Configuration(
+            imageSize: 16, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3))
     }
 
     /// A student whose base has a mask token and a sibling that must not be exported.
@@ -41,8 +44,8 @@ final class ModelFileTests: XCTestCase {
 
     private func write(_ precision: Precision, _ set: ParameterSet) throws {
         try ModelFile.write(
-            path: path, architecture: architecture(), preprocessing: preprocessing(), provenance: provenance, precision: precision, parameters: set,
-            prefix: "base.")
+            path: path, architecture: architecture(), preprocessing: preprocessing(), provenance: provenance,
+            precision: precision, parameters: set, prefix: "base.")
     }
 
     // MARK: Round trip
@@ -64,7 +67,8 @@ final class ModelFileTests: XCTestCase {
                     let (found, expected) = (values[i], parameter.values[i])
                     switch precision {
                     case .float32: XCTAssertEqual(found, expected, name)
-                    case .float16: XCTAssertEqual(found, expected, accuracy: max(abs(expected) * 0x1p-11, 0x1p-25), name)
+                    case .float16: XCTAssertEqual(
+                        found, expected, accuracy: max(abs(expected) * 0x1p-11, 0x1p-25), name)
                     case .int8:
                         // Half a step of the row's scale, max|w| / 127, where the weight is a Linear's.
                         let inputs = parameter.count / parameter.shape[0]
@@ -79,7 +83,9 @@ final class ModelFileTests: XCTestCase {
 
     func testTensorsOfEachPrecision() throws {
         let set = try network()
-        let linears = (0..<2).flatMap { block in ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"].map { "blocks.\(block).\($0).weight" } }
+        let linears = (0..<2).flatMap { block in
+            ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"].map { "blocks.\(block).\($0).weight" }
+        }
         for precision in Precision.allCases {
             try write(precision, set)
             let file = try SafetensorsFile(path: path)
@@ -110,7 +116,9 @@ final class ModelFileTests: XCTestCase {
         let weight = try XCTUnwrap(set["base.blocks.0.mlp.fc1.weight"])
         weight.values[5] = .nan
         for precision in Precision.allCases {
-            XCTAssertThrowsError(try write(precision, set)) { XCTAssertTrue("\($0)".contains("'blocks.0.mlp.fc1.weight' holds NaN or infinity"), "\($0)") }
+            XCTAssertThrowsError(try write(precision, set)) {
+                XCTAssertTrue("\($0)".contains("'blocks.0.mlp.fc1.weight' holds NaN or infinity"), "\($0)")
+            }
         }
         weight.values[5] = 70_000
         XCTAssertThrowsError(try write(.float16, set)) { XCTAssertTrue("\($0)".contains("beyond float16"), "\($0)") }
@@ -122,7 +130,8 @@ final class ModelFileTests: XCTestCase {
 
     /// Writes the good file with changes, its checksum right.
     private func rewrite(
-        _ precision: Precision = .float32, metadata change: (inout [String: String]) -> Void = { _ in }, tensors edit: (inout [SafetensorsTensor]) -> Void = { _ in }
+        _ precision: Precision = .float32, metadata change: (inout [String: String]) -> Void = { _ in },
+        tensors edit: (inout [SafetensorsTensor]) -> Void = { _ in }
     ) throws {
         try write(precision, network())
         let file = try SafetensorsFile(path: path)
@@ -130,7 +139,9 @@ final class ModelFileTests: XCTestCase {
         metadata["hssl.crc32c"] = nil
         change(&metadata)
         var tensors = file.tensors.map { tensor in
-            SafetensorsTensor(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape) { sink in try tensor.withBytes { try sink($0) } }
+            SafetensorsTensor(name: tensor.name, dtype: tensor.dtype, shape: tensor.shape) { sink in
+                try tensor.withBytes { try sink($0) }
+            }
         }
         edit(&tensors)
         let other = folder + "/changed.safetensors"
@@ -148,16 +159,19 @@ final class ModelFileTests: XCTestCase {
     func testTensorsMustBeThoseOfTheModel() throws {
         try rewrite(tensors: { $0.removeAll { $0.name == "norm.bias" } })
         assertRefused("has no tensor 'norm.bias'")
-        try rewrite(tensors: { $0.append(SafetensorsTensor(name: "head.weight", shape: [2], values: [1, 2] as [Float])) })
+        try rewrite(tensors: { $0.append(SafetensorsTensor(
+            name: "head.weight", shape: [2], values: [1, 2] as [Float])) })
         assertRefused("unexpected tensor 'head.weight': the model has none of this name")
         try rewrite(tensors: { tensors in
             tensors.removeAll { $0.name == "norm.bias" }
-            tensors.append(SafetensorsTensor(name: "norm.bias", shape: [1, 24], values: [Float](repeating: 0, count: 24)))
+            tensors.append(SafetensorsTensor(
+                name: "norm.bias", shape: [1, 24], values: [Float](repeating: 0, count: 24)))
         })
         assertRefused("tensor 'norm.bias' has shape [1, 24], expected [24]")
         try rewrite(tensors: { tensors in
             tensors.removeAll { $0.name == "norm.bias" }
-            tensors.append(SafetensorsTensor(name: "norm.bias", shape: [24], float16: [UInt16](repeating: 0, count: 24)))
+            tensors.append(SafetensorsTensor(
+                name: "norm.bias", shape: [24], float16: [UInt16](repeating: 0, count: 24)))
         })
         assertRefused("tensor 'norm.bias' is F16, expected F32")
         try rewrite(.int8, tensors: { $0.removeAll { $0.name == "blocks.0.mlp.fc1.weight_scale" } })
@@ -197,9 +211,12 @@ final class ModelFileTests: XCTestCase {
 
     func testHostileSizesAreRefusedAtOnce() throws {
         for (from, to) in [
-            ("\"depth\":2", "\"depth\":2147483648"), ("\"depth\":2", "\"depth\":-1"), ("\"embed_dim\":24", "\"embed_dim\":0"),
-            ("\"embed_dim\":24", "\"embed_dim\":9223372036854775807"), ("\"image_size\":16", "\"image_size\":4611686018427387904"),
-            ("\"num_heads\":3", "\"num_heads\":5"), ("\"patch_size\":4", "\"patch_size\":0"), ("\"in_chans\":3", "\"in_chans\":1"),
+            ("\"depth\":2", "\"depth\":2147483648"), ("\"depth\":2", "\"depth\":-1"),
+            ("\"embed_dim\":24", "\"embed_dim\":0"),
+            ("\"embed_dim\":24", "\"embed_dim\":9223372036854775807"),
+            ("\"image_size\":16", "\"image_size\":4611686018427387904"),
+            ("\"num_heads\":3", "\"num_heads\":5"), ("\"patch_size\":4", "\"patch_size\":0"),
+            ("\"in_chans\":3", "\"in_chans\":1"),
             // Sizes that are allowed, but not those of the tensors: 512 blocks of width 16384.
             ("\"embed_dim\":24,\"depth\":2,\"num_heads\":3", "\"embed_dim\":16384,\"depth\":512,\"num_heads\":16"),
         ] {
@@ -217,26 +234,37 @@ final class ModelFileTests: XCTestCase {
     func testValuesMustBeFiniteAndInRange() throws {
         try rewrite(tensors: { tensors in
             tensors.removeAll { $0.name == "norm.bias" }
-            tensors.append(SafetensorsTensor(name: "norm.bias", shape: [24], values: [Float](repeating: .infinity, count: 24)))
+            tensors.append(SafetensorsTensor(
+                name: "norm.bias", shape: [24], values: [Float](repeating: .infinity, count: 24)))
         })
-        XCTAssertThrowsError(try ModelFile(path: path).values("norm.bias")) { XCTAssertTrue("\($0)".contains("'norm.bias' holds NaN or infinity"), "\($0)") }
+        XCTAssertThrowsError(try ModelFile(path: path).values("norm.bias")) {
+            XCTAssertTrue("\($0)".contains("'norm.bias' holds NaN or infinity"), "\($0)")
+        }
         XCTAssertEqual(try ModelFile(path: path, allowingNonFinite: true).values("norm.bias")[0], .infinity)
         try rewrite(.float16, tensors: { tensors in
             tensors.removeAll { $0.name == "norm.bias" }
-            tensors.append(SafetensorsTensor(name: "norm.bias", shape: [24], float16: [UInt16](repeating: 0x7E00, count: 24)))
+            tensors.append(SafetensorsTensor(
+                name: "norm.bias", shape: [24], float16: [UInt16](repeating: 0x7E00, count: 24)))
         })
-        XCTAssertThrowsError(try ModelFile(path: path).values("norm.bias")) { XCTAssertTrue("\($0)".contains("'norm.bias' holds NaN or infinity"), "\($0)") }
+        XCTAssertThrowsError(try ModelFile(path: path).values("norm.bias")) {
+            XCTAssertTrue("\($0)".contains("'norm.bias' holds NaN or infinity"), "\($0)")
+        }
         let name = "blocks.0.attn.proj.weight"
         try rewrite(.int8, tensors: { tensors in
             tensors.removeAll { $0.name == name }
             tensors.append(SafetensorsTensor(name: name, shape: [24, 24], values: [Int8](repeating: -128, count: 576)))
         })
-        XCTAssertThrowsError(try ModelFile(path: path).values(name)) { XCTAssertTrue("\($0)".contains("-128"), "\($0)") }
+        XCTAssertThrowsError(try ModelFile(path: path).values(name)) {
+            XCTAssertTrue("\($0)".contains("-128"), "\($0)")
+        }
         try rewrite(.int8, tensors: { tensors in
             tensors.removeAll { $0.name == name + "_scale" }
-            tensors.append(SafetensorsTensor(name: name + "_scale", shape: [24, 1], values: [Float](repeating: -1, count: 24)))
+            tensors.append(SafetensorsTensor(
+                name: name + "_scale", shape: [24, 1], values: [Float](repeating: -1, count: 24)))
         })
-        XCTAssertThrowsError(try ModelFile(path: path).values(name)) { XCTAssertTrue("\($0)".contains("negative scale"), "\($0)") }
+        XCTAssertThrowsError(try ModelFile(path: path).values(name)) {
+            XCTAssertTrue("\($0)".contains("negative scale"), "\($0)")
+        }
     }
 
     func testPolicyWeightsComeFromTheTrace() throws {

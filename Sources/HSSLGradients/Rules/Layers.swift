@@ -3,13 +3,16 @@ import HSSLGraph
 
 extension Node {
     func layerNormRule(_ dy: Gradient, _ gradients: Gradients) {
-        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a norm weight is a parameter") }
+        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else {
+            preconditionFailure("a norm weight is a parameter")
+        }
         let dx = gradients.pool.floats(count)
         // Alive until the kernel returns: its memory would go to the next allocation.
         let x = saved[0].widened(count: count, pool: gradients.pool)
         withExtendedLifetime(x) {
-            hssl_layer_norm_backward(rows, width, x.floats, weight, saved[1].floats, saved[2].floats, dy.values, dx.floats,
-                                     gradients.accumulator(inputs[1], count: width), gradients.accumulator(inputs[2], count: width))
+            hssl_layer_norm_backward(
+                rows, width, x.floats, weight, saved[1].floats, saved[2].floats, dy.values, dx.floats,
+                gradients.accumulator(inputs[1], count: width), gradients.accumulator(inputs[2], count: width))
         }
         gradients.add(inputs[0], dx, owned: true, count: count)
     }
@@ -38,12 +41,16 @@ extension Node {
     }
 
     func groupNormRule(_ dy: Gradient, _ gradients: Gradients, groups: Int) {
-        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a norm weight is a parameter") }
+        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else {
+            preconditionFailure("a norm weight is a parameter")
+        }
         let dx = gradients.pool.floats(count)
         let x = saved[0].widened(count: count, pool: gradients.pool)
         withExtendedLifetime(x) {
-            hssl_group_norm_backward(shape[0], count / (shape[0] * width), width, groups, x.floats, weight, saved[1].floats, saved[2].floats, dy.values,
-                                     dx.floats, gradients.accumulator(inputs[1], count: width), gradients.accumulator(inputs[2], count: width))
+            hssl_group_norm_backward(
+                shape[0], count / (shape[0] * width), width, groups, x.floats, weight, saved[1].floats, saved[2].floats,
+                dy.values, dx.floats, gradients.accumulator(inputs[1], count: width),
+                gradients.accumulator(inputs[2], count: width))
         }
         gradients.add(inputs[0], dx, owned: true, count: count)
     }
@@ -54,7 +61,9 @@ extension Node {
         let (ones, dw) = (gradients.pool.floats(inputWidth), gradients.pool.floats(count))
         ones.floats.update(repeating: 1, count: inputWidth)
         withExtendedLifetime(ones) {
-            hssl_layer_norm_backward(outputs, inputWidth, saved[0].floats, ones.floats, saved[1].floats, saved[2].floats, dy.values, dw.floats, nil, nil)
+            hssl_layer_norm_backward(
+                outputs, inputWidth, saved[0].floats, ones.floats, saved[1].floats, saved[2].floats, dy.values,
+                dw.floats, nil, nil)
         }
         gradients.add(inputs[0], dw, owned: true, count: count)
     }
@@ -87,17 +96,25 @@ extension Node {
         let (batch, tokens, headDimension) = (shape[0], shape[1], width / heads)
         let dqkv = gradients.pool.floats(3 * count)
         guard let output = saved.last else { return }
-        let (qkv, out) = (saved[0].widened(count: 3 * count, pool: gradients.pool), output.widened(count: count, pool: gradients.pool))
+        let (qkv, out) = (
+            saved[0].widened(count: 3 * count, pool: gradients.pool),
+            output.widened(count: count, pool: gradients.pool))
         withExtendedLifetime((qkv, out)) {
             if !bias, !mask {
-                let workspace = gradients.pool.allocate(byteCount: hssl_attention_backward_workspace_size(batch, tokens, heads, headDimension))
-                hssl_attention_backward(batch, tokens, heads, headDimension, qkv.floats, out.floats, saved[1].floats, dy.values, dqkv.floats, workspace.pointer)
+                let workspace = gradients.pool.allocate(
+                    byteCount: hssl_attention_backward_workspace_size(batch, tokens, heads, headDimension))
+                hssl_attention_backward(
+                    batch, tokens, heads, headDimension, qkv.floats, out.floats, saved[1].floats, dy.values,
+                    dqkv.floats, workspace.pointer)
             } else {
-                let workspace = gradients.pool.allocate(byteCount: hssl_attention_biased_backward_workspace_size(batch, tokens, heads, headDimension))
+                let workspace = gradients.pool.allocate(
+                    byteCount: hssl_attention_biased_backward_workspace_size(batch, tokens, heads, headDimension))
                 let windows = mask ? gradients.tape.shapes[inputs[inputs.count - 1]][0] : 1
                 let dbias = bias ? gradients.accumulator(inputs[1], count: heads * tokens * tokens) : nil
-                hssl_attention_biased_backward(batch, tokens, heads, headDimension, bias ? saved[2].floats : nil, mask ? saved[bias ? 3 : 2].floats : nil, windows,
-                                               qkv.floats, out.floats, saved[1].floats, dy.values, dqkv.floats, dbias, workspace.pointer)
+                hssl_attention_biased_backward(
+                    batch, tokens, heads, headDimension, bias ? saved[2].floats : nil,
+                    mask ? saved[bias ? 3 : 2].floats : nil, windows, qkv.floats, out.floats, saved[1].floats,
+                    dy.values, dqkv.floats, dbias, workspace.pointer)
             }
         }
         gradients.add(inputs[0], dqkv, owned: true, count: 3 * count)
@@ -111,15 +128,19 @@ extension Node {
         gradients.add(inputs[0], dx, owned: true, count: grid.reduce(1, *))
     }
 
-    func poolRule(_ dy: Gradient, _ gradients: Gradients, _ kind: Operation.Pool, kernel: Int, stride: Int, padding: Int) {
+    func poolRule(
+        _ dy: Gradient, _ gradients: Gradients, _ kind: Operation.Pool, kernel: Int, stride: Int, padding: Int
+    ) {
         guard gradients.wants(inputs[0]) else { return }
         let grid = gradients.tape.shapes[inputs[0]]
         let dx = gradients.pool.floats(grid.reduce(1, *))
         switch kind {
-        case .average: hssl_average_pool_backward(grid[0], grid[1], grid[2], grid[3], kernel, stride, padding, dy.values, dx.floats)
+        case .average: hssl_average_pool_backward(
+            grid[0], grid[1], grid[2], grid[3], kernel, stride, padding, dy.values, dx.floats)
         case .max:
             saved[0].floats.withMemoryRebound(to: Int32.self, capacity: count) {
-                hssl_max_pool_backward(grid[0], grid[1], grid[2], grid[3], kernel, stride, padding, $0, dy.values, dx.floats)
+                hssl_max_pool_backward(
+                    grid[0], grid[1], grid[2], grid[3], kernel, stride, padding, $0, dy.values, dx.floats)
             }
         }
         gradients.add(inputs[0], dx, owned: true, count: grid.reduce(1, *))
@@ -131,16 +152,20 @@ extension Node {
         if let dweight = gradients.accumulator(inputs[1], count: channels * kernel * kernel) {
             let x = saved[0].widened(count: count, pool: gradients.pool)
             withExtendedLifetime(x) {
-                hssl_depthwise_conv_backward_weight(batch, height, gridWidth, channels, kernel, x.floats, dy.values, dweight,
-                                                    gradients.accumulator(inputs[2], count: channels), workspace.pointer)
+                hssl_depthwise_conv_backward_weight(
+                    batch, height, gridWidth, channels, kernel, x.floats, dy.values, dweight,
+                    gradients.accumulator(inputs[2], count: channels), workspace.pointer)
             }
         } else if let dbias = gradients.accumulator(inputs[2], count: channels) {
             hssl_sum_rows(batch * height * gridWidth, channels, dy.values, dbias)
         }
         guard gradients.wants(inputs[0]) else { return }
-        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else { preconditionFailure("a convolution weight is a parameter") }
+        guard let weight = gradients.tape.parameter(of: inputs[1])?.values else {
+            preconditionFailure("a convolution weight is a parameter")
+        }
         let dx = gradients.pool.floats(count)
-        hssl_depthwise_conv_backward_input(batch, height, gridWidth, channels, kernel, dy.values, weight, dx.floats, workspace.pointer)
+        hssl_depthwise_conv_backward_input(
+            batch, height, gridWidth, channels, kernel, dy.values, weight, dx.floats, workspace.pointer)
         gradients.add(inputs[0], dx, owned: true, count: count)
     }
 
@@ -153,7 +178,8 @@ extension Node {
         weights.floats.update(from: saved[3].floats, count: rows)
         hssl_scale(rows, dy.values[0], weights.floats)
         let dz = gradients.pool.floats(rows * width)
-        hssl_soft_cross_entropy_backward(rows, width, saved[0].floats, saved[1].floats, 1 / temperature, saved[2].floats, weights.floats, dz.floats)
+        hssl_soft_cross_entropy_backward(
+            rows, width, saved[0].floats, saved[1].floats, 1 / temperature, saved[2].floats, weights.floats, dz.floats)
         gradients.add(inputs[0], dz, owned: true, count: rows * width)
     }
 

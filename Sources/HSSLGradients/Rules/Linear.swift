@@ -3,7 +3,9 @@ import HSSLGraph
 
 extension Node {
     /// y = act(x·Wᵀ + b): dpre = dy·act′; dx = dpre·W; dW += dpreᵀ·x; db += Σ dpre.
-    func linearRule(_ dy: Gradient, _ gradients: Gradients, bias: Bool, activation: Operation.Activation, role: MatrixRole) {
+    func linearRule(
+        _ dy: Gradient, _ gradients: Gradients, bias: Bool, activation: Operation.Activation, role: MatrixRole
+    ) {
         let tape = gradients.tape
         let pool = gradients.pool
         let outputs = width
@@ -25,9 +27,11 @@ extension Node {
 
         if let accumulator = gradients.accumulator(inputs[1], count: outputs * inputWidth) {
             let x = savedInput(width: inputWidth, pool: pool)
-            let workspace = pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
-            hssl_gemm_f32_unpacked(outputs, inputWidth, rows, pre.values, 1, outputs, x.floats, inputWidth, 1, accumulator, inputWidth, true, nil,
-                                   workspace.pointer)
+            let workspace = pool.allocate(byteCount: max(
+                1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
+            hssl_gemm_f32_unpacked(
+                outputs, inputWidth, rows, pre.values, 1, outputs, x.floats, inputWidth, 1, accumulator, inputWidth,
+                true, nil, workspace.pointer)
         }
 
         guard gradients.wants(inputs[0]) else { return }
@@ -35,34 +39,47 @@ extension Node {
         switch precision {
         case .float32:
             if let pack = parameter?.packed(.float32Backward, from: pool) {
-                hssl_gemm_f32(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
+                hssl_gemm_f32(
+                    rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth,
+                    false, nil)
             } else {
                 // A weight that an operation made is used once: packed block by block.
-                let workspace = pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(rows, inputWidth, outputs)))
-                hssl_gemm_f32_unpacked(rows, inputWidth, outputs, pre.values, outputs, 1, saved[1].floats, inputWidth, 1, dx.floats, inputWidth, false,
-                                       nil, workspace.pointer)
+                let workspace = pool.allocate(byteCount: max(
+                    1, hssl_gemm_f32_unpacked_workspace_size(rows, inputWidth, outputs)))
+                hssl_gemm_f32_unpacked(
+                    rows, inputWidth, outputs, pre.values, outputs, 1, saved[1].floats, inputWidth, 1, dx.floats,
+                    inputWidth, false, nil, workspace.pointer)
             }
         case .float16:
             let pack = packedWeight(.float16Backward, parameter, inputWidth: inputWidth, pool: pool)
-            hssl_gemm_f16(rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false, nil)
+            hssl_gemm_f16(
+                rows, inputWidth, outputs, pre.values, outputs, 1, pack.packed.pointer, dx.floats, inputWidth, false,
+                nil)
         case .int8:
-            // The channel scale is folded into dY, so that the forward codes serve the product over output channels too.
+            // The channel scale is folded into dY, so that the forward codes serve the product over output channels
+            // too.
             let pack = packedWeight(.int8Backward, parameter, inputWidth: inputWidth, pool: pool)
             let leading = (outputs + 3) / 4 * 4
             let codes = pool.allocate(byteCount: rows * leading)
             let scale = pool.floats(rows)
-            hssl_quantize_rows_u8_stochastic(rows, outputs, pre.values, outputs, pack.scale?.floats,
-                                             CounterRandom.combine([tape.roundingKey, UInt64(ordinal)]), codes.bytes, leading, scale.floats)
-            tape.statistics?.gradients.add(rows: rows, width: outputs, codes: codes, leading: leading, scale: scale, pool: pool)
-            hssl_gemm_u8s8_f32(rows, inputWidth, outputs, codes.bytes, leading, scale.floats, pack.packed.pointer, nil, dx.floats, inputWidth,
-                               false, nil)
+            hssl_quantize_rows_u8_stochastic(
+                rows, outputs, pre.values, outputs, pack.scale?.floats,
+                CounterRandom.combine([tape.roundingKey, UInt64(ordinal)]), codes.bytes, leading, scale.floats)
+            tape.statistics?.gradients.add(
+                rows: rows, width: outputs, codes: codes, leading: leading, scale: scale, pool: pool)
+            hssl_gemm_u8s8_f32(
+                rows, inputWidth, outputs, codes.bytes, leading, scale.floats, pack.packed.pointer, nil, dx.floats,
+                inputWidth, false, nil)
         }
         gradients.add(inputs[0], dx, owned: true, count: rows * inputWidth)
     }
 
     /// The weight for a product: a parameter keeps its packed forms, a computed one was saved as float32.
-    private func packedWeight(_ form: WeightForm, _ parameter: Parameter?, inputWidth: Int, pool: BufferPool) -> PackedWeight {
-        parameter?.packed(form, from: pool) ?? PackedWeight(form, values: saved[1].floats, outputs: width, inputs: inputWidth, pool: pool)
+    private func packedWeight(
+        _ form: WeightForm, _ parameter: Parameter?, inputWidth: Int, pool: BufferPool
+    ) -> PackedWeight {
+        parameter?.packed(form, from: pool)
+            ?? PackedWeight(form, values: saved[1].floats, outputs: width, inputs: inputWidth, pool: pool)
     }
 
     /// The saved input as float32 [rows, width].
@@ -73,7 +90,8 @@ extension Node {
             let buffer = pool.floats(rows * width)
             hssl_dequantize_rows_u8(rows, width, codes.bytes, leading, scale.floats, buffer.floats, width)
             return buffer
-        case .nothing: preconditionFailure("the input of \(operation.kind) was not saved, though its weight requires a gradient")
+        case .nothing: preconditionFailure(
+            "the input of \(operation.kind) was not saved, though its weight requires a gradient")
         }
     }
 }

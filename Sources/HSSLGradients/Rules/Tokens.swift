@@ -27,7 +27,9 @@ extension Node {
 
     func addBroadcastRule(_ dy: Gradient, _ gradients: Gradients) {
         let broadcast = count / shape[0]
-        if let accumulator = gradients.accumulator(inputs[1], count: broadcast) { hssl_sum_rows(shape[0], broadcast, dy.values, accumulator) }
+        if let accumulator = gradients.accumulator(inputs[1], count: broadcast) {
+            hssl_sum_rows(shape[0], broadcast, dy.values, accumulator)
+        }
         gradients.add(inputs[0], dy.buffer, owned: dy.owned, count: count)
     }
 
@@ -39,7 +41,8 @@ extension Node {
         guard gradients.wants(inputs[0]) else { return }
         let dx = gradients.pool.floats(batch * (tokens - 1) * dimension)
         for sample in 0..<batch {
-            (dx.floats + sample * (tokens - 1) * dimension).update(from: dy.values + (sample * tokens + 1) * dimension, count: (tokens - 1) * dimension)
+            (dx.floats + sample * (tokens - 1) * dimension).update(
+                from: dy.values + (sample * tokens + 1) * dimension, count: (tokens - 1) * dimension)
         }
         gradients.add(inputs[0], dx, owned: true, count: batch * (tokens - 1) * dimension)
     }
@@ -96,8 +99,10 @@ extension Node {
         let sources = matrix.count / targets
         guard let accumulator = gradients.accumulator(inputs[0], count: (sources + 1) * dimension) else { return }
         hssl_axpy(dimension, 1, dy.values, accumulator)
-        let workspace = gradients.pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(sources, dimension, targets)))
-        hssl_gemm_f32_unpacked(sources, dimension, targets, matrix, 1, sources, dy.values + dimension, dimension, 1, accumulator + dimension, dimension,
-                               true, nil, workspace.pointer)
+        let workspace = gradients.pool.allocate(byteCount: max(
+            1, hssl_gemm_f32_unpacked_workspace_size(sources, dimension, targets)))
+        hssl_gemm_f32_unpacked(
+            sources, dimension, targets, matrix, 1, sources, dy.values + dimension, dimension, 1,
+            accumulator + dimension, dimension, true, nil, workspace.pointer)
     }
 }

@@ -10,15 +10,18 @@ extension Operation {
         case .reshape: return x.reshaped(shape)
         case .unfold(let kernel, let stride, let padding, let source):
             return x.unfolded(kernel: kernel, stride: stride, padding: padding, from: source)
-        case .linear(_, let activation, let role): return x.linear(weight: inputs[1], bias: operand(2), activation: activation, role: role)
+        case .linear(_, let activation, let role): return x.linear(
+            weight: inputs[1], bias: operand(2), activation: activation, role: role)
         case .layerNorm(let epsilon): return x.layerNorm(weight: inputs[1], bias: inputs[2], epsilon: epsilon)
-        case .groupNorm(let groups, let epsilon): return x.groupNorm(groups: groups, weight: inputs[1], bias: inputs[2], epsilon: epsilon)
+        case .groupNorm(let groups, let epsilon): return x.groupNorm(
+            groups: groups, weight: inputs[1], bias: inputs[2], epsilon: epsilon)
         case .standardize(let epsilon): return x.standardized(epsilon: epsilon)
         case .unary(let function): return x.unary(function)
         case .attention(let heads, let bias, let mask):
             return x.attention(heads: heads, bias: bias ? inputs[1] : nil, mask: mask ? inputs.last : nil)
         case .depthwiseConv: return x.depthwiseConv(weight: inputs[1], bias: inputs[2])
-        case .pool(let kind, let kernel, let stride, let padding): return x.pooled(kind, kernel: kernel, stride: stride, padding: padding)
+        case .pool(let kind, let kernel, let stride, let padding): return x.pooled(
+            kind, kernel: kernel, stride: stride, padding: padding)
         case .scaleChannels: return x.scaledChannels(by: inputs[1])
         case .residual(nil): return x.adding(branch: inputs[1])
         case .addBroadcast: return x.addingBroadcast(inputs[1])

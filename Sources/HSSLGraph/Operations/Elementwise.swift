@@ -30,7 +30,8 @@ extension Tensor {
         }
     }
 
-    /// x + scale[b]·branch, both [B, …]; `scale` nil: 1. A sample whose branch was dropped has scale 0, a kept one 1/keep.
+    /// x + scale[b]·branch, both [B, …]; `scale` nil: 1. A sample whose branch was dropped has scale 0, a kept one
+    /// 1/keep.
     package func adding(branch: Tensor, scale: [Float]? = nil) -> Tensor {
         precondition(shape == branch.shape, "residual: \(shape) and \(branch.shape)")
         precondition(scale.map { $0.count == shape[0] } ?? true, "residual: one scale a sample")
@@ -44,17 +45,23 @@ extension Tensor {
         }
     }
 
-    /// x + scale[b]·branch(source)[b], where samples of scale 0 do not enter the branch: neither pass computes what it would multiply by zero.
+    /// x + scale[b]·branch(source)[b], where samples of scale 0 do not enter the branch: neither pass computes what it
+    /// would multiply by zero.
     ///
     /// - Parameters:
     ///   - source: what the branch reads, [B, …]; nil: x itself. The branch may not mix samples.
     ///   - scale: of every sample; nil: 1.
     package func adding(of source: Tensor? = nil, scale: [Float]?, branch: (Tensor) -> Tensor) -> Tensor {
         let source = source ?? self
-        // Were all dropped, the branch's parameters would have no gradient instead of zero, and would not decay: that one is computed.
-        guard let scale, scale.contains(0), let kept = Self.kept(scale) else { return adding(branch: branch(source), scale: scale) }
+        // Were all dropped, the branch's parameters would have no gradient instead of zero, and would not decay: that
+        // one is computed.
+        guard let scale, scale.contains(0), let kept = Self.kept(scale) else {
+            return adding(branch: branch(source), scale: scale)
+        }
         let samples = source.reshaped([source.shape[0], source.count / source.shape[0]]).gatheringRows(kept)
-        return adding(branch: branch(samples.reshaped([kept.count] + source.shape.dropFirst())), at: kept, scale: kept.map { scale[Int($0)] })
+        return adding(
+            branch: branch(samples.reshaped([kept.count] + source.shape.dropFirst())), at: kept,
+            scale: kept.map { scale[Int($0)] })
     }
 
     /// Samples with a scale other than 0; nil if there are none.
@@ -65,12 +72,16 @@ extension Tensor {
 
     /// x [B, …], plus scale[i]·branch[i] at sample index[i] (each at most once); branch [index.count, …].
     package func adding(branch: Tensor, at index: [Int32], scale: [Float]) -> Tensor {
-        precondition(branch.shape == [index.count] + shape.dropFirst() && scale.count == index.count && Set(index).count == index.count
-            && index.allSatisfy { $0 >= 0 && Int($0) < shape[0] }, "residualOfSamples: \(shape), \(branch.shape) at \(index)")
+        precondition(
+            branch.shape == [index.count] + shape.dropFirst() && scale.count == index.count
+            && Set(index).count == index.count && index.allSatisfy { $0 >= 0 && Int($0) < shape[0] },
+            "residualOfSamples: \(shape), \(branch.shape) at \(index)")
         let sample = count / shape[0]
         return tape.record(.residualOfSamples(index: index, scale: scale), [self, branch], shape: shape) { y, _ in
             y.update(from: values, count: count)
-            for (place, target) in index.enumerated() { hssl_axpy(sample, scale[place], branch.values + place * sample, y + Int(target) * sample) }
+            for (place, target) in index.enumerated() {
+                hssl_axpy(sample, scale[place], branch.values + place * sample, y + Int(target) * sample)
+            }
             return []
         }
     }

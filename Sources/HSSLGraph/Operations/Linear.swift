@@ -1,12 +1,16 @@
 import CSupport
 
 extension Tensor {
-    /// activation(x·Wᵀ + b): x [..., K], weight [N, K] (trailing axes of a convolution weight count as K), bias [N] → [..., N].
-    package func linear(weight: Tensor, bias: Tensor?, activation: Operation.Activation = .none, role: MatrixRole = .policy) -> Tensor {
+    /// activation(x·Wᵀ + b): x [..., K], weight [N, K] (trailing axes of a convolution weight count as K), bias [N] →
+    /// [..., N].
+    package func linear(
+        weight: Tensor, bias: Tensor?, activation: Operation.Activation = .none, role: MatrixRole = .policy
+    ) -> Tensor {
         let outputs = weight.shape[0]
         let inputs = weight.count / outputs
         precondition(width == inputs, "linear: input \(shape) against weight \(weight.shape)")
-        precondition(bias.map { $0.count == outputs } ?? true, "linear: bias of \(bias?.count ?? 0) for \(outputs) outputs")
+        precondition(
+            bias.map { $0.count == outputs } ?? true, "linear: bias of \(bias?.count ?? 0) for \(outputs) outputs")
         let operation = Operation.linear(bias: bias != nil, activation: activation, role: role)
         let operands = [self, weight] + (bias.map { [$0] } ?? [])
         return tape.record(operation, operands, shape: shape.dropLast() + [outputs]) { y, keeps in
@@ -40,13 +44,17 @@ extension Tensor {
                 let codes = pool.allocate(byteCount: rows * leading)
                 let scale = pool.floats(rows)
                 hssl_quantize_rows_u8(rows, inputs, values, inputs, codes.bytes, leading, scale.floats)
-                tape.statistics?.activations.add(rows: rows, width: inputs, codes: codes, leading: leading, scale: scale, pool: pool)
-                hssl_gemm_u8s8_f32(rows, outputs, inputs, codes.bytes, leading, scale.floats, pack.packed.pointer, pack.scale?.floats,
-                                   y, outputs, false, &stage)
+                tape.statistics?.activations.add(
+                    rows: rows, width: inputs, codes: codes, leading: leading, scale: scale, pool: pool)
+                hssl_gemm_u8s8_f32(
+                    rows, outputs, inputs, codes.bytes, leading, scale.floats, pack.packed.pointer, pack.scale?.floats,
+                    y, outputs, false, &stage)
                 if keepsInput { saved.append(.codes(codes, leading: leading, scale: scale)) }
             }
             if keeps, !keepsInput { saved.append(.nothing) }
-            if keeps, tape.parameter(of: weight.id) == nil, let storage = weight.storage { saved.append(.floats(storage)) }
+            if keeps, tape.parameter(of: weight.id) == nil, let storage = weight.storage {
+                saved.append(.floats(storage))
+            }
             if let preactivation { saved.append(tape.activation(preactivation, count: rows * outputs)) }
             return saved
         }

@@ -7,8 +7,12 @@ extension Tensor {
     ///   - targets: constant distributions, each row summing to 1.
     ///   - rowLosses: receives H of every row, before weighting.
     /// - Returns: the weighted sum, summed in float64, as [1].
-    package func softCrossEntropy(targets: Tensor, weights: [Float], temperature: Float, rowLosses: inout [Float]) -> Tensor {
-        precondition(shape == targets.shape && weights.count == rows, "softCrossEntropy: \(shape), \(targets.shape), \(weights.count) weights")
+    package func softCrossEntropy(
+        targets: Tensor, weights: [Float], temperature: Float, rowLosses: inout [Float]
+    ) -> Tensor {
+        precondition(
+            shape == targets.shape && weights.count == rows,
+            "softCrossEntropy: \(shape), \(targets.shape), \(weights.count) weights")
         var losses = [Float](repeating: 0, count: rows)
         defer { rowLosses = losses }
         return tape.record(.softCrossEntropy(temperature: temperature), [self], shape: [1]) { y, keeps in

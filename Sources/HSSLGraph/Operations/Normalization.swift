@@ -3,7 +3,8 @@ import CSupport
 extension Tensor {
     /// (x − mean)/√(variance + ε)·weight + bias over the last axis D; x [..., D], weight and bias [D].
     package func layerNorm(weight: Tensor, bias: Tensor, epsilon: Float) -> Tensor {
-        precondition(weight.count == width && bias.count == width, "layerNorm: input \(shape) against weight \(weight.shape)")
+        precondition(
+            weight.count == width && bias.count == width, "layerNorm: input \(shape) against weight \(weight.shape)")
         return tape.record(.layerNorm(epsilon: epsilon), [self, weight, bias], shape: shape) { y, keeps in
             guard keeps, let storage else {
                 hssl_layer_norm(rows, width, values, weight.values, bias.values, epsilon, y, nil, nil)
@@ -16,17 +17,23 @@ extension Tensor {
         }
     }
 
-    /// Group norm: x [B, …, C], weight and bias [C]; mean and variance of a sample over all positions of C/groups channels.
+    /// Group norm: x [B, …, C], weight and bias [C]; mean and variance of a sample over all positions of C/groups
+    /// channels.
     package func groupNorm(groups: Int, weight: Tensor, bias: Tensor, epsilon: Float) -> Tensor {
-        precondition(shape.count >= 2 && weight.count == width && bias.count == width && width % groups == 0, "groupNorm: \(shape) in \(groups) groups")
+        precondition(
+            shape.count >= 2 && weight.count == width && bias.count == width && width % groups == 0,
+            "groupNorm: \(shape) in \(groups) groups")
         let positions = count / (shape[0] * width)
         return tape.record(.groupNorm(groups: groups, epsilon: epsilon), [self, weight, bias], shape: shape) { y, keeps in
             guard keeps, let storage else {
-                hssl_group_norm(shape[0], positions, width, groups, values, weight.values, bias.values, epsilon, y, nil, nil)
+                hssl_group_norm(
+                    shape[0], positions, width, groups, values, weight.values, bias.values, epsilon, y, nil, nil)
                 return []
             }
             let (mean, rstd) = (tape.pool.floats(shape[0] * groups), tape.pool.floats(shape[0] * groups))
-            hssl_group_norm(shape[0], positions, width, groups, values, weight.values, bias.values, epsilon, y, mean.floats, rstd.floats)
+            hssl_group_norm(
+                shape[0], positions, width, groups, values, weight.values, bias.values, epsilon, y, mean.floats,
+                rstd.floats)
             return [tape.activation(storage, count: count), .floats(mean), .floats(rstd)]
         }
     }
@@ -40,7 +47,9 @@ extension Tensor {
             let (ones, zeros) = (tape.pool.floats(inputs), tape.pool.zeros(inputs))
             ones.floats.update(repeating: 1, count: inputs)
             let statistics = keeps ? (tape.pool.floats(outputs), tape.pool.floats(outputs)) : nil
-            hssl_layer_norm(outputs, inputs, values, ones.floats, zeros.floats, epsilon, y, statistics?.0.floats, statistics?.1.floats)
+            hssl_layer_norm(
+                outputs, inputs, values, ones.floats, zeros.floats, epsilon, y, statistics?.0.floats,
+                statistics?.1.floats)
             withExtendedLifetime((ones, zeros)) {}
             guard let statistics, let storage else { return [] }
             return [.floats(storage), .floats(statistics.0), .floats(statistics.1)]

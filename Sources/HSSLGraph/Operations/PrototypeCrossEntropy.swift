@@ -4,7 +4,8 @@ import CSupport
 package enum PrototypeTargets {
     /// Row i learns from row index[i] of stored distributions [Q, K].
     case distributions(Tensor, index: [Int32])
-    /// Row i learns from softmax((y[i]·Vᵀ − center)/temperature): bottleneck vectors y [rows, d] of a teacher, its prototypes V [K, d], center [K].
+    /// Row i learns from softmax((y[i]·Vᵀ − center)/temperature): bottleneck vectors y [rows, d] of a teacher, its
+    /// prototypes V [K, d], center [K].
     case projections(Tensor, prototypes: Tensor, center: [Float], temperature: Float)
 
     package var count: Int {
@@ -30,25 +31,31 @@ package struct PrototypeRows {
 }
 
 extension Tensor {
-    /// Σ_r weight[r]·H(q[r], softmax(x[r]·Wᵀ/T)) over the rows of all streams; the receiver is W [K, d], the prototypes.
+    /// Σ_r weight[r]·H(q[r], softmax(x[r]·Wᵀ/T)) over the rows of all streams; the receiver is W [K, d], the
+    /// prototypes.
     ///
-    /// Logits and computed targets exist for one tile of rows at a time. The gradients are computed in the same walk, while a tile is there: the loss is one
-    /// number, so its gradient is what is kept here times that number's, and a second walk would repeat both products. What is kept (dx [R, d], dW [K, d]) is
-    /// smaller than the logits [R, K].
+    /// Logits and computed targets exist for one tile of rows at a time. The gradients are computed in the same walk,
+    /// while a tile is there: the loss is one number, so its gradient is what is kept here times that number's, and a
+    /// second walk would repeat both products. What is kept (dx [R, d], dW [K, d]) is smaller than the logits [R, K].
     ///
     /// - Parameters:
     ///   - rowLosses: receives H of every row of every stream, before weighting.
     ///   - tileElements: logits of a tile; its rows follow from K alone.
     /// - Returns: the weighted sum, summed in float64, as [1].
-    package func prototypeCrossEntropy(of streams: [PrototypeRows], temperature: Float, rowLosses: inout [[Float]], tileElements: Int = 1 << 20) -> Tensor {
+    package func prototypeCrossEntropy(
+        of streams: [PrototypeRows], temperature: Float, rowLosses: inout [[Float]], tileElements: Int = 1 << 20
+    ) -> Tensor {
         precondition(shape.count == 2 && streams.allSatisfy { stream in
-            stream.rows.width == width && stream.weights.count == stream.rows.rows && stream.targets.reduce(0) { $0 + $1.count } == stream.rows.rows
+            stream.rows.width == width && stream.weights.count == stream.rows.rows
+                && stream.targets.reduce(0) { $0 + $1.count } == stream.rows.rows
         }, "prototypeCrossEntropy: \(shape) and \(streams.map { ($0.rows.shape, $0.weights.count, $0.targets.map(\.count)) })")
         var losses: [[Float]] = streams.map { _ in [] }
         defer { rowLosses = losses }
         return tape.record(.prototypeCrossEntropy, streams.map(\.rows) + [self], shape: [1]) { y, keeps in
             let wanted = streams.flatMap(\.targets).map(\.count).max() ?? 0
-            let tile = PrototypeTile(self, temperature: temperature, rows: max(1, min(wanted, tileElements / shape[0])), keepsGradients: keeps)
+            let tile = PrototypeTile(
+                self, temperature: temperature, rows: max(1, min(wanted, tileElements / shape[0])),
+                keepsGradients: keeps)
             var total = 0.0
             var saved: [Saved] = []
             for (place, stream) in streams.enumerated() {
@@ -92,7 +99,9 @@ private struct PrototypeTile {
         inverseTemperature = 1 / temperature
         (logits, targets) = (pool.floats(rows * count), pool.floats(rows * count))
         (losses, logSumExp) = (pool.floats(rows), pool.floats(rows))
-        let sizes = [hssl_gemm_f32_unpacked_workspace_size(rows, width, count), hssl_gemm_f32_unpacked_workspace_size(count, width, rows)]
+        let sizes = [
+            hssl_gemm_f32_unpacked_workspace_size(rows, width, count),
+            hssl_gemm_f32_unpacked_workspace_size(count, width, rows)]
         workspace = pool.allocate(byteCount: sizes.reduce(1, max))
         weightGradient = keepsGradients && prototypes.requiresGradient ? pool.zeros(count * width) : nil
     }
@@ -110,7 +119,8 @@ private struct PrototypeTile {
                     part.write(first..<first + n, packed: teacher, into: targets.floats)
                     let x = stream.rows.values + row * width
                     hssl_gemm_f32(n, count, width, x, width, 1, packed.packed.pointer, logits.floats, count, false, nil)
-                    hssl_soft_cross_entropy(n, count, targets.floats, logits.floats, inverseTemperature, losses.floats, logSumExp.floats)
+                    hssl_soft_cross_entropy(
+                        n, count, targets.floats, logits.floats, inverseTemperature, losses.floats, logSumExp.floats)
                     result.append(contentsOf: UnsafeBufferPointer(start: losses.floats, count: n))
                     if keepsGradients { differentiate(n, x, weights + row, dx: dx.map { $0.floats + row * width }) }
                 }
@@ -120,14 +130,19 @@ private struct PrototypeTile {
     }
 
     /// dx = dz·W, dW += dzᵀ·x.
-    private func differentiate(_ n: Int, _ x: UnsafePointer<Float>, _ weights: UnsafePointer<Float>, dx: UnsafeMutablePointer<Float>?) {
+    private func differentiate(
+        _ n: Int, _ x: UnsafePointer<Float>, _ weights: UnsafePointer<Float>, dx: UnsafeMutablePointer<Float>?
+    ) {
         let dz = logits.floats
-        hssl_soft_cross_entropy_backward(n, count, targets.floats, dz, inverseTemperature, logSumExp.floats, weights, dz)
+        hssl_soft_cross_entropy_backward(
+            n, count, targets.floats, dz, inverseTemperature, logSumExp.floats, weights, dz)
         if let dx {
-            hssl_gemm_f32_unpacked(n, width, count, dz, count, 1, prototypes.values, width, 1, dx, width, false, nil, workspace.pointer)
+            hssl_gemm_f32_unpacked(
+                n, width, count, dz, count, 1, prototypes.values, width, 1, dx, width, false, nil, workspace.pointer)
         }
         if let weightGradient {
-            hssl_gemm_f32_unpacked(count, width, n, dz, 1, count, x, width, 1, weightGradient.floats, width, true, nil, workspace.pointer)
+            hssl_gemm_f32_unpacked(
+                count, width, n, dz, 1, count, x, width, 1, weightGradient.floats, width, true, nil, workspace.pointer)
         }
     }
 }
@@ -147,9 +162,13 @@ extension PrototypeTargets {
                 hssl_gather_rows(part.count, stored.width, start + part.lowerBound, stored.values, q)
             }
         case .projections(let rows, let prototypes, let center, let temperature):
-            guard let packed else { preconditionFailure("the prototypes of projected targets are packed before the walk") }
+            guard let packed else {
+                preconditionFailure("the prototypes of projected targets are packed before the walk")
+            }
             let (count, width) = (prototypes.shape[0], prototypes.width)
-            hssl_gemm_f32(part.count, count, width, rows.values + part.lowerBound * width, width, 1, packed.packed.pointer, q, count, false, nil)
+            hssl_gemm_f32(
+                part.count, count, width, rows.values + part.lowerBound * width, width, 1, packed.packed.pointer, q,
+                count, false, nil)
             hssl_softmax(part.count, count, q, center, 1 / temperature, q)
         }
     }

@@ -37,7 +37,9 @@ extension Tensor {
 
     /// y[b, i] = x[b, index[i]], zeros where index[i] is −1: x [B, N, D] → [B, index.count, D].
     package func permutingTokens(_ index: [Int32]) -> Tensor {
-        precondition(shape.count == 3 && index.allSatisfy { $0 >= -1 && Int($0) < shape[1] }, "permuteTokens: an index outside \(shape)")
+        precondition(
+            shape.count == 3 && index.allSatisfy { $0 >= -1 && Int($0) < shape[1] },
+            "permuteTokens: an index outside \(shape)")
         return tape.record(.permuteTokens(index: index), [self], shape: [shape[0], index.count, width]) { y, _ in
             hssl_permute_tokens(shape[0], shape[1], index.count, width, index, values, y)
             return []
@@ -68,16 +70,22 @@ extension Tensor {
         }
     }
 
-    /// Position embeddings [1, 1+N, D] at another grid: → [1, 1+M, D]; the CLS row is kept, the others are `matrix` [M, N] times the grid rows.
+    /// Position embeddings [1, 1+N, D] at another grid: → [1, 1+M, D]; the CLS row is kept, the others are `matrix` [M,
+    /// N] times the grid rows.
     package func resampledPositions(matrix: [Float], rows targets: Int) -> Tensor {
         let sources = shape[1] - 1
-        precondition(shape.count == 3 && shape[0] == 1 && matrix.count == targets * sources, "resamplePositions: \(shape) through \(matrix.count)")
+        precondition(
+            shape.count == 3 && shape[0] == 1 && matrix.count == targets * sources,
+            "resamplePositions: \(shape) through \(matrix.count)")
         let dimension = width
-        return tape.record(.resamplePositions(matrix: matrix, rows: targets), [self], shape: [1, targets + 1, dimension]) { y, _ in
+        return tape.record(
+            .resamplePositions(matrix: matrix, rows: targets), [self], shape: [1, targets + 1, dimension]) { y, _ in
             y.update(from: values, count: dimension)
-            let workspace = tape.pool.allocate(byteCount: max(1, hssl_gemm_f32_unpacked_workspace_size(targets, dimension, sources)))
-            hssl_gemm_f32_unpacked(targets, dimension, sources, matrix, sources, 1, values + dimension, dimension, 1, y + dimension, dimension,
-                                   false, nil, workspace.pointer)
+            let workspace = tape.pool.allocate(byteCount: max(
+                1, hssl_gemm_f32_unpacked_workspace_size(targets, dimension, sources)))
+            hssl_gemm_f32_unpacked(
+                targets, dimension, sources, matrix, sources, 1, values + dimension, dimension, 1, y + dimension,
+                dimension, false, nil, workspace.pointer)
             return []
         }
     }

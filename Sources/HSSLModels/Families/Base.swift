@@ -35,7 +35,9 @@ package struct Pass {
     }
 
     /// For each sample 0 (the branch is dropped) or 1/keep; nil where nothing can be dropped.
-    package func scale(block: Int, branch: Int) -> [Float]? { stochasticDepth?.scale(block: firstBlock + block, branch: branch) }
+    package func scale(block: Int, branch: Int) -> [Float]? {
+        stochasticDepth?.scale(block: firstBlock + block, branch: branch)
+    }
 }
 
 /// What a base makes of images, before its final norm.
@@ -46,7 +48,9 @@ package struct BaseOutput {
     package let prefix: Int
     package let grid: Grid
 
-    package init(tokens: Tensor, prefix: Int = 0, grid: Grid) { (self.tokens, self.prefix, self.grid) = (tokens, prefix, grid) }
+    package init(tokens: Tensor, prefix: Int = 0, grid: Grid) {
+        (self.tokens, self.prefix, self.grid) = (tokens, prefix, grid)
+    }
 
     /// Samples B.
     package var count: Int { tokens.shape[0] }
@@ -60,7 +64,9 @@ package struct BaseOutput {
     /// Rows of the given cells (sample · N + cell; nil: all) among the rows of `tokens`.
     package func rows(ofCells cells: [Int32]?) -> [Int32] {
         let (cellCount, length) = (Int32(grid.count), Int32(grid.count + prefix))
-        return (cells ?? (0..<Int32(count) * cellCount).map { $0 }).map { $0 / cellCount * length + Int32(prefix) + $0 % cellCount }
+        return (cells ?? (0..<Int32(count) * cellCount).map { $0 }).map {
+            $0 / cellCount * length + Int32(prefix) + $0 % cellCount
+        }
     }
 }
 
@@ -78,11 +84,13 @@ package protocol Base {
     func callAsFunction(_ images: Tensor, mask: [UInt8]?, _ pass: Pass) -> BaseOutput
     /// One vector an image, after the final norm [B, D].
     func global(_ output: BaseOutput) -> Tensor
-    /// One vector a cell, after the final norm: [cells.count, D] for cells numbered sample · N + cell; nil: all [B · N, D].
+    /// One vector a cell, after the final norm: [cells.count, D] for cells numbered sample · N + cell; nil: all [B · N,
+    /// D].
     func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor
 }
 
-/// The sizes of a base model: what `hssl.architecture` of a model file stores. A family is one file that conforms, and one row of `BaseFamilies`.
+/// The sizes of a base model: what `hssl.architecture` of a model file stores. A family is one file that conforms, and
+/// one row of `BaseFamilies`.
 package protocol BaseConfiguration: Equatable, Sendable {
     /// e.g. `vit`.
     static var family: String { get }
@@ -109,12 +117,14 @@ package protocol BaseConfiguration: Equatable, Sendable {
 /// The base families there are.
 package enum BaseFamilies {
     package static let all: [any BaseConfiguration.Type] = [
-        VisionTransformer.Configuration.self, Swin.Configuration.self, ConvNeXt.Configuration.self, ResNet.Configuration.self,
+        VisionTransformer.Configuration.self, Swin.Configuration.self, ConvNeXt.Configuration.self,
+        ResNet.Configuration.self,
     ]
 
     package static func named(_ family: String) throws -> any BaseConfiguration.Type {
         guard let known = all.first(where: { $0.family == family }) else {
-            throw ModelError("unknown model family '\(oneLine(family))' (known: \(all.map { $0.family }.joined(separator: ", ")))")
+            throw ModelError(
+                "unknown model family '\(oneLine(family))' (known: \(all.map { $0.family }.joined(separator: ", ")))")
         }
         return known
     }

@@ -1,9 +1,11 @@
 import HSSLFormats
 import HSSLGraph
 
-/// ConvNeXt: depthwise convolutions and MLPs with layer scale, in stages of halved grids; timm's parameter names, LayerNorm ε 1e-6.
+/// ConvNeXt: depthwise convolutions and MLPs with layer scale, in stages of halved grids; timm's parameter names,
+/// LayerNorm ε 1e-6.
 ///
-/// Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022; timm `convnext.py`. Masked cells of the last grid stand for all stem cells that they cover.
+/// Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022; timm `convnext.py`. Masked cells of the last grid stand
+/// for all stem cells that they cover.
 package struct ConvNeXt: Base {
     package let maskToken: Parameter?
     private let sizes: Configuration
@@ -24,16 +26,22 @@ package struct ConvNeXt: Base {
 
     init(_ scope: ParameterScope, _ sizes: Configuration, _ use: Use) {
         self.sizes = sizes
-        stem = Convolution(scope("stem")("0"), .init(inputs: 3, outputs: sizes.dims[0], kernel: sizes.patchSize, stride: sizes.patchSize), from: .image)
+        stem = Convolution(
+            scope("stem")("0"),
+            .init(inputs: 3, outputs: sizes.dims[0], kernel: sizes.patchSize, stride: sizes.patchSize), from: .image)
         stemNorm = LayerNorm(scope("stem")("1"), width: sizes.dims[0], epsilon: 1e-6)
         maskToken = use == .pretraining ? scope.declare("mask_token", [1, sizes.dims[0]], .zeros) : nil
         stages = sizes.dims.indices.map { stage in
             let scope = scope("stages")("\(stage)"), down = scope("downsample")
             return Stage(
-                downsample: stage == 0 ? nil : (
+                downsample: stage == 0
+                ? nil : (
                     LayerNorm(down("0"), width: sizes.dims[stage - 1], epsilon: 1e-6),
-                    Convolution(down("1"), .init(inputs: sizes.dims[stage - 1], outputs: sizes.dims[stage], kernel: 2, stride: 2))),
-                blocks: (0..<sizes.depths[stage]).map { Block(scope("blocks")("\($0)"), width: sizes.dims[stage], kernel: sizes.kernelSize) })
+                    Convolution(
+                        down("1"),
+                        .init(inputs: sizes.dims[stage - 1], outputs: sizes.dims[stage], kernel: 2, stride: 2))),
+                blocks: (0..<sizes.depths[stage])
+                .map { Block(scope("blocks")("\($0)"), width: sizes.dims[stage], kernel: sizes.kernelSize) })
         }
         norm = LayerNorm(scope("head")("norm"), width: sizes.dims[sizes.dims.count - 1], epsilon: 1e-6)
     }
@@ -49,7 +57,9 @@ package struct ConvNeXt: Base {
         if let mask, let maskToken {
             let (cells, shape) = (Grid(height: x.shape[1], width: x.shape[2]), x.shape)
             let flags = spread(mask, grid(height: images.shape[2], width: images.shape[3]), by: maskStride, over: cells)
-            x = x.reshaped([shape[0], cells.count, shape[3]]).masked(flags, token: images.tape.parameter(maskToken)).reshaped(shape)
+            x =
+                x.reshaped([shape[0], cells.count, shape[3]]).masked(flags, token: images.tape.parameter(maskToken))
+                .reshaped(shape)
         }
         var index = 0
         for stage in stages {
@@ -65,7 +75,9 @@ package struct ConvNeXt: Base {
 
     package func global(_ output: BaseOutput) -> Tensor { norm(output.tokens.meanOverTokens()) }
 
-    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor { norm(output.tokens.gatheringRows(output.rows(ofCells: cells))) }
+    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor {
+        norm(output.tokens.gatheringRows(output.rows(ofCells: cells)))
+    }
 
     /// x + gamma·MLP(LN(depthwise(x))).
     private struct Block {
@@ -97,7 +109,8 @@ package struct ConvNeXt: Base {
         package var kernelSize: Int
 
         package init(imageSize: Int, patchSize: Int, depths: [Int], dims: [Int], kernelSize: Int = 7) {
-            (self.imageSize, self.patchSize, self.depths, self.dims, self.kernelSize) = (imageSize, patchSize, depths, dims, kernelSize)
+            (self.imageSize, self.patchSize, self.depths, self.dims, self.kernelSize) = (
+                imageSize, patchSize, depths, dims, kernelSize)
         }
 
         package static let family = "convnext"
@@ -112,37 +125,49 @@ package struct ConvNeXt: Base {
         package static var presets: [String] { table.map(\.name) }
 
         package static func preset(_ name: String, imageSize: Int, patchSize: Int?) throws -> Self {
-            guard let row = table.first(where: { $0.name == name }) else { throw ModelError("unknown architecture '\(oneLine(name))'") }
+            guard let row = table.first(where: { $0.name == name }) else {
+                throw ModelError("unknown architecture '\(oneLine(name))'")
+            }
             return Self(imageSize: imageSize, patchSize: patchSize ?? row.patchSize, depths: row.depths, dims: row.dims)
         }
 
         package var json: [(key: String, value: JSONValue)] {
             [
-                ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)), ("depths", .array(depths.map { .integer($0) })),
+                ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)),
+                ("depths", .array(depths.map { .integer($0) })),
                 ("dims", .array(dims.map { .integer($0) })), ("kernel_size", .integer(kernelSize)),
             ]
         }
 
         package init(json: JSONValue) throws {
             let key = ModelArchitecture.key
-            self.init(imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
-                      depths: try json.integers("depths", in: key), dims: try json.integers("dims", in: key),
-                      kernelSize: try json.integer("kernel_size", in: key))
+            self.init(
+                imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
+                depths: try json.integers("depths", in: key), dims: try json.integers("dims", in: key),
+                kernelSize: try json.integer("kernel_size", in: key))
         }
 
         package func validate() throws {
             try Self.check([
-                ("image_size", imageSize, ModelBounds.imageSize), ("patch_size", patchSize, ModelBounds.patchSize), ("kernel_size", kernelSize, 1...63),
+                ("image_size", imageSize, ModelBounds.imageSize), ("patch_size", patchSize, ModelBounds.patchSize),
+                ("kernel_size", kernelSize, 1...63),
                 ("number of depths", depths.count, ModelBounds.stages),
             ])
             try Self.check("depths", depths, ModelBounds.depth)
             try Self.check("dims", dims, ModelBounds.width)
-            guard dims.count == depths.count else { throw ModelError("dims has \(dims.count) values for \(depths.count) stages") }
+            guard dims.count == depths.count else {
+                throw ModelError("dims has \(dims.count) values for \(depths.count) stages")
+            }
             guard kernelSize % 2 == 1 else { throw ModelError("kernel_size \(kernelSize) is not odd") }
             let cell = patchSize << (depths.count - 1)
-            guard imageSize % cell == 0 else { throw ModelError("image_size \(imageSize) is not a multiple of \(cell), the pixels of a cell of the last grid") }
+            guard imageSize % cell == 0 else {
+                throw ModelError(
+                    "image_size \(imageSize) is not a multiple of \(cell), the pixels of a cell of the last grid")
+            }
             let cells = (imageSize / patchSize) * (imageSize / patchSize)
-            guard cells <= ModelBounds.cells else { throw ModelError("\(cells) stem cells; at most \(ModelBounds.cells) are supported") }
+            guard cells <= ModelBounds.cells else {
+                throw ModelError("\(cells) stem cells; at most \(ModelBounds.cells) are supported")
+            }
         }
 
         package func makeBase(_ scope: ParameterScope, _ use: Use) -> any Base { ConvNeXt(scope, self, use) }

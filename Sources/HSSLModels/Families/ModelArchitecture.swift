@@ -40,7 +40,9 @@ public struct ModelArchitecture: Equatable, Sendable {
     /// The model as forward code, its parameters declared under `scope`.
     package func makeBase(_ scope: ParameterScope, _ use: Use) -> any Base { configuration.makeBase(scope, use) }
 
-    public static func == (a: Self, b: Self) -> Bool { a.name == b.name && a.configuration.isEqual(to: b.configuration) }
+    public static func == (a: Self, b: Self) -> Bool {
+        a.name == b.name && a.configuration.isEqual(to: b.configuration)
+    }
 }
 
 /// What is wrong with an architecture or a model, in one line.

@@ -1,10 +1,12 @@
 import HSSLFormats
 import HSSLGraph
 
-/// Bottleneck ResNet with group norm; timm's parameter names (`resnet50_gn`). While training, the weights of its convolutions are standardised, so that no
-/// statistic of a batch is needed; an exported model holds the standardised weights and is an ordinary ResNet.
+/// Bottleneck ResNet with group norm; timm's parameter names (`resnet50_gn`). While training, the weights of its
+/// convolutions are standardised, so that no statistic of a batch is needed; an exported model holds the standardised
+/// weights and is an ordinary ResNet.
 ///
-/// Source: He et al., CVPR 2016; Wu & He, "Group normalization", ECCV 2018; Qiao et al. 2019; timm `resnet.py`. It has no token stage: nothing can be masked.
+/// Source: He et al., CVPR 2016; Wu & He, "Group normalization", ECCV 2018; Qiao et al. 2019; timm `resnet.py`. It has
+/// no token stage: nothing can be masked.
 package struct ResNet: Base {
     package var maskToken: Parameter? { nil }
     private let sizes: Configuration
@@ -18,7 +20,8 @@ package struct ResNet: Base {
     init(_ scope: ParameterScope, _ sizes: Configuration, _ use: Use) {
         self.sizes = sizes
         let standardization: Float? = use == .pretraining ? 1e-6 : nil
-        let stem: Convolution.Shape = sizes.stem == .imagenet ? .init(inputs: 3, outputs: sizes.planes[0], kernel: 7, stride: 2, padding: 3)
+        let stem: Convolution.Shape = sizes.stem == .imagenet
+            ? .init(inputs: 3, outputs: sizes.planes[0], kernel: 7, stride: 2, padding: 3)
             : .init(inputs: 3, outputs: sizes.planes[0], kernel: 3, padding: 1)
         conv1 = Convolution(scope("conv1"), stem, from: .image, bias: false, standardization: standardization)
         norm1 = GroupNorm(scope("bn1"), channels: sizes.planes[0])
@@ -50,7 +53,9 @@ package struct ResNet: Base {
 
     package func global(_ output: BaseOutput) -> Tensor { output.tokens.meanOverTokens() }
 
-    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor { output.tokens.gatheringRows(output.rows(ofCells: cells)) }
+    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor {
+        output.tokens.gatheringRows(output.rows(ofCells: cells))
+    }
 
     /// ReLU(shortcut(x) + norm(1×1(ReLU(norm(3×3(ReLU(norm(1×1(x))))))))).
     private struct Bottleneck {
@@ -59,7 +64,9 @@ package struct ResNet: Base {
 
         init(_ scope: ParameterScope, inputs: Int, planes: Int, stride: Int, standardization: Float?) {
             func layer(_ convolution: String, _ norm: String, _ shape: Convolution.Shape) -> (Convolution, GroupNorm) {
-                (Convolution(scope(convolution), shape, bias: false, standardization: standardization), GroupNorm(scope(norm), channels: shape.outputs))
+                (
+                    Convolution(scope(convolution), shape, bias: false, standardization: standardization),
+                    GroupNorm(scope(norm), channels: shape.outputs))
             }
             layers = [
                 layer("conv1", "bn1", .init(inputs: inputs, outputs: planes, kernel: 1)),
@@ -67,7 +74,9 @@ package struct ResNet: Base {
                 layer("conv3", "bn3", .init(inputs: planes, outputs: 4 * planes, kernel: 1)),
             ]
             downsample = stride == 1 && inputs == 4 * planes ? nil
-                : layer("downsample.0", "downsample.1", .init(inputs: inputs, outputs: 4 * planes, kernel: 1, stride: stride))
+                : layer(
+                    "downsample.0", "downsample.1",
+                    .init(inputs: inputs, outputs: 4 * planes, kernel: 1, stride: stride))
         }
 
         /// x [B, h, w, C] → [B, h', w', 4·planes].
@@ -105,14 +114,17 @@ package struct ResNet: Base {
         package static var presets: [String] { table.map(\.name) }
 
         package static func preset(_ name: String, imageSize: Int, patchSize: Int?) throws -> Self {
-            guard let row = table.first(where: { $0.name == name }) else { throw ModelError("unknown architecture '\(oneLine(name))'") }
+            guard let row = table.first(where: { $0.name == name }) else {
+                throw ModelError("unknown architecture '\(oneLine(name))'")
+            }
             guard patchSize == nil else { throw ModelError("\(name) has no patches: model.patch_size is not for it") }
             return Self(imageSize: imageSize, stem: row.stem, planes: row.planes, layers: row.layers)
         }
 
         package var json: [(key: String, value: JSONValue)] {
             [
-                ("image_size", .integer(imageSize)), ("stem", .string(stem.rawValue)), ("planes", .array(planes.map { .integer($0) })),
+                ("image_size", .integer(imageSize)), ("stem", .string(stem.rawValue)),
+                ("planes", .array(planes.map { .integer($0) })),
                 ("layers", .array(layers.map { .integer($0) })),
             ]
         }
@@ -120,18 +132,28 @@ package struct ResNet: Base {
         package init(json: JSONValue) throws {
             let key = ModelArchitecture.key
             let name = try json.string("stem", in: key)
-            guard let stem = Stem(rawValue: name) else { throw ModelError("unknown stem '\(oneLine(name))' (known: imagenet, small)") }
-            self.init(imageSize: try json.integer("image_size", in: key), stem: stem, planes: try json.integers("planes", in: key),
-                      layers: try json.integers("layers", in: key))
+            guard let stem = Stem(rawValue: name) else {
+                throw ModelError("unknown stem '\(oneLine(name))' (known: imagenet, small)")
+            }
+            self.init(
+                imageSize: try json.integer("image_size", in: key), stem: stem,
+                planes: try json.integers("planes", in: key), layers: try json.integers("layers", in: key))
         }
 
         package func validate() throws {
-            try Self.check([("image_size", imageSize, ModelBounds.imageSize), ("number of layers", layers.count, ModelBounds.stages)])
+            try Self.check(
+                [
+                    ("image_size", imageSize, ModelBounds.imageSize),
+                    ("number of layers", layers.count, ModelBounds.stages)])
             try Self.check("layers", layers, ModelBounds.depth)
             try Self.check("planes", planes, 1...4_096)
-            guard planes.count == layers.count else { throw ModelError("planes has \(planes.count) values for \(layers.count) stages") }
+            guard planes.count == layers.count else {
+                throw ModelError("planes has \(planes.count) values for \(layers.count) stages")
+            }
             let cells = stem == .imagenet ? (imageSize + 1) / 2 * ((imageSize + 1) / 2) : imageSize * imageSize
-            guard cells <= ModelBounds.cells else { throw ModelError("\(cells) cells after the stem; at most \(ModelBounds.cells) are supported") }
+            guard cells <= ModelBounds.cells else {
+                throw ModelError("\(cells) cells after the stem; at most \(ModelBounds.cells) are supported")
+            }
         }
 
         package func makeBase(_ scope: ParameterScope, _ use: Use) -> any Base { ResNet(scope, self, use) }

@@ -3,7 +3,8 @@ import HSSLGraph
 
 /// Swin transformer: shifted windows over grids that are merged 2 × 2 between stages; timm's parameter names.
 ///
-/// Source: Liu et al., ICCV 2021; timm `swin_transformer.py`. Masked cells of the last grid stand for all embedded patches that they cover, as iBOT does.
+/// Source: Liu et al., ICCV 2021; timm `swin_transformer.py`. Masked cells of the last grid stand for all embedded
+/// patches that they cover, as iBOT does.
 package struct Swin: Base {
     package let maskToken: Parameter?
     private let sizes: Configuration
@@ -25,7 +26,9 @@ package struct Swin: Base {
     init(_ scope: ParameterScope, _ sizes: Configuration, _ use: Use) {
         self.sizes = sizes
         let embed = scope("patch_embed")
-        patchEmbed = Convolution(embed("proj"), .init(inputs: 3, outputs: sizes.embedDim, kernel: sizes.patchSize, stride: sizes.patchSize), from: .image)
+        patchEmbed = Convolution(
+            embed("proj"), .init(inputs: 3, outputs: sizes.embedDim, kernel: sizes.patchSize, stride: sizes.patchSize),
+            from: .image)
         patchNorm = LayerNorm(embed("norm"), width: sizes.embedDim, epsilon: 1e-5)
         maskToken = use == .pretraining ? scope.declare("mask_token", [1, sizes.embedDim], .zeros) : nil
         stages = sizes.depths.indices.map { stage in
@@ -33,8 +36,10 @@ package struct Swin: Base {
             return Stage(
                 merging: stage > 0 ? PatchMerging(scope("downsample"), width: width) : nil,
                 blocks: (0..<sizes.depths[stage]).map {
-                    SwinBlock(scope("blocks")("\($0)"), width: width, heads: sizes.numHeads[stage], grid: sizes.grid(stage: stage), window: sizes.windowSize,
-                              shift: $0 % 2 == 1 ? sizes.windowSize / 2 : 0)
+                    SwinBlock(
+                        scope("blocks")("\($0)"), width: width, heads: sizes.numHeads[stage],
+                        grid: sizes.grid(stage: stage), window: sizes.windowSize,
+                        shift: $0 % 2 == 1 ? sizes.windowSize / 2 : 0)
                 })
         }
         norm = LayerNorm(scope("norm"), width: sizes.width(stage: sizes.depths.count - 1), epsilon: 1e-5)
@@ -67,7 +72,9 @@ package struct Swin: Base {
 
     package func global(_ output: BaseOutput) -> Tensor { norm(output.tokens).meanOverTokens() }
 
-    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor { norm(output.tokens.gatheringRows(output.rows(ofCells: cells))) }
+    package func local(_ output: BaseOutput, cells: [Int32]?) -> Tensor {
+        norm(output.tokens.gatheringRows(output.rows(ofCells: cells)))
+    }
 
     /// Sizes of a Swin transformer; lists have one value a stage.
     package struct Configuration: BaseConfiguration {
@@ -94,15 +101,20 @@ package struct Swin: Base {
         package static var presets: [String] { table.map(\.name) }
 
         package static func preset(_ name: String, imageSize: Int, patchSize: Int?) throws -> Self {
-            guard let row = table.first(where: { $0.name == name }) else { throw ModelError("unknown architecture '\(oneLine(name))'") }
-            return Self(imageSize: imageSize, patchSize: patchSize ?? row.patchSize, embedDim: row.embedDim, depths: row.depths, numHeads: row.numHeads,
-                        windowSize: 7)
+            guard let row = table.first(where: { $0.name == name }) else {
+                throw ModelError("unknown architecture '\(oneLine(name))'")
+            }
+            return Self(
+                imageSize: imageSize, patchSize: patchSize ?? row.patchSize, embedDim: row.embedDim, depths: row.depths,
+                numHeads: row.numHeads, windowSize: 7)
         }
 
         package var json: [(key: String, value: JSONValue)] {
             [
-                ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)), ("embed_dim", .integer(embedDim)),
-                ("depths", .array(depths.map { .integer($0) })), ("num_heads", .array(numHeads.map { .integer($0) })), ("window_size", .integer(windowSize)),
+                ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)),
+                ("embed_dim", .integer(embedDim)),
+                ("depths", .array(depths.map { .integer($0) })), ("num_heads", .array(numHeads.map { .integer($0) })),
+                ("window_size", .integer(windowSize)),
                 ("mlp_ratio", .integer(4)),
             ]
         }
@@ -111,9 +123,10 @@ package struct Swin: Base {
             let key = ModelArchitecture.key
             let ratio = try json.number("mlp_ratio", in: key)
             guard ratio == 4 else { throw ModelError("mlp_ratio \(ratio) is not supported (only 4)") }
-            self.init(imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
-                      embedDim: try json.integer("embed_dim", in: key), depths: try json.integers("depths", in: key),
-                      numHeads: try json.integers("num_heads", in: key), windowSize: try json.integer("window_size", in: key))
+            self.init(
+                imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
+                embedDim: try json.integer("embed_dim", in: key), depths: try json.integers("depths", in: key),
+                numHeads: try json.integers("num_heads", in: key), windowSize: try json.integer("window_size", in: key))
         }
 
         package init(imageSize: Int, patchSize: Int, embedDim: Int, depths: [Int], numHeads: [Int], windowSize: Int) {
@@ -123,20 +136,30 @@ package struct Swin: Base {
 
         package func validate() throws {
             try Self.check([
-                ("image_size", imageSize, ModelBounds.imageSize), ("patch_size", patchSize, ModelBounds.patchSize), ("embed_dim", embedDim, ModelBounds.width),
+                ("image_size", imageSize, ModelBounds.imageSize), ("patch_size", patchSize, ModelBounds.patchSize),
+                ("embed_dim", embedDim, ModelBounds.width),
                 ("window_size", windowSize, 1...64), ("number of depths", depths.count, ModelBounds.stages),
             ])
             try Self.check("depths", depths, ModelBounds.depth)
             try Self.check("num_heads", numHeads, ModelBounds.heads)
-            guard numHeads.count == depths.count else { throw ModelError("num_heads has \(numHeads.count) values for \(depths.count) stages") }
-            guard width(stage: depths.count - 1) <= ModelBounds.width.upperBound else { throw ModelError("the last stage is wider than \(ModelBounds.width.upperBound)") }
+            guard numHeads.count == depths.count else {
+                throw ModelError("num_heads has \(numHeads.count) values for \(depths.count) stages")
+            }
+            guard width(stage: depths.count - 1) <= ModelBounds.width.upperBound else {
+                throw ModelError("the last stage is wider than \(ModelBounds.width.upperBound)")
+            }
             for stage in depths.indices where width(stage: stage) % numHeads[stage] != 0 {
-                throw ModelError("stage \(stage): width \(width(stage: stage)) is not a multiple of num_heads \(numHeads[stage])")
+                throw ModelError(
+                    "stage \(stage): width \(width(stage: stage)) is not a multiple of num_heads \(numHeads[stage])")
             }
             let patch = patchSize << (depths.count - 1)
-            guard imageSize % patch == 0 else { throw ModelError("image_size \(imageSize) is not a multiple of \(patch), the pixels of a cell of the last grid") }
+            guard imageSize % patch == 0 else {
+                throw ModelError(
+                    "image_size \(imageSize) is not a multiple of \(patch), the pixels of a cell of the last grid")
+            }
             guard grid(stage: 0) * grid(stage: 0) <= ModelBounds.cells else {
-                throw ModelError("\(grid(stage: 0) * grid(stage: 0)) patches; at most \(ModelBounds.cells) are supported")
+                throw ModelError(
+                    "\(grid(stage: 0) * grid(stage: 0)) patches; at most \(ModelBounds.cells) are supported")
             }
         }
 
@@ -144,7 +167,8 @@ package struct Swin: Base {
     }
 }
 
-/// 2 × 2 neighbours side by side, in the order (0,0) (1,0) (0,1) (1,1), normalised and mapped to half of their channels.
+/// 2 × 2 neighbours side by side, in the order (0,0) (1,0) (0,1) (1,1), normalised and mapped to half of their
+/// channels.
 private struct PatchMerging {
     private let norm: LayerNorm
     private let reduction: Linear

@@ -2,12 +2,14 @@ import CSupport
 import HSSLFormats
 import HSSLGraph
 
-/// A deployed model in one safetensors file: timm's tensor names, and in the metadata what the model is and how its images are prepared.
+/// A deployed model in one safetensors file: timm's tensor names, and in the metadata what the model is and how its
+/// images are prepared.
 ///
-/// float32 and float16 files hold every tensor in that type. In int8 files a Linear weight `X.weight` is I8 `[out, in]` with codes in ±127 and
-/// `X.weight_scale` F32 `[out, 1]`, w ≈ code·scale; all else is F32.
+/// float32 and float16 files hold every tensor in that type. In int8 files a Linear weight `X.weight` is I8 `[out, in]`
+/// with codes in ±127 and `X.weight_scale` F32 `[out, 1]`, w ≈ code·scale; all else is F32.
 ///
-/// Everything but the values is verified when it is opened: a missing, unexpected, misshapen or mistyped tensor is an error that names it.
+/// Everything but the values is verified when it is opened: a missing, unexpected, misshapen or mistyped tensor is an
+/// error that names it.
 public struct ModelFile: Sendable {
     /// Major version of the layout described above.
     static let formatVersion = "1"
@@ -74,16 +76,22 @@ public struct ModelFile: Sendable {
         let shape = shapes[name]
         if quantized.contains(name) {
             let codes = try file.tensor(name)
-            if let index = codes.withBytes(Self.firstBadCode) { throw refuse(name, "holds the code -128 at element \(index); codes are in ±127") }
+            if let index = codes.withBytes(Self.firstBadCode) {
+                throw refuse(name, "holds the code -128 at element \(index); codes are in ±127")
+            }
             let scaleName = Self.scaleName(name)
             let scale = try file.floats(scaleName, allowingNonFinite: allowsNonFinite)
-            if let index = scale.firstIndex(where: { $0 < 0 }) { throw refuse(scaleName, "holds a negative scale at element \(index)") }
+            if let index = scale.firstIndex(where: { $0 < 0 }) {
+                throw refuse(scaleName, "holds a negative scale at element \(index)")
+            }
             return .int8(codes: codes, scale: scale)
         }
         if precision == .float16 {
             let tensor = try file.tensor(name)
             let values = tensor.withBytes { bytes in
-                (0..<bytes.count / 2).map { UInt16(littleEndian: bytes.loadUnaligned(fromByteOffset: 2 * $0, as: UInt16.self)) }
+                (0..<bytes.count / 2).map {
+                    UInt16(littleEndian: bytes.loadUnaligned(fromByteOffset: 2 * $0, as: UInt16.self))
+                }
             }
             tensor.dropResident()
             if !allowsNonFinite, let index = values.firstIndex(where: { $0 & 0x7C00 == 0x7C00 }) {
@@ -110,7 +118,10 @@ public struct ModelFile: Sendable {
             defer { codes.dropResident() }
             return [Float](unsafeUninitializedCapacity: codes.elementCount) { values, count in
                 codes.withBytes { bytes in
-                    guard let base = values.baseAddress, let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress else { return }
+                    guard let base = values.baseAddress,
+                          let codes = bytes.assumingMemoryBound(to: Int8.self).baseAddress else {
+                        return
+                    }
                     hssl_dequantize_rows_s8(scale.count, inputs, codes, inputs, scale, base, inputs)
                 }
                 count = codes.elementCount
@@ -120,7 +131,8 @@ public struct ModelFile: Sendable {
 
     /// The first code -128.
     private static func firstBadCode(_ codes: UnsafeRawBufferPointer) -> Int? {
-        // Eight codes a word: a byte of the exclusive or is 0 where a code is 0x80, and a borrow then reaches its top bit.
+        // Eight codes a word: a byte of the exclusive or is 0 where a code is 0x80, and a borrow then reaches its top
+        // bit.
         var found: UInt64 = 0
         var offset = 0
         while offset + 8 <= codes.count {
@@ -133,9 +145,13 @@ public struct ModelFile: Sendable {
     }
 
     /// A fault in the words that the safetensors reader has for it.
-    private static func refused(_ path: String, _ fault: SafetensorsError.Fault) -> FileError { FileError(path: path, reason: fault.reason) }
+    private static func refused(_ path: String, _ fault: SafetensorsError.Fault) -> FileError {
+        FileError(path: path, reason: fault.reason)
+    }
 
-    private func refuse(_ tensor: String, _ reason: String) -> FileError { FileError(path: path, reason: "tensor '\(oneLine(tensor))' \(reason)") }
+    private func refuse(_ tensor: String, _ reason: String) -> FileError {
+        FileError(path: path, reason: "tensor '\(oneLine(tensor))' \(reason)")
+    }
 
     // MARK: Verification
 
@@ -146,10 +162,13 @@ public struct ModelFile: Sendable {
         guard metadata[ModelArchitecture.key] != nil else {
             throw ModelError("not an HSSL model: no \(ModelArchitecture.key) in the metadata")
         }
-        guard let version = metadata[formatVersionKey] else { throw ModelError("no \(formatVersionKey) in the metadata") }
+        guard let version = metadata[formatVersionKey] else {
+            throw ModelError("no \(formatVersionKey) in the metadata")
+        }
         // A minor version may only add what a reader can do without.
         guard version == formatVersion || version.hasPrefix(formatVersion + ".") else {
-            throw ModelError("\(formatVersionKey) \(oneLine(version)) is not supported (this program reads \(formatVersion))")
+            throw ModelError(
+                "\(formatVersionKey) \(oneLine(version)) is not supported (this program reads \(formatVersion))")
         }
     }
 
@@ -170,7 +189,9 @@ public struct ModelFile: Sendable {
         }
     }
 
-    private static func checkTensors(_ file: SafetensorsFile, _ parameters: [Parameter], _ precision: Precision, _ quantized: Set<String>) throws {
+    private static func checkTensors(
+        _ file: SafetensorsFile, _ parameters: [Parameter], _ precision: Precision, _ quantized: Set<String>
+    ) throws {
         var expected: Set<String> = []
         func check(_ name: String, _ shape: [Int], _ dtype: SafetensorsDType) throws {
             expected.insert(name)
@@ -191,7 +212,8 @@ public struct ModelFile: Sendable {
             }
         }
         for name in file.names where !expected.contains(name) {
-            throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(name))': the model has none of this name")
+            throw FileError(
+                path: file.path, reason: "unexpected tensor '\(oneLine(name))': the model has none of this name")
         }
     }
 }

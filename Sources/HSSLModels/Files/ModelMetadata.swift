@@ -103,7 +103,8 @@ extension ModelProvenance {
         func text(_ key: String) throws -> String { try json.member(key, in: Self.key)?.asString ?? "" }
         self.init(
             method: try text("method"), head: try text("head"), data: try text("data"),
-            epochs: try json.member("epochs", in: Self.key)?.asInteger ?? 0, precision: try text("precision"), version: try text("version"))
+            epochs: try json.member("epochs", in: Self.key)?.asInteger ?? 0, precision: try text("precision"),
+            version: try text("version"))
     }
 }
 

@@ -24,8 +24,8 @@ package struct ModelTrace {
         local = base.local(output, cells: nil)
     }
 
-    /// Names of the weights that follow the precision policy: every use is as the weight of a product with `MatrixRole.policy`, as they are or with their
-    /// elements in another order.
+    /// Names of the weights that follow the precision policy: every use is as the weight of a product with
+    /// `MatrixRole.policy`, as they are or with their elements in another order.
     package var policyWeights: Set<String> {
         var policy: Set<String> = []
         var others: Set<String> = []
@@ -38,7 +38,8 @@ package struct ModelTrace {
                 case .linear(_, _, .policy) where position == 1: policy.insert(parameter.name)
                 // A convolution's weight, in the order of its windows. What becomes of it decides; rows stay rows.
                 case .reshape where node.shape[0] == parameter.shape[0]: rearranged[node.output] = parameter
-                case .transposeTokens where node.shape[0] == parameter.shape[0] && parameter.shape.count == 4: rearranged[node.output] = parameter
+                case .transposeTokens where node.shape[0] == parameter.shape[0]
+                     && parameter.shape.count == 4: rearranged[node.output] = parameter
                 default: others.insert(parameter.name)
                 }
             }

@@ -7,7 +7,8 @@ package struct HeadSettings: Equatable, Sendable {
     package var depth: Int
     /// Side of the depthwise convolution of `convnext`, odd.
     package var kernelSize = 7
-    /// Whether the first block has its residual connections (published: no, which enlarges the discrepancy between head and base).
+    /// Whether the first block has its residual connections (published: no, which enlarges the discrepancy between head
+    /// and base).
     package var firstShortcut = false
     /// Attention heads of `vit` and `swin`; nil: one for 32 channels, at least one.
     package var numHeads: Int?
@@ -37,7 +38,9 @@ package protocol HeadBlock {
 }
 
 extension HeadBlock {
-    package func mean(_ x: Tensor, _ pass: Pass, block: Int) -> Tensor { self(x, pass, block: block).flattenedGrid().meanOverTokens() }
+    package func mean(_ x: Tensor, _ pass: Pass, block: Int) -> Tensor {
+        self(x, pass, block: block).flattenedGrid().meanOverTokens()
+    }
 }
 
 /// A family of auxiliary heads: one file that conforms, and one row of `HeadFamilies`.
@@ -52,7 +55,9 @@ package protocol HeadFamily {
     static func objection(to settings: HeadSettings, over input: GridShape) -> String?
     /// Whether the head takes grids of any size (local views have another one than global views).
     static var takesAnyGrid: Bool { get }
-    static func makeBlock(_ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool) -> any HeadBlock
+    static func makeBlock(
+        _ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool
+    ) -> any HeadBlock
 }
 
 extension HeadFamily {
@@ -61,29 +66,35 @@ extension HeadFamily {
     package static var ownKeys: [String] { [] }
 
     /// One head of attention for 32 channels unless the recipe says how many.
-    static func heads(_ settings: HeadSettings, _ input: GridShape) -> Int { settings.numHeads ?? max(1, input.width / 32) }
+    static func heads(_ settings: HeadSettings, _ input: GridShape) -> Int {
+        settings.numHeads ?? max(1, input.width / 32)
+    }
 
     static func objectionToHeads(_ settings: HeadSettings, _ input: GridShape) -> String? {
         let heads = heads(settings, input)
-        return input.width % heads == 0 ? nil : "auxiliary.num_heads (\(heads)) does not divide the head's width (\(input.width))"
+        return input.width % heads == 0
+            ? nil : "auxiliary.num_heads (\(heads)) does not divide the head's width (\(input.width))"
     }
 }
 
 /// The head families there are.
 package enum HeadFamilies {
     package static let all: [any HeadFamily.Type] = [
-        ConvNeXtHeadBlock.self, ResNetHeadBlock.self, ResMLPHeadBlock.self, SwinHeadBlock.self, ViTHeadBlock.self, PoolFormerHeadBlock.self,
+        ConvNeXtHeadBlock.self, ResNetHeadBlock.self, ResMLPHeadBlock.self, SwinHeadBlock.self, ViTHeadBlock.self,
+        PoolFormerHeadBlock.self,
     ]
 
     package static func named(_ family: String) throws -> any HeadFamily.Type {
         guard let known = all.first(where: { $0.family == family }) else {
-            throw ModelError("unknown head family '\(family)' (known: \(all.map { $0.family }.joined(separator: ", ")))")
+            throw ModelError(
+                "unknown head family '\(family)' (known: \(all.map { $0.family }.joined(separator: ", ")))")
         }
         return known
     }
 }
 
-/// An auxiliary head: blocks of another architecture over the base's last grid, before its final norm. It is trained with the base and thrown away after.
+/// An auxiliary head: blocks of another architecture over the base's last grid, before its final norm. It is trained
+/// with the base and thrown away after.
 ///
 /// Source: arXiv 2310.05108.
 package struct AuxiliaryHead {
@@ -104,7 +115,8 @@ package struct AuxiliaryHead {
         if let objection = family.objection(to: settings, over: shape) { throw ModelError(objection) }
         input = width == base.width ? nil : Linear(scope("input"), inputs: base.width, outputs: width)
         blocks = (0..<settings.depth).map {
-            family.makeBlock(scope("blocks")("\($0)"), over: shape, settings, index: $0, shortcut: $0 > 0 || settings.firstShortcut)
+            family.makeBlock(
+                scope("blocks")("\($0)"), over: shape, settings, index: $0, shortcut: $0 > 0 || settings.firstShortcut)
         }
         norm = LayerNorm(scope("norm"), width: width, epsilon: 1e-6)
     }

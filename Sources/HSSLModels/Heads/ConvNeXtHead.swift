@@ -12,7 +12,9 @@ struct ConvNeXtHeadBlock: HeadBlock, HeadFamily {
     private let pwconv2: Linear
     private let branch: Branch
 
-    static func makeBlock(_ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool) -> any HeadBlock {
+    static func makeBlock(
+        _ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool
+    ) -> any HeadBlock {
         Self(scope, width: input.width, kernel: settings.kernelSize, shortcut: shortcut)
     }
 
@@ -30,7 +32,9 @@ struct ConvNeXtHeadBlock: HeadBlock, HeadFamily {
 
     func mean(_ x: Tensor, _ pass: Pass, block: Int) -> Tensor {
         func mean(_ x: Tensor) -> Tensor { pwconv2(hidden(x).flattenedGrid().meanOverTokens()) }
-        return branch.shortcut ? x.flattenedGrid().meanOverTokens().adding(of: x, scale: pass.scale(block: block, branch: 0), branch: mean) : mean(x)
+        return branch.shortcut
+            ? x.flattenedGrid().meanOverTokens().adding(
+                of: x, scale: pass.scale(block: block, branch: 0), branch: mean) : mean(x)
     }
 
     private func hidden(_ x: Tensor) -> Tensor { pwconv1(norm(dwconv(x)), activation: .gelu) }

@@ -1,8 +1,10 @@
 import HSSLGraph
 
-/// Average pooling over 3×3 cells in place of attention, then an MLP, each after a group norm with one group over the whole grid.
+/// Average pooling over 3×3 cells in place of attention, then an MLP, each after a group norm with one group over the
+/// whole grid.
 ///
-/// With a shortcut x + pool(n) − n; without one pool(n): pool(n) − n alone would be a high-pass filter. Source: Yu et al., "MetaFormer", CVPR 2022.
+/// With a shortcut x + pool(n) − n; without one pool(n): pool(n) − n alone would be a high-pass filter. Source: Yu et
+/// al., "MetaFormer", CVPR 2022.
 struct PoolFormerHeadBlock: HeadBlock, HeadFamily {
     static let family = "poolformer"
     static let summary = "PoolFormer blocks: average pooling mixes positions"
@@ -12,7 +14,9 @@ struct PoolFormerHeadBlock: HeadBlock, HeadFamily {
     private let mlp: MLP
     private let branch: Branch
 
-    static func makeBlock(_ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool) -> any HeadBlock {
+    static func makeBlock(
+        _ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool
+    ) -> any HeadBlock {
         Self(scope, width: input.width, shortcut: shortcut)
     }
 

@@ -12,10 +12,13 @@ package struct ProjectionHead {
 
     /// - Parameter auxiliaryWidth: channels of the auxiliary head's output; nil: there is none.
     package init(
-        _ scope: ParameterScope, baseWidth: Int, auxiliaryWidth: Int?, hidden: Int, bottleneck: Int, prototypes count: Int, learnedGain: Bool
+        _ scope: ParameterScope, baseWidth: Int, auxiliaryWidth: Int?, hidden: Int, bottleneck: Int,
+        prototypes count: Int, learnedGain: Bool
     ) {
         base = MLP(scope("base_mlp"), width: baseWidth, hidden: hidden, bottleneck: bottleneck)
-        auxiliary = auxiliaryWidth.map { MLP(scope("auxiliary_mlp"), width: $0, hidden: hidden, bottleneck: bottleneck) }
+        auxiliary = auxiliaryWidth.map {
+            MLP(scope("auxiliary_mlp"), width: $0, hidden: hidden, bottleneck: bottleneck)
+        }
         prototypes = Prototypes(scope("prototypes"), width: bottleneck, count: count, learnedGain: learnedGain)
     }
 

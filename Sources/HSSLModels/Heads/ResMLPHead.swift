@@ -1,6 +1,7 @@
 import HSSLGraph
 
-/// A linear layer over the tokens, then an MLP over the channels, each after a LayerNorm (ε 1e-6). Bound to the number of tokens.
+/// A linear layer over the tokens, then an MLP over the channels, each after a LayerNorm (ε 1e-6). Bound to the number
+/// of tokens.
 ///
 /// Source: Touvron et al., "ResMLP", 2021, without its affine maps.
 struct ResMLPHeadBlock: HeadBlock, HeadFamily {
@@ -14,7 +15,9 @@ struct ResMLPHeadBlock: HeadBlock, HeadFamily {
     private let channels: MLP
     private let branch: Branch
 
-    static func makeBlock(_ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool) -> any HeadBlock {
+    static func makeBlock(
+        _ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool
+    ) -> any HeadBlock {
         Self(scope, input: input, shortcut: shortcut)
     }
 
@@ -27,7 +30,8 @@ struct ResMLPHeadBlock: HeadBlock, HeadFamily {
     }
 
     func callAsFunction(_ x: Tensor, _ pass: Pass, block: Int) -> Tensor {
-        branch(mix(x, pass, block), scale: pass.scale(block: block, branch: 1)) { channels(norm2($0)) }.reshaped(x.shape)
+        branch(mix(x, pass, block), scale: pass.scale(block: block, branch: 1)) { channels(norm2($0)) }.reshaped(
+            x.shape)
     }
 
     func mean(_ x: Tensor, _ pass: Pass, block: Int) -> Tensor {
@@ -36,6 +40,8 @@ struct ResMLPHeadBlock: HeadBlock, HeadFamily {
 
     /// → [B, N, D].
     private func mix(_ x: Tensor, _ pass: Pass, _ block: Int) -> Tensor {
-        branch(x.flattenedGrid(), scale: pass.scale(block: block, branch: 0)) { tokens(norm1($0).transposedTokens()).transposedTokens() }
+        branch(x.flattenedGrid(), scale: pass.scale(block: block, branch: 0)) {
+            tokens(norm1($0).transposedTokens()).transposedTokens()
+        }
     }
 }

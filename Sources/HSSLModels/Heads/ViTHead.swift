@@ -1,6 +1,7 @@
 import HSSLGraph
 
-/// Pre-norm transformer blocks over the cells of the grid, without CLS and without positions (the base's tokens carry them).
+/// Pre-norm transformer blocks over the cells of the grid, without CLS and without positions (the base's tokens carry
+/// them).
 struct ViTHeadBlock: HeadBlock, HeadFamily {
     static let family = "vit"
     static let summary = "transformer blocks with global attention"
@@ -8,13 +9,21 @@ struct ViTHeadBlock: HeadBlock, HeadFamily {
 
     private let block: TransformerBlock
 
-    static func objection(to settings: HeadSettings, over input: GridShape) -> String? { objectionToHeads(settings, input) }
+    static func objection(to settings: HeadSettings, over input: GridShape) -> String? {
+        objectionToHeads(settings, input)
+    }
 
-    static func makeBlock(_ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool) -> any HeadBlock {
+    static func makeBlock(
+        _ scope: ParameterScope, over input: GridShape, _ settings: HeadSettings, index: Int, shortcut: Bool
+    ) -> any HeadBlock {
         Self(block: TransformerBlock(scope, width: input.width, heads: heads(settings, input), shortcut: shortcut))
     }
 
-    func callAsFunction(_ x: Tensor, _ pass: Pass, block index: Int) -> Tensor { block(x.flattenedGrid(), pass, block: index).reshaped(x.shape) }
+    func callAsFunction(_ x: Tensor, _ pass: Pass, block index: Int) -> Tensor {
+        block(x.flattenedGrid(), pass, block: index).reshaped(x.shape)
+    }
 
-    func mean(_ x: Tensor, _ pass: Pass, block index: Int) -> Tensor { block.mean(x.flattenedGrid(), pass, block: index) }
+    func mean(_ x: Tensor, _ pass: Pass, block index: Int) -> Tensor {
+        block.mean(x.flattenedGrid(), pass, block: index)
+    }
 }

@@ -42,7 +42,8 @@ package struct GroupNorm {
     private let bias: Parameter
     private let groups: Int
 
-    /// - Parameter groups: nil: 32 where that divides at least 64 channels, else the largest divisor that leaves at least 4 channels a group.
+    /// - Parameter groups: nil: 32 where that divides at least 64 channels, else the largest divisor that leaves at
+    ///   least 4 channels a group.
     package init(_ scope: ParameterScope, channels: Int, groups: Int? = nil) {
         weight = scope.declare("weight", [channels], .ones)
         bias = scope.declare("bias", [channels], .zeros)
@@ -77,7 +78,8 @@ package struct DepthwiseConv {
     }
 }
 
-/// Convolution: weight [D, C, k, k], bias [D] or none, both uniform ±1/√fan_in, fan_in = C·k². An unfolding and a product.
+/// Convolution: weight [D, C, k, k], bias [D] or none, both uniform ±1/√fan_in, fan_in = C·k². An unfolding and a
+/// product.
 package struct Convolution {
     /// What a convolution reads, besides its weights.
     package struct Shape: Sendable {
@@ -94,19 +96,27 @@ package struct Convolution {
     private let standardization: Float?
 
     /// - Parameters:
-    ///   - source: images [B, C, H, W] or grids [B, h, w, C]. The first layer, over images, is always computed in float32.
-    ///   - standardization: ε of weight standardisation while training; a deployed model holds the standardised weights.
-    package init(_ scope: ParameterScope, _ shape: Shape, from source: Operation.WindowSource = .grid, bias: Bool = true, standardization: Float? = nil) {
+    ///   - source: images [B, C, H, W] or grids [B, h, w, C]. The first layer, over images, is always computed in
+    ///     float32.
+    ///   - standardization: ε of weight standardisation while training; a deployed model holds the standardised
+    ///     weights.
+    package init(
+        _ scope: ParameterScope, _ shape: Shape, from source: Operation.WindowSource = .grid, bias: Bool = true,
+        standardization: Float? = nil
+    ) {
         let bound = 1 / Float(shape.inputs * shape.kernel * shape.kernel).squareRoot()
-        weight = scope.declare("weight", [shape.outputs, shape.inputs, shape.kernel, shape.kernel], .uniform(bound: bound),
-                               deployedForm: standardization.map { .standardized(epsilon: $0) } ?? .plain)
+        weight = scope.declare(
+            "weight", [shape.outputs, shape.inputs, shape.kernel, shape.kernel], .uniform(bound: bound),
+            deployedForm: standardization.map { .standardized(epsilon: $0) } ?? .plain)
         self.bias = bias ? scope.declare("bias", [shape.outputs], .uniform(bound: bound)) : nil
         (self.shape, self.source, self.standardization) = (shape, source, standardization)
     }
 
     /// The output grid for an input of this height and width.
     package func grid(_ input: Grid) -> Grid {
-        func count(_ size: Int) -> Int { windowCount(size, kernel: shape.kernel, stride: shape.stride, padding: shape.padding) }
+        func count(_ size: Int) -> Int {
+            windowCount(size, kernel: shape.kernel, stride: shape.stride, padding: shape.padding)
+        }
         return Grid(height: count(input.height), width: count(input.width))
     }
 
@@ -122,9 +132,12 @@ package struct Convolution {
                 .linear(weight: weight, bias: bias, role: .full)
         case .grid:
             let isPointwise = shape.kernel == 1 && shape.stride == 1 && shape.padding == 0
-            let windows = isPointwise ? x : x.unfolded(kernel: shape.kernel, stride: shape.stride, padding: shape.padding, from: .grid)
+            let windows = isPointwise
+                ? x : x.unfolded(kernel: shape.kernel, stride: shape.stride, padding: shape.padding, from: .grid)
             // Windows of a grid are ordered (u, v, c), weights (c, u, v).
-            if shape.kernel > 1 { weight = weight.reshaped([shape.outputs, shape.inputs, shape.kernel * shape.kernel]).transposedTokens() }
+            if shape.kernel > 1 {
+                weight = weight.reshaped([shape.outputs, shape.inputs, shape.kernel * shape.kernel]).transposedTokens()
+            }
             return windows.linear(weight: weight, bias: bias)
         }
     }

@@ -9,7 +9,9 @@ func spread(_ mask: [UInt8], _ coarse: Grid, by stride: Int, over fine: Grid) ->
     result.reserveCapacity(samples * fine.count)
     for sample in 0..<samples {
         for i in 0..<fine.height {
-            for j in 0..<fine.width { result.append(mask[sample * coarse.count + i / stride * coarse.width + j / stride]) }
+            for j in 0..<fine.width {
+                result.append(mask[sample * coarse.count + i / stride * coarse.width + j / stride])
+            }
         }
     }
     return result

@@ -18,7 +18,8 @@ package enum PositionResampling {
         return matrix
     }
 
-    /// Taps of one axis: src = (i + ½)·N/(n + 0.1) − ½; indices are clamped to the edge. The 0.1 is DINO's guard against rounding in the scale factor.
+    /// Taps of one axis: src = (i + ½)·N/(n + 0.1) − ½; indices are clamped to the edge. The 0.1 is DINO's guard
+    /// against rounding in the scale factor.
     private static func axis(from source: Int, to target: Int) -> [[(Int, Double)]] {
         (0..<target).map { i in
             let position = (Double(i) + 0.5) * Double(source) / (Double(target) + 0.1) - 0.5

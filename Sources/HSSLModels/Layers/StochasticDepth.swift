@@ -2,9 +2,10 @@ import HSSLGraph
 
 /// Which residual branches of which samples are dropped in one forward pass.
 ///
-/// Rates rise linearly from 0 to `rate` over all blocks of base and auxiliary head; kept branches are divided by the keep probability. A draw depends on (seed,
-/// step, sample, block, branch) only, so the split into micro-batches does not change it.
-/// Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016; per sample as timm's `DropPath`.
+/// Rates rise linearly from 0 to `rate` over all blocks of base and auxiliary head; kept branches are divided by the
+/// keep probability. A draw depends on (seed, step, sample, block, branch) only, so the split into micro-batches does
+/// not change it. Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016; per sample as timm's
+/// `DropPath`.
 package struct StochasticDepth {
     package let rate: Float
     package let blocks: Int
@@ -29,7 +30,8 @@ package struct StochasticDepth {
         let drop = rate(block: block)
         guard drop > 0 else { return nil }
         return samples.map { sample in
-            var random = CounterRandom(seed: seed, stream: 0x4450, UInt64(step), UInt64(sample), UInt64(block), UInt64(branch))
+            var random = CounterRandom(
+                seed: seed, stream: 0x4450, UInt64(step), UInt64(sample), UInt64(block), UInt64(branch))
             return random.uniform() < drop ? 0 : 1 / (1 - drop)
         }
     }

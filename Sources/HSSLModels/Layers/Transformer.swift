@@ -13,7 +13,8 @@ package struct MLP {
     /// x [..., D] → [..., D].
     package func callAsFunction(_ x: Tensor) -> Tensor { fc2(fc1(x, activation: .gelu)) }
 
-    /// Mean of the result over tokens: x [B, N, D] → [B, D]. fc2 is linear, so it runs once a sample, on the mean of its input.
+    /// Mean of the result over tokens: x [B, N, D] → [B, D]. fc2 is linear, so it runs once a sample, on the mean of
+    /// its input.
     package func mean(_ x: Tensor) -> Tensor { fc2(fc1(x, activation: .gelu).meanOverTokens()) }
 }
 

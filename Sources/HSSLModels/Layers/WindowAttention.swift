@@ -2,7 +2,8 @@ import HSSLGraph
 
 /// Where the tokens of shifted windows are, for one grid.
 ///
-/// The grid is rolled by −shift, then padded to whole windows with zeros, then cut into windows of size × size, row by row. Source: timm `swin_transformer.py`.
+/// The grid is rolled by −shift, then padded to whole windows with zeros, then cut into windows of size × size, row by
+/// row. Source: timm `swin_transformer.py`.
 struct WindowLayout {
     /// Windows of one image.
     let windows: Int
@@ -10,7 +11,8 @@ struct WindowLayout {
     let toWindows: [Int32]
     /// The way back: place in the windows of each token of the grid.
     let toGrid: [Int32]
-    /// −100 where two places of a window were no neighbours before the roll [windows, size², size²]; nil without a shift.
+    /// −100 where two places of a window were no neighbours before the roll [windows, size², size²]; nil without a
+    /// shift.
     let mask: [Float]?
 
     init(grid: Grid, size: Int, shift: Int) {
@@ -20,7 +22,9 @@ struct WindowLayout {
         var toWindows = [Int32](repeating: -1, count: windows * area)
         var toGrid = [Int32](repeating: 0, count: grid.count)
         // Which of the three strips of an axis a place of the padded grid lies in.
-        func strip(_ position: Int, of length: Int) -> Int { position < length - size ? 0 : position < length - shift ? 1 : 2 }
+        func strip(_ position: Int, of length: Int) -> Int {
+            position < length - size ? 0 : position < length - shift ? 1 : 2
+        }
         var region = [Int](repeating: 0, count: windows * area)
         for i in 0..<rows * size {
             for j in 0..<columns * size {
@@ -40,14 +44,17 @@ struct WindowLayout {
         var mask = [Float](repeating: 0, count: windows * area * area)
         for window in 0..<windows {
             for a in 0..<area {
-                for b in 0..<area where region[window * area + a] != region[window * area + b] { mask[(window * area + a) * area + b] = -100 }
+                for b in 0..<area where region[window * area + a] != region[window * area + b] {
+                    mask[(window * area + a) * area + b] = -100
+                }
             }
         }
         self.mask = mask
     }
 }
 
-/// Attention within windows, with a learned bias for every relative position: timm's names `qkv`, `proj`, `relative_position_bias_table`.
+/// Attention within windows, with a learned bias for every relative position: timm's names `qkv`, `proj`,
+/// `relative_position_bias_table`.
 struct WindowAttention {
     private let qkv: Linear
     private let projection: Linear
@@ -59,7 +66,9 @@ struct WindowAttention {
     init(_ scope: ParameterScope, width: Int, heads: Int, size: Int) {
         qkv = Linear(scope("qkv"), inputs: width, outputs: 3 * width)
         projection = Linear(scope("proj"), inputs: width, outputs: width)
-        table = scope.declare("relative_position_bias_table", [(2 * size - 1) * (2 * size - 1), heads], .truncatedNormal(standardDeviation: 0.02))
+        table = scope.declare(
+            "relative_position_bias_table", [(2 * size - 1) * (2 * size - 1), heads],
+            .truncatedNormal(standardDeviation: 0.02))
         (self.heads, self.size) = (heads, size)
     }
 
@@ -75,9 +84,12 @@ struct WindowAttention {
     private func bias(_ tape: Tape) -> Tensor {
         let area = size * size
         let index = (0..<area).flatMap { a in
-            (0..<area).map { b in Int32((a / size - b / size + size - 1) * (2 * size - 1) + a % size - b % size + size - 1) }
+            (0..<area).map { b in
+                Int32((a / size - b / size + size - 1) * (2 * size - 1) + a % size - b % size + size - 1)
+            }
         }
-        return tape.parameter(table).gatheringRows(index).reshaped([1, area * area, heads]).transposedTokens().reshaped([heads, area, area])
+        return tape.parameter(table).gatheringRows(index).reshaped([1, area
+            * area, heads]).transposedTokens().reshaped([heads, area, area])
     }
 }
 
@@ -94,9 +106,12 @@ package struct SwinBlock {
     private let branch: Branch
 
     /// - Parameters:
-    ///   - grid: cells a side that the model is made for. A window that is not smaller becomes the whole grid, unshifted (timm's rule).
+    ///   - grid: cells a side that the model is made for. A window that is not smaller becomes the whole grid,
+    ///     unshifted (timm's rule).
     ///   - window: places a side.
-    package init(_ scope: ParameterScope, width: Int, heads: Int, grid: Int, window: Int, shift: Int, shortcut: Bool = true) {
+    package init(
+        _ scope: ParameterScope, width: Int, heads: Int, grid: Int, window: Int, shift: Int, shortcut: Bool = true
+    ) {
         (size, self.shift) = window >= grid ? (grid, 0) : (window, shift)
         norm1 = LayerNorm(scope("norm1"), width: width, epsilon: 1e-5)
         attention = WindowAttention(scope("attn"), width: width, heads: heads, size: size)
