@@ -115,7 +115,8 @@ final class FamilyTests: XCTestCase {
             for precision in Precision.allCases {
                 try model.write(path, precision)
                 let bound = try Plan.memoryBound(ModelFile(path: path), threads: 1, batch: 2)
-                let session = try Session(model: Model(path: path, memoryLimit: bound, threads: 1, batch: 2), threads: 1)
+                let session = try Session(
+                    model: Model(path: path, memoryLimit: bound, threads: 1, batch: 2), threads: 1)
                 XCTAssertLessThan(session.model.byteCount + session.byteCount, bound)
                 let found = try session.rows(images, .patch)
                 let expected = try model.session(precision: precision).rows(images, .patch)
