@@ -35,11 +35,11 @@ final class PairTests: TrainerTestCase {
         for step in steps {
             var sums = learner.newSums()
             for part in 0..<source.partsPerStep {
-                learner.objective.accumulate(
+                learner.accumulate(
                     try source.make(step: step, part: part).batch,
                     context: .init(step: step, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages,
                                    prototypesFrozen: false),
-                    centers: learner.centers, pool: learner.pool, into: &sums)
+                    into: &sums)
             }
             XCTAssertFalse(learner.update(sums, schedule: SmallLearner.schedule()).skipped)
         }
@@ -97,7 +97,7 @@ final class PairTests: TrainerTestCase {
                         for i in 0..<parameter.count { parameter.values[i] *= gain }
                         parameter.valuesDidChange()
                     }
-                    learner.teacher.copy(from: learner.student)
+                    learner.teacher?.copy(from: learner.student)
                     let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 8)
                     let batch = try source.make(step: 0, part: 0).batch
                     gradients[precision] = learner.evaluate([batch], context: SmallLearner.context(images: 8)).gradients

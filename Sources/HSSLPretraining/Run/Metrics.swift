@@ -41,6 +41,16 @@ public struct Metrics: Equatable, Sendable {
         self.epoch = epoch
     }
 
+    /// Takes a part of the loss under the objective's name for it.
+    mutating func set(_ part: String, _ value: Double) {
+        guard let key = Metrics.losses.first(where: { $0.part == part }) else { preconditionFailure("no metric for '\(part)'") }
+        self[keyPath: key.path] = value
+    }
+
+    private static let losses: [(part: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
+        ("cls_base", \.clsBase), ("cls_auxiliary", \.clsAux), ("patch", \.patch),
+    ]
+
     private static let numberKeys: [(name: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
         ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch), ("lr", \.learningRate),
         ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum), ("teacher_temperature", \.teacherTemperature),

@@ -31,7 +31,7 @@ public struct BaseExport {
         let position = try Checkpoint.position(of: file)
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
         let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
-        let shapes = try Network(NetworkSizes(recipe: recipe), pool: BufferPool()).parameters
+        let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
         try ModelFile.write(path: output, architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,
                             precision: precision) { name, body in
             guard let parameter = shapes["base." + name] else { throw ModelError("the architecture has no parameter '\(name)'") }
