@@ -74,6 +74,14 @@ struct ReferenceTrajectory {
             func number(_ key: String) throws -> Float { Float(try section.number(key, in: context)) }
             let name = try section.string("name", in: context)
             switch name {
+            case "mocov3":
+                var settings = try MoCoV3Settings(hidden: integer("hidden_dim"), output: integer("out_dim"))
+                settings.projectorLayers = try integer("projector_layers")
+                settings.predictorLastNorm = try section.value("predictor_last_norm", in: context) == .bool(true)
+                settings.temperature = try number("temperature")
+                return settings
+            case "byol": return try BYOLSettings(hidden: integer("hidden_dim"), output: integer("out_dim"))
+            case "simmim": return try SimMIMSettings(maskStride: integer("mask_stride"))
             default:
                 var settings = try PrototypeSettings(hidden: integer("hidden_dim"), bottleneck: integer("bottleneck_dim"),
                                                      prototypes: integer("prototypes"))
@@ -153,9 +161,10 @@ struct ReferenceTrajectory {
         let range = range ?? 0..<c.images
         let size = c.architecture.imageSize
         let cells = c.architecture.makeBase(ParameterScope(ParameterSet()), .pretraining).grid(height: size, width: size).count
-        let batch = CropBatch(images: range.count, globalSize: size, localViews: c.localViews, localSize: c.localSize, tokens: cells,
+        let views = c.objective.globalViews
+        let batch = CropBatch(images: range.count, globalViews: views, globalSize: size, localViews: c.localViews, localSize: c.localSize, tokens: cells,
                               firstImage: range.lowerBound)
-        let globals = try file.floats("step\(step).global_views")
+        let globals = try file.floats("step\(step)." + (views == 1 ? "images" : "global_views"))
         let locals = c.localViews > 0 ? try file.floats("step\(step).local_views") : []
         func take<T>(_ source: [T], views: Int, size: Int, into target: inout [T]) {
             for (place, image) in range.enumerated() {
@@ -164,8 +173,8 @@ struct ReferenceTrajectory {
                 }
             }
         }
-        take(globals, views: 2, size: 3 * size * size, into: &batch.globals)
-        if c.objective.masksPatches { take(Array(try file.tensor("step\(step).masks").bytes), views: 2, size: cells, into: &batch.masks) }
+        take(globals, views: views, size: 3 * size * size, into: &batch.globals)
+        if c.objective.masksPatches { take(Array(try file.tensor("step\(step).masks").bytes), views: views, size: cells, into: &batch.masks) }
         take(locals, views: c.localViews, size: 3 * c.localSize * c.localSize, into: &batch.locals)
         return batch
     }
@@ -173,8 +182,10 @@ struct ReferenceTrajectory {
     func context(step: Int) -> StepContext {
         let c = configuration
         // The fixtures record gradients before freezing, so the prototypes' is computed at every step.
-        return .init(step: step, teacherTemperature: Float(c.value("teacher_temperature", step: step)),
-                     teacherPatchTemperature: Float(c.value("teacher_patch_temperature", step: step)), batchImages: c.images, prototypesFrozen: false)
+        var context = StepContext(step: step, schedule: schedule(step: step), batchImages: c.images)
+        context.prototypesFrozen = false
+        context.globalWeight = Float(c.value("global_weight", step: step))
+        return context
     }
 
     func schedule(step: Int) -> StepSchedule {
@@ -185,21 +196,27 @@ struct ReferenceTrajectory {
     }
 
     /// - Parameter microBatches: images of each micro-batch of an update; nil: all at once.
-    func replay(plain: Bool, precision: Precision = .float32, microBatches: [Int]? = nil) throws -> Deviations {
+    func replay(plain: Bool, precision: Precision = .float32, keptBytes: Int? = nil, microBatches: [Int]? = nil) throws -> Deviations {
         let c = configuration
         let learner = try makeLearner(precision: precision)
         learner.objective.settings.plain = plain
+        if let keptBytes { learner.objective.settings.keptBytes = keptBytes }
         let expected = try file.floats("losses", shape: [c.steps, c.parts.count])
         var worst = Deviations()
         for step in 0..<c.steps {
             var sums = learner.newSums(), first = 0
+            var parts: [Range<Int>] = []
             for count in microBatches ?? [c.images] {
-                learner.accumulate(try batch(step: step, images: first..<first + count), context: context(step: step), into: &sums)
+                parts.append(first..<first + count)
                 first += count
             }
+            // Another order every step.
+            for part in parts.indices.map({ parts[($0 + step) % parts.count] }) {
+                learner.accumulate(try batch(step: step, images: part), context: context(step: step), into: &sums)
+            }
             if step == 0 {
-                // The logits of the last micro-batch are those of the batch where there is only one.
-                if microBatches == nil {
+                // Where images do not wait for one another, the logits are those of the last micro-batch.
+                if microBatches == nil || learner.objective.waits {
                     for (name, logits) in sums.logits { worst.logits.consider(relative(logits, try file.floats("step0." + name)), name) }
                 }
                 for parameter in learner.student.parameters.all {

@@ -35,6 +35,9 @@ package struct StepSettings: Sendable {
     /// Evaluates the plain definition where a cheaper one gives the same in real arithmetic, and keeps raw outputs: the
     /// oracle in tests.
     package var plain = false
+    /// Bytes in use up to which the tapes of micro-batches are kept until the whole update is there, where an objective
+    /// needs that; beyond it a forward pass is run again, to the same bits.
+    package var keptBytes = Processor.physicalMemory / 2
 
     package init(precision: Precision = .float32, dropPath: Float = 0, seed: UInt64 = 0) {
         (self.precision, self.dropPath, self.seed) = (precision, dropPath, seed)
@@ -50,6 +53,8 @@ package struct StepContext: Sendable {
     package var batchImages: Int
     /// Frozen prototypes need no gradient.
     package var prototypesFrozen: Bool
+    /// Weight of the term that a base imitates a head with (`simmim`); nil: the objective's own.
+    package var globalWeight: Float?
 
     package init(step: Int, teacherTemperature: Float, teacherPatchTemperature: Float, batchImages: Int,
                  prototypesFrozen: Bool) {
@@ -94,6 +99,11 @@ package protocol Objective {
 
     /// Memory outside the pool while micro-batches are learnt from, bytes: of an update, and of an image.
     var heapBytes: (fixed: Int, perImage: Int) { get }
+    /// Whether micro-batches wait until the whole update is there.
+    var waits: Bool { get }
+    /// Does what an update of so many images needs besides its micro-batches, so that its memory can be measured.
+    /// Gradients are left behind.
+    func rehearse(images: Int, pool: BufferPool)
 }
 
 extension Objective {
@@ -104,6 +114,8 @@ extension Objective {
     package func isFinite(_ sums: UpdateSums) -> Bool { true }
     package mutating func updateState(_ sums: UpdateSums, pool: BufferPool) {}
     package var heapBytes: (fixed: Int, perImage: Int) { (0, 0) }
+    package var waits: Bool { false }
+    package func rehearse(images: Int, pool: BufferPool) {}
 
     /// The model that is exported and evaluated.
     package var deployed: Network { teacher ?? student }

@@ -26,6 +26,13 @@ package struct Losses: Equatable, Sendable {
         }
     }
 
+    package func weight(_ name: String) -> Double { parts.first { $0.name == name }?.weight ?? 0 }
+
+    /// Gives a part another weight in the loss.
+    mutating func weigh(_ name: String, _ weight: Float) {
+        for place in parts.indices where parts[place].name == name { parts[place].weight = Double(weight) }
+    }
+
     /// The loss.
     package var total: Double { parts.reduce(0) { $0 + $1.weight * $1.value } }
 }
@@ -46,10 +53,19 @@ package struct UpdateSums {
     package var logits: [String: [Float]] = [:]
     /// int8: the student's codes in the last micro-batch of the update (one is enough to see them drift).
     package var quantization: QuantizationStatistics?
+    /// What waits for the last micro-batch, where images are coupled.
+    var waiting: WaitingBatches?
     /// Where the time went.
     package var time = Time()
 
     package init(losses: Losses) { self.losses = losses }
+
+    /// Keeps raw output of some images as a part of that of the whole update.
+    mutating func keep(_ name: String, _ values: [Float], _ batch: CropBatch, _ context: StepContext) {
+        let count = values.count / batch.images, start = batch.firstImage * count
+        let whole = logits[name] ?? [Float](repeating: 0, count: context.batchImages * count)
+        logits[name] = whole[..<start] + values + whole[(start + values.count)...]
+    }
 
     /// Wall time by part of the objective; the student's losses count as its forward pass.
     package struct Time: Sendable {

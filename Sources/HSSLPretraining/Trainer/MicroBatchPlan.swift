@@ -64,6 +64,7 @@ package struct MicroBatchPlan {
         let crops = 4 * 3 * (views * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
             + views * cells
         let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + learner.objective.heapBytes.perImage
+        let whole = learner.objective.waits ? Self.whole(learner, recipe: recipe, crops: crops) : 0
         // All that comes with one image bounds what another can need; gradients come with the first and are no part of it.
         let gradients = learner.student.parameters.count * MemoryLayout<Float>.stride
         var images = 1
@@ -71,14 +72,14 @@ package struct MicroBatchPlan {
         func line() -> (fixed: Int, perImage: Int) {
             let perImage = max(0, peaks.1 - peaks.0) / (images - images / 2)
             // Size classes round up by as much as an eighth.
-            return (outside + peaks.1 - images * perImage, perImage + perImage / 8 + outsidePerImage)
+            return (outside + whole + peaks.1 - images * perImage, perImage + perImage / 8 + outsidePerImage)
         }
         while 2 * images <= largest, line().fixed + 2 * images * line().perImage <= limit {
             images *= 2
             peaks = (peaks.1, Self.peak(learner, recipe: recipe, images: images))
         }
         (fixedBytes, bytesPerImage) = line()
-        outsideFixedBytes = outside
+        outsideFixedBytes = outside + (learner.objective.waits ? recipe.schedule.effectiveBatch * crops : 0)
         outsideBytesPerImage = outsidePerImage
         pool.trim()
     }
@@ -125,6 +126,16 @@ package struct MicroBatchPlan {
         }
         learner.student.parameters.clearGradients()
         return learner.pool.peakBytes
+    }
+
+    /// What an update needs besides its micro-batches: views that wait for it, rows and head of the whole batch.
+    private static func whole(_ learner: Learner, recipe: Recipe, crops: Int) -> Int {
+        let images = recipe.schedule.effectiveBatch, pool = learner.pool
+        pool.resetPeak()
+        let before = pool.bytesInUse
+        learner.objective.rehearse(images: images, pool: pool)
+        learner.student.parameters.clearGradients()
+        return pool.peakBytes - before + images * crops
     }
 
     /// Resident set now.

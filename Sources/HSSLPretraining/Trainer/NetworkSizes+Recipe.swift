@@ -46,8 +46,31 @@ extension Recipe {
     /// What the recipe asks student and teacher to agree on.
     package var objectiveSettings: any ObjectiveSettings {
         switch objective.name {
+        case "mocov3": MoCoV3Settings(self)
+        case "byol": BYOLSettings(hidden: head.hiddenDim, output: head.outDim)
+        case "simmim": SimMIMSettings(self)
         default: PrototypeSettings(self)
         }
+    }
+}
+
+extension MoCoV3Settings {
+    init(_ recipe: Recipe) {
+        self.init(hidden: recipe.head.hiddenDim, output: recipe.head.outDim)
+        projectorLayers = recipe.head.projectorLayers
+        predictorLastNorm = recipe.head.predictorLastNorm
+        temperature = Float(recipe.objective.temperature)
+    }
+}
+
+extension SimMIMSettings {
+    init(_ recipe: Recipe) {
+        let model = recipe.model
+        let base = try? ModelArchitecture(named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
+        let grid = base?.makeBase(ParameterScope(ParameterSet()), .pretraining)
+            .grid(height: model.imageSize, width: model.imageSize)
+        self.init(maskStride: model.imageSize / max(1, grid?.height ?? 1))
+        globalWeight = Float(recipe.objective.globalWeight)
     }
 }
 

@@ -28,6 +28,11 @@ public final class Trainer {
     package static let unreadableShare = 0.1
     package static let unreadableFloor = 20
 
+    /// Images of an update below which batch norm in the projections makes no sense, or is worth a word.
+    package static let smallestCoupledBatch = 16
+    package static let advisedCoupledBatch = 64
+    private let isSmallForBatchNorm: Bool
+
     package let recipe: Recipe
     package let learner: Learner
     package let folder: RunFolder
@@ -82,6 +87,12 @@ public final class Trainer {
         guard dataset.count >= batch else {
             throw PretrainingError("\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size × accumulate)")
         }
+        let coupled = recipe.objectiveSettings.couplesImages(hasAuxiliary: recipe.auxiliary.isEnabled)
+        if coupled, batch < Self.smallestCoupledBatch {
+            throw PretrainingError("schedule.batch_size × accumulate is \(batch): batch norm over so few images is noise; "
+                + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better \(Self.advisedCoupledBatch)")
+        }
+        isSmallForBatchNorm = coupled && batch < Self.advisedCoupledBatch
         self.recipe = recipe
         self.dataset = dataset
         self.options = options
@@ -169,6 +180,8 @@ public final class Trainer {
             }
             size = fitting
             learner.pool.reserveLimit = plan.poolBytes(limit: limit, microBatch: size)
+            // What one micro-batch and the head need stays free.
+            learner.objective.settings.keptBytes = limit - plan.bytes(microBatch: size) + learner.pool.bytesInUse
         }
         return size
     }
@@ -190,6 +203,10 @@ public final class Trainer {
     /// - Throws: when a run cannot go on; the last checkpoint stays.
     public func run(shouldStop: () -> Bool, progress: Progress, notice: Notice) throws -> Summary {
         let last = min(schedules.totalSteps, options.maxSteps ?? .max)
+        if isSmallForBatchNorm {
+            notice("schedule.batch_size × accumulate is \(recipe.schedule.effectiveBatch): batch norm of objective "
+                + "\(recipe.objective.name) works better with \(Self.advisedCoupledBatch) images or more")
+        }
         var skippedInARow = 0
         var lastTop1: Double?
         var lastSaved = step
