@@ -18,7 +18,8 @@ public struct PretrainBenchmark {
         moments: MomentStorage? = nil
     ) {
         (self.architecture, self.precision, self.batchSize, self.prototypes, self.steps) = (
-            architecture, precision, batchSize, prototypes, steps)
+            architecture, precision, batchSize, prototypes, steps
+        )
         self.moments = moments ?? MomentStorage(for: precision)
     }
 
@@ -43,31 +44,29 @@ public struct PretrainBenchmark {
         let nano = architecture.imageSize < 64
         let base = architecture.makeBase(ParameterScope(ParameterSet()), .pretraining)
         let cells = base.grid(height: architecture.imageSize, width: architecture.imageSize).count
-        let sizes = NetworkSizes(
-            base: architecture, auxiliary: HeadSettings(family: "convnext", depth: nano ? 2 : 3),
-            hidden: nano ? 256 : 2048, bottleneck: nano ? 64 : 256, prototypes: prototypes, learnedGain: false)
+        let sizes = NetworkSizes(base: architecture, auxiliary: HeadSettings(family: "convnext", depth: nano ? 2 : 3))
+        var objective = PrototypeSettings(
+            hidden: nano ? 256 : 2048, bottleneck: nano ? 64 : 256, prototypes: prototypes)
+        objective.learnsPatches = base.maskToken != nil
         let learner = try Learner(
-            sizes: sizes,
-            settings: .init(
-                studentTemperature: 0.1, learnsPatches: base.maskToken != nil, precision: precision, dropPath: 0.1),
-            centerMomentum: 0.9, clipGradient: 0.3, moments: moments)
+            sizes: sizes, objective: objective, settings: .init(precision: precision, dropPath: 0.1),
+            clipGradient: 0.3, moments: moments)
         learner.objective.settings.plain = plain
         let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(architecture))
         let parts = stride(from: 0, to: batchSize, by: micro).map {
             views(cells, first: $0, count: min(micro, batchSize - $0))
         }
         var seconds: [Double] = [], update = 0.0
-        var objective = HSSLObjective.Time()
+        var time = UpdateSums.Time()
         for step in 0...steps {
             let start = ContinuousClock.now
             var sums = learner.newSums()
             for part in parts {
-                learner.objective.accumulate(
+                learner.accumulate(
                     part,
                     context: .init(
-                        step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batchSize,
-                        prototypesFrozen: false),
-                    centers: learner.centers, pool: learner.pool, into: &sums)
+                        step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.04,
+                        batchImages: batchSize, prototypesFrozen: false), into: &sums)
             }
             let middle = ContinuousClock.now
             _ = learner.update(
@@ -79,9 +78,9 @@ public struct PretrainBenchmark {
             // The first step fills the pool.
             if step == 0 { continue }
             seconds.append(Self.seconds(end - start))
-            objective.teacher += sums.time.teacher
-            objective.forward += sums.time.forward
-            objective.backward += sums.time.backward
+            time.teacher += sums.time.teacher
+            time.forward += sums.time.forward
+            time.backward += sums.time.backward
             update += Self.seconds(end - middle)
         }
         let median = seconds.sorted()[seconds.count / 2]
@@ -90,9 +89,10 @@ public struct PretrainBenchmark {
             imagesPerSecond: Double(batchSize) / median, peakRSSBytes: Int(hssl_peak_rss()), microBatch: micro,
             stepSeconds: seconds,
             shares: [
-                ("teacher", Self.seconds(objective.teacher) / total),
-                ("student forward", Self.seconds(objective.forward) / total),
-                ("student backward", Self.seconds(objective.backward) / total), ("update", update / total)])
+                ("teacher", Self.seconds(time.teacher) / total),
+                ("student forward", Self.seconds(time.forward) / total),
+                ("student backward", Self.seconds(time.backward) / total), ("update", update / total),
+            ])
     }
 
     private func views(_ tokens: Int, first: Int, count: Int) -> CropBatch {

@@ -11,12 +11,21 @@ package enum BackwardPass {
     /// - Parameter losses: values on one tape, summed over all their elements; those that depend on no parameter are
     ///   passed over.
     package static func run(from losses: [Tensor]) {
-        guard let tape = losses.first?.tape else { return }
-        let gradients = Gradients(tape: tape)
-        for loss in losses where loss.requiresGradient {
-            let ones = tape.pool.floats(loss.count)
+        run(from: losses.map { loss in
+            let ones = loss.tape.pool.floats(loss.count)
             ones.floats.update(repeating: 1, count: loss.count)
-            gradients.add(loss.id, ones, owned: true, count: loss.count)
+            return (loss, ones)
+        })
+    }
+
+    /// The same from the gradients of some values on one tape: what somebody else worked out beyond them.
+    ///
+    /// - Parameter seeds: the buffers are handed over.
+    package static func run(from seeds: [(value: Tensor, gradient: Buffer)]) {
+        guard let tape = seeds.first?.value.tape else { return }
+        let gradients = Gradients(tape: tape)
+        for (value, gradient) in seeds where value.requiresGradient {
+            gradients.add(value.id, gradient, owned: true, count: value.count)
         }
         while let node = tape.popLastNode() {
             // A value that the losses do not depend on has no gradient; its node is passed over.

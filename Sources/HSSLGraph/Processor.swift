@@ -1,7 +1,13 @@
 import CSupport
+#if canImport(Glibc)
+import Glibc
+#endif
 
 /// The CPU that kernels run on.
 public enum Processor {
+    /// Bytes of this machine's memory.
+    package static let physicalMemory = sysconf(Int32(_SC_PHYS_PAGES)) * Int(getpagesize())
+
     /// Detects the CPU and takes its best instruction set, or the one that the environment variable `HSSL_ISA` names.
     ///
     /// Whoever opens a model or starts a run calls it; later calls repeat the first answer at no cost.

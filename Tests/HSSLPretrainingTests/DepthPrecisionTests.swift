@@ -13,21 +13,23 @@ final class DepthPrecisionTests: XCTestCase {
     func testFirstStepOfViTSmall() throws {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
         let pool = BufferPool()
-        let sizes = NetworkSizes(base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), auxiliary: HeadSettings(family: "convnext", depth: 3),
-                                 hidden: 2048, bottleneck: 256, prototypes: 8192, learnedGain: false)
-        let student = try Network(sizes, pool: pool), teacher = try Network(sizes, pool: pool)
+        let sizes = NetworkSizes(base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), auxiliary: HeadSettings(family: "convnext", depth: 3))
+        let student = try Network(sizes), teacher = try Network(sizes)
+        let settings = PrototypeSettings(hidden: 2048, bottleneck: 256, prototypes: 8192)
+        var objective = PrototypeObjective(student: student, teacher: teacher, settings, settings: .init())
+        for network in [student, teacher] { network.parameters.allocate(from: pool) }
         for (place, parameter) in student.parameters.all.enumerated() { parameter.drawQuickly(key: UInt64(place)) }
         teacher.copy(from: student)
         let batch = Self.pictures(4)
-        let context = HSSLObjective.StepContext(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batch.images, prototypesFrozen: false)
+        let context = StepContext(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batch.images, prototypesFrozen: false)
 
         var references: [Int: Buffer] = [:]
         var expected = 0.0
         for precision in [Precision.float32, .float16, .int8] {
-            let objective = HSSLObjective(student: student, teacher: teacher, settings: .init(studentTemperature: 0.1, precision: precision))
-            var sums = HSSLObjective.Sums(prototypes: sizes.prototypes, bottleneck: sizes.bottleneck)
-            objective.accumulate(batch, context: context, centers: Centers(prototypes: sizes.prototypes), pool: pool, into: &sums)
-            let loss = sums.losses.total(hasAuxiliary: true)
+            objective.settings.precision = precision
+            var sums = objective.newSums()
+            objective.accumulate(batch, context: context, pool: pool, into: &sums)
+            let loss = sums.losses.total
             var tally = CosineTally()
             for (place, parameter) in student.parameters.all.enumerated() {
                 guard let gradient = parameter.gradient else {

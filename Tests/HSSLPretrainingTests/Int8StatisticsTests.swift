@@ -43,15 +43,14 @@ final class Int8StatisticsTests: TrainerTestCase {
     }
 
     func testTheLastMicroBatchIsMeasuredAndNothingChanges() throws {
-        let learner = try SmallLearner.make(settings: .init(studentTemperature: 0.1, precision: .int8, seed: 3))
+        let learner = try SmallLearner.make(settings: .init(precision: .int8, seed: 3))
         let batches = [
             SmallLearner.batch(images: 0..<3, localViews: 1), SmallLearner.batch(images: 3..<5, localViews: 1)]
         func codes(_ batches: [CropBatch], images: Int) -> QuantizationStatistics? {
             var sums = learner.newSums()
             for batch in batches {
-                learner.objective.accumulate(
-                    batch, context: SmallLearner.context(images: images), centers: learner.centers, pool: learner.pool,
-                    into: &sums)
+                learner.accumulate(
+                    batch, context: SmallLearner.context(images: images), into: &sums)
             }
             learner.student.parameters.clearGradients()
             return sums.quantization

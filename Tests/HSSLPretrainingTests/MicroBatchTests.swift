@@ -13,10 +13,10 @@ final class MicroBatchTests: TrainerTestCase {
         let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: size)
         var sums = learner.newSums()
         for part in 0..<source.partsPerStep {
-            learner.objective.accumulate(
+            learner.accumulate(
                 try source.make(step: 4, part: part).batch,
                 context: .init(step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages, prototypesFrozen: false),
-                centers: learner.centers, pool: learner.pool, into: &sums)
+                into: &sums)
         }
         let norms = learner.optimizer.gradientNorms()
         _ = learner.update(sums, schedule: Schedules(recipe: recipe, stepsPerEpoch: 4).values(step: 4))
@@ -86,10 +86,10 @@ final class MicroBatchTests: TrainerTestCase {
                 learner.pool.resetPeak()
                 var sums = learner.newSums()
                 for part in 0..<2 {
-                    learner.objective.accumulate(
+                    learner.accumulate(
                         try source.make(step: 4, part: part).batch,
                         context: .init(step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: 4, prototypesFrozen: false),
-                        centers: learner.centers, pool: learner.pool, into: &sums)
+                        into: &sums)
                 }
                 _ = learner.update(sums, schedule: Schedules(recipe: recipe, stepsPerEpoch: 4).values(step: 4))
                 weights.append(learner.student.parameters.all.map { p in (0..<p.count).map { p.values[$0] } })

@@ -9,7 +9,7 @@ import XCTest
 struct Evaluation {
     let losses: Losses
     let gradients: [String: [Float]]
-    let centers: CenterSums
+    let centers: CenterSums?
     let logits: [String: [Float]]
     /// Mean entropy of the CLS targets, nats.
     let targetEntropy: Double
@@ -17,9 +17,9 @@ struct Evaluation {
 
 extension Learner {
     /// Accumulates `batches` as the micro-batches of one update and clears the gradients again.
-    func evaluate(_ batches: [CropBatch], context: HSSLObjective.StepContext) -> Evaluation {
+    func evaluate(_ batches: [CropBatch], context: StepContext) -> Evaluation {
         var sums = newSums()
-        for batch in batches { objective.accumulate(batch, context: context, centers: centers, pool: pool, into: &sums) }
+        for batch in batches { accumulate(batch, context: context, into: &sums) }
         var gradients: [String: [Float]] = [:]
         for parameter in student.parameters.all {
             if let gradient = parameter.gradient { gradients[parameter.name] = Array(UnsafeBufferPointer(start: gradient, count: parameter.count)) }
@@ -29,10 +29,20 @@ extension Learner {
                           targetEntropy: sums.targetEntropy / Double(max(1, sums.targets)))
     }
 
+    /// Of iBOT and DINO.
+    var centers: Centers {
+        get { (objective as? PrototypeObjective)?.centers ?? Centers(prototypes: 0) }
+        set {
+            guard var prototypes = objective as? PrototypeObjective else { return }
+            prototypes.centers = newValue
+            objective = prototypes
+        }
+    }
+
     /// Every value that an update may change.
     var state: [String: [Float]] {
-        var state = ["center.cls": centers.cls, "center.patch": centers.patch]
-        for (network, role) in [(student, "student."), (teacher, "teacher.")] {
+        var state = Dictionary(uniqueKeysWithValues: objective.state.map { ($0.name, $0.values) })
+        for (network, role) in networks {
             for parameter in network.parameters.all { state[role + parameter.name] = Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count)) }
         }
         for (parameter, moments) in zip(optimizer.parameters, optimizer.states) {
@@ -62,6 +72,15 @@ extension AdamW.State {
     }
 }
 
+extension Losses {
+    var clsBase: Double { self["cls_base"] }
+    var clsAuxiliary: Double { self["cls_auxiliary"] }
+    var patch: Double {
+        get { self["patch"] }
+        set { self["patch"] = newValue }
+    }
+}
+
 extension Network {
     /// Moves every parameter whose name starts with `prefix`.
     func perturb(_ prefix: String, by amount: Float = 0.3) {
@@ -79,21 +98,22 @@ extension Network {
 enum SmallLearner {
     static let grid = 16
 
-    static func make(auxiliary: Bool = true, settings: HSSLObjective.Settings = .init(studentTemperature: 0.1, seed: 3), width: Int = 24, depth: Int = 2,
+    static func make(auxiliary: Bool = true, settings: StepSettings = .init(seed: 3), width: Int = 24, depth: Int = 2,
                      learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0) throws -> Learner {
         let base = try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3))
         var head = HeadSettings(family: "convnext", depth: 2)
         (head.kernelSize, head.firstShortcut) = (3, firstShortcut)
-        let sizes = NetworkSizes(base: base, auxiliary: auxiliary ? head : nil, hidden: 48, bottleneck: 16,
-                                 prototypes: 40, learnedGain: learnedGain)
-        let learner = try Learner(sizes: sizes, settings: settings, centerMomentum: centerMomentum, clipGradient: clipGradient)
+        var objective = PrototypeSettings(hidden: 48, bottleneck: 16, prototypes: 40)
+        (objective.learnedGain, objective.centerMomentum) = (learnedGain, centerMomentum)
+        let learner = try Learner(sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil), objective: objective,
+                                  settings: settings, clipGradient: clipGradient)
         // Initial weights of σ 0.02 make every image alike to this shallow a network; and the teacher must differ from the student.
         for parameter in learner.student.parameters.all where parameter.shape.count > 1 {
             for i in 0..<parameter.count { parameter.values[i] *= 5 }
             parameter.valuesDidChange()
         }
-        learner.teacher.copy(from: learner.student)
-        learner.teacher.perturb("", by: 0.03)
+        learner.teacher?.copy(from: learner.student)
+        learner.teacher?.perturb("", by: 0.03)
         return learner
     }
 
@@ -130,7 +150,7 @@ enum SmallLearner {
         return batch
     }
 
-    static func context(images: Int = 3, step: Int = 0, prototypesFrozen: Bool = false) -> HSSLObjective.StepContext {
+    static func context(images: Int = 3, step: Int = 0, prototypesFrozen: Bool = false) -> StepContext {
         .init(step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.06, batchImages: images, prototypesFrozen: prototypesFrozen)
     }
 

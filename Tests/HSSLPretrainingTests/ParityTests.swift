@@ -15,6 +15,8 @@ final class ParityTests: XCTestCase {
     private enum Bound {
         static let loss = 1e-5
         static let tensor = 1e-4
+        /// Batch norm over 5 or 6 rows divides by small deviations.
+        static let coupledTensor = 5e-4
         static let trajectory = 2e-3
     }
 
@@ -24,20 +26,27 @@ final class ParityTests: XCTestCase {
 
     func testParityOfMicroBatchesOfOneImage() throws { try runAll(plain: false) { [Int](repeating: 1, count: $0) } }
 
-    private func runAll(plain: Bool, microBatches: (Int) -> [Int]? = { _ in nil }) throws {
+    /// Uneven ones, in another order every step, their tapes not kept.
+    func testParityOfUnevenMicroBatches() throws {
+        try runAll(plain: false, keptBytes: 0) { count in [2] + [Int](repeating: 1, count: count - 2) }
+    }
+
+    private func runAll(plain: Bool, keptBytes: Int? = nil, microBatches: (Int) -> [Int]? = { _ in nil }) throws {
         let fixtures = try XCTUnwrap(Bundle.module.resourcePath) + "/Fixtures"
         var folders = [fixtures]
         if let folder = ProcessInfo.processInfo.environment["HSSL_FIXTURES"] { folders.append(folder) }
         for folder in folders {
             let paths = try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".safetensors") }.sorted().map { folder + "/" + $0 }
-            XCTAssertGreaterThanOrEqual(paths.count, folder == fixtures ? 7 : 1, "\(folder) holds too few .safetensors files")
+            XCTAssertGreaterThanOrEqual(paths.count, folder == fixtures ? 13 : 1, "\(folder) holds too few .safetensors files")
             for path in paths {
                 let trajectory = try ReferenceTrajectory(path: path)
-                let worst = try trajectory.replay(plain: plain, microBatches: microBatches(trajectory.configuration.images))
+                let worst = try trajectory.replay(plain: plain, keptBytes: keptBytes, microBatches: microBatches(trajectory.configuration.images))
                 print("Parity \(plain ? "plain" : "cheap") \((path as NSString).lastPathComponent): \(worst)")
                 XCTAssertLessThanOrEqual(worst.loss.value, Bound.loss, "loss of \(path)")
-                if plain { XCTAssertLessThanOrEqual(worst.logits.value, Bound.tensor, "logits \(worst.logits.name) of \(path)") }
-                XCTAssertLessThanOrEqual(worst.gradients.value, Bound.tensor, "gradient \(worst.gradients.name) of \(path)")
+                let coupled = trajectory.configuration.objective is any AgreementSettings
+                let bound = coupled ? Bound.coupledTensor : Bound.tensor
+                if plain { XCTAssertLessThanOrEqual(worst.logits.value, bound, "logits \(worst.logits.name) of \(path)") }
+                XCTAssertLessThanOrEqual(worst.gradients.value, bound, "gradient \(worst.gradients.name) of \(path)")
                 XCTAssertLessThanOrEqual(worst.final.value, Bound.trajectory, "final \(worst.final.name) of \(path)")
                 XCTAssertLessThanOrEqual(worst.zeroGradient.value, 1, "zero gradient \(worst.zeroGradient.name) of \(path)")
             }

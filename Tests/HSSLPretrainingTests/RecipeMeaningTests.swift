@@ -171,7 +171,7 @@ final class RecipeMeaningTests: XCTestCase {
             ("auxiliary: {bottleneck_ratio: 0.5}",
              "r.yaml:2: auxiliary.bottleneck_ratio is not known to family convnext, only to family resnet"),
             ("objective: {name: dino, mask_ratio: [0.3]}",
-             "r.yaml:2: objective.mask_ratio is not known to objective dino, only to objective ibot"),
+             "r.yaml:2: objective.mask_ratio is not known to objective dino, only to objectives ibot, simmim"),
             ("objective: {name: dino, teacher_patch_temperature: [0.04, 0.07]}",
              "r.yaml:2: objective.teacher_patch_temperature is not known to objective dino, only to objective ibot"),
             ("auxiliary: {family: mlpp, kernel_size: 7}",
@@ -270,7 +270,7 @@ final class RecipeMeaningTests: XCTestCase {
         let advice = "c.safetensors: its recipe is not one of this build (hssl "
         let text = Self.earlier(family: "convnext", states: true)
         for (old, new, named) in [("  depth: 2", "  depth: 2\n  gamma: 1", "unknown key auxiliary.gamma"),
-                                  ("  name: ibot", "  name: later", "must be one of ibot, dino, not later"),
+                                  ("  name: ibot", "  name: later", "must be one of ibot, dino, mocov3, byol, simmim, not later"),
                                   ("checkpoint:", "later: {a: 1}\ncheckpoint:", "unknown section later")] {
             let message = refusal { try stored(text.replacingOccurrences(of: old, with: new)) }
             XCTAssertTrue(message.hasPrefix(advice), message)

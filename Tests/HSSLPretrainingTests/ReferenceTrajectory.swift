@@ -14,9 +14,9 @@ struct ReferenceTrajectory {
     struct Configuration {
         let architecture: ModelArchitecture
         let auxiliary: HeadSettings?
-        let objective: String
-        let hidden, bottleneck, prototypes, images, localViews, localSize, steps: Int
-        let studentTemperature, centerMomentum, clipGradient: Double
+        let objective: any ObjectiveSettings
+        let images, localViews, localSize, steps: Int
+        let clipGradient: Double
         /// Columns of `losses`.
         let parts: [String]
         /// Before the names of the centres: `center.` or `state.`.
@@ -33,12 +33,16 @@ struct ReferenceTrajectory {
                     embedDim: json.integer("embed_dim", in: context), depth: json.integer("depth", in: context), numHeads: json.integer("num_heads", in: context)))
                 var head = HeadSettings(family: "convnext", depth: try json.integer("auxiliary_depth", in: context))
                 head.kernelSize = try json.integer("auxiliary_kernel_size", in: context)
-                (auxiliary, objective, statePrefix) = (head, "ibot", "center.")
-                (hidden, bottleneck) = (try json.integer("head_hidden_dim", in: context), try json.integer("head_bottleneck_dim", in: context))
-                (prototypes, localViews) = (try json.integer("prototypes", in: context), try json.integer("local_views", in: context))
+                var settings = PrototypeSettings(
+                    hidden: try json.integer("head_hidden_dim", in: context),
+                    bottleneck: try json.integer("head_bottleneck_dim", in: context),
+                    prototypes: try json.integer("prototypes", in: context))
+                settings.studentTemperature = Float(try json.number("student_temperature", in: context))
+                settings.centerMomentum = Float(try json.number("center_momentum", in: context))
+                (auxiliary, objective, statePrefix) = (head, settings, "center.")
+                localViews = try json.integer("local_views", in: context)
                 localSize = try json.integer("local_image_size", in: context)
-                studentTemperature = try json.number("student_temperature", in: context)
-                (centerMomentum, clipGradient) = (try json.number("center_momentum", in: context), try json.number("clip_gradient", in: context))
+                clipGradient = try json.number("clip_gradient", in: context)
                 parts = ["loss", "cls_base", "cls_auxiliary", "patch"]
                 return
             }
@@ -57,17 +61,35 @@ struct ReferenceTrajectory {
                 head.bottleneckRatio = try section.member("bottleneck_ratio", in: context)?.asNumber ?? 0.25
                 return head
             }
-            let section = try json.value("objective", in: context)
-            objective = try section.string("name", in: context)
-            (hidden, bottleneck) = (try section.integer("hidden_dim", in: context), try section.integer("bottleneck_dim", in: context))
-            prototypes = try section.integer("prototypes", in: context)
-            studentTemperature = try section.number("student_temperature", in: context)
-            centerMomentum = try section.number("center_momentum", in: context)
+            objective = try Self.objective(json.value("objective", in: context), context)
             clipGradient = try json.value("optimizer", in: context).number("clip_gradient", in: context)
             localViews = try json.member("local_views", in: context)?.asInteger ?? 0
             localSize = try json.member("local_size", in: context)?.asInteger ?? 0
             parts = try ["loss"] + json.strings("parts", in: context)
             statePrefix = "state."
+        }
+
+        private static func objective(_ section: JSONValue, _ context: String) throws -> any ObjectiveSettings {
+            func integer(_ key: String) throws -> Int { try section.integer(key, in: context) }
+            func number(_ key: String) throws -> Float { Float(try section.number(key, in: context)) }
+            let name = try section.string("name", in: context)
+            switch name {
+            case "mocov3":
+                var settings = try MoCoV3Settings(hidden: integer("hidden_dim"), output: integer("out_dim"))
+                settings.projectorLayers = try integer("projector_layers")
+                settings.predictorLastNorm = try section.value("predictor_last_norm", in: context) == .bool(true)
+                settings.temperature = try number("temperature")
+                return settings
+            case "byol": return try BYOLSettings(hidden: integer("hidden_dim"), output: integer("out_dim"))
+            case "simmim": return try SimMIMSettings(maskStride: integer("mask_stride"))
+            default:
+                var settings = try PrototypeSettings(hidden: integer("hidden_dim"), bottleneck: integer("bottleneck_dim"),
+                                                     prototypes: integer("prototypes"))
+                settings.learnsPatches = name == "ibot"
+                settings.studentTemperature = try number("student_temperature")
+                settings.centerMomentum = try number("center_momentum")
+                return settings
+            }
         }
 
         func value(_ key: String, step: Int) -> Double {
@@ -116,19 +138,20 @@ struct ReferenceTrajectory {
 
     func makeLearner(precision: Precision = .float32) throws -> Learner {
         let c = configuration
-        let sizes = NetworkSizes(base: c.architecture, auxiliary: c.auxiliary, hidden: c.hidden, bottleneck: c.bottleneck, prototypes: c.prototypes,
-                                 learnedGain: false)
-        let learner = try Learner(
-            sizes: sizes, settings: .init(studentTemperature: Float(c.studentTemperature), learnsPatches: c.objective == "ibot", precision: precision),
-            centerMomentum: Float(c.centerMomentum), clipGradient: Float(c.clipGradient))
-        for (network, prefix) in [(learner.student, "initial.student."), (learner.teacher, "initial.teacher.")] {
+        let sizes = NetworkSizes(base: c.architecture, auxiliary: c.auxiliary)
+        let learner = try Learner(sizes: sizes, objective: c.objective, settings: .init(precision: precision),
+                                  clipGradient: Float(c.clipGradient))
+        for (network, role) in learner.networks {
             for parameter in network.parameters.all {
-                parameter.values.update(from: try file.floats(prefix + parameter.name, shape: parameter.shape), count: parameter.count)
+                let values = try file.floats("initial." + role + parameter.name, shape: parameter.shape)
+                parameter.values.update(from: values, count: parameter.count)
                 parameter.valuesDidChange()
             }
         }
-        learner.centers.cls = try file.floats("initial.\(c.statePrefix)cls")
-        if !learner.centers.patch.isEmpty { learner.centers.patch = try file.floats("initial.\(c.statePrefix)patch") }
+        for (name, values) in learner.objective.state {
+            let stored = "initial.\(c.statePrefix)" + name.split(separator: ".").suffix(1).joined()
+            learner.objective.restore(name, try file.floats(stored, shape: [values.count]))
+        }
         return learner
     }
 
@@ -138,9 +161,10 @@ struct ReferenceTrajectory {
         let range = range ?? 0..<c.images
         let size = c.architecture.imageSize
         let cells = c.architecture.makeBase(ParameterScope(ParameterSet()), .pretraining).grid(height: size, width: size).count
-        let batch = CropBatch(images: range.count, globalSize: size, localViews: c.localViews, localSize: c.localSize, tokens: cells,
+        let views = c.objective.globalViews
+        let batch = CropBatch(images: range.count, globalViews: views, globalSize: size, localViews: c.localViews, localSize: c.localSize, tokens: cells,
                               firstImage: range.lowerBound)
-        let globals = try file.floats("step\(step).global_views")
+        let globals = try file.floats("step\(step)." + (views == 1 ? "images" : "global_views"))
         let locals = c.localViews > 0 ? try file.floats("step\(step).local_views") : []
         func take<T>(_ source: [T], views: Int, size: Int, into target: inout [T]) {
             for (place, image) in range.enumerated() {
@@ -149,17 +173,19 @@ struct ReferenceTrajectory {
                 }
             }
         }
-        take(globals, views: 2, size: 3 * size * size, into: &batch.globals)
-        if c.objective == "ibot" { take(Array(try file.tensor("step\(step).masks").bytes), views: 2, size: cells, into: &batch.masks) }
+        take(globals, views: views, size: 3 * size * size, into: &batch.globals)
+        if c.objective.masksPatches { take(Array(try file.tensor("step\(step).masks").bytes), views: views, size: cells, into: &batch.masks) }
         take(locals, views: c.localViews, size: 3 * c.localSize * c.localSize, into: &batch.locals)
         return batch
     }
 
-    func context(step: Int) -> HSSLObjective.StepContext {
+    func context(step: Int) -> StepContext {
         let c = configuration
         // The fixtures record gradients before freezing, so the prototypes' is computed at every step.
-        return .init(step: step, teacherTemperature: Float(c.value("teacher_temperature", step: step)),
-                     teacherPatchTemperature: Float(c.value("teacher_patch_temperature", step: step)), batchImages: c.images, prototypesFrozen: false)
+        var context = StepContext(step: step, schedule: schedule(step: step), batchImages: c.images)
+        context.prototypesFrozen = false
+        context.globalWeight = Float(c.value("global_weight", step: step))
+        return context
     }
 
     func schedule(step: Int) -> StepSchedule {
@@ -170,22 +196,27 @@ struct ReferenceTrajectory {
     }
 
     /// - Parameter microBatches: images of each micro-batch of an update; nil: all at once.
-    func replay(plain: Bool, precision: Precision = .float32, microBatches: [Int]? = nil) throws -> Deviations {
+    func replay(plain: Bool, precision: Precision = .float32, keptBytes: Int? = nil, microBatches: [Int]? = nil) throws -> Deviations {
         let c = configuration
         let learner = try makeLearner(precision: precision)
         learner.objective.settings.plain = plain
+        if let keptBytes { learner.objective.settings.keptBytes = keptBytes }
         let expected = try file.floats("losses", shape: [c.steps, c.parts.count])
         var worst = Deviations()
         for step in 0..<c.steps {
             var sums = learner.newSums(), first = 0
+            var parts: [Range<Int>] = []
             for count in microBatches ?? [c.images] {
-                learner.objective.accumulate(try batch(step: step, images: first..<first + count), context: context(step: step), centers: learner.centers,
-                                             pool: learner.pool, into: &sums)
+                parts.append(first..<first + count)
                 first += count
             }
+            // Another order every step.
+            for part in parts.indices.map({ parts[($0 + step) % parts.count] }) {
+                learner.accumulate(try batch(step: step, images: part), context: context(step: step), into: &sums)
+            }
             if step == 0 {
-                // The logits of the last micro-batch are those of the batch where there is only one.
-                if microBatches == nil {
+                // Where images do not wait for one another, the logits are those of the last micro-batch.
+                if microBatches == nil || learner.objective.waits {
                     for (name, logits) in sums.logits { worst.logits.consider(relative(logits, try file.floats("step0." + name)), name) }
                 }
                 for parameter in learner.student.parameters.all {
@@ -197,21 +228,19 @@ struct ReferenceTrajectory {
                     worst.gradients.consider(relative(skippingKeys(parameter.name, ours), skippingKeys(parameter.name, try file.floats(name))), parameter.name)
                 }
             }
-            let ours = ["loss": sums.losses.total(hasAuxiliary: c.auxiliary != nil), "cls_base": sums.losses.clsBase,
-                        "cls_auxiliary": sums.losses.clsAuxiliary, "patch": sums.losses.patch]
             for (column, name) in c.parts.enumerated() {
                 let reference = Double(expected[step * c.parts.count + column])
-                worst.loss.consider(abs((ours[name] ?? .nan) - reference) / max(abs(reference), 1e-12), "\(name) of step \(step)")
+                worst.loss.consider(abs((name == "loss" ? sums.losses.total : sums.losses[name]) - reference) / max(abs(reference), 1e-12), "\(name) of step \(step)")
             }
             _ = learner.update(sums, schedule: schedule(step: step))
         }
-        for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
+        for (network, role) in learner.networks {
             for parameter in network.parameters.all {
                 let ours = Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count))
                 try compareFinal(role, parameter.name, ours, into: &worst)
             }
         }
-        for (name, values) in learner.centers.named {
+        for (name, values) in learner.objective.state {
             try compareFinal("", c.statePrefix + name.split(separator: ".").suffix(1).joined(), values, into: &worst)
         }
         return worst

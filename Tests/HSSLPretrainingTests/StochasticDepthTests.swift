@@ -95,7 +95,7 @@ final class StochasticDepthTests: XCTestCase {
     func testOnlyTheStudentIsThinned() throws {
         func evaluate(rate: Float, seed: UInt64 = 3, step: Int = 0) throws -> Evaluation {
             let learner = try SmallLearner.make()
-            learner.objective.settings = .init(studentTemperature: 0.1, dropPath: rate, seed: seed)
+            learner.objective.settings = .init(dropPath: rate, seed: seed)
             learner.objective.settings.plain = true
             return learner.evaluate([SmallLearner.batch()], context: SmallLearner.context(step: step))
         }

@@ -17,7 +17,7 @@ final class TrainerFaultTests: TrainerTestCase {
     /// All that an update may change.
     private func state(_ learner: Learner) -> [[UInt32]] {
         var result: [[UInt32]] = []
-        for parameter in learner.student.parameters.all + learner.teacher.parameters.all {
+        for parameter in learner.student.parameters.all + (learner.teacher?.parameters.all ?? []) {
             result.append((0..<parameter.count).map { parameter.values[$0].bitPattern })
         }
         for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {

@@ -9,11 +9,10 @@ import XCTest
 final class UpdateTests: XCTestCase {
     private func accumulate(
         _ learner: Learner, _ batch: CropBatch, frozen: Bool = false, step: Int = 0
-    ) -> HSSLObjective.Sums {
+    ) -> UpdateSums {
         var sums = learner.newSums()
-        learner.objective.accumulate(
-            batch, context: SmallLearner.context(step: step, prototypesFrozen: frozen), centers: learner.centers,
-            pool: learner.pool, into: &sums)
+        learner.accumulate(
+            batch, context: SmallLearner.context(step: step, prototypesFrozen: frozen), into: &sums)
         return sums
     }
 
@@ -106,7 +105,7 @@ final class UpdateTests: XCTestCase {
     func testFrozenPrototypesAreLeftAlone() throws {
         for computed in [false, true] {
             let learner = try SmallLearner.make(learnedGain: true)
-            let names = learner.student.head.prototypes.parameters.map(\.name)
+            let names = learner.objective.frozen(SmallLearner.schedule(prototypesFrozen: true)).map(\.name)
             XCTAssertEqual(names.count, 2)
             let before = learner.state
             _ = learner.update(
@@ -171,7 +170,7 @@ final class UpdateTests: XCTestCase {
     /// the bit, and the next one works.
     func testANonFiniteCropChangesNothing() throws {
         for precision in Precision.allCases {
-            let learner = try SmallLearner.make(settings: .init(studentTemperature: 0.1, precision: precision, seed: 3))
+            let learner = try SmallLearner.make(settings: .init(precision: precision, seed: 3))
             _ = learner.update(
                 accumulate(learner, SmallLearner.batch(localViews: 1)), schedule: SmallLearner.schedule())
             let before = learner.state
@@ -207,8 +206,8 @@ final class UpdateTests: XCTestCase {
         bad.globals[3] = .nan
         var sums = learner.newSums()
         for batch in [bad, SmallLearner.batch(images: 1..<3)] {
-            learner.objective.accumulate(
-                batch, context: SmallLearner.context(), centers: learner.centers, pool: learner.pool, into: &sums)
+            learner.accumulate(
+                batch, context: SmallLearner.context(), into: &sums)
         }
         XCTAssertTrue(learner.update(sums, schedule: SmallLearner.schedule()).skipped)
         XCTAssertEqual(learner.state, before)
@@ -223,8 +222,8 @@ final class UpdateTests: XCTestCase {
             switch place {
             case "loss": sums.losses.patch = .infinity
             case "gradient": try XCTUnwrap(learner.student.parameters["base.norm.bias"]?.gradient)[23] = .infinity
-            case "CLS centre": sums.centers.cls[39] = .nan
-            default: sums.centers.bottleneck[15] = -.infinity
+            case "CLS centre": sums.centers?.cls[39] = .nan
+            default: sums.centers?.bottleneck[15] = -.infinity
             }
             let outcome = learner.update(sums, schedule: SmallLearner.schedule())
             XCTAssertTrue(outcome.skipped, place)
@@ -237,7 +236,7 @@ final class UpdateTests: XCTestCase {
     func testLaterUpdatesReserveNothing() throws {
         for precision in Precision.allCases {
             let learner = try SmallLearner.make(settings: .init(
-                studentTemperature: 0.1, precision: precision, dropPath: 0, seed: 3))
+                precision: precision, dropPath: 0, seed: 3))
             let batch = SmallLearner.batch(localViews: 1)
             var reserved = 0, inUse = 0
             for step in 0..<14 {

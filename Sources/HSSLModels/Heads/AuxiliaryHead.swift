@@ -131,6 +131,12 @@ package struct AuxiliaryHead {
         return norm(pass.plain ? last(x, pass, block: index).flattenedGrid().meanOverTokens() : last.mean(x, pass, block: index))
     }
 
+    /// One vector a cell, after the norm: [B · N, width].
+    package func local(_ cells: Tensor, _ pass: Pass) -> Tensor {
+        let x = blocks.enumerated().reduce(entered(cells)) { $1.element($0, pass, block: $1.offset) }
+        return norm(x.reshaped([x.rows, x.width]))
+    }
+
     private func entered(_ cells: Tensor) -> Tensor { input?(cells) ?? cells }
 }
 

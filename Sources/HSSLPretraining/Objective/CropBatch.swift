@@ -3,35 +3,36 @@ import HSSLGraph
 /// The views of some images and their masks, image by image: what one micro-batch learns from.
 package final class CropBatch: @unchecked Sendable {  // filled by one loader thread, then handed over
     package let images: Int
+    /// Of an image.
+    package let globalViews: Int
     package let globalSize: Int
     package let localViews: Int
     package let localSize: Int
-    /// [images, 2, 3, globalSize, globalSize]
+    /// [images, globalViews, 3, globalSize, globalSize]
     package var globals: [Float]
     /// [images, localViews, 3, localSize, localSize]
     package var locals: [Float]
-    /// [images, 2, N], 1 where the student does not see the patch
+    /// [images, globalViews, N], 1 where the student does not see the patch
     package var masks: [UInt8]
     /// Place of the first image in the whole batch: keys of the random draws.
     package let firstImage: Int
 
-    package static let globalViews = 2
-
-    package init(images: Int, globalSize: Int, localViews: Int, localSize: Int, tokens: Int, firstImage: Int) {
+    package init(images: Int, globalViews: Int = 2, globalSize: Int, localViews: Int, localSize: Int, tokens: Int, firstImage: Int) {
         self.images = images
+        self.globalViews = globalViews
         self.globalSize = globalSize
         self.localViews = localViews
         self.localSize = localSize
         self.firstImage = firstImage
-        globals = [Float](repeating: 0, count: images * Self.globalViews * 3 * globalSize * globalSize)
+        globals = [Float](repeating: 0, count: images * globalViews * 3 * globalSize * globalSize)
         locals = [Float](repeating: 0, count: images * localViews * 3 * localSize * localSize)
-        masks = [UInt8](repeating: 0, count: images * Self.globalViews * tokens)
+        masks = [UInt8](repeating: 0, count: images * globalViews * tokens)
     }
 
-    package var tokens: Int { images == 0 ? 0 : masks.count / (images * Self.globalViews) }
+    package var tokens: Int { images == 0 ? 0 : masks.count / (images * globalViews) }
 
     /// All global views as network input, view-major: rows 0 ..< images are view 0.
-    func globalInput(_ tape: Tape) -> Tensor { input(tape, globals, views: Self.globalViews, size: globalSize) }
+    func globalInput(_ tape: Tape) -> Tensor { input(tape, globals, views: globalViews, size: globalSize) }
     func localInput(_ tape: Tape) -> Tensor { input(tape, locals, views: localViews, size: localSize) }
 
     private func input(_ tape: Tape, _ crops: [Float], views: Int, size: Int) -> Tensor {
@@ -52,9 +53,9 @@ package final class CropBatch: @unchecked Sendable {  // filled by one loader th
     func viewMajorMasks() -> [UInt8] {
         var result: [UInt8] = []
         result.reserveCapacity(masks.count)
-        for view in 0..<Self.globalViews {
+        for view in 0..<globalViews {
             for image in 0..<images {
-                let start = (image * Self.globalViews + view) * tokens
+                let start = (image * globalViews + view) * tokens
                 result += masks[start..<start + tokens]
             }
         }

@@ -179,6 +179,8 @@ struct RecipeVariant: Sendable {
     let keys: [String]
     /// Keys of other variants are passed over in silence rather than refused.
     var ignoresOthers = false
+    /// What the values of keys are where this is chosen and they are left out, if not those of `Recipe()`.
+    var defaults: @Sendable (inout Recipe) -> Void = { _ in }
 }
 
 /// The key that chooses among variants.

@@ -76,6 +76,9 @@ extension Recipe {
         let all = sections.flatMap { section in section.keys.map { (section, $0) } }
         let choosing = Set(selectors.map(\.path))
         for (section, key) in all where choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
+        for selector in selectors {
+            selector.variants.first { $0.name == recipe[keyPath: selector.chosen] }?.defaults(&recipe)
+        }
         for (section, key) in all where !choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
         if let fault = faults.first { throw fault }
 

@@ -100,16 +100,23 @@ extension Recipe {
         public var bottleneckDim = 256
         public var prototypes = 8192
         public var normLastLayer = true
+        public var outDim = 256
+        public var projectorLayers = 3
+        public var predictorLastNorm = true
     }
 
     private static var headSection: RecipeSection {
-        let help = "what the objective's projections need: MLPs and a shared layer of prototypes"
+        let help = "what the objective's projections need: MLPs, and a shared layer of prototypes or predictors"
         return RecipeSection(name: "head", help: help, keys: [
             .integer("hidden_dim", \.head.hiddenDim, in: 1...65_536, "Width of an MLP's hidden layers."),
             .integer("bottleneck_dim", \.head.bottleneckDim, in: 1...65_536,
                      "Width of an MLP's output, which is compared with the prototypes."),
             .integer("prototypes", \.head.prototypes, in: 2...1_048_576, "Number of prototypes."),
             .flag("norm_last_layer", \.head.normLastLayer, "Prototypes keep length 1; false learns a gain for each."),
+            .integer("out_dim", \.head.outDim, in: 1...65_536, "Width of projections and predictions."),
+            .integer("projector_layers", \.head.projectorLayers, in: 2...8, "Linear layers of a projector."),
+            .flag("predictor_last_norm", \.head.predictorLastNorm,
+                  "Whether predictors end in batch norm (MoCo v3: with a ViT, not with a ResNet)."),
         ])
     }
 
@@ -123,6 +130,8 @@ extension Recipe {
         public var maskRatioVariance = [0, 0.2]
         public var maskShape = MaskShape.block
         public var centerMomentum = 0.9
+        public var temperature = 0.2
+        public var globalWeight = 1.0
     }
 
     public enum MaskShape: String, CaseIterable, Sendable { case block, random }
@@ -147,6 +156,9 @@ extension Recipe {
             .choice("mask_shape", \.objective.maskShape, "Whether rectangles of patches are masked or single ones."),
             .number("center_momentum", \.objective.centerMomentum, in: .probability,
                     "Share of the old centre that an update keeps; the rest is the mean of the teacher's logits."),
+            .number("temperature", \.objective.temperature, in: temperature, "Divides similarities to keys."),
+            .number("global_weight", \.objective.globalWeight, in: .from(0, to: 1000),
+                    "Of the term by which the base imitates the head; only where there is a head."),
         ])
     }
 
@@ -164,19 +176,61 @@ extension Recipe {
         RecipeVariant(
             name: "ibot", help: "global features of two views agree, masked patches are predicted (arXiv 2111.07832)",
             keys: distillationKeys + [
-                "objective.teacher_patch_temperature", "objective.mask_ratio", "objective.mask_ratio_variance",
-                "objective.mask_shape",
-            ]),
+                "objective.teacher_patch_temperature",
+            ] + maskKeys),
         RecipeVariant(
             name: "dino", help: "global features of two views agree (arXiv 2104.14294); iBOT without its patch term",
             keys: distillationKeys),
+        RecipeVariant(
+            name: "mocov3", help: "of all images of an update, a view recognises the other of its own (arXiv 2104.02057)",
+            keys: embeddingKeys + [
+                "head.projector_layers", "head.predictor_last_norm", "objective.temperature",
+            ], defaults: jointEmbedding),
+        RecipeVariant(
+            name: "byol", help: "a view predicts the teacher's projection of the other (arXiv 2006.07733)",
+            keys: embeddingKeys, defaults: jointEmbedding),
+        RecipeVariant(
+            name: "simmim", help: "pixels of masked cells are predicted (arXiv 2111.09886); under HSSL the base also "
+                + "imitates the head", keys: maskKeys + ["objective.global_weight"], defaults: maskedImages),
     ]
+
+    private static let maskKeys = ["objective.mask_ratio", "objective.mask_ratio_variance", "objective.mask_shape"]
+    private static let embeddingKeys = ["head.hidden_dim", "head.out_dim"]
+
+    /// As MoCo v3 was published (BYOL with AdamW alike).
+    private static func jointEmbedding(_ recipe: inout Recipe) {
+        recipe.head.hiddenDim = 4096
+        recipe.optimizer.learningRate = 1.5e-4
+        recipe.optimizer.minLearningRate = 0
+        recipe.optimizer.weightDecay = [0.1, 0.1]
+        recipe.optimizer.clipGradient = 0
+        recipe.optimizer.teacherMomentum = 0.99
+        recipe.data.globalCropsScale = [0.08, 1]
+    }
+
+    /// As SimMIM was published: crop and flip only. (Its rate was 1e-4 for 512 images.)
+    private static func maskedImages(_ recipe: inout Recipe) {
+        recipe.objective.maskRatio = [0.6]
+        recipe.objective.maskRatioVariance = [0]
+        recipe.objective.maskShape = .random
+        recipe.optimizer.learningRate = 5e-5
+        recipe.optimizer.minLearningRate = 0
+        recipe.optimizer.weightDecay = [0.05, 0.05]
+        recipe.optimizer.clipGradient = 0
+        recipe.optimizer.teacherMomentum = 0.99
+        recipe.data.globalCropsScale = [0.67, 1]
+        recipe.data.colorJitterProbability = 0
+        recipe.data.grayscaleProbability = 0
+        recipe.data.blurProbability = [0, 0, 0]
+        recipe.data.solarizeProbability = 0
+    }
 
     /// Keys of objectives that assign images to prototypes.
     private static let distillationKeys = [
         "head.hidden_dim", "head.bottleneck_dim", "head.prototypes", "head.norm_last_layer",
         "objective.student_temperature", "objective.teacher_temperature",
         "objective.warmup_teacher_temperature_epochs", "objective.center_momentum", "optimizer.freeze_prototypes_epochs",
+        "data.local_crops", "data.local_crops_scale", "data.local_crops_size",
     ]
 }
 

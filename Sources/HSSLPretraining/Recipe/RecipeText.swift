@@ -50,7 +50,8 @@ extension Recipe {
                 let path = "\(section.name).\(key.name)"
                 text += "  \(key.name)\(section.decidesWeights ? "" : " *")\n"
                 text += wrapped(key.help)
-                text += wrapped("Takes: \(key.values); \(key.defaultText.map { "default \($0)" } ?? "required").")
+                let usual = key.defaultText.map { "default \($0)" + otherDefaults(key, path, objectives) } ?? "required"
+                text += wrapped("Takes: \(key.values); \(usual).")
                 for selector in selectors {
                     let variants = selector.variants.filter { (objectives + families).contains($0.name) }
                     let users = variants.filter { $0.keys.contains(path) }.map(\.name)
@@ -65,6 +66,19 @@ extension Recipe {
             }
         }
         return text
+    }
+
+    /// What objectives change about a default: ` (byol: …, mocov3: …)`.
+    private static func otherDefaults(_ key: RecipeKey, _ path: String, _ objectives: [String]) -> String {
+        let usual = key.field(Recipe())
+        let others = objectiveVariants.filter { objectives.contains($0.name) }.compactMap { variant -> String? in
+            var recipe = Recipe()
+            recipe.objective.name = variant.name
+            variant.defaults(&recipe)
+            guard recipe.reads(path), path != "objective.name", let field = key.field(recipe), field != usual else { return nil }
+            return "\(variant.name): \(field.yaml)"
+        }
+        return others.isEmpty ? "" : " (\(others.joined(separator: ", ")))"
     }
 
     /// Lines of at most 100 characters.

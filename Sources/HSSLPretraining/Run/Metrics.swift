@@ -9,6 +9,12 @@ public struct Metrics: Equatable, Sendable {
     public var clsBase: Double?
     public var clsAux: Double?
     public var patch: Double?
+    /// MoCo v3, BYOL; of SimMIM under HSSL.
+    public var globalBase: Double?
+    public var globalAux: Double?
+    /// SimMIM.
+    public var pixelsBase: Double?
+    public var pixelsAux: Double?
     public var learningRate: Double?
     public var weightDecay: Double?
     public var teacherMomentum: Double?
@@ -41,8 +47,21 @@ public struct Metrics: Equatable, Sendable {
         self.epoch = epoch
     }
 
+    /// Takes a part of the loss under the objective's name for it.
+    mutating func set(_ part: String, _ value: Double) {
+        guard let key = Metrics.losses.first(where: { $0.part == part }) else { preconditionFailure("no metric for '\(part)'") }
+        self[keyPath: key.path] = value
+    }
+
+    private static let losses: [(part: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
+        ("cls_base", \.clsBase), ("cls_auxiliary", \.clsAux), ("patch", \.patch),
+        ("global_base", \.globalBase), ("global_auxiliary", \.globalAux),
+        ("pixels_base", \.pixelsBase), ("pixels_auxiliary", \.pixelsAux),
+    ]
+
     private static let numberKeys: [(name: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
-        ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch), ("lr", \.learningRate),
+        ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch),
+        ("global_base", \.globalBase), ("global_aux", \.globalAux), ("pixels_base", \.pixelsBase), ("pixels_aux", \.pixelsAux), ("lr", \.learningRate),
         ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum), ("teacher_temperature", \.teacherTemperature),
         ("gradient_norm", \.gradientNorm), ("teacher_entropy", \.teacherEntropy), ("feature_std", \.featureStd),
         ("int8_saturation", \.int8Saturation), ("int8_gradient_saturation", \.int8GradientSaturation), ("int8_gradient_zeros", \.int8GradientZeros),

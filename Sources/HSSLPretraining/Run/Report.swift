@@ -105,6 +105,8 @@ public struct Report: Sendable {
         let charts = [
             LineChart(title: "Loss", xLabel: "step", series: [
                 series("total", 0, \.loss), series("CLS base", 1, \.clsBase), series("CLS auxiliary", 2, \.clsAux), series("patch", 3, \.patch),
+                series("global base", 1, \.globalBase), series("global auxiliary", 2, \.globalAux),
+                series("pixels base", 3, \.pixelsBase), series("pixels auxiliary", 4, \.pixelsAux),
             ]),
             LineChart(title: "k-NN top-1", xLabel: "epoch", series: [knn], unit: .percent, dots: true),
             LineChart(title: "Teacher entropy (nats)", xLabel: "step", series: [series("entropy", 4, \.teacherEntropy)],

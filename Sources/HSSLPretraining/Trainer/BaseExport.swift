@@ -39,14 +39,16 @@ public struct BaseExport {
 
     /// Exports from a checkpoint file, reading only the tensors of the base.
     ///
-    /// - Parameter role: `teacher` or `student`.
+    /// - Parameter role: `teacher` or `student`, which stands in where there is no teacher.
     /// - Throws: errors naming the file: not a checkpoint, another architecture than its recipe says, values that are not finite.
     public static func export(checkpoint path: String, role: String, to output: String, precision: Precision) throws {
         let file = try SafetensorsFile(path: path)
         let position = try Checkpoint.position(of: file)
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
         let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
-        let shapes = try Network(NetworkSizes(recipe: recipe), pool: BufferPool()).parameters
+        let settings = recipe.objectiveSettings
+        let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
+        let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
         try ModelFile.write(path: output, architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,
                             precision: precision) { name, body in
             guard let parameter = shapes["base." + name] else { throw ModelError("the architecture has no parameter '\(name)'") }

@@ -11,6 +11,7 @@ struct BatchSource: Sendable {
     let augmentation: MultiCropAugmentation
     let masks: MaskGenerator
     private let masksPatches: Bool
+    private let globalViews: Int
     let seed: UInt64
     /// Images of one update.
     let batchImages: Int
@@ -29,7 +30,8 @@ struct BatchSource: Sendable {
         self.dataset = dataset
         augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
         masks = MaskGenerator(objective: recipe.objective, height: grid.height, width: grid.width)
-        masksPatches = recipe.objective.masksPatches
+        masksPatches = recipe.objectiveSettings.masksPatches
+        globalViews = recipe.objectiveSettings.globalViews
         seed = recipe.schedule.seed
         batchImages = recipe.schedule.effectiveBatch
         self.microBatch = min(microBatch, batchImages)
@@ -50,7 +52,7 @@ struct BatchSource: Sendable {
         let order = permutations.epoch(epoch)
         let first = part * microBatch
         let count = min(microBatch, batchImages - first)
-        let batch = CropBatch(images: count, globalSize: globalSize, localViews: localViews, localSize: localSize, tokens: masks.height * masks.width,
+        let batch = CropBatch(images: count, globalViews: globalViews, globalSize: globalSize, localViews: localViews, localSize: localSize, tokens: masks.height * masks.width,
                               firstImage: first)
         var unreadable: [Unreadable] = []
         var replaced = 0
@@ -59,10 +61,10 @@ struct BatchSource: Sendable {
             let (index, image) = try readable(from: wanted, unreadable: &unreadable)
             if index != wanted { replaced += 1 }
             write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
-            for view in 0..<CropBatch.globalViews where masksPatches {
+            for view in 0..<globalViews where masksPatches {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
                     let tokens = masks.height * masks.width
-                    let start = (place * CropBatch.globalViews + view) * tokens
+                    let start = (place * globalViews + view) * tokens
                     masks.draw(seed: seed, step: step, image: first + place, view: view,
                                into: UnsafeMutableBufferPointer(rebasing: buffer[start..<start + tokens]))
                 }
@@ -74,9 +76,10 @@ struct BatchSource: Sendable {
     private func write(_ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int, into batch: CropBatch) {
         batch.globals.withUnsafeMutableBufferPointer { globals in
             batch.locals.withUnsafeMutableBufferPointer { locals in
-                for view in 0..<augmentation.viewCount {
-                    let isGlobal = view < CropBatch.globalViews
-                    let place = isGlobal ? place * CropBatch.globalViews + view : place * localViews + view - CropBatch.globalViews
+                let twoViews = MultiCropAugmentation.globalViews
+                for view in 0..<augmentation.viewCount where view < globalViews || view >= twoViews {
+                    let isGlobal = view < globalViews
+                    let place = isGlobal ? place * globalViews + view : place * localViews + view - twoViews
                     guard let start = isGlobal ? globals.baseAddress : locals.baseAddress else { continue }
                     augmentation.make(view: view, of: image, key: key, into: start + place * augmentation.count(ofView: view))
                 }

@@ -2,7 +2,7 @@ import CSupport
 import HSSLFormats
 import HSSLGraph
 
-/// The file from which a run continues bit for bit: weights, moments, centres, and where the sampler stood.
+/// The file from which a run continues bit for bit: weights, moments, what the objective learns besides (centres), and where the sampler stood.
 ///
 /// All random draws are counter-based, so (seed, step) is the random state.
 package struct Checkpoint {
@@ -32,7 +32,7 @@ package struct Checkpoint {
     /// Writes atomically: a reader finds the old file or the new one, whole.
     package static func save(_ learner: Learner, position: Position, to path: String) throws {
         var tensors: [SafetensorsTensor] = []
-        for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
+        for (network, role) in learner.networks {
             for parameter in network.parameters.all { tensors.append(floats(role + parameter.name, parameter.shape, parameter.values)) }
         }
         for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
@@ -50,7 +50,7 @@ package struct Checkpoint {
             }
             tensors.append(SafetensorsTensor(name: "optimizer.step." + parameter.name, shape: [1], values: [Int64(state.step)]))
         }
-        for (name, center) in learner.centers.named { tensors.append(SafetensorsTensor(name: name, shape: [center.count], values: center)) }
+        for (name, values) in learner.objective.state { tensors.append(SafetensorsTensor(name: name, shape: [values.count], values: values)) }
         guard isFinite(learner) else {
             throw PretrainingError("\(path): step \(position.step) left weights that are not finite; the file stays as it was")
         }
@@ -78,7 +78,7 @@ package struct Checkpoint {
 
     /// Weights and moments that could be loaded again.
     private static func isFinite(_ learner: Learner) -> Bool {
-        let weights = (learner.student.parameters.all + learner.teacher.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
+        let weights = learner.networks.flatMap(\.network.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
         return weights && zip(learner.optimizer.parameters, learner.optimizer.states).allSatisfy { parameter, state in
             switch state.moments {
             case .float32(let first, let second): [first, second].allSatisfy { hssl_all_finite(parameter.count, $0.floats) }
@@ -118,8 +118,8 @@ package struct Checkpoint {
 
     /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.
     package static func load(_ file: SafetensorsFile, into learner: Learner) throws {
-        var expected = Set(learner.centers.named.map(\.name))
-        for (network, role) in [(learner.student, "student."), (learner.teacher, "teacher.")] {
+        var expected = Set(learner.objective.state.map(\.name))
+        for (network, role) in learner.networks {
             for parameter in network.parameters.all {
                 expected.insert(role + parameter.name)
                 try read(role + parameter.name, parameter.shape, from: file, into: parameter.values)
@@ -153,8 +153,7 @@ package struct Checkpoint {
             }
             state.step = Int(step)
         }
-        learner.centers.cls = try file.floats("center.cls", shape: [learner.centers.cls.count])
-        if !learner.centers.patch.isEmpty { learner.centers.patch = try file.floats("center.patch", shape: [learner.centers.patch.count]) }
+        for (name, values) in learner.objective.state { learner.objective.restore(name, try file.floats(name, shape: [values.count])) }
         if let stranger = file.names.first(where: { !expected.contains($0) }) {
             throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
         }

@@ -41,12 +41,12 @@ package struct MicroBatchPlan {
         let frugal = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: false)
         // At most so many bytes: not every parameter is packed. Looked at first because the probe itself must stay within the limit.
         let size = switch recipe.schedule.precision { case .float32: 4; case .float16: 2; case .int8: 1 }
-        let packs = (2 * learner.student.parameters.count + learner.teacher.parameters.count) * size
+        let packs = (2 * learner.student.parameters.count + (learner.teacher?.parameters.count ?? 0)) * size
         guard limit - packs >= frugal.bytes(microBatch: smallest) else { return frugal }
         let plan = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: true)
         if plan.bytes(microBatch: smallest) <= limit { return plan }
         learner.pool.keepsPackedWeights = false
-        for parameter in learner.student.parameters.all + learner.teacher.parameters.all { parameter.valuesDidChange() }
+        for parameter in learner.networks.flatMap(\.network.parameters.all) { parameter.valuesDidChange() }
         learner.pool.trim()
         return frugal
     }
@@ -58,13 +58,13 @@ package struct MicroBatchPlan {
         pool.trim()
         // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
         let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
-            + recipe.head.prototypes * recipe.head.bottleneckDim * 4  // the copy with which an update moves the centres
+            + learner.objective.heapBytes.fixed
         let side = recipe.model.imageSize, cells = learner.globalGrid.count
-        let crops = 4 * 3 * (CropBatch.globalViews * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
-            + CropBatch.globalViews * cells
-        // The teacher's CLS distributions, and once more in the order of the student's rows.
-        let targets = 2 * CropBatch.globalViews * recipe.head.prototypes * 4
-        let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + targets
+        let views = recipe.objectiveSettings.globalViews
+        let crops = 4 * 3 * (views * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
+            + views * cells
+        let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + learner.objective.heapBytes.perImage
+        let whole = learner.objective.waits ? Self.whole(learner, recipe: recipe, crops: crops) : 0
         // All that comes with one image bounds what another can need; gradients come with the first and are no part of it.
         let gradients = learner.student.parameters.count * MemoryLayout<Float>.stride
         var images = 1
@@ -72,14 +72,14 @@ package struct MicroBatchPlan {
         func line() -> (fixed: Int, perImage: Int) {
             let perImage = max(0, peaks.1 - peaks.0) / (images - images / 2)
             // Size classes round up by as much as an eighth.
-            return (outside + peaks.1 - images * perImage, perImage + perImage / 8 + outsidePerImage)
+            return (outside + whole + peaks.1 - images * perImage, perImage + perImage / 8 + outsidePerImage)
         }
         while 2 * images <= largest, line().fixed + 2 * images * line().perImage <= limit {
             images *= 2
             peaks = (peaks.1, Self.peak(learner, recipe: recipe, images: images))
         }
         (fixedBytes, bytesPerImage) = line()
-        outsideFixedBytes = outside
+        outsideFixedBytes = outside + (learner.objective.waits ? recipe.schedule.effectiveBatch * crops : 0)
         outsideBytesPerImage = outsidePerImage
         pool.trim()
     }
@@ -106,9 +106,10 @@ package struct MicroBatchPlan {
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
         let cells = learner.globalGrid.count
-        let batch = CropBatch(images: images, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
+        let views = recipe.objectiveSettings.globalViews
+        let batch = CropBatch(images: images, globalViews: views, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
                               tokens: cells, firstImage: 0)
-        for crop in 0..<images * CropBatch.globalViews {
+        for crop in 0..<images * views {
             for token in 0..<mostMasked(recipe, of: cells) { batch.masks[crop * cells + token] = 1 }
         }
         // A dropped branch takes no memory; another step may drop none.
@@ -120,12 +121,21 @@ package struct MicroBatchPlan {
         for _ in 0..<2 {
             learner.pool.resetPeak()
             var sums = learner.newSums()
-            learner.objective.accumulate(batch, context: .init(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: images,
-                                                               prototypesFrozen: false),
-                                         centers: learner.centers, pool: learner.pool, into: &sums)
+            learner.accumulate(batch, context: .init(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: images,
+                                                     prototypesFrozen: false), into: &sums)
         }
         learner.student.parameters.clearGradients()
         return learner.pool.peakBytes
+    }
+
+    /// What an update needs besides its micro-batches: views that wait for it, rows and head of the whole batch.
+    private static func whole(_ learner: Learner, recipe: Recipe, crops: Int) -> Int {
+        let images = recipe.schedule.effectiveBatch, pool = learner.pool
+        pool.resetPeak()
+        let before = pool.bytesInUse
+        learner.objective.rehearse(images: images, pool: pool)
+        learner.student.parameters.clearGradients()
+        return pool.peakBytes - before + images * crops
     }
 
     /// Resident set now.

@@ -7,8 +7,7 @@ extension NetworkSizes {
     /// - Throws: `ModelError` for sizes, or a combination of base, head and objective, that cannot be.
     package init(recipe: Recipe) throws {
         let base = try ModelArchitecture(named: recipe.model.architecture, imageSize: recipe.model.imageSize, patchSize: recipe.model.patchSize)
-        self.init(base: base, auxiliary: recipe.auxiliary.isEnabled ? HeadSettings(recipe.auxiliary) : nil, hidden: recipe.head.hiddenDim,
-                  bottleneck: recipe.head.bottleneckDim, prototypes: recipe.head.prototypes, learnedGain: !recipe.head.normLastLayer)
+        self.init(base: base, auxiliary: recipe.auxiliary.isEnabled ? HeadSettings(recipe.auxiliary) : nil)
         if let objection = objection(to: recipe) { throw ModelError(objection) }
     }
 
@@ -16,7 +15,7 @@ extension NetworkSizes {
     private func objection(to recipe: Recipe) -> String? {
         let name = recipe.model.architecture, objective = recipe.objective.name
         let model = base.makeBase(ParameterScope(ParameterSet()), .pretraining)
-        if recipe.objective.masksPatches, model.maskToken == nil {
+        if recipe.objectiveSettings.masksPatches, model.maskToken == nil {
             return "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage where a mask could stand; use dino"
         }
         guard recipe.data.localCrops > 0 else { return nil }
@@ -43,9 +42,46 @@ extension HeadSettings {
     }
 }
 
-extension Recipe.Objective {
-    /// Whether student views are masked.
-    package var masksPatches: Bool { name == "ibot" }
+extension Recipe {
+    /// What the recipe asks student and teacher to agree on.
+    package var objectiveSettings: any ObjectiveSettings {
+        switch objective.name {
+        case "mocov3": MoCoV3Settings(self)
+        case "byol": BYOLSettings(hidden: head.hiddenDim, output: head.outDim)
+        case "simmim": SimMIMSettings(self)
+        default: PrototypeSettings(self)
+        }
+    }
+}
+
+extension MoCoV3Settings {
+    init(_ recipe: Recipe) {
+        self.init(hidden: recipe.head.hiddenDim, output: recipe.head.outDim)
+        projectorLayers = recipe.head.projectorLayers
+        predictorLastNorm = recipe.head.predictorLastNorm
+        temperature = Float(recipe.objective.temperature)
+    }
+}
+
+extension SimMIMSettings {
+    init(_ recipe: Recipe) {
+        let model = recipe.model
+        let base = try? ModelArchitecture(named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
+        let grid = base?.makeBase(ParameterScope(ParameterSet()), .pretraining)
+            .grid(height: model.imageSize, width: model.imageSize)
+        self.init(maskStride: model.imageSize / max(1, grid?.height ?? 1))
+        globalWeight = Float(recipe.objective.globalWeight)
+    }
+}
+
+extension PrototypeSettings {
+    init(_ recipe: Recipe) {
+        self.init(hidden: recipe.head.hiddenDim, bottleneck: recipe.head.bottleneckDim, prototypes: recipe.head.prototypes)
+        learnedGain = !recipe.head.normLastLayer
+        studentTemperature = Float(recipe.objective.studentTemperature)
+        learnsPatches = recipe.objective.name == "ibot"
+        centerMomentum = Float(recipe.objective.centerMomentum)
+    }
 }
 
 extension Learner {
@@ -53,10 +89,8 @@ extension Learner {
         guard let precision = Precision(rawValue: recipe.schedule.precision.rawValue) else {
             throw ModelError("precision \(recipe.schedule.precision.rawValue) is not known")
         }
-        try self.init(sizes: NetworkSizes(recipe: recipe),
-                      settings: .init(studentTemperature: Float(recipe.objective.studentTemperature), learnsPatches: recipe.objective.masksPatches,
-                                      precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
-                      centerMomentum: Float(recipe.objective.centerMomentum), clipGradient: Float(recipe.optimizer.clipGradient),
-                      moments: recipe.optimizer.states.storage)
+        try self.init(sizes: NetworkSizes(recipe: recipe), objective: recipe.objectiveSettings,
+                      settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
+                      clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage)
     }
 }

@@ -28,6 +28,11 @@ public final class Trainer {
     package static let unreadableShare = 0.1
     package static let unreadableFloor = 20
 
+    /// Images of an update below which batch norm in the projections makes no sense, or is worth a word.
+    package static let smallestCoupledBatch = 16
+    package static let advisedCoupledBatch = 64
+    private let isSmallForBatchNorm: Bool
+
     package let recipe: Recipe
     package let learner: Learner
     package let folder: RunFolder
@@ -82,6 +87,12 @@ public final class Trainer {
         guard dataset.count >= batch else {
             throw PretrainingError("\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size × accumulate)")
         }
+        let coupled = recipe.objectiveSettings.couplesImages(hasAuxiliary: recipe.auxiliary.isEnabled)
+        if coupled, batch < Self.smallestCoupledBatch {
+            throw PretrainingError("schedule.batch_size × accumulate is \(batch): batch norm over so few images is noise; "
+                + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better \(Self.advisedCoupledBatch)")
+        }
+        isSmallForBatchNorm = coupled && batch < Self.advisedCoupledBatch
         self.recipe = recipe
         self.dataset = dataset
         self.options = options
@@ -169,6 +180,8 @@ public final class Trainer {
             }
             size = fitting
             learner.pool.reserveLimit = plan.poolBytes(limit: limit, microBatch: size)
+            // What one micro-batch and the head need stays free.
+            learner.objective.settings.keptBytes = limit - plan.bytes(microBatch: size) + learner.pool.bytesInUse
         }
         return size
     }
@@ -190,6 +203,10 @@ public final class Trainer {
     /// - Throws: when a run cannot go on; the last checkpoint stays.
     public func run(shouldStop: () -> Bool, progress: Progress, notice: Notice) throws -> Summary {
         let last = min(schedules.totalSteps, options.maxSteps ?? .max)
+        if isSmallForBatchNorm {
+            notice("schedule.batch_size × accumulate is \(recipe.schedule.effectiveBatch): batch norm of objective "
+                + "\(recipe.objective.name) works better with \(Self.advisedCoupledBatch) images or more")
+        }
         var skippedInARow = 0
         var lastTop1: Double?
         var lastSaved = step
@@ -206,18 +223,14 @@ public final class Trainer {
         while step < last, !stopped {
             let schedule = schedules.values(step: step)
             let clock = ContinuousClock.now
+            let context = StepContext(step: step, schedule: schedule, batchImages: source.batchImages)
             var sums = learner.newSums()
             for _ in 0..<parts {
                 guard let part = try loader.next()?.get() else { throw PretrainingError("the loader ended before the schedule") }
                 imagesSeen += part.batch.images
                 try note(part, notice)
                 willLearn?(step, part.batch)
-                learner.objective.accumulate(
-                    part.batch,
-                    context: .init(step: step, teacherTemperature: Float(schedule.teacherTemperature),
-                                   teacherPatchTemperature: Float(schedule.teacherPatchTemperature), batchImages: source.batchImages,
-                                   prototypesFrozen: schedule.prototypesFrozen),
-                    centers: learner.centers, pool: learner.pool, into: &sums)
+                learner.accumulate(part.batch, context: context, into: &sums)
             }
             let outcome = learner.update(sums, schedule: schedule)
             step += 1
@@ -234,7 +247,7 @@ public final class Trainer {
             let epochEnds = step % schedules.stepsPerEpoch == 0
             if let evaluation, epochEnds, evaluation.isDue(epoch: step / schedules.stepsPerEpoch, last: step == schedules.totalSteps) {
                 makeRoom()
-                lastTop1 = try evaluation.run(learner.teacher).top1
+                lastTop1 = try evaluation.run(learner.objective.deployed).top1
                 metrics.knnTop1 = lastTop1
             }
             if !warnedOfCollapse, !outcome.skipped, let warning = collapse(metrics) {
@@ -260,18 +273,16 @@ public final class Trainer {
 
     private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
 
-    private func metrics(_ outcome: Learner.Outcome, _ sums: HSSLObjective.Sums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
+    private func metrics(_ outcome: Learner.Outcome, _ sums: UpdateSums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
         metrics.loss = outcome.loss
-        metrics.clsBase = sums.losses.clsBase
-        metrics.clsAux = sums.losses.clsAuxiliary
-        metrics.patch = sums.losses.patch
+        for part in sums.losses.parts { metrics.set(part.name, part.value) }
         metrics.learningRate = schedule.learningRate
         metrics.weightDecay = schedule.weightDecay
-        metrics.teacherMomentum = schedule.teacherMomentum
-        metrics.teacherTemperature = schedule.teacherTemperature
+        metrics.teacherMomentum = learner.teacher == nil ? nil : schedule.teacherMomentum
+        metrics.teacherTemperature = recipe.reads("objective.teacher_temperature") ? schedule.teacherTemperature : nil
         metrics.gradientNorm = outcome.gradientNorm
-        metrics.teacherEntropy = sums.targetEntropy / Double(max(1, sums.targets))
+        metrics.teacherEntropy = sums.targets > 0 ? sums.targetEntropy / Double(sums.targets) : nil
         metrics.featureStd = sums.features.meanStandardDeviation
         metrics.int8Saturation = sums.quantization?.activations.saturation
         metrics.int8GradientSaturation = sums.quantization?.gradients.saturation
@@ -286,10 +297,10 @@ public final class Trainer {
 
     /// A line about a teacher that says the same of every image, or nil. Looked at after the first epoch: before it, little is known.
     private func collapse(_ metrics: Metrics) -> String? {
-        guard step >= schedules.stepsPerEpoch, let entropy = metrics.teacherEntropy, let spread = metrics.featureStd else { return nil }
+        guard step >= schedules.stepsPerEpoch, let spread = metrics.featureStd else { return nil }
         let healthy = 1 / Double(learner.student.base.width).squareRoot()
         if spread < 0.02 * healthy { return "features have collapsed: their spread is \(spread), a healthy one about \(healthy)" }
-        if entropy < 1e-3 { return "the teacher has collapsed onto single prototypes: the entropy of its targets is \(entropy)" }
+        if let entropy = metrics.teacherEntropy, entropy < 1e-3 { return "the teacher has collapsed onto single prototypes: the entropy of its targets is \(entropy)" }
         return nil
     }
 
@@ -321,8 +332,8 @@ public final class Trainer {
     private func finish() throws {
         makeRoom()
         let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch)
-        try base.write(learner.teacher, to: folder.modelPath, precision: .float32)
-        try writeReport(neighborhoods: evaluation.map { try neighborhoods($0.run(learner.teacher, illustrations: 8).neighbors) } ?? [])
+        try base.write(learner.objective.deployed, to: folder.modelPath, precision: .float32)
+        try writeReport(neighborhoods: evaluation.map { try neighborhoods($0.run(learner.objective.deployed, illustrations: 8).neighbors) } ?? [])
     }
 
     private func writeReport(neighborhoods: [Report.Neighborhood] = []) throws {

@@ -6,7 +6,8 @@ import HSSLRuntime
 /// A recipe's base as it is before the first update: what a pretrained one must beat.
 public enum UntrainedBase {
     public static func model(recipe: Recipe) throws -> Model {
-        let network = try Network(NetworkSizes(recipe: recipe), pool: BufferPool())
+        let network = try Network(NetworkSizes(recipe: recipe))
+        network.parameters.allocate(from: BufferPool())
         network.parameters.initialize(seed: recipe.schedule.seed)
         let preprocessing = try Preprocessing(recipe: recipe)
         return try Model(architecture: NetworkSizes(recipe: recipe).base, parameters: network.parameters, prefix: "base.", preprocessing: preprocessing)

@@ -49,17 +49,15 @@ package final class AdamW {
 
     package let parameters: [Parameter]
     package private(set) var states: [State]
-    /// The teacher's tensors, in the order of `parameters`.
-    private let followers: [Parameter]
+    /// The teacher's tensors, in the order of `parameters`; nil for what the student alone has.
+    private let followers: [Parameter?]
     private let seed: UInt64
 
     /// - Parameter seed: of the stochastic rounding of coded moments.
-    package init(student: Network, teacher: Network, storage: MomentStorage, seed: UInt64, pool: BufferPool) {
+    package init(student: Network, teacher: Network?, storage: MomentStorage, seed: UInt64, pool: BufferPool) {
         parameters = student.parameters.all
-        followers = parameters.map { parameter in
-            guard let follower = teacher.parameters[parameter.name] else { preconditionFailure("networks differ: \(parameter.name)") }
-            return follower
-        }
+        followers = parameters.map { teacher?.parameters[$0.name] }
+        precondition(followers.count { $0 != nil } == teacher?.parameters.all.count ?? 0, "the teacher has other parameters than the student")
         states = parameters.map { State($0, storage: storage, pool: pool) }
         self.seed = seed
     }
@@ -79,9 +77,9 @@ package final class AdamW {
     package func update(norms: [Double?], learningRate: Float, weightDecay: Float, clip: Float, frozen: Set<String>, momentum: Float) {
         for (index, parameter) in parameters.enumerated() {
             let follower = followers[index]
-            defer { follower.valuesDidChange() }
+            defer { follower?.valuesDidChange() }
             guard let gradient = parameter.gradient, let norm = norms[index], !frozen.contains(parameter.name) else {
-                hssl_ema(parameter.count, follower.values, parameter.values, momentum)
+                if let follower { hssl_ema(parameter.count, follower.values, parameter.values, momentum) }
                 continue
             }
             let state = states[index]
@@ -89,13 +87,15 @@ package final class AdamW {
             var settings = hssl_update_settings(
                 gradient_scale: clip > 0 ? Float(min(1, Double(clip) / (norm + 1e-6))) : 1, lr: learningRate,
                 weight_decay: Self.decays(parameter) ? weightDecay : 0, beta1: Self.beta1, beta2: Self.beta2, epsilon: Self.epsilon,
-                correction1: Self.correction(Self.beta1, step: state.step), correction2: Self.correction(Self.beta2, step: state.step), momentum: momentum)
+                correction1: Self.correction(Self.beta1, step: state.step), correction2: Self.correction(Self.beta2, step: state.step), momentum: follower == nil ? 0 : momentum)
+            // What nobody follows follows itself: with momentum 0 that is the update and nothing else.
+            let following = follower?.values ?? parameter.values
             switch state.moments {
             case .float32(let first, let second):
-                hssl_update(parameter.count, parameter.values, follower.values, gradient, first.floats, second.floats, &settings)
+                hssl_update(parameter.count, parameter.values, following, gradient, first.floats, second.floats, &settings)
             case .int8(let first, let second):
                 let key = CounterRandom.combine([Self.roundingStream, seed, UInt64(state.step), parameter.nameHash])
-                hssl_update_coded(parameter.count, parameter.values, follower.values, gradient, first.codes.bytes, first.scale.floats, second.codes.bytes,
+                hssl_update_coded(parameter.count, parameter.values, following, gradient, first.codes.bytes, first.scale.floats, second.codes.bytes,
                                   second.scale.floats, key, &settings)
             }
             parameter.valuesDidChange()

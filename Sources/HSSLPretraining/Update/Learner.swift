@@ -2,16 +2,14 @@ import CSupport
 import HSSLGraph
 import HSSLModels
 
-/// Everything that an update changes: student, teacher, moments, centres.
+/// Everything that an update changes: student, teacher, moments, what the objective itself learns.
 package final class Learner {
     package let pool: BufferPool
     package let student: Network
-    package let teacher: Network
+    /// Nil where nothing follows the student.
+    package let teacher: Network?
     package let optimizer: AdamW
-    package var centers: Centers
-    package var objective: HSSLObjective
-    /// Share of the old centre that an update keeps.
-    package let centerMomentum: Float
+    package var objective: any Objective
     /// Largest L2 norm of one tensor's gradient; 0 does not clip.
     package let clipGradient: Float
     private let sizes: NetworkSizes
@@ -19,23 +17,25 @@ package final class Learner {
     /// The teacher starts as a copy of the student.
     ///
     /// - Parameter moments: how the optimizer keeps large moments; nil: as goes with the precision.
-    package init(sizes: NetworkSizes, settings: HSSLObjective.Settings, centerMomentum: Float, clipGradient: Float, moments: MomentStorage? = nil) throws {
+    package init(sizes: NetworkSizes, objective: any ObjectiveSettings, settings: StepSettings, clipGradient: Float,
+                 moments: MomentStorage? = nil) throws {
         // Without it every kernel would silently be the scalar one.
         try Processor.initialize()
         self.sizes = sizes
         pool = BufferPool()
-        student = try Network(sizes, pool: pool)
-        teacher = try Network(sizes, pool: pool)
+        student = try Network(sizes)
+        teacher = objective.hasTeacher(hasAuxiliary: sizes.auxiliary != nil) ? try Network(sizes) : nil
+        self.objective = objective.makeObjective(student: student, teacher: teacher, settings: settings)
+        student.parameters.allocate(from: pool)
         student.parameters.initialize(seed: settings.seed)
-        teacher.copy(from: student)
-        optimizer = AdamW(student: student, teacher: teacher, storage: moments ?? MomentStorage(for: settings.precision), seed: settings.seed, pool: pool)
-        centers = Centers(prototypes: sizes.prototypes, learnsPatches: settings.learnsPatches)
-        objective = HSSLObjective(student: student, teacher: teacher, settings: settings)
-        self.centerMomentum = centerMomentum
+        if let teacher {
+            teacher.parameters.allocate(from: pool)
+            teacher.copy(from: student)
+        }
+        let storage = moments ?? MomentStorage(for: settings.precision)
+        optimizer = AdamW(student: student, teacher: teacher, storage: storage, seed: settings.seed, pool: pool)
         self.clipGradient = clipGradient
     }
-
-    package func newSums() -> HSSLObjective.Sums { HSSLObjective.Sums(prototypes: sizes.prototypes, bottleneck: sizes.bottleneck) }
 
     package var architecture: ModelArchitecture { sizes.base }
 
@@ -43,6 +43,21 @@ package final class Learner {
     package var globalGrid: Grid { student.base.grid(height: sizes.base.imageSize, width: sizes.base.imageSize) }
 
     package var hasAuxiliary: Bool { sizes.auxiliary != nil }
+
+    /// With the prefix of their names in a checkpoint.
+    package var networks: [(network: Network, role: String)] {
+        [(student, "student.")] + (teacher.map { [($0, "teacher.")] } ?? [])
+    }
+
+    package func newSums() -> UpdateSums { objective.newSums() }
+
+    /// Learns from one micro-batch of an update. The one with which its images are complete ends the pass: then every
+    /// gradient is there.
+    package func accumulate(_ batch: CropBatch, context: StepContext, into sums: inout UpdateSums) {
+        objective.accumulate(batch, context: context, pool: pool, into: &sums)
+        sums.images += batch.images
+        if sums.images == context.batchImages { objective.finish(context: context, pool: pool, into: &sums) }
+    }
 
     /// What an update did.
     package struct Outcome: Sendable {
@@ -53,19 +68,21 @@ package final class Learner {
         package var skipped: Bool
     }
 
-    /// Ends an update: clip, AdamW, EMA, centres; clears the gradients. A non-finite loss, gradient or centre leaves everything as it was.
-    package func update(_ sums: HSSLObjective.Sums, schedule: StepSchedule) -> Outcome {
+    /// Ends an update: clip, AdamW, EMA, the objective's own state; clears the gradients. A non-finite loss,
+    /// gradient or
+    /// centre leaves everything as it was.
+    package func update(_ sums: UpdateSums, schedule: StepSchedule) -> Outcome {
         defer { student.parameters.clearGradients() }
         let norms = optimizer.gradientNorms()
-        let loss = sums.losses.total(hasAuxiliary: hasAuxiliary)
+        let loss = sums.losses.total
         let total = norms.reduce(0.0) { $0 + ($1 ?? 0) * ($1 ?? 0) }.squareRoot()
-        guard loss.isFinite, total.isFinite, sums.centers.isFinite else { return Outcome(loss: loss, gradientNorm: total, skipped: true) }
-        let frozen = schedule.prototypesFrozen ? Set(student.head.prototypes.parameters.map(\.name)) : []
-        // The centre of the patch logits needs the prototypes that made them.
-        let prototypes = teacher.head.prototypes.weight(Tape(mode: .inference, pool: pool)).array()
-        optimizer.update(norms: norms, learningRate: Float(schedule.learningRate), weightDecay: Float(schedule.weightDecay), clip: clipGradient,
-                         frozen: frozen, momentum: Float(schedule.teacherMomentum))
-        centers.update(with: sums.centers, prototypes: prototypes, momentum: centerMomentum)
+        guard loss.isFinite, total.isFinite, objective.isFinite(sums) else {
+            return Outcome(loss: loss, gradientNorm: total, skipped: true)
+        }
+        objective.updateState(sums, pool: pool)
+        optimizer.update(norms: norms, learningRate: Float(schedule.learningRate),
+                         weightDecay: Float(schedule.weightDecay), clip: clipGradient,
+                         frozen: Set(objective.frozen(schedule).map(\.name)), momentum: Float(schedule.teacherMomentum))
         return Outcome(loss: loss, gradientNorm: total, skipped: false)
     }
 }
