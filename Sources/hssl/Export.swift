@@ -37,7 +37,7 @@ struct Export: ParsableCommand {
     func run() throws {
         shared.apply()
         var status = stat()
-        let isFolder = stat(input, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+        let isFolder = input.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
         let checkpoint = isFolder ? input + "/checkpoint.safetensors" : input
         try BaseExport.export(checkpoint: checkpoint, role: network.rawValue, to: output, precision: precision)
     }
