@@ -38,6 +38,7 @@ let package = Package(
         .target(name: "HSSLModels", dependencies: ["HSSLGraph", "HSSLFormats"]),
         .target(name: "HSSLRuntime", dependencies: ["HSSLModels"]),
         .target(name: "HSSLCommandLine", dependencies: [
+            "HSSLFormats",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
             .product(name: "Logging", package: "swift-log"),
         ]),

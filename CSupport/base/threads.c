@@ -1,5 +1,4 @@
 #define _GNU_SOURCE
-#include <sched.h>
 #include <stdio.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
@@ -32,13 +31,6 @@ int hssl_team(double work) {
         ready = true;
     }
     return count;
-}
-
-int hssl_available_processors(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-    const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 0 ? (int)online : 1;
 }
 
 uint64_t hssl_peak_rss(void) {

@@ -59,7 +59,13 @@ typedef struct {
 /// `hssl_context_leave`. It is not copied.
 const hssl_context *hssl_context_enter(const hssl_context *context);
 void hssl_context_leave(const hssl_context *outer);
+/// Processors that this process may use: its affinity, what its control groups allow, at most 256.
 int hssl_available_processors(void);
+/// Processors that the quotas of this process's control groups (versions 1 and 2) are worth, rounded up; 0 without one. `root`: "", or for tests a
+/// folder that stands for the root of the file system.
+int hssl_quota_processors(const char *root);
+/// How many of `wanted` threads (at most 512) could be started now beside those that there are. libomp ends the process when one of its cannot.
+int hssl_startable_threads(int wanted);
 
 /// One registered kernel row, for tests and benchmarks: every row must have a test case.
 typedef struct {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import HSSLFormats
 #if canImport(Glibc)
 import Glibc
 #endif
@@ -13,7 +14,7 @@ package enum ExitStatus: Int32, Sendable {
     case usage = 64
     /// 128 + SIGINT, after saving.
     case interrupted = 130
-    /// 128 + SIGTERM, after saving.
+    /// 128 + SIGTERM, after saving; after SIGHUP too.
     case terminated = 143
 }
 
@@ -76,11 +77,15 @@ package struct Outcome: Equatable, Sendable {
 /// - Parameters:
 ///   - command: the root command.
 ///   - tool: the name before `: error: `.
-package func runTool<Command: ParsableCommand>(_ command: Command.Type, tool: String) -> Never {
+///   - parse: makes the command from the arguments.
+package func runTool<Command: ParsableCommand>(
+    _ command: Command.Type, tool: String,
+    parse: ([String]) throws -> any ParsableCommand = { try Command.parseAsRoot($0) }
+) -> Never {
     // A file over the size limit (ulimit -f) is an error to report like a full disk, not a death.
     signal(SIGXFSZ, SIG_IGN)
     do {
-        var parsed = try command.parseAsRoot()
+        var parsed = try parse(commandLineArguments())
         try parsed.run()
         exit(ExitStatus.done.rawValue)
     } catch {
@@ -89,6 +94,13 @@ package func runTool<Command: ParsableCommand>(_ command: Command.Type, tool: St
         if !outcome.error.isEmpty { StandardError.shared.print("\(tool): error: \(outcome.error)") }
         exit(outcome.status.rawValue)
     }
+}
+
+/// What the command was called with. Paths that are not UTF-8 stay whole (``PathBytes``), which `CommandLine.arguments`
+/// would repair.
+private func commandLineArguments() -> [String] {
+    guard CommandLine.argc > 1 else { return [] }
+    return (1..<Int(CommandLine.argc)).compactMap { CommandLine.unsafeArgv[$0].map { PathBytes.string(terminated: $0) } }
 }
 
 /// The text of `--version`: `hssl 0.1.0 (avx512vnni)`.

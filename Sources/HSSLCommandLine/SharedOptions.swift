@@ -1,11 +1,12 @@
 import ArgumentParser
 import Logging
+import Synchronization
 
 /// Options of every command.
 package struct SharedOptions: ParsableArguments {
     @Option(
         name: .long,
-        help: ArgumentHelp("Threads of the kernels (default: every processor this process may use).", valueName: "n"))
+        help: ArgumentHelp("Threads of the kernels (default: every processor that affinity and CPU quota allow).", valueName: "n"))
     package var threads: Int?
 
     @Option(
@@ -20,6 +21,28 @@ package struct SharedOptions: ParsableArguments {
         if let threads, !(1...256).contains(threads) {
             throw ValidationError("--threads must be from 1 to 256, not \(threads)")
         }
+    }
+}
+
+/// How many threads this process uses, decided once.
+package enum ThreadCount {
+    private static let decided = Atomic<Int>(1)
+
+    package static var current: Int { decided.load(ordering: .relaxed) }
+
+    /// Takes `wanted` threads, or as many as may be started, which is said then: kernels have all but one of them
+    /// beside the first, and as many decode images.
+    ///
+    /// - Parameter startable: how many of so many further threads the system would start.
+    package static func decide(_ wanted: Int, startable: (Int) -> Int) {
+        let needed = 2 * wanted - 1
+        let started = startable(needed)
+        let count = started >= needed ? wanted : max(1, (started + 1) / 2)
+        if started < needed {
+            StandardError.shared.print(
+                "warning: the system starts only \(started) of \(needed) threads; going on with \(count) of \(wanted)")
+        }
+        decided.store(count, ordering: .relaxed)
     }
 }
 

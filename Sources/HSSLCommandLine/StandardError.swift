@@ -1,3 +1,4 @@
+import HSSLFormats
 import Synchronization
 #if canImport(Glibc)
 import Glibc
@@ -20,6 +21,7 @@ package final class StandardError: Sendable {
     }
 
     package func print(_ line: String) {
+        let line = PathBytes.readable(line)
         bar.withLock { bar in
             let text = bar.isEmpty ? line + "\n" : "\r\u{1b}[K" + line + "\n" + bar
             _ = writeAll(Array(text.utf8), to: STDERR_FILENO)

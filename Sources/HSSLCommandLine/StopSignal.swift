@@ -3,7 +3,8 @@ import Synchronization
 import Glibc
 #endif
 
-/// SIGINT and SIGTERM as a flag that a loop polls between steps, so that it ends with everything saved.
+/// SIGINT, SIGTERM and SIGHUP (a terminal that was closed, taken for SIGTERM) as a flag that a loop polls between steps,
+/// so that it ends with everything saved.
 ///
 /// A second SIGINT ends the process at once with status 130: files are replaced atomically, so nothing on disk is
 /// harmed.
@@ -24,6 +25,14 @@ package enum StopSignal {
         sigemptyset(&action.sa_mask)
         sigaction(SIGINT, &action, nil)
         sigaction(SIGTERM, &action, nil)
+        // Under nohup it is ignored, and stays so.
+        var inherited = sigaction()
+        sigaction(SIGHUP, nil, &inherited)
+        if !isIgnored(inherited) { sigaction(SIGHUP, &action, nil) }
+    }
+
+    private static func isIgnored(_ action: sigaction) -> Bool {
+        unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self) == unsafeBitCast(SIG_IGN, to: Int.self)
     }
 
     package static var isRequested: Bool { received.load(ordering: .relaxed) != 0 }
@@ -32,7 +41,7 @@ package enum StopSignal {
     package static var exitStatus: ExitStatus? {
         switch received.load(ordering: .relaxed) {
         case 0: nil
-        case SIGTERM: .terminated
+        case SIGTERM, SIGHUP: .terminated
         default: .interrupted
         }
     }

@@ -24,11 +24,11 @@ struct IDXImages: Sendable {
     static func imagesPath(prefix: String) -> String? {
         if let path = existing(prefix + imagesSuffix) { return path }
         let named = prefix.hasSuffix(imagesSuffix) || prefix.hasSuffix(imagesSuffix + ".gz")
-        return named && access(prefix, F_OK) == 0 ? prefix : nil
+        return named && existing(prefix) == prefix ? prefix : nil
     }
 
     private static func existing(_ path: String) -> String? {
-        for candidate in [path, path + ".gz"] where access(candidate, F_OK) == 0 { return candidate }
+        for candidate in [path, path + ".gz"] where candidate.withPath({ access($0, F_OK) }) == 0 { return candidate }
         return nil
     }
 

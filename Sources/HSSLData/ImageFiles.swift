@@ -1,37 +1,66 @@
+import HSSLFormats
 #if canImport(Glibc)
 import Glibc
 #endif
 
-/// Finding image files: recursive, `.jpg .jpeg .png` in any case, names sorted bytewise, hidden names passed over.
+/// Finding image files: recursive, by suffix in any case, names sorted bytewise. Names that begin with a dot and
+/// folders that systems leave about are passed over and counted; a folder that cannot be read costs itself alone.
 enum ImageFiles {
-    /// Images below `root`, as paths relative to it, sorted bytewise.
+    /// Suffixes of what is taken, without the dot, lower case.
+    static let suffixes: Set<String> = ["jpg", "jpeg", "png"]
+    static let suffixText = ".jpg, .jpeg, .png"
+
+    /// Folders of network storage, archives and recycle bins, compared in lower case: thumbnails, copies and what was
+    /// thrown away.
+    private static let systemFolders: Set<String> = [
+        "@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin", "lost+found", "system volume information",
+        "#snapshot", "@recently-snapshot",
+    ]
+
+    /// What is below a folder.
+    struct Listing {
+        /// Paths relative to the root, sorted bytewise.
+        var images: [String] = []
+        /// Folders right inside the root that were looked into, sorted bytewise.
+        var folders: [String] = []
+        /// Folders that could not be read, and links that lead back to a folder above them.
+        var faults: [DataError] = []
+        var summary = FolderSummary()
+    }
+
+    /// Images below `root`.
     ///
-    /// - Throws: ``DataError``: a folder that cannot be read, or a symbolic link back to a folder above it.
-    static func images(below root: String) throws(DataError) -> [String] {
-        var found: [String] = []
-        var ancestors: [Identity] = []
-        try walk(root, prefix: "", ancestors: &ancestors, found: &found)
-        return sortedBytewise(found)
-    }
-
-    /// Folders right inside `root`, sorted bytewise.
-    static func folders(in root: String) throws(DataError) -> [String] {
-        sortedBytewise(try entries(of: root).filter(\.isFolder).map(\.name))
-    }
-
-    static func hasImageExtension(_ name: some StringProtocol) -> Bool {
-        guard let dot = name.lastIndex(of: "."), dot != name.startIndex else { return false }
-        return ["jpg", "jpeg", "png"].contains(name[name.index(after: dot)...].lowercased())
+    /// - Parameter excluding: a folder that is never looked into: a run's own output.
+    /// - Throws: ``DataError`` when `root` itself cannot be read.
+    static func list(_ root: String, excluding: String? = nil) throws(DataError) -> Listing {
+        var walk = Walk(excluded: excluding.flatMap(identity))
+        // A slash at the end makes a link to a folder that folder.
+        guard let start = identity(of: root) else {
+            throw DataError(.unreadable, path: root, action: "cannot read the folder", code: errno)
+        }
+        let entries = try entries(of: root, faults: &walk.listing.faults)
+        walk.ancestors.append(start)
+        walk.visit(root, entries: entries, prefix: "")
+        walk.listing.images.sort(by: PathBytes.precedes)
+        walk.listing.folders.sort(by: PathBytes.precedes)
+        return walk.listing
     }
 
     static func isFolder(_ path: String) -> Bool {
         var status = stat()
-        return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+        return path.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
     }
 
-    /// String's own order is by Unicode canonical equivalence; file lists want bytes.
-    static func sortedBytewise(_ names: [String]) -> [String] {
-        names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+    static func join(_ folder: String, _ name: String) -> String {
+        folder.utf8.last == UInt8(ascii: "/") ? folder + name : folder + "/" + name
+    }
+
+    /// What follows the last dot, lower case; nil without a dot, or where it begins the name.
+    static func suffix(of name: String) -> String? {
+        let bytes = name.utf8
+        guard let dot = bytes.lastIndex(of: UInt8(ascii: ".")), dot != bytes.startIndex else { return nil }
+        let text = String(decoding: bytes[bytes.index(after: dot)...], as: UTF8.self)
+        return text.isEmpty ? nil : text.lowercased()
     }
 
     private struct Identity: Equatable {
@@ -39,37 +68,74 @@ enum ImageFiles {
         let inode: UInt64
     }
 
+    private static func identity(of path: String) -> Identity? {
+        var status = stat()
+        guard path.withPath({ stat($0, &status) }) == 0 else { return nil }
+        return Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
+    }
+
     private struct Entry {
         let name: String
         let isFolder: Bool
     }
 
-    private static func walk(
-        _ folder: String, prefix: String, ancestors: inout [Identity], found: inout [String]
-    ) throws(DataError) {
-        var status = stat()
-        guard stat(folder, &status) == 0 else {
-            throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
+    private struct Walk {
+        let excluded: Identity?
+        var ancestors: [Identity] = []
+        var listing = Listing()
+
+        init(excluded: Identity?) { self.excluded = excluded }
+
+        mutating func visit(_ folder: String, entries: [Entry], prefix: String) {
+            var images = 0
+            for entry in entries {
+                if entry.name.utf8.first == UInt8(ascii: ".") {
+                    listing.summary.hiddenNames += 1
+                } else if entry.isFolder {
+                    if systemFolders.contains(entry.name.lowercased()) {
+                        listing.summary.systemFolders[entry.name, default: 0] += 1
+                    } else {
+                        descend(join(folder, entry.name), prefix: prefix + entry.name + "/")
+                    }
+                } else if let suffix = suffix(of: entry.name), suffixes.contains(suffix) {
+                    listing.images.append(prefix + entry.name)
+                    listing.summary.taken[suffix, default: 0] += 1
+                    images += 1
+                } else {
+                    listing.summary.passedOver[suffix(of: entry.name) ?? "", default: 0] += 1
+                }
+            }
+            if images > 0 { listing.summary.folders += 1 }
         }
-        let identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
-        guard !ancestors.contains(identity) else {
-            throw DataError(
-                .symbolicLinkLoop, path: folder, reason: "symbolic link loop: it leads back to a folder above it")
-        }
-        ancestors.append(identity)
-        defer { ancestors.removeLast() }
-        for entry in try entries(of: folder) {
-            if entry.isFolder {
-                try walk(
-                    join(folder, entry.name), prefix: prefix + entry.name + "/", ancestors: &ancestors, found: &found)
-            } else if hasImageExtension(entry.name) {
-                found.append(prefix + entry.name)
+
+        private mutating func descend(_ folder: String, prefix: String) {
+            do throws(DataError) {
+                guard let identity = identity(of: folder) else {
+                    throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
+                }
+                if identity == excluded {
+                    listing.summary.ownFolders += 1
+                    return
+                }
+                guard !ancestors.contains(identity) else {
+                    throw DataError(
+                        .symbolicLinkLoop, path: folder,
+                        reason: "symbolic link loop: it leads back to a folder above it")
+                }
+                let entries = try ImageFiles.entries(of: folder, faults: &listing.faults)
+                if ancestors.count == 1 { listing.folders.append(String(prefix.dropLast())) }
+                ancestors.append(identity)
+                defer { ancestors.removeLast() }
+                visit(folder, entries: entries, prefix: prefix)
+            } catch {
+                listing.faults.append(error)
             }
         }
     }
 
-    private static func entries(of folder: String) throws(DataError) -> [Entry] {
-        guard let stream = opendir(folder) else {
+    /// - Parameter faults: gets links that lead round in a circle.
+    private static func entries(of folder: String, faults: inout [DataError]) throws(DataError) -> [Entry] {
+        guard let stream = folder.withPath({ opendir($0) }) else {
             throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
         }
         defer { closedir(stream) }
@@ -83,9 +149,9 @@ enum ImageFiles {
                 return result
             }
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { PathBytes.string(terminated: $0) }
             }
-            if name.hasPrefix(".") { continue }
+            if name == "." || name == ".." { continue }
             switch Int(entry.pointee.d_type) {
             case Int(DT_DIR):
                 result.append(Entry(name: name, isFolder: true))
@@ -94,21 +160,17 @@ enum ImageFiles {
             default:  // links, and file systems that do not tell
                 let path = join(folder, name)
                 var status = stat()
-                if stat(path, &status) == 0 {
+                if path.withPath({ stat($0, &status) }) == 0 {
                     let kind = status.st_mode & S_IFMT
                     if kind == S_IFDIR || kind == S_IFREG {
                         result.append(Entry(name: name, isFolder: kind == S_IFDIR))
                     }
-                } else if errno == ELOOP {
-                    throw DataError(.symbolicLinkLoop, path: path, reason: "symbolic link loop")
+                } else if errno == ELOOP, name.utf8.first != UInt8(ascii: ".") {
+                    faults.append(DataError(.symbolicLinkLoop, path: path, reason: "symbolic link loop"))
                 } else {
                     result.append(Entry(name: name, isFolder: false))  // a dangling link: reading it says so
                 }
             }
         }
-    }
-
-    static func join(_ folder: String, _ name: String) -> String {
-        folder.hasSuffix("/") ? folder + name : folder + "/" + name
     }
 }

@@ -1,3 +1,4 @@
+import HSSLFormats
 #if canImport(Glibc)
 import Glibc
 #endif
@@ -7,7 +8,7 @@ import Glibc
 /// An argument is an image file, a folder (all images below it, sorted bytewise), the prefix of an IDX pair (all its
 /// images), or `-`: paths read from standard input, each an argument in its turn. A file is taken whatever its name's
 /// extension: its content decides when it is decoded. An argument that cannot be used stays in the list as an item that
-/// throws, so that every input can be reported.
+/// throws, and so does a folder inside one that cannot be read, so that every input can be reported.
 public struct InputList: Sendable {
     public struct Item: Sendable {
         fileprivate enum Source: Sendable {
@@ -22,6 +23,8 @@ public struct InputList: Sendable {
     }
 
     public let items: [Item]
+    /// What was found in the folders among the arguments; nil without one.
+    public let folders: FolderSummary?
     private let limits: DecodeLimits
 
     /// - Parameters:
@@ -35,19 +38,21 @@ public struct InputList: Sendable {
     ) throws {
         self.limits = limits
         var items: [Item] = []
+        var folders: FolderSummary?
         var hasReadInput = false
         for argument in arguments {
             if argument == "-" {
                 guard !hasReadInput else { continue }
                 hasReadInput = true
                 for path in try Self.paths(in: standardInput(), separator: separator) {
-                    Self.expand(path, into: &items)
+                    Self.expand(path, into: &items, &folders)
                 }
             } else {
-                Self.expand(argument, into: &items)
+                Self.expand(argument, into: &items, &folders)
             }
         }
         self.items = items
+        self.folders = folders
     }
 
     public var count: Int { items.count }
@@ -79,32 +84,65 @@ public struct InputList: Sendable {
         }
     }
 
-    private static func paths(in bytes: [UInt8], separator: UInt8) -> [String] {
-        bytes.split(separator: separator).compactMap { line in
+    /// - Throws: ``DataError`` for a list that is not what `separator` says: its paths would be files that nobody has.
+    private static func paths(in bytes: [UInt8], separator: UInt8) throws(DataError) -> [String] {
+        var bytes = bytes[...]
+        if bytes.starts(with: [0xEF, 0xBB, 0xBF]) { bytes = bytes.dropFirst(3) }
+        if let fault = fault(in: bytes, separator: separator) {
+            throw DataError(.unsupported, path: "standard input", reason: fault)
+        }
+        return bytes.split(separator: separator).compactMap { line in
             // Lists made on Windows end their lines with CR LF.
             let isText = separator == UInt8(ascii: "\n") && line.last == UInt8(ascii: "\r")
             let path = isText ? line.dropLast() : line
-            return path.isEmpty ? nil : String(decoding: path, as: UTF8.self)
+            return path.isEmpty ? nil : PathBytes.string(path)
         }
     }
 
-    private static func expand(_ argument: String, into items: inout [Item]) {
+    private static func fault(in bytes: ArraySlice<UInt8>, separator: UInt8) -> String? {
+        // Of ASCII text in UTF-16 every other byte is 0; paths of one letter between NULs look the same.
+        let sample = bytes.prefix(1 << 16)
+        let isWide = separator != 0 && 3 * sample.count(where: { $0 == 0 }) > sample.count
+        if isWide || bytes.starts(with: [0xFF, 0xFE]) || bytes.starts(with: [0xFE, 0xFF]) {
+            return "the list of paths is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"
+        }
+        if separator != 0, bytes.contains(0) { return "the paths are separated by NUL; give --null" }
+        if separator == 0, !bytes.contains(0), bytes.contains(UInt8(ascii: "\n")) {
+            return "--null: the paths are separated by newlines, not NUL"
+        }
+        return nil
+    }
+
+    private static func expand(_ argument: String, into items: inout [Item], _ folders: inout FolderSummary?) {
         do throws(DataError) {
             if ImageFiles.isFolder(argument) {
-                let names = try ImageFiles.images(below: argument)
-                if names.isEmpty {
-                    throw DataError(.empty, path: argument, reason: "the folder has no images (.jpg, .jpeg, .png)")
+                let listing = try ImageFiles.list(argument)
+                folders = folders ?? FolderSummary()
+                folders?.add(listing.summary)
+                if listing.images.isEmpty, listing.faults.isEmpty {
+                    throw DataError(
+                        .empty, path: argument, reason: "the folder has no images (\(ImageFiles.suffixText))")
                 }
-                items.append(contentsOf: names.map { Item(path: ImageFiles.join(argument, $0), source: .file) })
+                items.append(contentsOf: listing.images.map {
+                    Item(path: ImageFiles.join(argument, $0), source: .file)
+                })
+                items.append(contentsOf: listing.faults.map { Item(path: $0.path, source: .fault($0)) })
             } else if let imagesPath = IDXImages.imagesPath(prefix: argument) {
                 let images = try IDXImages(imagesPath: imagesPath)
-                items.append(contentsOf: (0..<images.count).map { Item(
-                    path: images.name($0), source: .idx(images, $0)) })
+                items.append(contentsOf: (0..<images.count).map {
+                    Item(path: images.name($0), source: .idx(images, $0))
+                })
             } else {
                 items.append(Item(path: argument, source: .file))
             }
         } catch {
             items.append(Item(path: argument, source: .fault(error)))
         }
+    }
+
+    /// Whether any of up to `sample` inputs spread over the whole list can be decoded.
+    public func hasUsable(sample: Int) -> Bool {
+        let step = max(1, items.count / max(1, sample))
+        return stride(from: 0, to: items.count, by: step).contains { (try? image($0)) != nil }
     }
 }

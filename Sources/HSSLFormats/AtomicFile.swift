@@ -47,9 +47,9 @@ package final class AtomicFile: ByteSink {
         if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
         if path.utf8.contains(0) { throw FileError(path: path, reason: "the path holds a NUL character") }
         var status = stat()
-        let exists = stat(path, &status) == 0
+        let exists = path.withPath { stat($0, &status) } == 0
         let kind = status.st_mode & S_IFMT
-        if exists && kind == S_IFDIR || path.hasSuffix("/") {
+        if exists && kind == S_IFDIR || path.utf8.last == UInt8(ascii: "/") {
             throw FileError(path: path, reason: "is a folder, not a file")
         }
         if exists && kind != S_IFREG {
@@ -191,24 +191,22 @@ struct TemporaryName {
         folder = enclosingFolder(of: target)
         let name = target.split(separator: "/").last.map(String.init) ?? target
         // A name of 255 bytes is allowed; ours must leave room for what is added.
-        prefix = "." + String(decoding: name.utf8.prefix(200), as: UTF8.self) + ".tmp-"
+        prefix = "." + PathBytes.string(PathBytes.bytes(name).prefix(200)) + ".tmp-"
     }
 
     func next() -> String { "\(folder)/\(prefix)\(getpid())-\(temporaryCounter.next())" }
 
     /// Removes what killed writers of the same target left: files of these names that no process holds a lock on.
     func removeStale(_ calls: SystemCalls) {
-        guard let stream = opendir(folder) else { return }
+        guard let stream = folder.withPath({ opendir($0) }) else { return }
         defer { closedir(stream) }
         while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { PathBytes.string($0.prefix { $0 != 0 }) }
             guard name.hasPrefix(prefix), name.dropFirst(prefix.count).allSatisfy({ $0.isNumber || $0 == "-" }) else {
                 continue
             }
             let path = "\(folder)/\(name)"
-            let descriptor = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+            let descriptor = path.withPath { open($0, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) }
             if descriptor < 0 { continue }
             if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { _ = calls.unlink(path) }
             close(descriptor)
@@ -241,7 +239,7 @@ func enclosingFolder(of path: String) -> String {
 
 /// The file that a symbolic link leads to, or `path` itself.
 private func resolved(_ path: String) -> String {
-    guard let real = realpath(path, nil) else { return path }
+    guard let real = path.withPath({ realpath($0, nil) }) else { return path }
     defer { free(real) }
-    return String(cString: real)
+    return PathBytes.string(terminated: real)
 }

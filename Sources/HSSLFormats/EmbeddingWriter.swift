@@ -99,7 +99,8 @@ struct EmbeddingRow {
     }
 }
 
-/// `FILE.index.jsonl`: one object an input, `{"path":…,"row":…}` or `{"path":…,"row":null,"error":"…"}`.
+/// `FILE.index.jsonl`: one object an input, `{"path":…,"row":…}` or `{"path":…,"row":null,"error":"…"}`. A path that is
+/// not UTF-8 has `"path_hex"` behind it.
 package final class EmbeddingIndexWriter {
     private let file: AtomicFile
 
@@ -110,16 +111,16 @@ package final class EmbeddingIndexWriter {
 
     package func append(path: String, row: Int) throws(FileError) {
         var line = Array("{\"path\":".utf8)
-        line.appendJSON(path)
+        line.appendJSON(path: path)
         line.append(contentsOf: ",\"row\":\(row)}\n".utf8)
         try file.write(line)
     }
 
     package func append(path: String, error: String) throws(FileError) {
         var line = Array("{\"path\":".utf8)
-        line.appendJSON(path)
+        line.appendJSON(path: path)
         line.append(contentsOf: ",\"row\":null,\"error\":".utf8)
-        line.appendJSON(error)
+        line.appendJSON(PathBytes.readable(error))
         line.append(contentsOf: "}\n".utf8)
         try file.write(line)
     }

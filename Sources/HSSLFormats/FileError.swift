@@ -35,7 +35,7 @@ func systemMessage(_ code: Int32) -> String {
 package func oneLine(_ text: some StringProtocol, limit: Int = 80) -> String {
     var result = ""
     var count = 0
-    for scalar in text.unicodeScalars {
+    for scalar in PathBytes.readable(String(text)).unicodeScalars {
         if count == limit {
             result += "…"
             break

@@ -12,7 +12,7 @@ package final class ReadableFile {
     package init(path: String) throws(FileError) {
         if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
         if path.utf8.contains(0) { throw FileError(path: path, reason: "the path holds a NUL character") }
-        let opened = retryingInterrupts { orErrno(Int(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK))) }
+        let opened = retryingInterrupts { orErrno(Int(path.withPath { open($0, O_RDONLY | O_CLOEXEC | O_NONBLOCK) })) }
         if opened < 0 { throw FileError(path: path, action: "cannot open", code: -opened) }
         let descriptor = Int32(opened)
         var status = stat()

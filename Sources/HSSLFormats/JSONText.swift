@@ -20,6 +20,18 @@ extension [UInt8] {
         append(UInt8(ascii: "\""))
     }
 
+    /// The value of `"path"`. JSON holds no bytes: what is not UTF-8 is escaped (``PathBytes/escaped(_:)``), and the member
+    /// `"path_hex"` behind it has all bytes of the path in hexadecimal.
+    mutating func appendJSON(path: String) {
+        guard PathBytes.isEscaped(path) else { return appendJSON(path) }
+        appendJSON(PathBytes.escaped(path))
+        append(contentsOf: ",\"path_hex\":\"".utf8)
+        for byte in PathBytes.bytes(path) {
+            append(contentsOf: ((byte < 16 ? "0" : "") + String(byte, radix: 16)).utf8)
+        }
+        append(UInt8(ascii: "\""))
+    }
+
     /// The shortest text that reads back as the same float64; `null` for NaN and infinity, which JSON cannot say.
     mutating func appendJSON(_ value: Double) {
         append(contentsOf: (value.isFinite ? value.description : "null").utf8)

@@ -36,14 +36,14 @@ package struct SystemCalls: Sendable {
     }
 
     package static let live = SystemCalls(
-        open: { path, flags, mode in orErrno(Int(Glibc.open(path, flags, mode))) },
+        open: { path, flags, mode in orErrno(Int(path.withPath { Glibc.open($0, flags, mode) })) },
         write: { descriptor, bytes in orErrno(Glibc.write(descriptor, bytes.baseAddress, bytes.count)) },
         writeAt: { descriptor, bytes, offset in
             orErrno(Glibc.pwrite(descriptor, bytes.baseAddress, bytes.count, offset))
         },
         synchronize: { descriptor in orErrno(Int(Glibc.fsync(descriptor))) },
-        rename: { old, new in orErrno(Int(Glibc.rename(old, new))) },
-        unlink: { path in orErrno(Int(Glibc.unlink(path))) },
+        rename: { old, new in orErrno(Int(old.withPath { old in new.withPath { Glibc.rename(old, $0) } })) },
+        unlink: { path in orErrno(Int(path.withPath { Glibc.unlink($0) })) },
         close: { descriptor in orErrno(Int(Glibc.close(descriptor))) }
     )
 }

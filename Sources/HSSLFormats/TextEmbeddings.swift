@@ -1,4 +1,5 @@
-/// `filenames,embedding_0,embedding_1,…`, then one line an image. Names are quoted as RFC 4180 says; lines end in LF.
+/// `filenames,embedding_0,embedding_1,…`, then one line an image. Names are quoted as RFC 4180 says, and escaped as
+/// ``PathBytes/escaped(_:)`` says where they are not UTF-8; lines end in LF.
 final class CSVWriter: EmbeddingWriter {
     private(set) var rowCount = 0
     private let row: EmbeddingRow
@@ -21,6 +22,7 @@ final class CSVWriter: EmbeddingWriter {
     func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError) {
         try row.check(name, values)
         var line: [UInt8] = []
+        let name = PathBytes.escaped(name)
         let quoted = name.utf8.contains {
             $0 == UInt8(ascii: ",") || $0 == UInt8(ascii: "\"") || $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r")
         }
@@ -61,7 +63,7 @@ final class JSONLinesWriter: EmbeddingWriter {
     func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError) {
         try row.check(name, values)
         var line = Array("{\"path\":".utf8)
-        line.appendJSON(name)
+        line.appendJSON(path: name)
         line.append(contentsOf: ",\"row\":\(rowCount),\"embedding\":".utf8)
         // Elements of one array at each level: an array starts and ends at their multiples.
         let sizes = row.shape.indices.map { row.shape[$0...].reduce(1, *) }

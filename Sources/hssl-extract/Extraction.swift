@@ -14,8 +14,10 @@ struct Extraction {
     private let inputs: InputList
     private let log = Logger(label: "hssl-extract")
 
-    /// When as many inputs in a row from the start cannot be used, something else than the images is wrong.
+    /// When so many inputs from the start cannot be used, others spread over the whole list are tried: if none of them
+    /// can be used either, something else than the images is wrong. Bad files that merely sort first stop nothing.
     private static let faultLimit = 100
+    private static let faultSample = 1000
 
     /// - Throws: what is wrong with the model, the list of inputs or the memory limit.
     init(_ options: HSSLExtract) throws {
@@ -27,6 +29,7 @@ struct Extraction {
         if options.jpegDecode == .fast { limits.reducedSide = 2 * preprocessing.resize }
         inputs = try InputList(arguments: options.inputs, limits: limits, separator: UInt8(ascii: options.null ? "\0" : "\n"))
         guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
+        if let folders = inputs.folders { log.info("\(folders.text)") }
         session = try Session(model: Model(file: model), threads: options.threads)
     }
 
@@ -66,22 +69,36 @@ struct Extraction {
         var batch = Batch(capacity: options.batchSize, imageCount: model.imageCount, rowCount: model.rowCount(options.features))
         var progress = options.shared.logLevel.loggerLevel <= .info ? ProgressBar(label: "extract", unit: "images", total: inputs.count) : nil
         var skipped = 0
+        var mayBeAllBad = true
         for item in 0..<inputs.count {
-            if let status = StopSignal.exitStatus { throw Exit(status) }
+            try stopIfAsked(done: item)
             guard let loaded = loader.next() else { break }
             batch.append(item, loaded)
             if batch.isFull || item == inputs.count - 1 {
                 skipped += try write(&batch, to: writer, index)
                 progress?.update(done: item + 1, detail: skipped > 0 ? "\(skipped) skipped" : "")
             }
-            if skipped == item + 1, skipped >= Self.faultLimit { throw Failure("none of the first \(skipped) inputs can be used") }
+            if mayBeAllBad, skipped == item + 1, skipped >= Self.faultLimit {
+                guard inputs.hasUsable(sample: Self.faultSample) else {
+                    throw Failure("none of the first \(skipped) inputs can be used, nor any of \(min(Self.faultSample, inputs.count)) others")
+                }
+                mayBeAllBad = false
+            }
         }
-        if let status = StopSignal.exitStatus { throw Exit(status) }
+        try stopIfAsked(done: inputs.count)
         guard writer.rowCount > 0 else { throw Failure("none of the \(inputs.count) inputs can be used") }
         try writer.finish()
         try index?.finish()
         progress?.finish(done: inputs.count, detail: skipped > 0 ? "\(skipped) skipped" : "")
         if skipped > 0 { throw Exit(.partly) }
+    }
+
+    private func stopIfAsked(done: Int) throws {
+        guard let status = StopSignal.exitStatus else { return }
+        let kept = options.output == EmbeddingFormat.standardOutput
+            ? "the lines so far are whole" : "\(options.output) is not written"
+        log.warning("stopped by a signal after \(done) of \(inputs.count) inputs: \(kept)")
+        throw Exit(status)
     }
 
     /// Runs what was loaded and writes rows and index entries in the order of the inputs.

@@ -13,6 +13,8 @@ import Glibc
 @main
 enum Entry {
     static func main() {
+        openStandardDescriptors()
+        removeHarmfulThreadSettings()
         // The version names the instruction set, so the CPU is looked at before anything is parsed.
         do {
             try Processor.initialize()
@@ -20,7 +22,7 @@ enum Entry {
             StandardError.shared.print("hssl-extract: error: \(error)")
             exit(ExitStatus.failed.rawValue)
         }
-        runTool(HSSLExtract.self, tool: "hssl-extract")
+        runTool(HSSLExtract.self, tool: "hssl-extract", parse: HSSLExtract.parse)
     }
 }
 
@@ -32,7 +34,7 @@ struct HSSLExtract: ParsableCommand {
             discussion: """
                 Rows follow the order of the inputs; folders are read recursively, sorted bytewise. Beside FILE, FILE.index.jsonl says for every input which \
                 row it has or why it has none. Exit status: 0 done, 1 failed, 2 some inputs skipped, 64 usage, 130 or 143 stopped by a signal; \
-                unless the status is 0 or 2 nothing is written.
+                unless the status is 0 or 2 nothing is written. A byte of a path that is not UTF-8 is written \\xNN; the JSON lines also have path_hex.
 
                 Examples:
                   hssl-extract --model base-int8.safetensors photos/ --output embeddings.npy
@@ -103,13 +105,47 @@ struct HSSLExtract: ParsableCommand {
 
     func run() throws {
         StandardErrorLogHandler.bootstrap(level: shared.logLevel)
+        ThreadCount.decide(shared.threads ?? Int(hssl_available_processors())) { Int(hssl_startable_threads(Int32($0))) }
         hssl_set_threads(Int32(threads))
         let extraction = try Extraction(self)
         StopSignal.install()
         try extraction.run()
     }
 
-    var threads: Int { shared.threads ?? Int(hssl_available_processors()) }
+    var threads: Int { ThreadCount.current }
+}
+
+extension HSSLExtract {
+    /// Options whose value is the next argument.
+    static let valueOptions: Set<String> = [
+        "--model", "--output", "--features", "--batch-size", "--on-error", "--memory-limit", "--jpeg-decode",
+        "--threads", "--log-level",
+    ]
+
+    /// Parses a command line. The parser's time grows with the square of the arguments (45 s for 40,000 paths), so of
+    /// many inputs it sees one.
+    static func parse(_ arguments: [String]) throws -> any ParsableCommand {
+        guard arguments.count > 64 else { return try parseAsRoot(arguments) }
+        var options: [String] = [], inputs: [String] = []
+        var rest = arguments[...]
+        while let argument = rest.popFirst() {
+            if argument == "--" {
+                inputs += rest
+                break
+            }
+            if argument == "-" || argument.utf8.first != UInt8(ascii: "-") {
+                inputs.append(argument)
+            } else {
+                options.append(argument)
+                if valueOptions.contains(argument), let value = rest.popFirst() { options.append(value) }
+            }
+        }
+        let seen = inputs.contains("-") ? ["-"] : inputs.prefix(1)
+        let parsed = try parseAsRoot(options + ["--"] + seen)
+        guard var command = parsed as? HSSLExtract else { return parsed }
+        command.inputs = inputs
+        return command
+    }
 }
 
 extension Features: ExpressibleByArgument {}

@@ -49,6 +49,9 @@ struct KNN: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Labelled images to classify.", valueName: "data"))
     var test: String
 
+    @Option(name: .long, help: folderLabelsHelp)
+    var labels: FolderLabels?
+
     @Option(name: .long, help: ArgumentHelp("Neighbours, separated by commas.", valueName: "k,…"))
     var k: String = WeightedKNN.defaultNeighbors.map(String.init).joined(separator: ",")
 
@@ -87,17 +90,19 @@ struct KNN: ParsableCommand {
         let target = try json.map { try JSONTarget($0) }
         let log = Logger(label: "hssl")
         let reference = try labelled(train), query = try labelled(test)
-        guard Set(reference.classNames) == Set(query.classNames) else {
-            throw CommandError("\(test): its classes differ from those of \(train)")
-        }
+        let classes = try ClassMatching(reference: reference.classNames, query: query.classNames)
+        try requireClasses(of: query, in: reference, classes)
         let extract = try featureSource()
+        for dataset in [reference, query] { log.info("\(dataset.summary)") }
         let references = try extract(reference, subset(of: reference)), queries = try extract(query, nil)
-        let unreadable = references.unreadable.map(\.reason) + queries.unreadable.map(\.reason)
+        let unreadable = [reference, query].flatMap { $0.faults.map { "\($0)" } }
+            + references.unreadable.map(\.reason) + queries.unreadable.map(\.reason)
         for reason in unreadable { log.warning("skipped \(reason)") }
         guard !references.indices.isEmpty, !queries.indices.isEmpty else { throw CommandError("\(references.indices.isEmpty ? train : test): no image could be read") }
         let index = try FeatureIndex(features: references.values, dimension: references.dimension)
-        let result = try WeightedKNN.evaluate(index: index, labels: references.indices.compactMap { reference.label($0) }, queries: queries.values,
-                                              queryLabels: queries.indices.compactMap { query.label($0) }, neighbors: neighbors ?? [],
+        let result = try WeightedKNN.evaluate(index: index, labels: references.indices.compactMap { reference.label($0).map { classes.referenceLabels[$0] } },
+                                              queries: queries.values, queryLabels: queries.indices.compactMap { query.label($0).flatMap { classes.queryLabels[$0] } },
+                                              neighbors: neighbors ?? [],
                                               temperature: temperature)
         if let target { try target.write(result.json) }
         if json != "-" {
@@ -110,9 +115,22 @@ struct KNN: ParsableCommand {
     }
 
     private func labelled(_ path: String) throws -> Dataset {
-        let dataset = try Dataset(path: path)
-        guard dataset.hasLabels else { throw CommandError("\(path): has no labels; k-NN needs an ImageFolder with class folders or an IDX pair") }
+        let dataset = try Dataset(path: path, folderLabels: labels)
+        guard dataset.hasLabels else {
+            throw CommandError("\(path): has no labels; k-NN needs an ImageFolder with class folders or an IDX pair (\(dataset.summary))")
+        }
+        if let empty = dataset.emptyClasses.first { throw CommandError("\(empty): the class folder has no images") }
         return dataset
+    }
+
+    /// Every class that has test images must have reference images; the test set may have fewer classes.
+    private func requireClasses(of query: Dataset, in reference: Dataset, _ classes: ClassMatching) throws {
+        let known = Set((0..<reference.count).compactMap { reference.label($0).map { classes.referenceLabels[$0] } })
+        let asked = Set((0..<query.count).compactMap { query.label($0) }).sorted()
+        let missing = asked.filter { label in classes.queryLabels[label].map { !known.contains($0) } ?? true }
+        guard !missing.isEmpty else { return }
+        let names = missing.prefix(5).map { "'\(query.classNames[$0])'" }.joined(separator: ", ") + (missing.count > 5 ? ", …" : "")
+        throw CommandError("\(test): \(missing.count) of its \(asked.count) classes are not in \(train): \(names)")
     }
 
     /// A fixed random subset of the reference images, in the data set's order.
@@ -140,3 +158,10 @@ struct KNN: ParsableCommand {
 }
 
 extension Features: ExpressibleByArgument {}
+
+extension FolderLabels: ExpressibleByArgument {}
+
+let folderLabelsHelp = ArgumentHelp("""
+    folders: the folders right inside DATA are classes, and images beside them are passed over; none: every image below \
+    DATA is taken, without labels. Default: folders are classes where no image lies beside them.
+    """, valueName: "folders|none")

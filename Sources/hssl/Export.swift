@@ -38,7 +38,7 @@ struct Export: ParsableCommand {
     func run() throws {
         shared.apply()
         var status = stat()
-        let isFolder = stat(input, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+        let isFolder = input.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
         if !isFolder, try BaseExport.isModel(input) {
             return try BaseExport.export(model: input, to: output, precision: precision)
         }

@@ -11,6 +11,8 @@ import Glibc
 @main
 enum Entry {
     static func main() {
+        openStandardDescriptors()
+        removeHarmfulThreadSettings()
         // The version names the instruction set, so the CPU is looked at before anything is parsed.
         do {
             try Processor.initialize()
@@ -18,7 +20,10 @@ enum Entry {
             StandardError.shared.print("hssl: error: \(error)")
             exit(ExitStatus.failed.rawValue)
         }
-        runTool(HSSLCommand.self, tool: "hssl")
+        // A flag with an optional value would take the recipe behind it for one, so this spelling is another flag's.
+        runTool(HSSLCommand.self, tool: "hssl") {
+            try HSSLCommand.parseAsRoot($0.map { $0 == "--resume=auto" ? "--resume-auto" : $0 })
+        }
     }
 }
 
@@ -42,11 +47,12 @@ struct HSSLCommand: ParsableCommand {
 extension SharedOptions {
     /// Applies `--threads` and `--log-level`.
     func apply() {
-        hssl_set_threads(Int32(threads ?? Int(hssl_available_processors())))
+        ThreadCount.decide(threads ?? Int(hssl_available_processors())) { Int(hssl_startable_threads(Int32($0))) }
+        hssl_set_threads(Int32(ThreadCount.current))
         StandardErrorLogHandler.bootstrap(level: logLevel)
     }
 
-    var threadCount: Int { threads ?? Int(hssl_available_processors()) }
+    var threadCount: Int { ThreadCount.current }
 }
 
 /// Writes a JSON document where `--json` says: a file, or `-` for standard output.

@@ -46,8 +46,11 @@ struct Pretrain: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Seed, instead of the recipe's.", valueName: "n"))
     var seed: UInt64?
 
-    @Flag(name: .long, help: "Go on from the run's checkpoint.")
-    var resume = false
+    @Flag
+    var resume: Resume?
+
+    @Option(name: .long, help: folderLabelsHelp)
+    var labels: FolderLabels?
 
     @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"))
     var memoryLimit: ByteSize?
@@ -58,6 +61,24 @@ struct Pretrain: ParsableCommand {
     var set: [String] = []
 
     @OptionGroup var shared: SharedOptions
+
+    enum Resume: EnumerableFlag {
+        case existing, auto
+
+        static func name(for value: Resume) -> NameSpecification {
+            switch value {
+            case .existing: .customLong("resume")
+            case .auto: .customLong("resume-auto")
+            }
+        }
+
+        static func help(for value: Resume) -> ArgumentHelp? {
+            switch value {
+            case .existing: "Go on from the run's checkpoint; an error where there is no run."
+            case .auto: "The same, or begin the run where there is none (also --resume=auto): for jobs that may be restarted at any time."
+            }
+        }
+    }
 
     func validate() throws {
         if let epochs, epochs < 1 { throw ValidationError("--epochs must be at least 1, not \(epochs)") }
@@ -70,19 +91,30 @@ struct Pretrain: ParsableCommand {
         StopSignal.install()
         let log = Logger(label: "hssl")
         let flags: [(String, String?)] = [
-            ("schedule.epochs", epochs.map(String.init)), ("schedule.batch_size", batchSize.map(String.init)), ("schedule.precision", precision?.rawValue),
+            ("schedule.epochs", epochs.map(String.init)), ("schedule.precision", precision?.rawValue),
             ("schedule.seed", seed.map(String.init)),
-        ]
+        ] + (try updateSize())
         let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
         let resolved = try Recipe.load(path: recipe, set: overrides)
-        let dataset = try Dataset(path: data)
+        let dataset = try Dataset(path: data, folderLabels: labels, excluding: output)
+        log.info("\(dataset.summary)")
+        for fault in dataset.faults { log.warning("passed over: \(fault)") }
+        for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }
         var options = PretrainingOptions()
-        options.resume = resume
+        options.resume = resume != nil
+        options.startsIfMissing = resume == .auto
         options.maxSteps = maxSteps
         options.memoryLimit = memoryLimit?.bytes
         options.loaderThreads = shared.threadCount
         let trainer = try Trainer(recipe: resolved, dataset: dataset, output: output, options: options)
         log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(resolved.schedule.precision.rawValue), \(shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
+
+        if let notice = trainer.notice { log.warning("\(notice)") }
+        if trainer.isResumed {
+            log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
+        } else if resume != nil {
+            log.info("\(output): no checkpoint yet; starting at the first step")
+        }
 
         let last = min(trainer.totalSteps, maxSteps ?? trainer.totalSteps)
         var bar = ProgressBar(label: "pretrain", unit: "steps", total: last, first: trainer.step)
@@ -99,8 +131,27 @@ struct Pretrain: ParsableCommand {
         if let status = StopSignal.exitStatus { throw Exit(status) }
         if !summary.unreadable.isEmpty {
             log.warning("\(summary.unreadable.count) images could not be read and were replaced")
-            throw Exit(.partly)
         }
+        if !summary.unreadable.isEmpty || !dataset.faults.isEmpty { throw Exit(.partly) }
+    }
+
+    /// What `--batch-size` makes of the recipe's schedule: images of an update are `batch_size · accumulate`. As few
+    /// batches as make parts no larger than the recipe's, if they come out even; else one.
+    private func updateSize() throws -> [(String, String?)] {
+        guard let batchSize else { return [] }
+        let schedule = try Recipe.load(path: recipe, set: set).schedule
+        var accumulate = 1
+        if set.contains(where: { $0.hasPrefix("schedule.accumulate=") }) {
+            accumulate = schedule.accumulate
+            guard batchSize % accumulate == 0 else {
+                throw UsageError("--batch-size \(batchSize) is no multiple of schedule.accumulate (\(accumulate)), the batches of one update")
+            }
+        } else if batchSize > schedule.batchSize {
+            let even = (2...).lazy.map { $0 }.prefix { $0 <= batchSize }
+                .first { batchSize % $0 == 0 && batchSize / $0 <= schedule.batchSize }
+            if let even, 2 * (batchSize / even) > schedule.batchSize { accumulate = even }
+        }
+        return [("schedule.batch_size", "\(batchSize / accumulate)"), ("schedule.accumulate", "\(accumulate)")]
     }
 
     private static func detail(_ metrics: Metrics) -> String {

@@ -240,7 +240,7 @@ final class ExtractCommandTests: XCTestCase {
     func testSignalsLeaveNothingHalfWritten() throws {
         try writeRandomModel(model, imageSize: 112, embedDim: 192, depth: 12)
         for i in 0..<300 { _ = try write(testImage(seed: i, width: 16, height: 16), "images/\(i).png") }
-        for (signal, status) in [(SIGINT, Int32(130)), (SIGTERM, 143)] {
+        for (signal, status) in [(SIGINT, Int32(130)), (SIGTERM, 143), (SIGHUP, 143)] {
             let result = try runCommand(
                 "hssl-extract", ["--model", model, folder + "/images", "--output", folder + "/out.npy", "--batch-size", "1"],
                 environment: ["HSSL_ISA": "scalar"], in: folder
@@ -251,6 +251,7 @@ final class ExtractCommandTests: XCTestCase {
                 kill(process.processIdentifier, signal)
             }
             XCTAssertEqual(result.status, status, result.error)
+            XCTAssertTrue(result.error.contains("of 300 inputs: \(folder)/out.npy is not written"), result.error)
             XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.contains("out.npy") }, [])
         }
     }

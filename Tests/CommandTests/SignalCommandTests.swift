@@ -12,7 +12,7 @@ final class SignalCommandTests: CommandTestCase {
             [
                 "pretrain", "tiny.yaml", "--data", "train", "--output", run, "--threads", "1", "--epochs", "\(epochs)",
                 "--set",
-                           "evaluation.knn_every_epochs=0"] + (resume ? ["--resume"] : []))
+                           "evaluation.knn_every_epochs=0"] + (resume ? ["--resume=auto"] : []))
     }
 
     private func waitForSteps(_ run: String, _ count: Int, _ process: Process) throws {
@@ -31,7 +31,7 @@ final class SignalCommandTests: CommandTestCase {
         let epochs = 6
         let straight = try begin("straight", epochs: epochs).collect()
         XCTAssertEqual(straight.status, 0, straight.error)
-        for (signal, status) in [(SIGINT, Int32(130)), (SIGTERM, 143)] {
+        for (signal, status) in [(SIGINT, Int32(130)), (SIGTERM, 143), (SIGHUP, 143)] {
             let run = "signal\(signal)"
             let (process, collect) = try begin(run, epochs: epochs)
             try waitForSteps(run, 3, process)

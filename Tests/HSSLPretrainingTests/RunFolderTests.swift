@@ -54,13 +54,48 @@ final class RunFolderTests: XCTestCase {
     func testSecondTrainerIsRefusedUntilTheFirstEnds() throws {
         var first: RunFolder? = try RunFolder(path: root, resume: false)
         XCTAssertNotNil(first)
+        try first?.openMetrics(after: 0)
         for resume in [false, true] {
             XCTAssertEqual(
-                message { _ = try RunFolder(path: root, resume: resume) },
-                "\(root): another trainer is running in this folder")
+                message { _ = try RunFolder(path: root + "/.", resume: resume, startsIfMissing: true) },
+                resume ? "\(root)/.: another trainer is running in this folder"
+                    : "\(root)/.: holds a run (metrics.jsonl); give --resume to continue it, or another --output")
         }
         first = nil
         _ = try RunFolder(path: root, resume: true)
+    }
+
+    func testMissingRunIsNotBegunByResume() throws {
+        let path = root + "/typo/run"
+        XCTAssertEqual(message { _ = try RunFolder(path: path, resume: true) },
+                       "\(path): no run to resume; --resume=auto starts one where there is none")
+        XCTAssertFalse(FileManager.default.fileExists(atPath: root + "/typo"), "a refused run must leave nothing")
+        XCTAssertEqual(message { _ = try RunFolder(path: root, resume: true) },
+                       "\(root): no run to resume; --resume=auto starts one where there is none")
+        _ = try RunFolder(path: path, resume: true, startsIfMissing: true)
+        XCTAssertTrue(FileManager.default.fileExists(atPath: path))
+    }
+
+    func testFileSystemsWithoutLocksTrainWithANotice() throws {
+        for code in [ENOLCK, ENOSYS, ENOTSUP] {
+            let run = try RunFolder(path: root, resume: false, flock: { _ in code })
+            XCTAssertEqual(run.lockNotice?.contains("no locks"), true)
+        }
+        XCTAssertNil(try RunFolder(path: root, resume: false).lockNotice)
+        XCTAssertTrue(message { _ = try RunFolder(path: root, resume: false, flock: { _ in EIO }) }.contains("cannot lock"))
+    }
+
+    /// Lines up to the checkpoint's step stay whatever is wrong with one of them.
+    func testADamagedLineDoesNotCutMetrics() throws {
+        let run = try RunFolder(path: root, resume: false)
+        try run.openMetrics(after: 0)
+        for step in 1...9 { try run.append(line(step)) }
+        let path = root + "/metrics.jsonl"
+        var lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n").map(String.init)
+        lines[3] = "\0\0\0\0"
+        try (lines.joined(separator: "\n") + "\n").write(toFile: path, atomically: false, encoding: .utf8)
+        try run.openMetrics(after: 8)
+        XCTAssertEqual(try run.readMetrics().map(\.step), [1, 2, 3, 5, 6, 7, 8])
     }
 
     func testMetricsResumeWithoutDuplicatesOrHalfLines() throws {

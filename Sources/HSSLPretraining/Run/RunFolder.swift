@@ -20,24 +20,38 @@ public final class RunFolder {
     public var reportPath: String { path + "/report.html" }
 
     private let lock: Int32
+    /// Where the file system has no locks: what a person should know.
+    public let lockNotice: String?
     private var metrics: Int32 = -1
 
     /// Creates the folder for a new run, or opens an existing one with `resume`, and locks it.
     ///
-    /// A folder that exists and holds nothing of a run counts as new. A run killed before its first checkpoint resumes from the start.
+    /// A folder that exists and holds nothing of a run counts as new. A run killed before its first checkpoint resumes
+    /// from the start.
     ///
-    /// - Throws: `FileError` when a run is there and `resume` is false, when another trainer holds it, or when the system refuses.
-    public init(path: String, resume: Bool) throws(FileError) {
+    /// - Parameters:
+    ///   - startsIfMissing: with `resume`: a new run where there is none, instead of an error.
+    ///   - flock: the system's; replaceable for tests. Returns 0 or an errno.
+    /// - Throws: `FileError` when a run is there and `resume` is false, when none is there and it is true, when another
+    ///   trainer holds it, or when the system refuses.
+    public init(
+        path: String, resume: Bool, startsIfMissing: Bool = false,
+        flock: (Int32) -> Int32 = RunFolder.lockNow
+    ) throws(FileError) {
         // A trailing slash would change nothing but the messages.
         var path = path
         while path.count > 1, path.hasSuffix("/") { path.removeLast() }
         self.path = path
+        let found = RunFolder.traces.first { name in (path + "/" + name).withPath { access($0, F_OK) } == 0 }
+        if resume, !startsIfMissing, found == nil {
+            throw FileError(path: path, reason: "no run to resume; --resume=auto starts one where there is none")
+        }
         try RunFolder.createFolder(path)
         // Refuse before making anything in a folder that may be someone else's.
-        if !resume, let found = RunFolder.traces.first(where: { access(path + "/" + $0, F_OK) == 0 }) {
+        if !resume, let found {
             throw FileError(path: path, reason: "holds a run (\(found)); give --resume to continue it, or another --output")
         }
-        lock = try RunFolder.lock(path + "/.lock", folder: path)
+        (lock, lockNotice) = try RunFolder.lock(path + "/.lock", folder: path, flock: flock)
         removeStaleTemporaries()
     }
 
@@ -49,7 +63,17 @@ public final class RunFolder {
 
     private static let traces = ["config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "report.html"]
 
-    public var hasCheckpoint: Bool { access(checkpointPath, F_OK) == 0 }
+    public var hasCheckpoint: Bool { checkpointPath.withPath { access($0, F_OK) } == 0 }
+
+    /// Whether the run once had a checkpoint, by what it left: its end, a report, or lines of steps after which one is
+    /// written.
+    func hadCheckpoint(every steps: Int) throws(FileError) -> Bool {
+        let later = [modelPath, reportPath].contains { (path: String) -> Bool in
+            path.withPath { access($0, F_OK) } == 0
+        }
+        if later { return true }
+        return try (readMetrics().last?.step ?? 0) > steps
+    }
 
     public func writeConfiguration(_ recipe: Recipe) throws(FileError) {
         try AtomicFile.write(Array(recipe.yaml.utf8), to: configPath)
@@ -57,20 +81,19 @@ public final class RunFolder {
 
     // MARK: metrics.jsonl
 
-    /// Opens `metrics.jsonl` for appending after the lines of steps 1 … `step`; later lines and a half line are dropped.
+    /// Opens `metrics.jsonl` for appending after the lines of steps 1 … `step`; later lines and a half line at the end are dropped. A damaged line among
+    /// the others stays where it is.
     ///
     /// A run that resumes from its checkpoint of `step` will measure the later steps again; a run that starts anew passes 0.
     public func openMetrics(after step: Int) throws(FileError) {
         if metrics >= 0 { close(metrics) }
-        metrics = open(metricsPath, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o644)
+        metrics = metricsPath.withPath { open($0, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o644) }
         guard metrics >= 0 else { throw FileError(path: metricsPath, action: "cannot open", code: Int(errno)) }
         let bytes = try readFile(at: metricsPath)
         var keep = 0
-        var start = 0
-        while let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) {
-            guard let line = Metrics(json: String(decoding: bytes[start..<end], as: UTF8.self)), line.step <= step else { break }
+        while let end = bytes[keep...].firstIndex(of: UInt8(ascii: "\n")) {
+            if let line = Metrics(json: String(decoding: bytes[keep..<end], as: UTF8.self)), line.step > step { break }
             keep = end + 1
-            start = keep
         }
         if keep < bytes.count, ftruncate(metrics, keep) != 0 { throw FileError(path: metricsPath, action: "cannot truncate", code: Int(errno)) }
     }
@@ -97,7 +120,7 @@ public final class RunFolder {
 
     /// Every whole line of `metrics.jsonl`, in order; none when there is no file.
     public func readMetrics() throws(FileError) -> [Metrics] {
-        guard access(metricsPath, F_OK) == 0 else { return [] }
+        guard metricsPath.withPath({ access($0, F_OK) }) == 0 else { return [] }
         return try readFile(at: metricsPath).split(separator: UInt8(ascii: "\n")).compactMap { Metrics(json: String(decoding: $0, as: UTF8.self)) }
     }
 
@@ -106,30 +129,38 @@ public final class RunFolder {
     private static func createFolder(_ path: String) throws(FileError) {
         if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
         var status = stat()
-        if stat(path, &status) == 0 {
+        if path.withPath({ stat($0, &status) }) == 0 {
             if status.st_mode & S_IFMT != S_IFDIR { throw FileError(path: path, reason: "exists and is not a folder") }
             return
         }
         // As `mkdir -p`: `--output runs/today/first` should just work.
         if let slash = path.lastIndex(of: "/"), slash > path.startIndex { try createFolder(String(path[..<slash])) }
-        if mkdir(path, 0o777) != 0, errno != EEXIST { throw FileError(path: path, action: "cannot create the folder", code: Int(errno)) }
+        if path.withPath({ mkdir($0, 0o777) }) != 0, errno != EEXIST { throw FileError(path: path, action: "cannot create the folder", code: Int(errno)) }
     }
 
-    private static func lock(_ path: String, folder: String) throws(FileError) -> Int32 {
-        let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+    /// 0 or an errno.
+    public static func lockNow(_ descriptor: Int32) -> Int32 { flock(descriptor, LOCK_EX | LOCK_NB) == 0 ? 0 : errno }
+
+    private static func lock(
+        _ path: String, folder: String, flock: (Int32) -> Int32
+    ) throws(FileError) -> (Int32, notice: String?) {
+        let descriptor = path.withPath { open($0, O_RDWR | O_CREAT | O_CLOEXEC, 0o644) }
         guard descriptor >= 0 else { throw FileError(path: path, action: "cannot open", code: Int(errno)) }
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            let code = errno
+        let code = flock(descriptor)
+        if [ENOLCK, ENOSYS, ENOTSUP, EINVAL].contains(code) {
+            return (descriptor, "\(folder): this file system has no locks, so a second trainer in it would not be noticed")
+        }
+        guard code == 0 else {
             close(descriptor)
             if code == EWOULDBLOCK { throw FileError(path: folder, reason: "another trainer is running in this folder") }
             throw FileError(path: path, action: "cannot lock", code: Int(code))
         }
-        return descriptor
+        return (descriptor, nil)
     }
 
     /// Removes what killed writers of this run's files left (`.NAME.tmp-…`). Nobody else writes here: the folder is locked.
     private func removeStaleTemporaries() {
-        guard let folder = opendir(path) else { return }
+        guard let folder = path.withPath({ opendir($0) }) else { return }
         defer { closedir(folder) }
         var stale: [String] = []
         while let entry = readdir(folder) {
@@ -138,6 +169,6 @@ public final class RunFolder {
             }
             if RunFolder.traces.contains(where: { name.hasPrefix(".\($0).tmp-") }) { stale.append(name) }
         }
-        for name in stale { unlink(path + "/" + name) }
+        for name in stale { _ = (path + "/" + name).withPath { unlink($0) } }
     }
 }

@@ -87,20 +87,24 @@ struct BatchSource: Sendable {
         }
     }
 
-    /// How many unreadable images in a row end the search.
-    private static let patience = 100
+    /// So many images after an unreadable one are tried, then others spread over the data set: bad files that lie
+    /// together do not end a run.
+    private static let neighbors = 100
+    private static let spread = 1000
 
     private func readable(from wanted: Int, unreadable: inout [Unreadable]) throws -> (Int, RGBImage) {
         var index = wanted
         var lastError: (any Error)?
-        for _ in 0..<min(Self.patience, dataset.count) {
+        let tries = min(Self.neighbors + Self.spread, dataset.count)
+        for attempt in 1...tries {
             do { return (index, try dataset.image(index)) } catch {
                 lastError = error
                 unreadable.append(Unreadable(index: index, reason: "\(error)"))
             }
-            index = (index + 1) % dataset.count
+            let step = attempt < Self.neighbors || tries == dataset.count ? 1 : max(1, dataset.count / Self.spread)
+            index = (index + step) % dataset.count
         }
-        throw PretrainingError("\(dataset.path): \(min(Self.patience, dataset.count)) images in a row cannot be read, the last: \(lastError.map { "\($0)" } ?? "")")
+        throw PretrainingError("\(dataset.path): \(tries) images \(tries > Self.neighbors ? "all over it" : "in a row") cannot be read, the last: \(lastError.map { "\($0)" } ?? "")")
     }
 
     struct Unreadable: Sendable {
