@@ -11,12 +11,15 @@ public struct PretrainBenchmark {
     public let prototypes: Int
     public let steps: Int
     public let moments: MomentStorage
+    /// As `objective.name` of a recipe; nil: `ibot`, or `dino` for a model that has no place for masks.
+    public let objective: String?
 
     /// - Parameter moments: of the optimizer; nil: as goes with the precision.
     public init(
         architecture: ModelArchitecture, precision: Precision, batchSize: Int, prototypes: Int, steps: Int,
-        moments: MomentStorage? = nil
+        moments: MomentStorage? = nil, objective: String? = nil
     ) {
+        self.objective = objective
         (self.architecture, self.precision, self.batchSize, self.prototypes, self.steps) = (
             architecture, precision, batchSize, prototypes, steps
         )
@@ -45,16 +48,14 @@ public struct PretrainBenchmark {
         let base = architecture.makeBase(ParameterScope(ParameterSet()), .pretraining)
         let cells = base.grid(height: architecture.imageSize, width: architecture.imageSize).count
         let sizes = NetworkSizes(base: architecture, auxiliary: HeadSettings(family: "convnext", depth: nano ? 2 : 3))
-        var objective = PrototypeSettings(
-            hidden: nano ? 256 : 2048, bottleneck: nano ? 64 : 256, prototypes: prototypes)
-        objective.learnsPatches = base.maskToken != nil
+        let objective = try settings(base, nano: nano)
         let learner = try Learner(
             sizes: sizes, objective: objective, settings: .init(precision: precision, dropPath: 0.1),
             clipGradient: 0.3, moments: moments)
         learner.objective.settings.plain = plain
         let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(architecture))
         let parts = stride(from: 0, to: batchSize, by: micro).map {
-            views(cells, first: $0, count: min(micro, batchSize - $0))
+            views(cells, first: $0, count: min(micro, batchSize - $0), objective)
         }
         var seconds: [Double] = [], update = 0.0
         var time = UpdateSums.Time()
@@ -95,14 +96,35 @@ public struct PretrainBenchmark {
             ])
     }
 
-    private func views(_ tokens: Int, first: Int, count: Int) -> CropBatch {
+    /// The published head sizes, or those of the recipes for small images.
+    private func settings(_ base: any Base, nano: Bool) throws -> any ObjectiveSettings {
+        let (hidden, output) = (nano ? 512 : 4096, nano ? 128 : 256), side = architecture.imageSize
+        let name = objective ?? (base.maskToken == nil ? "dino" : "ibot")
+        if base.maskToken == nil, ["ibot", "simmim"].contains(name) {
+            throw ModelError("objective \(name) masks patches, and \(architecture.name) has no place for a mask")
+        }
+        switch name {
+        case "mocov3": return MoCoV3Settings(hidden: hidden, output: output)
+        case "byol": return BYOLSettings(hidden: hidden, output: output)
+        case "simmim": return SimMIMSettings(maskStride: side / base.grid(height: side, width: side).height)
+        default:
+            var settings = PrototypeSettings(
+                hidden: nano ? 256 : 2048, bottleneck: nano ? 64 : 256, prototypes: prototypes)
+            settings.learnsPatches = name == "ibot"
+            return settings
+        }
+    }
+
+    private func views(_ tokens: Int, first: Int, count: Int, _ objective: any ObjectiveSettings) -> CropBatch {
+        let views = objective.globalViews, ratio: Float = views == 1 ? 0.6 : 0.3
         let batch = CropBatch(
-            images: count, globalSize: architecture.imageSize, localViews: 0, localSize: 0, tokens: tokens,
+            images: count, globalViews: views, globalSize: architecture.imageSize, localViews: 0, localSize: 0,
+            tokens: tokens,
             firstImage: first)
         var random = CounterRandom(seed: 1, stream: UInt64(first))
         for i in batch.globals.indices { batch.globals[i] = random.uniform(-2, 2) }
-        for crop in stride(from: 0, to: 2 * count, by: 2) {
-            for token in 0..<tokens where random.uniform() < 0.3 { batch.masks[crop * tokens + token] = 1 }
+        for crop in stride(from: 0, to: views * count, by: views) {
+            for token in 0..<tokens where random.uniform() < ratio { batch.masks[crop * tokens + token] = 1 }
         }
         return batch
     }

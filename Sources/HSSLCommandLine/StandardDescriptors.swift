@@ -1,5 +1,5 @@
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #endif
 
 /// Opens those of the descriptors 0, 1 and 2 that are closed, so that no file of ours becomes one of them: an output
@@ -14,7 +14,8 @@ package func openStandardDescriptors() {
     }
 }
 
-/// Takes settings out of the environment with which libomp ends the process (a stack that cannot be had or is too small,
+/// Takes settings out of the environment with which libomp ends the process (a stack that cannot be had or is too
+/// small,
 /// a number of threads that is none). The number of threads is ours to say, and its threads need no other stack. How
 /// threads are placed and how they wait stays the user's. Call before the first parallel region.
 package func removeHarmfulThreadSettings() {

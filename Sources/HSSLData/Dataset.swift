@@ -39,7 +39,8 @@ public struct Dataset: Sendable {
     ///   exists.
     ///
     /// - Parameters:
-    ///   - folderLabels: `folders` takes folders as classes and passes over images beside them, `none` takes every image
+    ///   - folderLabels: `folders` takes folders as classes and passes over images beside them, `none` takes every
+    ///     image
     ///     without a label; nil decides as above.
     ///   - excluding: a folder that is never part of the data: a run's own output.
     /// - Throws: ``DataError``, for an empty data set too.
@@ -65,7 +66,8 @@ public struct Dataset: Sendable {
             classNames = known.flatMap { $0.max() }.map { (0...Int($0)).map(String.init) } ?? []
             count = images.count
             (faults, emptyClasses) = ([], [])
-            summary = "\(path): \(images.count) images of \(images.width) × \(images.height) (IDX), \(known == nil ? "no labels" : "labelled")"
+            summary =
+                "\(path): \(images.count) images of \(images.width) × \(images.height) (IDX), \(known == nil ? "no labels" : "labelled")"
         } else {
             throw DataError(
                 .unreadable, path: path,
@@ -146,7 +148,8 @@ private struct FolderContents {
             verdict = "labels: \(classNames.count) class folder\(classNames.count == 1 ? "" : "s")"
         } else {
             names = listing.images
-            verdict = wanted == nil && !members.isEmpty
+            verdict =
+                wanted == nil && !members.isEmpty
                 ? "no labels, as images lie beside the folders (--labels folders takes these as classes)" : "no labels"
         }
         summary = "\(root): \(verdict); \(listing.summary.text)"

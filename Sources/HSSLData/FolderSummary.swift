@@ -41,7 +41,8 @@ public struct FolderSummary: Equatable, Sendable {
         }
     }
 
-    /// `71 images in 2 folders (71 .png); passed over: 2 system folders (1 @eaDir, 1 __MACOSX), 3 files (2 .mp4, 1 .txt)`.
+    /// `71 images in 2 folders (71 .png); passed over: 2 system folders (1 @eaDir, 1 __MACOSX), 3 files (2 .mp4, 1
+    /// .txt)`.
     public var text: String {
         let images = self.images
         var text = "\(counted(images, "image")) in \(counted(folders, "folder"))"
@@ -59,7 +60,9 @@ public struct FolderSummary: Equatable, Sendable {
         if system > 0 {
             parts.append("\(counted(system, "system folder")) (\(Self.list(systemFolders, dotted: false)))")
         }
-        if hiddenNames > 0 { parts.append("\(counted(hiddenNames, "name")) that begin\(hiddenNames == 1 ? "s" : "") with a dot") }
+        if hiddenNames > 0 {
+            parts.append("\(counted(hiddenNames, "name")) that begin\(hiddenNames == 1 ? "s" : "") with a dot")
+        }
         if ownFolders > 0 { parts.append("the run's own folder") }
         return parts.joined(separator: ", ")
     }

@@ -106,6 +106,9 @@ struct Bench: ParsableCommand {
         @OptionGroup var model: Model
         @OptionGroup var work: Work
 
+        @Option(name: .long, help: ArgumentHelp("\(Recipe.supportedObjectives.joined(separator: ", ")) (default: ibot, dino for a ResNet).", valueName: "o"))
+        var objective: String?
+
         @Option(name: .long, help: ArgumentHelp("Prototypes K.", valueName: "k"))
         var prototypes = 8192
 
@@ -125,6 +128,9 @@ struct Bench: ParsableCommand {
 
         func validate() throws {
             if !(1...1_000_000).contains(prototypes) { throw ValidationError("--prototypes must be from 1 to 1000000, not \(prototypes)") }
+            if let objective, !Recipe.supportedObjectives.contains(objective) {
+                throw ValidationError("--objective must be one of \(Recipe.supportedObjectives.joined(separator: ", ")), not \(objective)")
+            }
             if let microBatch, microBatch < 1 { throw ValidationError("--micro-batch must be at least 1, not \(microBatch)") }
         }
 
@@ -132,7 +138,7 @@ struct Bench: ParsableCommand {
             shared.apply()
             let target = try json.map { try JSONTarget($0) }
             let benchmark = try PretrainBenchmark(architecture: model.resolve(), precision: work.precision, batchSize: work.batchSize, prototypes: prototypes,
-                                                  steps: work.steps, moments: optimizerStates)
+                                                  steps: work.steps, moments: optimizerStates, objective: objective)
             let result = try benchmark.run(microBatch: microBatch, plain: plain)
             var parts = JSONObject()
             for (part, share) in result.shares { parts[part] = .number(share) }

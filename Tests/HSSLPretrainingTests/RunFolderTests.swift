@@ -35,8 +35,9 @@ final class RunFolderTests: XCTestCase {
             XCTAssertEqual(try Recipe.parse(text, file: "c", architectures: ["a"]), recipe)
             XCTAssertFalse(run.hasCheckpoint)
         }
-        XCTAssertEqual(message { _ = try RunFolder(path: path, resume: false) },
-                       "\(root)/runs/a/b: holds a run (config.yaml); give --resume to continue it, or another --output")
+        XCTAssertEqual(
+            message { _ = try RunFolder(path: path, resume: false) },
+            "\(root)/runs/a/b: holds a run (config.yaml); give --resume to continue it, or another --output")
         _ = try RunFolder(path: path, resume: true)
     }
 
@@ -58,7 +59,8 @@ final class RunFolderTests: XCTestCase {
         for resume in [false, true] {
             XCTAssertEqual(
                 message { _ = try RunFolder(path: root + "/.", resume: resume, startsIfMissing: true) },
-                resume ? "\(root)/.: another trainer is running in this folder"
+                resume
+                    ? "\(root)/.: another trainer is running in this folder"
                     : "\(root)/.: holds a run (metrics.jsonl); give --resume to continue it, or another --output")
         }
         first = nil
@@ -67,11 +69,13 @@ final class RunFolderTests: XCTestCase {
 
     func testMissingRunIsNotBegunByResume() throws {
         let path = root + "/typo/run"
-        XCTAssertEqual(message { _ = try RunFolder(path: path, resume: true) },
-                       "\(path): no run to resume; --resume=auto starts one where there is none")
+        XCTAssertEqual(
+            message { _ = try RunFolder(path: path, resume: true) },
+            "\(path): no run to resume; --resume=auto starts one where there is none")
         XCTAssertFalse(FileManager.default.fileExists(atPath: root + "/typo"), "a refused run must leave nothing")
-        XCTAssertEqual(message { _ = try RunFolder(path: root, resume: true) },
-                       "\(root): no run to resume; --resume=auto starts one where there is none")
+        XCTAssertEqual(
+            message { _ = try RunFolder(path: root, resume: true) },
+            "\(root): no run to resume; --resume=auto starts one where there is none")
         _ = try RunFolder(path: path, resume: true, startsIfMissing: true)
         XCTAssertTrue(FileManager.default.fileExists(atPath: path))
     }
@@ -82,7 +86,8 @@ final class RunFolderTests: XCTestCase {
             XCTAssertEqual(run.lockNotice?.contains("no locks"), true)
         }
         XCTAssertNil(try RunFolder(path: root, resume: false).lockNotice)
-        XCTAssertTrue(message { _ = try RunFolder(path: root, resume: false, flock: { _ in EIO }) }.contains("cannot lock"))
+        XCTAssertTrue(
+            message { _ = try RunFolder(path: root, resume: false, flock: { _ in EIO }) }.contains("cannot lock"))
     }
 
     /// Lines up to the checkpoint's step stay whatever is wrong with one of them.
@@ -137,29 +142,36 @@ final class RunFolderTests: XCTestCase {
     func testMetricsKeysAreThoseOfTheInterface() throws {
         var full = Metrics(step: 3, epoch: 1)
         full.loss =
-            1; full.clsBase = 2; full.clsAux = 3; full.patch = 4; full.learningRate = 1e-9; full.weightDecay = 0.1
+            1;
+        full.clsBase = 2; full.clsAux = 3; full.patch = 4; full.learningRate = 1e-9; full.weightDecay = 0.1
         full.teacherMomentum =
-            0.99; full.teacherTemperature = 0.04; full.gradientNorm = 5; full.teacherEntropy = 6; full.featureStd = 7
+            0.99;
+        full.teacherTemperature = 0.04; full.gradientNorm = 5; full.teacherEntropy = 6; full.featureStd = 7
         full.imagesPerSecond = 8; full.peakRSSBytes = 9; full.skippedSteps = 0; full.knnTop1 = 0.5
         full.int8Saturation =
-            0.01; full.int8GradientSaturation = 0.02; full.int8GradientZeros = 0.3; full.int8GradientScaleMean = 1e-7
+            0.01;
+        full.int8GradientSaturation = 0.02; full.int8GradientZeros = 0.3; full.int8GradientScaleMean = 1e-7
         full.int8GradientScaleMax = 1e-5
         let object = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(full.json.utf8)) as? [String: Any])
-        XCTAssertEqual(Set(object.keys), [
-            "step", "epoch", "loss", "cls_base", "cls_aux", "patch", "lr", "weight_decay", "teacher_momentum",
-            "teacher_temperature",
-            "gradient_norm", "teacher_entropy", "feature_std", "images_per_second", "peak_rss_bytes", "skipped_steps",
-            "knn_top1",
-            "int8_saturation", "int8_gradient_saturation", "int8_gradient_zeros", "int8_gradient_scale_mean",
-            "int8_gradient_scale_max",
-        ])
+        XCTAssertEqual(
+            Set(object.keys),
+            [
+                "step", "epoch", "loss", "cls_base", "cls_aux", "patch", "lr", "weight_decay", "teacher_momentum",
+                "teacher_temperature",
+                "gradient_norm", "teacher_entropy", "feature_std", "images_per_second", "peak_rss_bytes",
+                "skipped_steps",
+                "knn_top1",
+                "int8_saturation", "int8_gradient_saturation", "int8_gradient_zeros", "int8_gradient_scale_mean",
+                "int8_gradient_scale_max",
+            ])
         XCTAssertEqual(Metrics(json: full.json), full)
         var broken = Metrics(step: 1, epoch: 0)
         broken.loss = .nan
         XCTAssertEqual(broken.json, "{\"step\":1,\"epoch\":0,\"loss\":null}")
         XCTAssertEqual(Metrics(json: " { \"step\": 1, \"epoch\": 0, \"extra\": 2 }\r"), Metrics(step: 1, epoch: 0))
         for bad in [
-            "", "{", "{}", "{\"step\":1}", "[1]", "{\"step\":1,\"epoch\":0,\"lo", "{\"step\":1.5,\"epoch\":0}"] {
+            "", "{", "{}", "{\"step\":1}", "[1]", "{\"step\":1,\"epoch\":0,\"lo", "{\"step\":1.5,\"epoch\":0}",
+        ] {
             XCTAssertNil(Metrics(json: bad), bad)
         }
     }

@@ -35,8 +35,10 @@ package struct Agreement {
 /// MoCo v3 and BYOL, of a base alone or with an auxiliary head: a predictor over the projection of one view finds the
 /// teacher's projection of the other. Every stream learns from the teacher's auxiliary head (without one: its base).
 ///
-/// Projections see the whole update, so an update has three parts: features of teacher and student by micro-batch; head,
-/// loss and their gradients once over all features; then each micro-batch backwards from the gradient of its features. Its
+/// Projections see the whole update, so an update has three parts: features of teacher and student by micro-batch;
+/// head,
+/// loss and their gradients once over all features; then each micro-batch backwards from the gradient of its features.
+/// Its
 /// tape is kept while memory allows (`StepSettings.keptBytes`), else its forward pass is run again, to the same bits.
 package struct JointEmbeddingObjective: Objective {
     package let student: Network
@@ -62,8 +64,9 @@ package struct JointEmbeddingObjective: Objective {
         let widths = [("base", student.base.width)] + (student.auxiliary.map { [("auxiliary", $0.width)] } ?? [])
         let heads = [student, teacher].map { ParameterScope($0.parameters)("head") }
         streams = widths.map { name, width in
-            Stream(name: name, projector: method.projector(heads[0]("\(name)_projector"), width: width),
-                   predictor: method.predictor(heads[0]("\(name)_predictor")))
+            Stream(
+                name: name, projector: method.projector(heads[0]("\(name)_projector"), width: width),
+                predictor: method.predictor(heads[0]("\(name)_predictor")))
         }
         // The teacher follows every projector, though only the last one is asked.
         let projectors = widths.map { method.projector(heads[1]("\($0)_projector"), width: $1) }
@@ -109,8 +112,10 @@ package struct JointEmbeddingObjective: Objective {
         sums.features.add(base.l2Normalized())
     }
 
-    private func studentPass(_ batch: CropBatch, _ context: StepContext, pool: BufferPool,
-                             _ statistics: QuantizationStatistics?) -> StudentPass {
+    private func studentPass(
+        _ batch: CropBatch, _ context: StepContext, pool: BufferPool,
+        _ statistics: QuantizationStatistics?
+    ) -> StudentPass {
         let tape = trainingTape(batch, context, part: 0, pool: pool, statistics)
         let pass = pass(batch, views: 0..<Self.views, context)
         let output = student.base(batch.globalInput(tape), mask: nil, pass)
@@ -127,11 +132,14 @@ package struct JointEmbeddingObjective: Objective {
         learn(waiting, images: context.batchImages, pool: pool, into: &sums)
         // The last tape is always there; of the others the first ones are kept.
         while let part = waiting.parts.popLast() {
-            guard let pass = part.pass ?? part.batch.map({ studentPass($0, context, pool: pool, nil) }) else { continue }
+            guard let pass = part.pass ?? part.batch.map({ studentPass($0, context, pool: pool, nil) }) else {
+                continue
+            }
             let start = ContinuousClock.now
-            BackwardPass.run(from: zip(pass.features, waiting.student).map { feature, rows in
-                (feature, rows.gradient(images: part.images, pool: pool))
-            })
+            BackwardPass.run(
+                from: zip(pass.features, waiting.student).map { feature, rows in
+                    (feature, rows.gradient(images: part.images, pool: pool))
+                })
             sums.time.backward += ContinuousClock.now - start
         }
         sums.time.forward += ContinuousClock.now - clock - (sums.time.backward - backward)
@@ -154,8 +162,9 @@ package struct JointEmbeddingObjective: Objective {
             let unit = prediction.l2Normalized()
             var loss = 0.0
             for (mine, other) in [(0, 1), (1, 0)] {
-                let agreement = method.agreement(of: view(unit, mine), with: view(keys, other).detached(on: tape),
-                                                 weight: streamWeight)
+                let agreement = method.agreement(
+                    of: view(unit, mine), with: view(keys, other).detached(on: tape),
+                    weight: streamWeight)
                 loss += agreement.loss
                 seeds.append(agreement.seed)
             }

@@ -5,9 +5,11 @@ import HSSLModels
 /// SimMIM: the pixels of masked cells from the tokens that stand there, by a linear layer a stream.
 ///
 /// loss = mean over the streams of Σ|pixel − prediction| over masked pixels / their number. Under HSSL also
-/// weight·mean(1 − cos(h(mean token), BN(CLS))): the base imitates the teacher head's global feature of the unmasked image,
+/// weight·mean(1 − cos(h(mean token), BN(CLS))): the base imitates the teacher head's global feature of the unmasked
+/// image,
 /// normalised over the batch so that a constant is no solution.
-/// Source: Xie et al., "SimMIM: a simple framework for masked image modeling", CVPR 2022; the second term is this project's.
+/// Source: Xie et al., "SimMIM: a simple framework for masked image modeling", CVPR 2022; the second term is this
+/// project's.
 package struct SimMIMSettings: ObjectiveSettings {
     /// Pixels a side of a cell.
     package var maskStride: Int
@@ -50,8 +52,10 @@ package struct SimMIMObjective: Objective {
         }
         predictor = student.auxiliary.map { auxiliary in
             let scope = head("base_predictor")
-            return (Linear(scope("0"), inputs: width, outputs: 2 * width),
-                    Linear(scope("2"), inputs: 2 * width, outputs: auxiliary.width))
+            return (
+                Linear(scope("0"), inputs: width, outputs: 2 * width),
+                Linear(scope("2"), inputs: 2 * width, outputs: auxiliary.width)
+            )
         }
     }
 
@@ -75,9 +79,10 @@ package struct SimMIMObjective: Objective {
     }
 
     private func newWaiting(images: Int, pool: BufferPool) -> WaitingBatches {
-        WaitingBatches(teacher: teacher?.auxiliary.map {
-            WholeBatchRows(views: 1, images: images, width: $0.width, pool: pool)
-        })
+        WaitingBatches(
+            teacher: teacher?.auxiliary.map {
+                WholeBatchRows(views: 1, images: images, width: $0.width, pool: pool)
+            })
     }
 
     package func finish(context: StepContext, pool: BufferPool, into sums: inout UpdateSums) {
@@ -103,8 +108,10 @@ package struct SimMIMObjective: Objective {
 
     // MARK: One micro-batch
 
-    private func learn(_ batch: CropBatch, _ context: StepContext, maskedCells: Int, targets: Tensor?, pool: BufferPool,
-                       into sums: inout UpdateSums) {
+    private func learn(
+        _ batch: CropBatch, _ context: StepContext, maskedCells: Int, targets: Tensor?, pool: BufferPool,
+        into sums: inout UpdateSums
+    ) {
         let isLast = batch.range.upperBound == context.batchImages
         sums.quantization = settings.precision == .int8 && isLast ? QuantizationStatistics() : sums.quantization
         let tape = trainingTape(batch, context, part: 0, pool: pool, isLast ? sums.quantization : nil)
@@ -166,7 +173,8 @@ package struct SimMIMObjective: Objective {
     }
 
     /// Every stream's pixels of all cells as images [images, 3, H, W]: what tests compare.
-    private func keepPixels(_ tokens: [Tensor], _ batch: CropBatch, _ context: StepContext, into sums: inout UpdateSums) {
+    private func keepPixels(_ tokens: [Tensor], _ batch: CropBatch, _ context: StepContext, into sums: inout UpdateSums)
+    {
         let (p, side) = (method.maskStride, batch.globalSize), cells = side / method.maskStride
         for ((name, decoder), rows) in zip(zip(Self.streams, decoders), tokens) {
             let decoded = decoder(rows).array()

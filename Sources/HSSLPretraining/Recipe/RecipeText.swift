@@ -75,7 +75,9 @@ extension Recipe {
             var recipe = Recipe()
             recipe.objective.name = variant.name
             variant.defaults(&recipe)
-            guard recipe.reads(path), path != "objective.name", let field = key.field(recipe), field != usual else { return nil }
+            guard recipe.reads(path), path != "objective.name", let field = key.field(recipe), field != usual else {
+                return nil
+            }
             return "\(variant.name): \(field.yaml)"
         }
         return others.isEmpty ? "" : " (\(others.joined(separator: ", ")))"
