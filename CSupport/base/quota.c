@@ -77,7 +77,8 @@ static int own_group(const char *root, int version, char *group) {
         *controllers++ = 0;
         *name++ = 0;
         name[strcspn(name, "\n")] = 0;
-        found = (version == 2 ? !strcmp(line, "0") && !*controllers : lists(controllers, "cpu")) && strlen(name) < PATH_BYTES;
+        const int limits = version == 2 ? !strcmp(line, "0") && !*controllers : lists(controllers, "cpu");
+        found = limits && strlen(name) < PATH_BYTES;
         if (found) strcpy(group, name);
     }
     fclose(file);
@@ -106,7 +107,8 @@ int hssl_quota_processors(const char *root) {
         const int mount = snprintf(folder, sizeof folder, "%s%s", root, point);
         if (mount < 0 || mount >= PATH_BYTES) continue;
         // A name above the mount ("/../other") shows nothing here.
-        if (strcmp(below, "/") && !strstr(below, "..")) snprintf(folder + mount, sizeof folder - (size_t)mount, "%s", below);
+        if (strcmp(below, "/") && !strstr(below, ".."))
+            snprintf(folder + mount, sizeof folder - (size_t)mount, "%s", below);
         limit = least(limit, limit_along(folder, (size_t)mount));
     }
     fclose(file);

@@ -100,7 +100,9 @@ package func runTool<Command: ParsableCommand>(
 /// would repair.
 private func commandLineArguments() -> [String] {
     guard CommandLine.argc > 1 else { return [] }
-    return (1..<Int(CommandLine.argc)).compactMap { CommandLine.unsafeArgv[$0].map { PathBytes.string(terminated: $0) } }
+    return (1..<Int(CommandLine.argc)).compactMap { place in
+        CommandLine.unsafeArgv[place].map { PathBytes.string(terminated: $0) }
+    }
 }
 
 /// The text of `--version`: `hssl 0.1.0 (avx512vnni)`.

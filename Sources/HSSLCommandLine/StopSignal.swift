@@ -3,8 +3,8 @@ import Synchronization
 import Glibc
 #endif
 
-/// SIGINT, SIGTERM and SIGHUP (a terminal that was closed, taken for SIGTERM) as a flag that a loop polls between steps,
-/// so that it ends with everything saved.
+/// SIGINT, SIGTERM and SIGHUP (a closed terminal, taken for SIGTERM) as a flag that a loop polls between steps, so that
+/// it ends with everything saved.
 ///
 /// A second SIGINT ends the process at once with status 130: files are replaced atomically, so nothing on disk is
 /// harmed.

@@ -39,8 +39,8 @@ public struct Dataset: Sendable {
     ///   exists.
     ///
     /// - Parameters:
-    ///   - folderLabels: `folders` takes folders as classes and passes over images beside them, `none` takes every image
-    ///     without a label; nil decides as above.
+    ///   - folderLabels: `folders` takes folders as classes and passes over images beside them, `none` takes every
+    ///     image without a label; nil decides as above.
     ///   - excluding: a folder that is never part of the data: a run's own output.
     /// - Throws: ``DataError``, for an empty data set too.
     public init(

@@ -41,7 +41,7 @@ public struct FolderSummary: Equatable, Sendable {
         }
     }
 
-    /// `71 images in 2 folders (71 .png); passed over: 2 system folders (1 @eaDir, 1 __MACOSX), 3 files (2 .mp4, 1 .txt)`.
+    /// `71 images in 2 folders (71 .png); passed over: 3 files (2 .mp4, 1 .txt), 1 system folder (1 @eaDir)`.
     public var text: String {
         let images = self.images
         var text = "\(counted(images, "image")) in \(counted(folders, "folder"))"

@@ -20,8 +20,8 @@ extension [UInt8] {
         append(UInt8(ascii: "\""))
     }
 
-    /// The value of `"path"`. JSON holds no bytes: what is not UTF-8 is escaped (``PathBytes/escaped(_:)``), and the member
-    /// `"path_hex"` behind it has all bytes of the path in hexadecimal.
+    /// The value of `"path"`. JSON holds no bytes: what is not UTF-8 is escaped (``PathBytes/escaped(_:)``), and the
+    /// member `"path_hex"` behind it has all bytes of the path in hexadecimal.
     mutating func appendJSON(path: String) {
         guard PathBytes.isEscaped(path) else { return appendJSON(path) }
         appendJSON(PathBytes.escaped(path))

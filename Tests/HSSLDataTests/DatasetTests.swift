@@ -103,7 +103,8 @@ final class DatasetTests: XCTestCase {
         XCTAssertEqual(data.classNames, ["B", "a", "a-b", "b", "é"])
         XCTAssertEqual(
             (0..<data.count).map(data.name),
-            ["B/x.png", "a/a.jpg", "a/deep/z.Png", "a-b/1.png", "b/10.jpeg", "b/2.JPG", "é/1.png"].map { folder + "/" + $0 })
+            ["B/x.png", "a/a.jpg", "a/deep/z.Png", "a-b/1.png", "b/10.jpeg", "b/2.JPG",
+                "é/1.png"].map { folder + "/" + $0 })
         XCTAssertEqual((0..<data.count).map { data.label($0) }, [0, 1, 1, 2, 3, 3, 4])
         XCTAssertEqual(dataError { _ = try data.image(0) }?.path, folder + "/B/x.png")
     }
@@ -131,11 +132,13 @@ final class DatasetTests: XCTestCase {
         try write([1], to: "looped/1.png")
         let list = try InputList(arguments: [folder])
         XCTAssertEqual(list.items.map(\.path).prefix(2), [folder + "/class/1.png", folder + "/looped/1.png"])
-        XCTAssertEqual((2..<4).map { index in dataError { _ = try list.image(index) }?.kind }, [.symbolicLinkLoop, .symbolicLinkLoop])
+        XCTAssertEqual((2..<4).map { index in dataError { _ = try list.image(index) }?.kind },
+            [.symbolicLinkLoop, .symbolicLinkLoop])
         try FileManager.default.removeItem(atPath: folder + "/class")
         try FileManager.default.removeItem(atPath: folder + "/looped")
         try FileManager.default.createSymbolicLink(atPath: folder + "/void/up", withDestinationPath: "..")
-        XCTAssertEqual(dataError { _ = try Dataset(path: folder) }?.kind, .symbolicLinkLoop, "nothing else is there to say")
+        XCTAssertEqual(dataError { _ = try Dataset(path: folder) }?.kind, .symbolicLinkLoop,
+            "nothing else is there to say")
     }
 
     /// Images beside folders: nothing is a label, and everything is data.
@@ -146,7 +149,8 @@ final class DatasetTests: XCTestCase {
             "lost+found/x.png", ".thumbs/x.png", "run/report.png", "notes.txt", "clip.MP4", "clip.mp4", "README",
         ] { try write([1], to: name) }
         let data = try Dataset(path: folder, excluding: folder + "/run/")
-        XCTAssertEqual((0..<data.count).map(data.name), ["1.png", "2.png", "best/3.JPG", "best/deep/4.jpeg"].map { folder + "/" + $0 })
+        XCTAssertEqual((0..<data.count).map(data.name),
+            ["1.png", "2.png", "best/3.JPG", "best/deep/4.jpeg"].map { folder + "/" + $0 })
         XCTAssertFalse(data.hasLabels)
         XCTAssertEqual(data.summary, """
             \(folder): no labels, as images lie beside the folders (--labels folders takes these as classes); 4 images in \
@@ -175,7 +179,8 @@ final class DatasetTests: XCTestCase {
     func testNamesAreBytes() throws {
         for name in ["caf\u{e9}/1.png", "cafe\u{301}/2.png"] { try write([1], to: name) }
         XCTAssertEqual(try Dataset(path: folder).count, 2)
-        XCTAssertEqual(try Dataset(path: folder).classNames.map { Array($0.utf8) }, [Array("cafe\u{301}".utf8), Array("caf\u{e9}".utf8)])
+        XCTAssertEqual(try Dataset(path: folder).classNames.map { Array($0.utf8) },
+            [Array("cafe\u{301}".utf8), Array("caf\u{e9}".utf8)])
         let raw: [UInt8] = Array(folder.utf8) + [0x2F, 0x4D, 0xF1, 0x2E, 0x70, 0x6E, 0x67, 0]
         let descriptor = raw.withUnsafeBufferPointer { buffer in
             buffer.withMemoryRebound(to: CChar.self) { open($0.baseAddress!, O_CREAT | O_WRONLY, 0o644) }
@@ -230,9 +235,12 @@ final class DatasetTests: XCTestCase {
             dataError { _ = try InputList(arguments: ["-"], separator: separator) { bytes } }?.reason ?? "accepted"
         }
         let names = "a.png\nb.png\n"
-        XCTAssertEqual(try InputList(arguments: ["-"]) { [0xEF, 0xBB, 0xBF] + Array(names.utf8) }.items.map(\.path), ["a.png", "b.png"])
-        XCTAssertEqual(try InputList(arguments: ["-"], separator: 0) { [0xEF, 0xBB, 0xBF] + Array("a\0".utf8) }.items.map(\.path), ["a"])
-        let little = names.utf16.flatMap { [UInt8($0 & 255), UInt8($0 >> 8)] }, big = names.utf16.flatMap { [UInt8($0 >> 8), UInt8($0 & 255)] }
+        XCTAssertEqual(try InputList(arguments: ["-"]) { [0xEF, 0xBB, 0xBF] + Array(names.utf8) }.items.map(\.path),
+            ["a.png", "b.png"])
+        XCTAssertEqual(try InputList(arguments: ["-"],
+            separator: 0) { [0xEF, 0xBB, 0xBF] + Array("a\0".utf8) }.items.map(\.path), ["a"])
+        let little = names.utf16.flatMap { [UInt8($0 & 255),
+            UInt8($0 >> 8)] }, big = names.utf16.flatMap { [UInt8($0 >> 8), UInt8($0 & 255)] }
         for bytes in [[0xFF, 0xFE] + little, [0xFE, 0xFF] + big, little, big] {
             XCTAssertTrue(reason(bytes).contains("UTF-16"))
         }

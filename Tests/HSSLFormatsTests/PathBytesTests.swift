@@ -24,8 +24,10 @@ final class PathBytesTests: XCTestCase {
 
     func testEveryPathIsOneString() {
         var paths: [[UInt8]] = [
-            [], Array("plain".utf8), Array("café, \"q\"\n".utf8), [0x4D, 0xF1, 0x6F], [0xF4, 0x8F, 0xBE, 0x80], [0xED, 0xA0, 0x80],
-            [0xC0, 0x80], [0xF4], [0xE2, 0x82], Array("a\\xf1".utf8) + [0xF1], Array("\\\\".utf8), Array("\\".utf8) + [0xFF],
+            [], Array("plain".utf8), Array("café, \"q\"\n".utf8), [0x4D, 0xF1, 0x6F], [0xF4, 0x8F, 0xBE, 0x80], [0xED,
+                0xA0, 0x80],
+            [0xC0, 0x80], [0xF4], [0xE2, 0x82], Array("a\\xf1".utf8) + [0xF1],
+            Array("\\\\".utf8), Array("\\".utf8) + [0xFF],
             Array("\\\\\\x\\n\\".utf8), [0x5C, 0x5C, 0xFF, 0x5C],
         ]
         var state: UInt64 = 7
@@ -38,10 +40,12 @@ final class PathBytesTests: XCTestCase {
         for path in paths {
             let string = PathBytes.string(path)
             XCTAssertEqual(PathBytes.bytes(string), path)
-            XCTAssertEqual(PathBytes.isEscaped(string), String(validating: path, as: UTF8.self) == nil || path.contains(0xF4) && PathBytes.isEscaped(string))
+            XCTAssertEqual(PathBytes.isEscaped(string),
+                String(validating: path, as: UTF8.self) == nil || path.contains(0xF4) && PathBytes.isEscaped(string))
             XCTAssertEqual(unescaped(PathBytes.escaped(string)), path, PathBytes.escaped(string))
             XCTAssertFalse(PathBytes.isEscaped(PathBytes.escaped(string)))
-            let given = string.withPath { Array(UnsafeBufferPointer(start: $0, count: path.count + 1)).map { UInt8(bitPattern: $0) } }
+            let given = string.withPath { Array(UnsafeBufferPointer(start: $0,
+                count: path.count + 1)).map { UInt8(bitPattern: $0) } }
             XCTAssertEqual(given, path + [0])
         }
         let sorted = paths.sorted { $0.lexicographicallyPrecedes($1) }

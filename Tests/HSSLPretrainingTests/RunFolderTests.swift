@@ -82,7 +82,8 @@ final class RunFolderTests: XCTestCase {
             XCTAssertEqual(run.lockNotice?.contains("no locks"), true)
         }
         XCTAssertNil(try RunFolder(path: root, resume: false).lockNotice)
-        XCTAssertTrue(message { _ = try RunFolder(path: root, resume: false, flock: { _ in EIO }) }.contains("cannot lock"))
+        XCTAssertTrue(message { _ = try RunFolder(path: root, resume: false,
+            flock: { _ in EIO }) }.contains("cannot lock"))
     }
 
     /// Lines up to the checkpoint's step stay whatever is wrong with one of them.
