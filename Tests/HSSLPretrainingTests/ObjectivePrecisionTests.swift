@@ -15,8 +15,7 @@ final class ObjectivePrecisionTests: XCTestCase {
 
     private func bounds(_ name: String, _ precision: Precision) -> Bounds {
         let half = precision == .float16
-        // Batch norm over the 5 and 6 rows of these files multiplies the rounding of the features; over 64 rows, in
-        // PairTests, it does not.
+        // Batch norm over the 5 and 6 rows of these files multiplies the rounding of the features.
         switch name {
         case "byol-convnext-poolformer":
             return half ? Bounds(loss: 5e-4, tensor: 0.998, whole: 0.9997) : Bounds(loss: 1e-2, tensor: 0.4, whole: 0.95)
