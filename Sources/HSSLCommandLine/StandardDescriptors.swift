@@ -15,9 +15,8 @@ package func openStandardDescriptors() {
 }
 
 /// Takes settings out of the environment with which libomp ends the process (a stack that cannot be had or is too
-/// small,
-/// a number of threads that is none). The number of threads is ours to say, and its threads need no other stack. How
-/// threads are placed and how they wait stays the user's. Call before the first parallel region.
+/// small, a number of threads that is none). The number of threads is ours to say, and its threads need no other stack.
+/// How threads are placed and how they wait stays the user's. Call before the first parallel region.
 package func removeHarmfulThreadSettings() {
     for name in [
         "OMP_NUM_THREADS", "OMP_STACKSIZE", "GOMP_STACKSIZE", "KMP_STACKSIZE", "KMP_STACKOFFSET", "KMP_STACKPAD",

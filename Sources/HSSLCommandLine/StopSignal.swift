@@ -4,8 +4,7 @@ import Synchronization
 #endif
 
 /// SIGINT, SIGTERM and SIGHUP (a terminal that was closed, taken for SIGTERM) as a flag that a loop polls between
-/// steps,
-/// so that it ends with everything saved.
+/// steps, so that it ends with everything saved.
 ///
 /// A second SIGINT ends the process at once with status 130: files are replaced atomically, so nothing on disk is
 /// harmed.

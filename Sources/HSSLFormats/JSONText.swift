@@ -21,8 +21,7 @@ extension [UInt8] {
     }
 
     /// The value of `"path"`. JSON holds no bytes: what is not UTF-8 is escaped (``PathBytes/escaped(_:)``), and the
-    /// member
-    /// `"path_hex"` behind it has all bytes of the path in hexadecimal.
+    /// member `"path_hex"` behind it has all bytes of the path in hexadecimal.
     mutating func appendJSON(path: String) {
         guard PathBytes.isEscaped(path) else { return appendJSON(path) }
         appendJSON(PathBytes.escaped(path))

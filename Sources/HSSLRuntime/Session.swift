@@ -32,7 +32,8 @@ public final class Session {
     public func extract(
         images: [Float], count: Int, features: Features = .cls, normalize: Bool = false
     ) throws -> [Float] {
-        guard count >= 0 else { throw RuntimeError("\(count) images cannot be") }
+        // Before memory is asked for: a wrong count must not become a wrong size.
+        try check(images, count)
         var output = [Float](repeating: 0, count: count * model.rowCount(features))
         try extract(images: images, count: count, features: features, normalize: normalize, into: &output)
         return output
@@ -45,10 +46,8 @@ public final class Session {
     public func extract(
         images: [Float], count: Int, features: Features = .cls, normalize: Bool = false, into output: inout [Float]
     ) throws {
+        try check(images, count)
         let (wanted, room) = (model.imageCount, model.rowCount(features))
-        guard count >= 0, images.count / wanted >= count else {
-            throw RuntimeError("\(images.count) values are not \(count) images of \(wanted)")
-        }
         guard output.count / room >= count else {
             throw RuntimeError("\(output.count) values have no room for \(count) times \(room) features")
         }
@@ -65,6 +64,12 @@ public final class Session {
                     context.run { hssl_plan_run(&native, count, images, output, arenas.pointer) }
                 }
             }
+        }
+    }
+
+    private func check(_ images: [Float], _ count: Int) throws {
+        guard count >= 0, images.count / model.imageCount >= count else {
+            throw RuntimeError("\(images.count) values are not \(count) images of \(model.imageCount)")
         }
     }
 }

@@ -7,10 +7,14 @@ import XCTest
 
 /// The precision policies against the float32 step, and threads against one thread.
 final class ObjectivePrecisionTests: XCTestCase {
-    /// What a fixture's reduced precisions are held to: the loss, relative; the least cosine of a tensor's gradient; that
-    /// of all gradients as one vector.
+    /// What a fixture's reduced precisions are held to.
     private struct Bounds {
-        let loss, tensor, whole: Double
+        /// Relative.
+        let loss: Double
+        /// The least cosine of a tensor's gradient; nil: single tensors are not held to anything.
+        let tensor: Double?
+        /// The cosine of all gradients as one vector.
+        let whole: Double
     }
 
     private func bounds(_ name: String, _ precision: Precision) -> Bounds {
@@ -22,15 +26,15 @@ final class ObjectivePrecisionTests: XCTestCase {
         case "byol-swin-none":
             return half ? Bounds(loss: 5e-4, tensor: 0.9999, whole: 0.9999) : Bounds(loss: 1e-2, tensor: 0.94, whole: 0.99)
         case "mocov3-resnet-convnext":
-            return half ? Bounds(loss: 5e-4, tensor: 0.94, whole: 0.99) : Bounds(loss: 2e-2, tensor: -1, whole: 0.5)
+            return half ? Bounds(loss: 5e-4, tensor: 0.94, whole: 0.99) : Bounds(loss: 2e-2, tensor: nil, whole: 0.5)
         case "mocov3-vit-mlp":
-            return half ? Bounds(loss: 1e-3, tensor: 0.9998, whole: 0.9999) : Bounds(loss: 5e-2, tensor: 0, whole: 0.7)
+            return half ? Bounds(loss: 1e-3, tensor: 0.9998, whole: 0.9999) : Bounds(loss: 5e-2, tensor: nil, whole: 0.7)
         case "simmim-swin-convnext", "simmim-vit-none":
             return Bounds(loss: half ? 5e-4 : 5e-3, tensor: half ? 0.999 : 0.99, whole: half ? 0.9999 : 0.999)
         default: break
         }
         // A unit near zero that rounding moves across ReLU's kink changes its gradient by all of it, and the ResNets of
-        // the fixtures have 4 to 16 channels on 2 images. (At the sizes of PairTests all gradients keep 0.999.)
+        // the fixtures have 4 to 16 channels on 2 images. (At the sizes of PairTests whole models keep 0.998.)
         if name == "dino-resnet-poolformer" { return Bounds(loss: half ? 1e-3 : 1e-2, tensor: half ? 0.98 : 0.93, whole: half ? 0.998 : 0.99) }
         if name == "ibot-swin-resnet" { return Bounds(loss: half ? 5e-4 : 5e-3, tensor: half ? 0.98 : 0.6, whole: half ? 0.9999 : 0.999) }
         // 8 to 24 channels: one code is a larger part of a row than in any published model.
@@ -67,7 +71,9 @@ final class ObjectivePrecisionTests: XCTestCase {
                 }
                 let whole = cosine(ours, theirs)
                 print("Precision \(precision) \(name): loss off by \(loss), least cosine \(worst), of the whole model \(whole)")
-                XCTAssertGreaterThanOrEqual(worst.cosine, bounds.tensor, "\(precision) \(name): \(worst.name)")
+                if let bound = bounds.tensor {
+                    XCTAssertGreaterThanOrEqual(worst.cosine, bound, "\(precision) \(name): \(worst.name)")
+                }
                 XCTAssertGreaterThanOrEqual(whole, bounds.whole, "\(precision) \(name): all gradients")
             }
         }

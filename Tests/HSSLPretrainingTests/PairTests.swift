@@ -11,6 +11,7 @@ import XCTest
 final class PairTests: TrainerTestCase {
     /// The smallest model of each family.
     private let architectures = BaseFamilies.all.compactMap { $0.presets.first }
+    private let prototypes = ["ibot", "dino"]
     private let heads = [Recipe.Auxiliary.none] + HeadFamilies.all.map { $0.family }
 
     /// 4 images of 12 pixels an update; local views where the pair can see them.
@@ -57,8 +58,9 @@ final class PairTests: TrainerTestCase {
         for (a, architecture) in architectures.enumerated() {
             for (h, head) in heads.enumerated() {
                 for (o, objective) in Recipe.supportedObjectives.enumerated() {
-                    // Every precision with iBOT, the others in turn.
-                    for (p, precision) in Precision.allCases.enumerated() where objective == "ibot" || (a + h + o) % 3 == p {
+                    // Every precision with iBOT and DINO, the others in turn.
+                    let everyPrecision = prototypes.contains(objective)
+                    for (p, precision) in Precision.allCases.enumerated() where everyPrecision || (a + h + o) % 3 == p {
                         let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)"), name = "\(architecture) \(head) \(objective) \(precision)"
                         guard (try? NetworkSizes(recipe: recipe)) != nil else { continue }
                         pairs += 1
@@ -90,7 +92,7 @@ final class PairTests: TrainerTestCase {
         // All but ResNet with masks.
         let masking = Recipe.supportedObjectives.filter { ["ibot", "simmim"].contains($0) }.count
         let once = architectures.count * Recipe.supportedObjectives.count - masking
-        XCTAssertEqual(pairs, (once + 2 * (architectures.count - 1)) * heads.count)
+        XCTAssertEqual(pairs, (once + 2 * (architectures.count * prototypes.count - 1)) * heads.count)
     }
 
     /// The reduced precisions' gradients point where float32's do, tensor by tensor.

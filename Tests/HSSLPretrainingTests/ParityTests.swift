@@ -6,8 +6,8 @@ import XCTest
 
 @testable import HSSLPretraining
 
-/// Whole training steps against float64 trajectories of the reference in tools/reference: losses, logits, every gradient, and where student, teacher and
-/// centres end. The files say which base, head and objective they are of.
+/// Whole training steps against float64 trajectories of the reference in tools/reference: losses, logits, every
+/// gradient, and where student, teacher and centres end. The files say which base, head and objective they are of.
 ///
 /// Also runs every `*.safetensors` in the folder named by `HSSL_FIXTURES`.
 final class ParityTests: XCTestCase {
@@ -36,19 +36,25 @@ final class ParityTests: XCTestCase {
         var folders = [fixtures]
         if let folder = ProcessInfo.processInfo.environment["HSSL_FIXTURES"] { folders.append(folder) }
         for folder in folders {
-            let paths = try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.hasSuffix(".safetensors") }.sorted().map { folder + "/" + $0 }
-            XCTAssertGreaterThanOrEqual(paths.count, folder == fixtures ? 13 : 1, "\(folder) holds too few .safetensors files")
+            let names = try FileManager.default.contentsOfDirectory(atPath: folder)
+            let paths = names.filter { $0.hasSuffix(".safetensors") }.sorted().map { folder + "/" + $0 }
+            XCTAssertGreaterThanOrEqual(
+                paths.count, folder == fixtures ? 13 : 1, "\(folder) holds too few .safetensors files")
             for path in paths {
                 let trajectory = try ReferenceTrajectory(path: path)
-                let worst = try trajectory.replay(plain: plain, keptBytes: keptBytes, microBatches: microBatches(trajectory.configuration.images))
+                let worst = try trajectory.replay(
+                    plain: plain, keptBytes: keptBytes, microBatches: microBatches(trajectory.configuration.images))
                 print("Parity \(plain ? "plain" : "cheap") \((path as NSString).lastPathComponent): \(worst)")
                 XCTAssertLessThanOrEqual(worst.loss.value, Bound.loss, "loss of \(path)")
                 let coupled = trajectory.configuration.objective is any AgreementSettings
                 let bound = coupled ? Bound.coupledTensor : Bound.tensor
-                if plain { XCTAssertLessThanOrEqual(worst.logits.value, bound, "logits \(worst.logits.name) of \(path)") }
+                if plain {
+                    XCTAssertLessThanOrEqual(worst.logits.value, bound, "logits \(worst.logits.name) of \(path)")
+                }
                 XCTAssertLessThanOrEqual(worst.gradients.value, bound, "gradient \(worst.gradients.name) of \(path)")
                 XCTAssertLessThanOrEqual(worst.final.value, Bound.trajectory, "final \(worst.final.name) of \(path)")
-                XCTAssertLessThanOrEqual(worst.zeroGradient.value, 1, "zero gradient \(worst.zeroGradient.name) of \(path)")
+                XCTAssertLessThanOrEqual(
+                    worst.zeroGradient.value, 1, "zero gradient \(worst.zeroGradient.name) of \(path)")
             }
         }
     }

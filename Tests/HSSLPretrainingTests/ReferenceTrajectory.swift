@@ -10,7 +10,8 @@ struct ReferenceTrajectory {
     let file: SafetensorsFile
     let configuration: Configuration
 
-    /// `__metadata__["hssl.reference"]`: any base, head and objective (`base` an object), or the older files of a ViT with ConvNeXt blocks.
+    /// `__metadata__["hssl.reference"]`: any base, head and objective (`base` an object), or the older files of a ViT
+    /// with ConvNeXt blocks.
     struct Configuration {
         let architecture: ModelArchitecture
         let auxiliary: HeadSettings?
@@ -29,8 +30,10 @@ struct ReferenceTrajectory {
             (images, steps) = (try json.integer("images", in: context), try json.integer("steps", in: context))
             guard case .object(var base)? = try json.member("base", in: context) else {
                 architecture = try ModelArchitecture(VisionTransformer.Configuration(
-                    imageSize: json.integer("image_size", in: context), patchSize: json.integer("patch_size", in: context),
-                    embedDim: json.integer("embed_dim", in: context), depth: json.integer("depth", in: context), numHeads: json.integer("num_heads", in: context)))
+                    imageSize: json.integer("image_size", in: context),
+                    patchSize: json.integer("patch_size", in: context),
+                    embedDim: json.integer("embed_dim", in: context), depth: json.integer("depth", in: context),
+                    numHeads: json.integer("num_heads", in: context)))
                 var head = HeadSettings(family: "convnext", depth: try json.integer("auxiliary_depth", in: context))
                 head.kernelSize = try json.integer("auxiliary_kernel_size", in: context)
                 var settings = PrototypeSettings(
@@ -54,7 +57,8 @@ struct ReferenceTrajectory {
             if base["family"] == "convnext" { (base["kernel_size"], base["kernel"]) = (base["kernel"] ?? 7, nil) }
             architecture = try ModelArchitecture(json: .object(base))
             auxiliary = try json.member("auxiliary", in: context).map { section in
-                var head = HeadSettings(family: try section.string("family", in: context), depth: try section.integer("depth", in: context))
+                var head = HeadSettings(
+                    family: try section.string("family", in: context), depth: try section.integer("depth", in: context))
                 head.kernelSize = try section.member("kernel_size", in: context)?.asInteger ?? 7
                 head.firstShortcut = try section.member("first_shortcut", in: context) == .bool(true)
                 head.numHeads = try section.member("num_heads", in: context)?.asInteger
@@ -83,8 +87,9 @@ struct ReferenceTrajectory {
             case "byol": return try BYOLSettings(hidden: integer("hidden_dim"), output: integer("out_dim"))
             case "simmim": return try SimMIMSettings(maskStride: integer("mask_stride"))
             default:
-                var settings = try PrototypeSettings(hidden: integer("hidden_dim"), bottleneck: integer("bottleneck_dim"),
-                                                     prototypes: integer("prototypes"))
+                var settings = try PrototypeSettings(
+                    hidden: integer("hidden_dim"), bottleneck: integer("bottleneck_dim"),
+                    prototypes: integer("prototypes"))
                 settings.learnsPatches = name == "ibot"
                 settings.studentTemperature = try number("student_temperature")
                 settings.centerMomentum = try number("center_momentum")
@@ -125,10 +130,13 @@ struct ReferenceTrajectory {
         var gradients = Worst()
         /// ‖final − reference‖ / ‖reference − initial‖.
         var final = Worst()
-        /// Largest difference where the exact gradient is zero (the key third of `qkv.bias`), of the sum of the learning rates.
+        /// Largest difference where the exact gradient is zero (the key third of `qkv.bias`), of the sum of the
+        /// learning rates.
         var zeroGradient = Worst()
 
-        var description: String { "loss \(loss), logits \(logits), gradients \(gradients), final \(final), zero gradient \(zeroGradient)" }
+        var description: String {
+            "loss \(loss), logits \(logits), gradients \(gradients), final \(final), zero gradient \(zeroGradient)"
+        }
     }
 
     init(path: String) throws {
@@ -160,21 +168,27 @@ struct ReferenceTrajectory {
         let c = configuration
         let range = range ?? 0..<c.images
         let size = c.architecture.imageSize
-        let cells = c.architecture.makeBase(ParameterScope(ParameterSet()), .pretraining).grid(height: size, width: size).count
+        let cells = c.architecture.makeBase(ParameterScope(ParameterSet()), .pretraining).grid(
+            height: size, width: size).count
         let views = c.objective.globalViews
-        let batch = CropBatch(images: range.count, globalViews: views, globalSize: size, localViews: c.localViews, localSize: c.localSize, tokens: cells,
-                              firstImage: range.lowerBound)
+        let batch = CropBatch(
+            images: range.count, globalViews: views, globalSize: size, localViews: c.localViews, localSize: c.localSize,
+            tokens: cells, firstImage: range.lowerBound)
         let globals = try file.floats("step\(step)." + (views == 1 ? "images" : "global_views"))
         let locals = c.localViews > 0 ? try file.floats("step\(step).local_views") : []
         func take<T>(_ source: [T], views: Int, size: Int, into target: inout [T]) {
             for (place, image) in range.enumerated() {
                 for view in 0..<views {
-                    for i in 0..<size { target[(place * views + view) * size + i] = source[(view * c.images + image) * size + i] }
+                    for i in 0..<size {
+                        target[(place * views + view) * size + i] = source[(view * c.images + image) * size + i]
+                    }
                 }
             }
         }
         take(globals, views: views, size: 3 * size * size, into: &batch.globals)
-        if c.objective.masksPatches { take(Array(try file.tensor("step\(step).masks").bytes), views: views, size: cells, into: &batch.masks) }
+        if c.objective.masksPatches {
+            take(Array(try file.tensor("step\(step).masks").bytes), views: views, size: cells, into: &batch.masks)
+        }
         take(locals, views: c.localViews, size: 3 * c.localSize * c.localSize, into: &batch.locals)
         return batch
     }
@@ -190,13 +204,18 @@ struct ReferenceTrajectory {
 
     func schedule(step: Int) -> StepSchedule {
         let c = configuration
-        return StepSchedule(epoch: 0, learningRate: c.value("lr", step: step), weightDecay: c.value("weight_decay", step: step),
-                            teacherMomentum: c.value("teacher_momentum", step: step), teacherTemperature: c.value("teacher_temperature", step: step),
-                            teacherPatchTemperature: c.value("teacher_patch_temperature", step: step), prototypesFrozen: c.flag("freeze_prototypes", step: step))
+        return StepSchedule(
+            epoch: 0, learningRate: c.value("lr", step: step), weightDecay: c.value("weight_decay", step: step),
+            teacherMomentum: c.value("teacher_momentum", step: step),
+            teacherTemperature: c.value("teacher_temperature", step: step),
+            teacherPatchTemperature: c.value("teacher_patch_temperature", step: step),
+            prototypesFrozen: c.flag("freeze_prototypes", step: step))
     }
 
     /// - Parameter microBatches: images of each micro-batch of an update; nil: all at once.
-    func replay(plain: Bool, precision: Precision = .float32, keptBytes: Int? = nil, microBatches: [Int]? = nil) throws -> Deviations {
+    func replay(
+        plain: Bool, precision: Precision = .float32, keptBytes: Int? = nil, microBatches: [Int]? = nil
+    ) throws -> Deviations {
         let c = configuration
         let learner = try makeLearner(precision: precision)
         learner.objective.settings.plain = plain
@@ -217,7 +236,9 @@ struct ReferenceTrajectory {
             if step == 0 {
                 // Where images do not wait for one another, the logits are those of the last micro-batch.
                 if microBatches == nil || learner.objective.waits {
-                    for (name, logits) in sums.logits { worst.logits.consider(relative(logits, try file.floats("step0." + name)), name) }
+                    for (name, logits) in sums.logits {
+                        worst.logits.consider(relative(logits, try file.floats("step0." + name)), name)
+                    }
                 }
                 for parameter in learner.student.parameters.all {
                     let name = "step0.gradient." + parameter.name
@@ -225,12 +246,18 @@ struct ReferenceTrajectory {
                     if try isZero(parameter.name) { continue }
                     guard let gradient = parameter.gradient else { throw Missing(name: name) }
                     let ours = Array(UnsafeBufferPointer(start: gradient, count: parameter.count))
-                    worst.gradients.consider(relative(skippingKeys(parameter.name, ours), skippingKeys(parameter.name, try file.floats(name))), parameter.name)
+                    worst.gradients.consider(
+                        relative(
+                            skippingKeys(parameter.name, ours), skippingKeys(parameter.name, try file.floats(name))),
+                        parameter.name)
                 }
             }
             for (column, name) in c.parts.enumerated() {
                 let reference = Double(expected[step * c.parts.count + column])
-                worst.loss.consider(abs((name == "loss" ? sums.losses.total : sums.losses[name]) - reference) / max(abs(reference), 1e-12), "\(name) of step \(step)")
+                worst.loss.consider(
+                    abs((name == "loss" ? sums.losses.total : sums.losses[name]) - reference) / max(
+                        abs(reference), 1e-12),
+                    "\(name) of step \(step)")
             }
             _ = learner.update(sums, schedule: schedule(step: step))
         }
@@ -247,11 +274,15 @@ struct ReferenceTrajectory {
     }
 
     /// Whether a parameter's exact gradient is zero: AdamW then amplifies rounding.
-    private func isZero(_ name: String) throws -> Bool { try file.floats("step0.gradient." + name).allSatisfy { abs($0) < 1e-9 } }
+    private func isZero(_ name: String) throws -> Bool {
+        try file.floats("step0.gradient." + name).allSatisfy { abs($0) < 1e-9 }
+    }
 
     private struct Missing: Error { let name: String }
 
-    private func compareFinal(_ role: String, _ parameter: String, _ ours: [Float], into worst: inout Deviations) throws {
+    private func compareFinal(
+        _ role: String, _ parameter: String, _ ours: [Float], into worst: inout Deviations
+    ) throws {
         let name = role + parameter
         let final = try file.floats("final." + name), initial = try file.floats("initial." + name)
         func boundByRates(_ range: Range<Int>) {
@@ -274,7 +305,8 @@ struct ReferenceTrajectory {
     private func relative(_ ours: [Float], _ reference: [Float]) -> Double {
         guard ours.count == reference.count else { return .infinity }
         let scale = reference.map { Double(abs($0)) }.max() ?? 0
-        return zip(ours, reference).map { Double(abs($0 - $1)) }.reduce(0) { $0.isNaN || $1.isNaN ? .infinity : max($0, $1) } / max(scale, 1e-12)
+        return zip(ours, reference).map { Double(abs($0 - $1)) }.reduce(0) { $0.isNaN
+            || $1.isNaN ? .infinity : max($0, $1) } / max(scale, 1e-12)
     }
 
     private func norm(_ values: [Float]) -> Double { values.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot() }

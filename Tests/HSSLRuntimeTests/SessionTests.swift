@@ -14,6 +14,22 @@ final class SessionTests: XCTestCase {
         hssl_set_threads(1)
     }
 
+    /// Counts and sizes come from callers: wrong ones are errors, however large.
+    func testCountsThatDoNotFitAreErrors() throws {
+        let model = try RandomModel()
+        let images = model.images(2), session = try model.session()
+        for count in [-1, 3, .max, .min] {
+            XCTAssertThrowsError(try session.extract(images: images, count: count), "\(count)") { error in
+                XCTAssertEqual("\(error)", "2400 values are not \(count) images of 1200")
+            }
+        }
+        var output = [Float](repeating: 0, count: 71)
+        XCTAssertThrowsError(try session.extract(images: images, count: 2, into: &output)) { error in
+            XCTAssertEqual("\(error)", "71 values have no room for 2 times 36 features")
+        }
+        XCTAssertEqual(try session.extract(images: images, count: 0), [])
+    }
+
     // MARK: Against the Tape
 
     func testFloat32EqualsTheTape() throws {

@@ -36,10 +36,9 @@ package struct Agreement {
 /// teacher's projection of the other. Every stream learns from the teacher's auxiliary head (without one: its base).
 ///
 /// Projections see the whole update, so an update has three parts: features of teacher and student by micro-batch;
-/// head,
-/// loss and their gradients once over all features; then each micro-batch backwards from the gradient of its features.
-/// Its
-/// tape is kept while memory allows (`StepSettings.keptBytes`), else its forward pass is run again, to the same bits.
+/// head, loss and their gradients once over all features; then each micro-batch backwards from the gradient of its
+/// features. Its tape is kept while memory allows (`StepSettings.keptBytes`), else its forward pass is run again, to
+/// the same bits.
 package struct JointEmbeddingObjective: Objective {
     package let student: Network
     package let teacher: Network?

@@ -126,9 +126,8 @@ extension Objective {
     var streamWeight: Float { hasAuxiliary ? 0.5 : 1 }
 
     /// Of the projections that see one row a crop. An int8 run computes them in float16: what follows (low
-    /// temperatures,
-    /// batch norm) multiplies the rounding, no mean over patches hides it, and so few rows cost nothing. (iBOT: least
-    /// cosine of a gradient on the multi-crop fixture 0.9984 otherwise, 0.9991 so.)
+    /// temperatures, batch norm) multiplies the rounding, no mean over patches hides it, and so few rows cost nothing.
+    /// (iBOT: least cosine of a gradient on the multi-crop fixture 0.9984 otherwise, 0.9991 so.)
     var projectionPrecision: Precision { settings.precision == .int8 ? .float16 : settings.precision }
 
     /// The auxiliary head's global feature; nil without a head.

@@ -29,9 +29,8 @@ package struct PrototypeSettings: ObjectiveSettings {
     }
 }
 
-/// DINO and iBOT of a base alone or with an auxiliary head: every global stream learns from the teacher's
-/// auxiliary head
-/// (without one: from the teacher's base), patches learn from the teacher's base.
+/// DINO and iBOT of a base alone or with an auxiliary head: every global stream learns from the teacher's auxiliary
+/// head (without one: from the teacher's base), patches learn from the teacher's base.
 ///
 /// Source: arXiv 2310.05108, Caron et al. (DINO, ICCV 2021), Zhou et al. (iBOT, ICLR 2022); docs/method.md has the
 /// equations.
@@ -86,9 +85,8 @@ package struct PrototypeObjective: Objective {
         centers.update(with: step, prototypes: prototypes, momentum: prototype.centerMomentum)
     }
 
-    /// The copy with which an update moves the centres; and the teacher's CLS distributions, once more in the
-    /// order of the
-    /// student's rows.
+    /// The copy with which an update moves the centres; and the teacher's CLS distributions, once more in the order of
+    /// the student's rows.
     package var heapBytes: (fixed: Int, perImage: Int) {
         (4 * prototype.prototypes * prototype.bottleneck, 4 * 2 * prototype.globalViews * prototype.prototypes)
     }
@@ -231,9 +229,8 @@ package struct PrototypeObjective: Objective {
         }
     }
 
-    /// Losses of every row of the streams (base, then auxiliary) through the student's prototypes; their
-    /// gradients go to
-    /// the parameters.
+    /// Losses of every row of the streams (base, then auxiliary) through the student's prototypes; their gradients go
+    /// to the parameters.
     ///
     /// - Parameter plain: receives the plain evaluation where the settings ask for one.
     private func learn(_ streams: [PrototypeRows], _ tape: Tape,

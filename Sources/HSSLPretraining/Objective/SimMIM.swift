@@ -6,8 +6,7 @@ import HSSLModels
 ///
 /// loss = mean over the streams of Σ|pixel − prediction| over masked pixels / their number. Under HSSL also
 /// weight·mean(1 − cos(h(mean token), BN(CLS))): the base imitates the teacher head's global feature of the unmasked
-/// image,
-/// normalised over the batch so that a constant is no solution.
+/// image, normalised over the batch so that a constant is no solution.
 /// Source: Xie et al., "SimMIM: a simple framework for masked image modeling", CVPR 2022; the second term is this
 /// project's.
 package struct SimMIMSettings: ObjectiveSettings {

@@ -2,8 +2,7 @@ import CSupport
 import HSSLGraph
 
 /// One vector a view and image of an update, view-major [views · images, width], filled micro-batch by micro-batch in
-/// any
-/// order. Heads that see the whole batch read it as a leaf whose gradient the micro-batches go on with.
+/// any order. Heads that see the whole batch read it as a leaf whose gradient the micro-batches go on with.
 struct WholeBatchRows {
     let leaf: Parameter
     private let views: Int

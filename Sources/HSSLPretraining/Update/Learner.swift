@@ -68,9 +68,8 @@ package final class Learner {
         package var skipped: Bool
     }
 
-    /// Ends an update: clip, AdamW, EMA, the objective's own state; clears the gradients. A non-finite loss,
-    /// gradient or
-    /// centre leaves everything as it was.
+    /// Ends an update: clip, AdamW, EMA, the objective's own state; clears the gradients. A non-finite loss, gradient
+    /// or centre leaves everything as it was.
     package func update(_ sums: UpdateSums, schedule: StepSchedule) -> Outcome {
         defer { student.parameters.clearGradients() }
         let norms = optimizer.gradientNorms()
