@@ -291,7 +291,7 @@ final class RecipeMeaningTests: XCTestCase {
                                     "checkpoint.every_steps=7"))
         XCTAssertNil(try difference("optimizer.states=float32"))
         XCTAssertEqual(try difference("schedule.seed=3", "optimizer.learning_rate=0.001"),
-                       "optimizer.learning_rate: 0.00075 → 0.001")
+                       "optimizer.learning_rate: 0.003 → 0.001")
         XCTAssertEqual(try difference("objective.mask_ratio=[0, 0.4]"),
                        "objective.mask_ratio: [0.0, 0.3] → [0.0, 0.4]")
         XCTAssertEqual(try difference("auxiliary.family=none"), "auxiliary.family: convnext → none")

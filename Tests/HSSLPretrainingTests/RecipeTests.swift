@@ -57,7 +57,8 @@ final class RecipeTests: XCTestCase {
         let recipe = try parse(Self.full)
         XCTAssertEqual(recipe.model, .init(architecture: "vit_nano", imageSize: 28, patchSize: 4, dropPath: 0.1))
         XCTAssertEqual(recipe.auxiliary, .init(family: "convnext", depth: 2, kernelSize: 7, firstShortcut: false))
-        XCTAssertEqual(recipe.head, .init(hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true))
+        XCTAssertEqual(recipe.head, .init(hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true, outDim: 128,
+                                          projectorLayers: 2))
         XCTAssertEqual(recipe.objective, .init(
             name: "ibot", studentTemperature: 0.1, teacherTemperature: [0.04, 0.07], teacherPatchTemperature: [0.04, 0.07],
             warmupTeacherTemperatureEpochs: 3, maskRatio: [0, 0.3], maskRatioVariance: [0, 0.2], maskShape: .block, centerMomentum: 0.9))
@@ -146,7 +147,8 @@ final class RecipeTests: XCTestCase {
     }
 
     func testContradictionsAndOverflowsAreRefused() {
-        XCTAssertTrue(refusal(Self.smallest, set: ["schedule.epochs=5"]).contains("optimizer.warmup_epochs (10) is more than schedule.epochs (5)"))
+        let longWarmup = refusal(Self.smallest, set: ["schedule.epochs=5", "optimizer.warmup_epochs=10"])
+        XCTAssertTrue(longWarmup.contains("optimizer.warmup_epochs (10.0) is more than schedule.epochs (5)"), longWarmup)
         XCTAssertTrue(refusal(Self.smallest, set: ["optimizer.min_learning_rate=1"]).contains("min_learning_rate"))
         XCTAssertTrue(refusal("model: {architecture: vit_tiny, image_size: 2048, patch_size: 1}", set: ["schedule.batch_size=65536"])
             .contains("token rows"))

@@ -105,6 +105,12 @@ extension RecipeKey {
                   convert: { RecipeValue.number($0, in: range) }, field: { .number($0) })
     }
 
+    /// A number that is mostly whole, and written as an integer then: builds before took nothing else.
+    static func count(_ name: String, _ path: Path<Double>, in range: Bounds, _ help: String) -> RecipeKey {
+        RecipeKey(name, path, help, values: "number \(range)", convert: { RecipeValue.number($0, in: range) },
+                  field: { value in Int(exactly: value).map { .integer($0) } ?? .number(value) })
+    }
+
     static func numbers(
         _ name: String, _ path: Path<[Double]>, count: ClosedRange<Int>, in range: Bounds,
         absentMeans: [Double]? = nil, _ help: String

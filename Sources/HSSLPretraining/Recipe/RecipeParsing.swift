@@ -74,11 +74,9 @@ extension Recipe {
         }
         // What a choice decides is known before the keys that depend on it.
         let all = sections.flatMap { section in section.keys.map { (section, $0) } }
-        let choosing = Set(selectors.map(\.path))
+        let choosing = Set(selectors.map(\.path) + decidingKeys)
         for (section, key) in all where choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
-        for selector in selectors {
-            selector.variants.first { $0.name == recipe[keyPath: selector.chosen] }?.defaults(&recipe)
-        }
+        recipe.fitDefaults()
         for (section, key) in all where !choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
         if let fault = faults.first { throw fault }
 
@@ -100,7 +98,7 @@ extension Recipe {
 
     /// Faults that no single key has.
     private func firstContradiction() -> String? {
-        if optimizer.warmupEpochs > schedule.epochs {
+        if optimizer.warmupEpochs > Double(schedule.epochs) {
             return "optimizer.warmup_epochs (\(optimizer.warmupEpochs)) is more than "
                 + "schedule.epochs (\(schedule.epochs)); lower it too"
         }

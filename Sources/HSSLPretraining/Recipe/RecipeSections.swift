@@ -27,6 +27,7 @@ extension Recipe {
         public var imageSize = 0
         public var patchSize: Int?
         public var dropPath = 0.1
+        public var freezePatchEmbedding = false
     }
 
     private static func modelSection(_ names: Names) -> RecipeSection {
@@ -41,6 +42,9 @@ extension Recipe {
                      "Side of a patch, pixels; divides image_size."),
             .number("drop_path", \.model.dropPath, in: .fraction,
                     "Stochastic-depth rate of the last block; rates rise linearly from 0."),
+            // Builds before this key trained every patch embedding.
+            .flag("freeze_patch_embedding", \.model.freezePatchEmbedding, absentMeans: false,
+                  "Whether the patch embedding stays as it was drawn; true for a ViT, unless its images are small."),
         ])
     }
 }
@@ -147,7 +151,8 @@ extension Recipe {
             .numbers("teacher_patch_temperature", \.objective.teacherPatchTemperature, count: 2...2, in: temperature,
                      "The same for patch targets."),
             .integer("warmup_teacher_temperature_epochs", \.objective.warmupTeacherTemperatureEpochs, in: epochs,
-                     "Epochs over which the teacher's temperatures go from the first value to the last."),
+                     "Epochs over which the teacher's temperatures go from the first value to the last; half of fewer "
+                        + "than 100."),
             .numbers("mask_ratio", \.objective.maskRatio, count: 1...16, in: .probability,
                      "Mean shares of masked patches; each global view takes one of them with equal odds."),
             .numbers("mask_ratio_variance", \.objective.maskRatioVariance, count: 1...16, in: .probability,
@@ -185,6 +190,7 @@ extension Recipe {
             name: "mocov3", help: "of all images of an update, a view recognises the other of its own (arXiv 2104.02057)",
             keys: embeddingKeys + [
                 "head.projector_layers", "head.predictor_last_norm", "objective.temperature",
+                "model.freeze_patch_embedding",
             ], defaults: jointEmbedding),
         RecipeVariant(
             name: "byol", help: "a view predicts the teacher's projection of the other (arXiv 2006.07733)",
@@ -240,7 +246,7 @@ extension Recipe {
     public struct Optimizer: Equatable, Sendable {
         public var learningRate = 7.5e-4
         public var minLearningRate = 2e-6
-        public var warmupEpochs = 10
+        public var warmupEpochs = 10.0
         public var weightDecay = [0.04, 0.4]
         public var clipGradient = 0.3
         public var teacherMomentum = 0.996
@@ -263,8 +269,8 @@ extension Recipe {
                     "Peak rate for an update of 256 images; scaled by images/256 for others."),
             .number("min_learning_rate", \.optimizer.minLearningRate, in: .from(0, to: 1000),
                     "Last rate of the cosine; not scaled."),
-            .integer("warmup_epochs", \.optimizer.warmupEpochs, in: 0...1_000_000,
-                     "Epochs over which the rate rises linearly from 0."),
+            .count("warmup_epochs", \.optimizer.warmupEpochs, in: .from(0, to: 1_000_000),
+                   "Epochs, or a part of one, over which the rate rises linearly from 0; a tenth of fewer than 100."),
             .numbers("weight_decay", \.optimizer.weightDecay, count: 2...2, in: .from(0, to: 100),
                      "First and last value of a cosine over the run."),
             .number("clip_gradient", \.optimizer.clipGradient, in: .from(0, to: 1e6),
@@ -272,7 +278,7 @@ extension Recipe {
             .number("teacher_momentum", \.optimizer.teacherMomentum, in: .probability,
                     "First value of a cosine that ends at 1."),
             .integer("freeze_prototypes_epochs", \.optimizer.freezePrototypesEpochs, in: 0...1_000_000,
-                     "First epochs in which the prototypes stay as they are."),
+                     "First epochs in which the prototypes stay as they are; fewer in less than 100 epochs."),
             // Builds before this key kept every moment in float32.
             .choice("states", \.optimizer.states, absentMeans: .float32,
                     "How moments of large matrices are kept; auto: int8 where schedule.precision is, else float32.")

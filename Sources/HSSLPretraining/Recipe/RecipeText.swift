@@ -41,7 +41,8 @@ extension Recipe {
             A recipe is YAML: sections of keys, `section: {key: value, …}`. Keys that are not required may be left out. On
             the command line, --set section.key=value gives a key another value; the value null takes the key out.
             --resume takes a recipe that means the same as the run's; keys marked * may differ, for no weight depends
-            on them.
+            on them. Defaults are the published run's (224 pixels, 100 epochs); some follow from the objective, the image
+            size and the epochs, as `hssl recipe RECIPE.yaml` shows.
 
             """
         for section in sections(Names(architectures: architectures, objectives: objectives, families: families)) {
@@ -68,19 +69,30 @@ extension Recipe {
         return text
     }
 
-    /// What objectives change about a default: ` (byol: …, mocov3: …)`.
+    /// What objectives and small images change about a default: ` (byol: …; images of at most 64 pixels: …)`.
     private static func otherDefaults(_ key: RecipeKey, _ path: String, _ objectives: [String]) -> String {
-        let usual = key.field(Recipe())
-        let others = objectiveVariants.filter { objectives.contains($0.name) }.compactMap { variant -> String? in
+        func value(_ objective: String, imageSize: Int) -> Field? {
             var recipe = Recipe()
-            recipe.objective.name = variant.name
-            variant.defaults(&recipe)
-            guard recipe.reads(path), path != "objective.name", let field = key.field(recipe), field != usual else {
-                return nil
-            }
-            return "\(variant.name): \(field.yaml)"
+            recipe.objective.name = objective
+            recipe.model.imageSize = imageSize
+            recipe.fitDefaults()
+            return recipe.reads(path) && path != "objective.name" ? key.field(recipe) : nil
         }
-        return others.isEmpty ? "" : " (\(others.joined(separator: ", ")))"
+        let usual = key.field(Recipe()), published = 224
+        let names = objectiveVariants.map(\.name).filter { objectives.contains($0) }
+        var others: [String] = []
+        var small: [(name: String, yaml: String)] = []
+        for name in names {
+            guard let field = value(name, imageSize: published) else { continue }
+            if field != usual { others.append("\(name): \(field.yaml)") }
+            if let reduced = value(name, imageSize: smallImage), reduced != field { small.append((name, reduced.yaml)) }
+        }
+        if let first = small.first {
+            let isCommon = small.allSatisfy { $0.yaml == first.yaml }
+            let text = isCommon ? first.yaml : small.map { "\($0.yaml) for \($0.name)" }.joined(separator: ", ")
+            others.append("images of at most \(smallImage) pixels: \(text)")
+        }
+        return others.isEmpty ? "" : " (\(others.joined(separator: "; ")))"
     }
 
     /// Lines of at most 100 characters.

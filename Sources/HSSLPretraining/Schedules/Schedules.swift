@@ -74,7 +74,7 @@ public struct Schedules: Sendable {
     }
 
     private func learningRate(step: Int) -> Double {
-        let warmup = optimizer.warmupEpochs * stepsPerEpoch
+        let warmup = Int((optimizer.warmupEpochs * Double(stepsPerEpoch)).rounded())
         if step < warmup {
             // numpy's linspace(0, lr, 1) is [0].
             return warmup == 1 ? 0 : peakLearningRate * Double(step) / Double(warmup - 1)

@@ -18,6 +18,13 @@ extension NetworkSizes {
         if recipe.objectiveSettings.masksPatches, model.maskToken == nil {
             return "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage where a mask could stand; use dino"
         }
+        if recipe.model.freezePatchEmbedding {
+            let parameters = ParameterSet()
+            _ = base.makeBase(ParameterScope(parameters)("base"), .pretraining)
+            if !parameters.all.contains(where: { $0.name.hasPrefix(Learner.patchEmbedding) }) {
+                return "model.freeze_patch_embedding: \(name) (family \(base.family)) has no patch embedding"
+            }
+        }
         guard recipe.data.localCrops > 0 else { return nil }
         let size = recipe.data.localCropsSize
         if let reason = base.configuration.objection(toImageSize: size) { return "data.local_crops_size \(size) does not fit \(name): \(reason)" }
@@ -91,6 +98,7 @@ extension Learner {
         }
         try self.init(sizes: NetworkSizes(recipe: recipe), objective: recipe.objectiveSettings,
                       settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
-                      clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage)
+                      clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage,
+                      freezesPatchEmbedding: recipe.model.freezePatchEmbedding)
     }
 }

@@ -12,13 +12,17 @@ package final class Learner {
     package var objective: any Objective
     /// Largest L2 norm of one tensor's gradient; 0 does not clip.
     package let clipGradient: Float
+    /// Parameters that no update changes.
+    private let frozen: Set<String>
     private let sizes: NetworkSizes
 
     /// The teacher starts as a copy of the student.
     ///
-    /// - Parameter moments: how the optimizer keeps large moments; nil: as goes with the precision.
+    /// - Parameters:
+    ///   - moments: how the optimizer keeps large moments; nil: as goes with the precision.
+    ///   - freezesPatchEmbedding: whether the base's patch embedding stays as it was drawn.
     package init(sizes: NetworkSizes, objective: any ObjectiveSettings, settings: StepSettings, clipGradient: Float,
-                 moments: MomentStorage? = nil) throws {
+                 moments: MomentStorage? = nil, freezesPatchEmbedding: Bool = false) throws {
         // Without it every kernel would silently be the scalar one.
         try Processor.initialize()
         self.sizes = sizes
@@ -35,7 +39,12 @@ package final class Learner {
         let storage = moments ?? MomentStorage(for: settings.precision)
         optimizer = AdamW(student: student, teacher: teacher, storage: storage, seed: settings.seed, pool: pool)
         self.clipGradient = clipGradient
+        let embedding = student.parameters.all.map(\.name).filter { $0.hasPrefix(Self.patchEmbedding) }
+        frozen = freezesPatchEmbedding ? Set(embedding) : []
     }
+
+    /// What the names of a patch embedding's parameters begin with (ViT, Swin).
+    package static let patchEmbedding = "base.patch_embed."
 
     package var architecture: ModelArchitecture { sizes.base }
 
@@ -81,7 +90,7 @@ package final class Learner {
         objective.updateState(sums, pool: pool)
         optimizer.update(norms: norms, learningRate: Float(schedule.learningRate),
                          weightDecay: Float(schedule.weightDecay), clip: clipGradient,
-                         frozen: Set(objective.frozen(schedule).map(\.name)), momentum: Float(schedule.teacherMomentum))
+                         frozen: frozen.union(objective.frozen(schedule).map(\.name)), momentum: Float(schedule.teacherMomentum))
         return Outcome(loss: loss, gradientNorm: total, skipped: false)
     }
 }

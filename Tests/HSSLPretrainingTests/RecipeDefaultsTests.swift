@@ -1,0 +1,99 @@
+import HSSLModels
+import XCTest
+@testable import HSSLPretraining
+
+/// What a recipe that says little means.
+final class RecipeDefaultsTests: TrainerTestCase {
+    private func parse(_ text: String, _ overrides: String...) throws -> Recipe {
+        try Recipe.parse(text, file: "r.yaml", architectures: ModelArchitecture.names, overrides: overrides)
+    }
+
+    func testThePublishedRunIsTheDefaultAtItsOwnSize() throws {
+        var published = Recipe()
+        published.model.architecture = "vit_base"
+        published.model.imageSize = 224
+        XCTAssertEqual(try parse("model: {architecture: vit_base, image_size: 224}"), published)
+    }
+
+    func testEpochsAreSharedOutAsPublished() throws {
+        for (epochs, warmup, frozen, temperature) in [
+            (1, 0.1, 0, 1), (2, 0.2, 1, 1), (5, 0.5, 1, 2), (40, 4, 1, 20), (100, 10, 3, 50), (400, 10, 3, 50),
+        ] {
+            let recipe = try parse("model: {architecture: vit_small, image_size: 224}", "schedule.epochs=\(epochs)")
+            XCTAssertEqual(recipe.optimizer.warmupEpochs, warmup, accuracy: 1e-12, "\(epochs) epochs")
+            XCTAssertEqual(recipe.optimizer.freezePrototypesEpochs, frozen, "\(epochs) epochs")
+            XCTAssertEqual(recipe.objective.warmupTeacherTemperatureEpochs, temperature, "\(epochs) epochs")
+        }
+    }
+
+    func testWhatIsWrittenBeatsWhatFollows() throws {
+        let text = "model: {architecture: vit_nano, image_size: 28, patch_size: 7}"
+        let small = try parse(text, "objective.name=mocov3")
+        XCTAssertEqual([small.head.hiddenDim, small.head.outDim, small.head.projectorLayers], [512, 128, 2])
+        XCTAssertEqual(small.data.blurProbability, [0, 0, 0])
+        let written = try parse(text, "objective.name=mocov3", "head.hidden_dim=4096", "optimizer.learning_rate=1.5e-4",
+                                "data.blur_probability=[1, 0.1, 0.5]")
+        XCTAssertEqual(written.head.hiddenDim, 4096)
+        XCTAssertEqual(written.optimizer.learningRate, 1.5e-4)
+        XCTAssertEqual(written.data.blurProbability, [1, 0.1, 0.5])
+        XCTAssertEqual(try parse(small.yaml), small, "the resolved recipe means the same")
+    }
+
+    func testFiveLinesRunUnderEveryObjective() throws {
+        for objective in Recipe.supportedObjectives {
+            for epochs in [1, 2] {
+                let recipe = try parse("""
+                    model:     {architecture: vit_nano, image_size: 12, patch_size: 4}
+                    auxiliary: {family: resnet, depth: 1}
+                    objective: {name: \(objective)}
+                    schedule:  {epochs: \(epochs), batch_size: 32}
+                    """)
+                let summary = try trainer(recipe, "\(objective)-\(epochs)").runQuietly()
+                XCTAssertEqual(summary.ending, .finished)
+            }
+        }
+    }
+
+    // MARK: The patch embedding of MoCo v3
+
+    func testThePatchEmbeddingIsFrozenWherePublished() throws {
+        func frozen(_ architecture: String, _ size: Int, _ objective: String) throws -> Bool {
+            try parse("model: {architecture: \(architecture), image_size: \(size)}", "objective.name=\(objective)")
+                .model.freezePatchEmbedding
+        }
+        XCTAssertTrue(try frozen("vit_small", 224, "mocov3"))
+        XCTAssertFalse(try frozen("vit_small", 224, "byol"))
+        XCTAssertThrowsError(try parse("model: {architecture: vit_small, image_size: 224, freeze_patch_embedding: true}"))
+        XCTAssertFalse(try frozen("resnet50_gn", 224, "mocov3"))
+        XCTAssertFalse(try frozen("vit_nano", 28, "mocov3"))
+    }
+
+    func testAFrozenPatchEmbeddingKeepsItsBits() throws {
+        let text = "model: {architecture: vit_nano, image_size: 12, patch_size: 4}"
+        for (freezes, name) in [(true, "frozen"), (false, "free")] {
+            let recipe = try parse(
+                text, "objective.name=mocov3", "auxiliary.depth=1", "schedule.batch_size=32", "schedule.epochs=1",
+                "model.freeze_patch_embedding=\(freezes)")
+            let trainer = try trainer(recipe, name)
+            func values(_ suffix: String) throws -> [Float] {
+                let parameter = try XCTUnwrap(trainer.learner.student.parameters["base.\(suffix)"])
+                return Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count))
+            }
+            let embedding = try values("patch_embed.proj.weight"), bias = try values("patch_embed.proj.bias")
+            let block = try values("blocks.0.mlp.fc1.weight")
+            try trainer.runQuietly()
+            XCTAssertEqual(try values("patch_embed.proj.weight") == embedding, freezes, name)
+            XCTAssertEqual(try values("patch_embed.proj.bias") == bias, freezes, name)
+            XCTAssertNotEqual(try values("blocks.0.mlp.fc1.weight"), block, name)
+        }
+    }
+
+    func testABaseWithoutAPatchEmbeddingRefuses() throws {
+        let recipe = try parse("model: {architecture: resnet_micro, image_size: 12}", "objective.name=mocov3",
+                               "schedule.batch_size=32", "model.freeze_patch_embedding=true")
+        XCTAssertEqual(
+            message { _ = try trainer(recipe, "refused") },
+            "model.freeze_patch_embedding: resnet_micro (family resnet) has no patch embedding")
+    }
+
+}
