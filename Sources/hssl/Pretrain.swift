@@ -27,7 +27,8 @@ struct Pretrain: ParsableCommand {
         let log = Logger(label: "hssl")
         let resolved = try options.resolvedRecipe()
         let dataset = try options.dataset(log)
-        let trainer = try Trainer(recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions)
+        let trainer = try Trainer(
+            recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions)
         log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(resolved.schedule.precision.rawValue), \(options.shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
 
         if let notice = trainer.notice { log.warning("\(notice)") }

@@ -69,8 +69,11 @@ struct Search: ParsableCommand {
         if outcome.summary.step < last { bar.finish(done: outcome.summary.step) }
 
         if let target { try target.write(outcome.json) }
-        if let result = outcome.result, let winner = result.winner {
+        if let result = outcome.result {
             if json != "-" { print(result.table) }
+            guard let winner = result.winner else {
+                throw CommandError("\(result.failure ?? ""); \(options.output)/report.html has the figures")
+            }
             log.info("finished: \(winner.head) wins; \(options.output)/recipe.yaml, \(options.output)/report.html")
         } else {
             log.info("stopped after step \(outcome.summary.step) of \(trainer.totalSteps), saved; --resume goes on")

@@ -20,7 +20,10 @@ final class Candidate {
 
     /// - Parameter head: nil: the base's own feature in its place, as a measure for the others.
     /// - Throws: `ModelError` for a head that makes no sense over this base.
-    init(_ name: String, head: HeadSettings?, over base: Network, grid: Grid, _ shared: CandidateSettings, pool: BufferPool) throws {
+    init(
+        _ name: String, head: HeadSettings?, over base: Network, grid: Grid, _ shared: CandidateSettings,
+        pool: BufferPool
+    ) throws {
         let shape = GridShape(grid: grid, width: base.base.width)
         func network(_ isStudent: Bool) throws -> CandidateNetwork {
             try CandidateNetwork(head, over: shape, shared, isStudent: isStudent)
@@ -43,7 +46,8 @@ final class Candidate {
 
     var checkpointPart: CheckpointPart {
         CheckpointPart(
-            prefix: "candidate.\(name).", networks: [(student.parameters, "student."), (teacher.parameters, "teacher.")],
+            prefix: "candidate.\(name).",
+            networks: [(student.parameters, "student."), (teacher.parameters, "teacher.")],
             optimizer: optimizer, state: centers.named, restore: { self.centers.cls = $1 })
     }
 
@@ -103,7 +107,9 @@ final class Candidate {
     }
 
     /// Unit vectors of the student's head and of its probe.
-    func projections(_ global: Tensor, _ base: DetachedBase, _ settings: StepSettings) -> (head: Tensor, probe: Tensor) {
+    func projections(
+        _ global: Tensor, _ base: DetachedBase, _ settings: StepSettings
+    ) -> (head: Tensor, probe: Tensor) {
         guard let probe = student.probe else { preconditionFailure("a candidate's student has a probe") }
         return global.tape.computing(at: settings.projectionPrecision) { (student.mlp(global), probe(base.global)) }
     }

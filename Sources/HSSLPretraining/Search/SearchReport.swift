@@ -36,7 +36,9 @@ struct SearchReport {
         let lowest = min(0, rows.map { $0.gap - $0.gapError }.min() ?? 0)
         let ticks = Ticks(covering: lowest, largest > lowest ? largest : lowest + 1, about: 5, outward: true)
         let (left, width, step) = (90.0, 440.0, 30.0), height = step * Double(rows.count)
-        func x(_ value: Double) -> String { fixed(left + (value - ticks.low) / (ticks.high - ticks.low) * width, places: 1) }
+        func x(_ value: Double) -> String {
+            fixed(left + (value - ticks.low) / (ticks.high - ticks.low) * width, places: 1)
+        }
         func line(_ name: String, _ x1: String, _ x2: String, _ y1: Double, _ y2: Double) -> String {
             "<line class=\"\(name)\" x1=\"\(x1)\" x2=\"\(x2)\" y1=\"\(fixed(y1, places: 1))\" y2=\"\(fixed(y2, places: 1))\"/>"
         }
@@ -62,10 +64,13 @@ struct SearchReport {
 
     private var curves: String {
         func chart(_ title: String, _ prefix: String) -> String {
-            LineChart(title: title, xLabel: "step", series: (options.heads + [CandidateSet.referenceName]).enumerated().map { place, head in
-                let points = metrics.compactMap { line in line.candidates[prefix + head].map { (Double(line.step), $0) } }
+            let series = (options.heads + [CandidateSet.referenceName]).enumerated().map { place, head in
+                let points = metrics.compactMap { line in
+                    line.candidates[prefix + head].map { (Double(line.step), $0) }
+                }
                 return LineChart.Series(name: head, points: points, color: place % 7)
-            }).svg() ?? ""
+            }
+            return LineChart(title: title, xLabel: "step", series: series).svg() ?? ""
         }
         let charts = chart("Loss of the heads", "head_") + chart("Loss of their probes on the base", "probe_")
         return charts.isEmpty ? "" : "<section class=\"charts\">\(charts)</section>"

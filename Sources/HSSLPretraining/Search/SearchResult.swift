@@ -76,6 +76,13 @@ public struct SearchResult: Equatable, Sendable {
             .min { ($0.multiplyAdds, $0.parameters) < ($1.multiplyAdds, $1.parameters) }
     }
 
+    /// Why nobody wins, in one line; nil: somebody does.
+    public var failure: String? {
+        guard winner == nil else { return nil }
+        let reasons = rows.map { "\($0.head): \(objection(to: $0) ?? "")" }
+        return "no head is eligible (\(reasons.joined(separator: ", ")))"
+    }
+
     // MARK: Text
 
     /// A heading and a line a head, then the reference, as columns.

@@ -81,7 +81,9 @@ public final class SearchTrainer {
     /// Trains until the schedule ends, `maxSteps` or `shouldStop`; at the end compares the candidates and writes
     /// `recipe.yaml` and `report.html`.
     ///
-    /// - Throws: as `Trainer.run`, and where no candidate is eligible: the report is there, `recipe.yaml` is not.
+    /// Without an eligible candidate there is no `recipe.yaml`.
+    ///
+    /// - Throws: as `Trainer.run`.
     public func run(shouldStop: () -> Bool, progress: Trainer.Progress, notice: Trainer.Notice) throws -> Outcome {
         let summary = try trainer.run(shouldStop: shouldStop, progress: progress, notice: notice)
         guard summary.ending == .finished else {
@@ -90,14 +92,12 @@ public final class SearchTrainer {
         }
         let (result, unreadable) = try measure(notice)
         try report(result)
-        guard let winner = result.winner else {
-            let reasons = result.rows.map { "\($0.head): \(result.objection(to: $0) ?? "")" }.joined(separator: ", ")
-            throw PretrainingError("no head is eligible (\(reasons)); \(trainer.folder.reportPath) has the figures")
-        }
+        let outcome = Outcome(summary: summary, result: result, unreadable: unreadable)
+        guard let winner = result.winner else { return outcome }
         let note = "# The head that hssl search chose of \(options.heads.joined(separator: ", ")) on "
             + "\(trainer.datasetName): gap \(fixed(winner.gap, places: 4)) ± \(fixed(winner.gapError, places: 4)) nats.\n"
         try AtomicFile.write(Array((note + recipe.with(head: winner.head).yaml).utf8), to: trainer.folder.winnerPath)
-        return Outcome(summary: summary, result: result, unreadable: unreadable)
+        return outcome
     }
 
     private func report(_ result: SearchResult?) throws {

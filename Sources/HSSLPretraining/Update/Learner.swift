@@ -38,7 +38,9 @@ package final class Learner {
             teacher.copy(from: student)
         }
         let storage = moments ?? MomentStorage(for: settings.precision)
-        optimizer = AdamW(student: student.parameters, teacher: teacher?.parameters, storage: storage, seed: settings.seed, pool: pool)
+        optimizer = AdamW(
+            student: student.parameters, teacher: teacher?.parameters, storage: storage, seed: settings.seed,
+            pool: pool)
         self.clipGradient = clipGradient
     }
 
