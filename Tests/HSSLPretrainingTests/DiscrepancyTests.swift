@@ -16,8 +16,10 @@ final class DiscrepancyTests: XCTestCase {
 
     /// Multiples of 1/8, as the reference has them.
     private func matrix(_ width: Int, _ a: Int, _ b: Int, plus offset: Float = 0) -> [Float] {
-        (0..<Self.rows).flatMap { i in
-            (0..<width).map { j in Float((i * a + j * b + i * j * (a + 1)) % 31 - 15) / 8 + offset }
+        (0..<Self.rows * width).map { place -> Float in
+            let (i, j) = (place / width, place % width)
+            let phase: Int = i * a + j * b + i * j * (a + 1)
+            return Float(phase % 31 - 15) / 8 + offset
         }
     }
 
@@ -31,8 +33,10 @@ final class DiscrepancyTests: XCTestCase {
         XCTAssertEqual(Discrepancy.hsic(y, y, rows: Self.rows), 4.957499062894486, accuracy: 1e-5)
         XCTAssertEqual(Discrepancy.cka(x, y, rows: Self.rows), 1.1711628684613757, accuracy: 1e-6)
         // A constant added to every row, a factor, and another order of the columns change nothing.
-        let other = (0..<Self.rows).flatMap { row in
-            (0..<5).reversed().map { -3 * x[row * 5 + $0] + 100 + Float($0) }
+        let x = self.x
+        let other = x.indices.map { place -> Float in
+            let column = 4 - place % 5
+            return 100 + Float(column) - 3 * x[place - place % 5 + column]
         }
         XCTAssertEqual(Discrepancy.cka(x, other, rows: Self.rows), 0, accuracy: 1e-5)
         XCTAssertEqual(Discrepancy.cka(other, y, rows: Self.rows), 1.1711628684613757, accuracy: 1e-5)
@@ -59,7 +63,11 @@ final class DiscrepancyTests: XCTestCase {
     }
 
     func testEigenvalues() {
-        let matrix = (0..<6).flatMap { i in (0..<6).map { j in Double((i * j * 7 + i * 3 + j * 3) % 13 - 6) } }
+        let matrix = (0..<36).map { place -> Double in
+            let (i, j) = (place / 6, place % 6)
+            let phase: Int = i * j * 7 + i * 3 + j * 3
+            return Double(phase % 13 - 6)
+        }
         let expected = [
             -17.65758261602034, -10.789649623401715, -3.561587386166198, -1.774778259274501, 6.078409730244012,
             11.70518815461874,
@@ -74,7 +82,7 @@ final class DiscrepancyTests: XCTestCase {
         // Order 120: trace and sum of squares are those of the eigenvalues.
         var random = CounterRandom(seed: 5, stream: 1)
         let (n, half) = (120, random.normals(120 * 120).map { Double($0) })
-        let large = (0..<n * n).map { half[$0] + half[$0 % n * n + $0 / n] }
+        let large = (0..<n * n).map { place -> Double in half[place] + half[place % n * n + place / n] }
         let values = SymmetricMatrix.eigenvalues(large, order: n)
         XCTAssertEqual(values.reduce(0, +), (0..<n).reduce(0) { $0 + large[$1 * (n + 1)] }, accuracy: 1e-9)
         XCTAssertEqual(values.reduce(0) { $0 + $1 * $1 }, large.reduce(0) { $0 + $1 * $1 }, accuracy: 1e-7)
