@@ -8,14 +8,16 @@ import HSSLGraph
 package enum BackwardPass {
     /// Adds ∂(Σ losses)/∂p to the gradient of every parameter p of the tape that requires one.
     ///
-    /// - Parameter losses: values on one tape, summed over all their elements; those that depend on no parameter are
-    ///   passed over.
-    package static func run(from losses: [Tensor]) {
+    /// - Parameters:
+    ///   - losses: values on one tape, summed over all their elements; those that depend on no parameter are
+    ///     passed over.
+    ///   - seeds: gradients of other values of the tape, added to what the losses give them.
+    package static func run(from losses: [Tensor], and seeds: [(value: Tensor, gradient: Buffer)] = []) {
         run(from: losses.map { loss in
             let ones = loss.tape.pool.floats(loss.count)
             ones.floats.update(repeating: 1, count: loss.count)
             return (loss, ones)
-        })
+        } + seeds)
     }
 
     /// The same from the gradients of some values on one tape: what somebody else worked out beyond them.

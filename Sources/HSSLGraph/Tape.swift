@@ -225,3 +225,23 @@ public final class Tape {
         return nil
     }
 }
+
+extension Tape {
+    /// Multiply-adds of the recorded products: linear layers (convolutions are such), attention and depthwise
+    /// convolutions. What else there is grows with the elements alone.
+    package var multiplyAdds: Int {
+        nodes.reduce(0) { sum, node in
+            let count = node.shape.reduce(1, *)
+            switch node.operation {
+            case .linear:
+                let weight = shapes[node.inputs[1]]
+                return sum + count / weight[0] * weight.reduce(1, *)
+            case .attention:
+                // q·kᵀ and its softmax times v: [B, N, D].
+                return sum + 2 * count * node.shape[1]
+            case .depthwiseConv(let kernel): return sum + count * kernel * kernel
+            default: return sum
+            }
+        }
+    }
+}

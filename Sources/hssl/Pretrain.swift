@@ -1,9 +1,6 @@
 import ArgumentParser
 import CSupport
 import HSSLCommandLine
-import HSSLData
-import HSSLGraph
-import HSSLModels
 import HSSLPretraining
 import Logging
 
@@ -22,101 +19,26 @@ struct Pretrain: ParsableCommand {
               hssl pretrain models/vit_nano-fashion.yaml --data DATA/train --output runs/none --set auxiliary.family=none --seed 3
             """)
 
-    @Argument(help: ArgumentHelp("Recipe: YAML; models/ has some.", valueName: "recipe"))
-    var recipe: String
-
-    @Option(name: .long, help: ArgumentHelp("ImageFolder, flat folder or IDX prefix.", valueName: "data"))
-    var data: String
-
-    @Option(name: .long, help: ArgumentHelp("Run folder; an existing run is refused without --resume.", valueName: "run"))
-    var output: String
-
-    @Option(name: .long, help: ArgumentHelp("Epochs, instead of the recipe's (schedules stretch with it).", valueName: "n"))
-    var epochs: Int?
-
-    @Option(name: .long, help: ArgumentHelp("Stop after n updates in all; changes no schedule.", valueName: "n"))
-    var maxSteps: Int?
-
-    @Option(name: .long, help: ArgumentHelp("Images of an update, instead of the recipe's.", valueName: "n"))
-    var batchSize: Int?
-
-    @Option(name: .long, help: ArgumentHelp("float32, float16 or int8, instead of the recipe's.", valueName: "p"))
-    var precision: Precision?
-
-    @Option(name: .long, help: ArgumentHelp("Seed, instead of the recipe's.", valueName: "n"))
-    var seed: UInt64?
-
-    @Flag
-    var resume: Resume?
-
-    @Option(name: .long, help: folderLabelsHelp)
-    var labels: FolderLabels?
-
-    @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"))
-    var memoryLimit: ByteSize?
-
-    @Option(name: .long, help: ArgumentHelp("""
-        Any recipe key (hssl recipe lists them), e.g. --set objective.mask_shape=random; null takes it out. May be repeated.
-        """, valueName: "key=value"))
-    var set: [String] = []
-
-    @OptionGroup var shared: SharedOptions
-
-    enum Resume: EnumerableFlag {
-        case existing, auto
-
-        static func name(for value: Resume) -> NameSpecification {
-            switch value {
-            case .existing: .customLong("resume")
-            case .auto: .customLong("resume-auto")
-            }
-        }
-
-        static func help(for value: Resume) -> ArgumentHelp? {
-            switch value {
-            case .existing: "Go on from the run's checkpoint; an error where there is no run."
-            case .auto: "The same, or begin the run where there is none (also --resume=auto): for jobs that may be restarted at any time."
-            }
-        }
-    }
-
-    func validate() throws {
-        if let epochs, epochs < 1 { throw ValidationError("--epochs must be at least 1, not \(epochs)") }
-        if let batchSize, batchSize < 1 { throw ValidationError("--batch-size must be at least 1, not \(batchSize)") }
-        if let maxSteps, maxSteps < 1 { throw ValidationError("--max-steps must be at least 1, not \(maxSteps)") }
-    }
+    @OptionGroup var options: RunOptions
 
     func run() throws {
-        shared.apply()
+        options.shared.apply()
         StopSignal.install()
         let log = Logger(label: "hssl")
-        let flags: [(String, String?)] = [
-            ("schedule.epochs", epochs.map(String.init)), ("schedule.precision", precision?.rawValue),
-            ("schedule.seed", seed.map(String.init)),
-        ] + (try updateSize())
-        let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
-        let resolved = try Recipe.load(path: recipe, set: overrides)
-        let dataset = try Dataset(path: data, folderLabels: labels, excluding: output)
-        log.info("\(dataset.summary)")
-        for fault in dataset.faults { log.warning("passed over: \(fault)") }
-        for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }
-        var options = PretrainingOptions()
-        options.resume = resume != nil
-        options.startsIfMissing = resume == .auto
-        options.maxSteps = maxSteps
-        options.memoryLimit = memoryLimit?.bytes
-        options.loaderThreads = shared.threadCount
-        let trainer = try Trainer(recipe: resolved, dataset: dataset, output: output, options: options)
-        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(resolved.schedule.precision.rawValue), \(shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
+        let resolved = try options.resolvedRecipe()
+        let dataset = try options.dataset(log)
+        let trainer = try Trainer(
+            recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions)
+        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(resolved.schedule.precision.rawValue), \(options.shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
 
         if let notice = trainer.notice { log.warning("\(notice)") }
         if trainer.isResumed {
             log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
-        } else if resume != nil {
-            log.info("\(output): no checkpoint yet; starting at the first step")
+        } else if options.resume != nil {
+            log.info("\(options.output): no checkpoint yet; starting at the first step")
         }
 
-        let last = min(trainer.totalSteps, maxSteps ?? trainer.totalSteps)
+        let last = min(trainer.totalSteps, options.maxSteps ?? trainer.totalSteps)
         var bar = ProgressBar(label: "pretrain", unit: "steps", total: last, first: trainer.step)
         let summary = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
             bar.update(done: metrics.step, detail: Self.detail(metrics))
@@ -125,7 +47,7 @@ struct Pretrain: ParsableCommand {
         bar.finish(done: summary.step)
 
         switch summary.ending {
-        case .finished: log.info("finished: \(output)/model.safetensors, \(output)/report.html")
+        case .finished: log.info("finished: \(options.output)/model.safetensors, \(options.output)/report.html")
         case .stopped: log.info("stopped after step \(summary.step) of \(trainer.totalSteps), saved; --resume goes on")
         }
         if let status = StopSignal.exitStatus { throw Exit(status) }
@@ -135,26 +57,7 @@ struct Pretrain: ParsableCommand {
         if !summary.unreadable.isEmpty || !dataset.faults.isEmpty { throw Exit(.partly) }
     }
 
-    /// What `--batch-size` makes of the recipe's schedule: images of an update are `batch_size · accumulate`. As few
-    /// batches as make parts no larger than the recipe's, if they come out even; else one.
-    private func updateSize() throws -> [(String, String?)] {
-        guard let batchSize else { return [] }
-        let schedule = try Recipe.load(path: recipe, set: set).schedule
-        var accumulate = 1
-        if set.contains(where: { $0.hasPrefix("schedule.accumulate=") }) {
-            accumulate = schedule.accumulate
-            guard batchSize % accumulate == 0 else {
-                throw UsageError("--batch-size \(batchSize) is no multiple of schedule.accumulate (\(accumulate)), the batches of one update")
-            }
-        } else if batchSize > schedule.batchSize {
-            let even = (2...).lazy.map { $0 }.prefix { $0 <= batchSize }
-                .first { batchSize % $0 == 0 && batchSize / $0 <= schedule.batchSize }
-            if let even, 2 * (batchSize / even) > schedule.batchSize { accumulate = even }
-        }
-        return [("schedule.batch_size", "\(batchSize / accumulate)"), ("schedule.accumulate", "\(accumulate)")]
-    }
-
-    private static func detail(_ metrics: Metrics) -> String {
+    static func detail(_ metrics: Metrics) -> String {
         func fixed(_ value: Double?, _ places: Int) -> String {
             guard let value, value.isFinite else { return "–" }
             let scale = places == 0 ? 1.0 : 1000.0

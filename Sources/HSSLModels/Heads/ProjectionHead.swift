@@ -25,7 +25,7 @@ package struct ProjectionHead {
     package struct MLP {
         private let layers: [Linear]
 
-        init(_ scope: ParameterScope, width: Int, hidden: Int, bottleneck: Int) {
+        package init(_ scope: ParameterScope, width: Int, hidden: Int, bottleneck: Int) {
             // Odd indices are the GELUs, as in an nn.Sequential.
             layers = [
                 Linear(scope("0"), inputs: width, outputs: hidden),
@@ -45,7 +45,7 @@ package struct ProjectionHead {
         package let direction: Parameter
         package let gain: Parameter?
 
-        init(_ scope: ParameterScope, width: Int, count: Int, learnedGain: Bool) {
+        package init(_ scope: ParameterScope, width: Int, count: Int, learnedGain: Bool) {
             direction = scope.declare("weight_v", [count, width], .uniform(bound: 1 / Float(width).squareRoot()))
             gain = learnedGain ? scope.declare("weight_g", [count, 1], .ones) : nil
         }

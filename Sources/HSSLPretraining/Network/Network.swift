@@ -33,9 +33,14 @@ package struct Network {
     package var blocks: Int { base.blocks + (auxiliary?.depth ?? 0) }
 
     /// Takes the values of `other`, which has every parameter of this network.
-    package func copy(from other: Network) {
-        for parameter in parameters.all {
-            guard let source = other.parameters[parameter.name] else { preconditionFailure("networks differ: \(parameter.name)") }
+    package func copy(from other: Network) { parameters.copy(from: other.parameters) }
+}
+
+extension ParameterSet {
+    /// Takes the values of `other`, which has every parameter of this set.
+    func copy(from other: ParameterSet) {
+        for parameter in all {
+            guard let source = other[parameter.name] else { preconditionFailure("networks differ: \(parameter.name)") }
             parameter.values.update(from: source.values, count: parameter.count)
             parameter.valuesDidChange()
         }

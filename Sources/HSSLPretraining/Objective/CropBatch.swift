@@ -29,6 +29,20 @@ package final class CropBatch: @unchecked Sendable {  // filled by one loader th
         masks = [UInt8](repeating: 0, count: images * globalViews * tokens)
     }
 
+    /// The same images with their first global view alone.
+    func firstView() -> CropBatch {
+        let tokens = self.tokens, first = CropBatch(
+            images: images, globalViews: 1, globalSize: globalSize, localViews: localViews, localSize: localSize,
+            tokens: tokens, firstImage: firstImage)
+        func take<Element>(_ count: Int, from views: [Element]) -> [Element] {
+            (0..<images).flatMap { views[$0 * globalViews * count..<($0 * globalViews + 1) * count] }
+        }
+        first.globals = take(3 * globalSize * globalSize, from: globals)
+        first.masks = take(tokens, from: masks)
+        first.locals = locals
+        return first
+    }
+
     package var tokens: Int { images == 0 ? 0 : masks.count / (images * globalViews) }
 
     /// All global views as network input, view-major: rows 0 ..< images are view 0.

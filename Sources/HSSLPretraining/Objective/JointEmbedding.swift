@@ -43,6 +43,7 @@ package struct JointEmbeddingObjective: Objective {
     package let student: Network
     package let teacher: Network?
     package var settings: StepSettings
+    package var observer: (any BaseObserver)?
     private let method: any AgreementSettings
     private let teacherNetwork: Network
     /// Of the stream that the targets come from.
@@ -85,12 +86,18 @@ package struct JointEmbeddingObjective: Objective {
         let isLast = sums.images + batch.images == context.batchImages
         sums.quantization = settings.precision == .int8 && isLast ? QuantizationStatistics() : nil
         let clock = ContinuousClock.now
-        teach(batch, pool: pool, into: &sums, waiting)
+        let teacher = teach(batch, pool: pool, into: &sums, waiting)
         let taught = ContinuousClock.now
         let pass = studentPass(batch, context, pool: pool, sums.quantization)
         for (rows, feature) in zip(waiting.student, pass.features) { rows.put(feature, images: batch.range) }
         let keeps = isLast || pool.bytesInUse <= settings.keptBytes
-        waiting.parts.append(.init(images: batch.range, batch: keeps ? nil : batch, pass: keeps ? pass : nil))
+        var observed: ObservedGradient?
+        if let observer, let teacher, let student = pass.base {
+            let seen = Observation(student: student, teacher: teacher, settings: settings)
+            observed = observer.observe(seen, batch, context: context, pool: pool)
+        }
+        waiting.parts.append(
+            .init(images: batch.range, batch: keeps ? nil : batch, pass: keeps ? pass : nil, observed: observed))
         sums.time.teacher += taught - clock
         sums.time.forward += ContinuousClock.now - taught
     }
@@ -103,12 +110,16 @@ package struct JointEmbeddingObjective: Objective {
         return WaitingBatches(teacher: rows(widths[widths.count - 1]), student: widths.map(rows))
     }
 
-    private func teach(_ batch: CropBatch, pool: BufferPool, into sums: inout UpdateSums, _ waiting: WaitingBatches) {
+    /// - Returns: what an observer may see; nil where nobody looks on.
+    private func teach(
+        _ batch: CropBatch, pool: BufferPool, into sums: inout UpdateSums, _ waiting: WaitingBatches
+    ) -> SeenBase? {
         let tape = Tape(mode: .inference, precision: settings.precision, pool: pool), pass = Pass(plain: settings.plain)
         let output = teacherNetwork.base(batch.globalInput(tape), mask: nil, pass)
         let base = teacherNetwork.base.global(output)
         waiting.teacher?.put(auxiliaryGlobal(teacherNetwork, output, pass) ?? base, images: batch.range)
         sums.features.add(base.l2Normalized())
+        return observer == nil ? nil : SeenBase(output: output, global: base)
     }
 
     private func studentPass(
@@ -118,8 +129,10 @@ package struct JointEmbeddingObjective: Objective {
         let tape = trainingTape(batch, context, part: 0, pool: pool, statistics)
         let pass = pass(batch, views: 0..<Self.views, context)
         let output = student.base(batch.globalInput(tape), mask: nil, pass)
-        let features = [student.base.global(output)] + [auxiliaryGlobal(student, output, pass)].compactMap { $0 }
-        return StudentPass(features: features)
+        let global = student.base.global(output)
+        return StudentPass(
+            base: observer == nil ? nil : SeenBase(output: output, global: global),
+            features: [global] + [auxiliaryGlobal(student, output, pass)].compactMap { $0 })
     }
 
     // MARK: Head and gradients
@@ -135,10 +148,10 @@ package struct JointEmbeddingObjective: Objective {
                 continue
             }
             let start = ContinuousClock.now
-            BackwardPass.run(
-                from: zip(pass.features, waiting.student).map { feature, rows in
-                    (feature, rows.gradient(images: part.images, pool: pool))
-                })
+            let seeds = zip(pass.features, waiting.student).map { feature, rows in
+                (feature, rows.gradient(images: part.images, pool: pool))
+            }
+            BackwardPass.run(from: seeds + (pass.base.flatMap { part.observed?.seeds($0) } ?? []))
             sums.time.backward += ContinuousClock.now - start
         }
         sums.time.forward += ContinuousClock.now - clock - (sums.time.backward - backward)

@@ -42,6 +42,11 @@ package struct StepSettings: Sendable {
     package init(precision: Precision = .float32, dropPath: Float = 0, seed: UInt64 = 0) {
         (self.precision, self.dropPath, self.seed) = (precision, dropPath, seed)
     }
+
+    /// Of the projections that see one row a crop. An int8 run computes them in float16: what follows (low
+    /// temperatures, batch norm) multiplies the rounding, no mean over patches hides it, and so few rows cost nothing.
+    /// (iBOT: least cosine of a gradient on the multi-crop fixture 0.9984 otherwise, 0.9991 so.)
+    var projectionPrecision: Precision { precision == .int8 ? .float16 : precision }
 }
 
 /// What changes from step to step.
@@ -79,6 +84,8 @@ package protocol Objective {
     /// Nil where nothing follows the student.
     var teacher: Network? { get }
     var settings: StepSettings { get set }
+    /// Looks on; nil: nobody does.
+    var observer: (any BaseObserver)? { get set }
 
     func newSums() -> UpdateSums
     /// Adds one micro-batch: losses and statistics to `sums`, gradients to the student's parameters. Objectives that
@@ -125,10 +132,7 @@ extension Objective {
     /// loss = mean over the streams of their global terms + patch terms.
     var streamWeight: Float { hasAuxiliary ? 0.5 : 1 }
 
-    /// Of the projections that see one row a crop. An int8 run computes them in float16: what follows (low
-    /// temperatures, batch norm) multiplies the rounding, no mean over patches hides it, and so few rows cost nothing.
-    /// (iBOT: least cosine of a gradient on the multi-crop fixture 0.9984 otherwise, 0.9991 so.)
-    var projectionPrecision: Precision { settings.precision == .int8 ? .float16 : settings.precision }
+    var projectionPrecision: Precision { settings.projectionPrecision }
 
     /// The auxiliary head's global feature; nil without a head.
     func auxiliaryGlobal(_ network: Network, _ output: BaseOutput, _ pass: Pass) -> Tensor? {

@@ -38,6 +38,7 @@ package struct PrototypeObjective: Objective {
     package let student: Network
     package let teacher: Network?
     package var settings: StepSettings
+    package var observer: (any BaseObserver)?
     package let prototype: PrototypeSettings
     package var centers: Centers
     package let studentHead: ProjectionHead
@@ -115,6 +116,8 @@ package struct PrototypeObjective: Objective {
         let cls: Tensor
         /// Bottleneck vectors of the selected patches; nil where there are none.
         let patches: Tensor?
+        /// For an observer; nil where nobody looks on.
+        let seen: SeenBase?
     }
 
     private func teach(_ batch: CropBatch, _ selection: TokenSelection, context: StepContext, pool: BufferPool,
@@ -138,7 +141,9 @@ package struct PrototypeObjective: Objective {
         sums.targets += targets.rows
 
         sums.features.add(baseGlobal.l2Normalized())
-        return Targets(cls: targets, patches: selection.cells.isEmpty ? nil : patches?.gatheringRows(selection.cells))
+        return Targets(
+            cls: targets, patches: selection.cells.isEmpty ? nil : patches?.gatheringRows(selection.cells),
+            seen: observer == nil ? nil : SeenBase(output: output, global: baseGlobal))
     }
 
     /// Σ over rows of the entropy of q = softmax((logits − center)/temperature), which is its cross-entropy with
@@ -159,14 +164,19 @@ package struct PrototypeObjective: Objective {
         let tape = trainingTape(batch, context, part: 0, pool: pool, sums.quantization)
         let pass = pass(batch, views: 0..<batch.globalViews, context)
         let output = student.base(batch.globalInput(tape), mask: masks, pass)
-        let crops = output.count
+        let crops = output.count, global = student.base.global(output)
+        let seen = SeenBase(output: output, global: global)
+        let observed = targets.seen.flatMap { teacher in
+            observer?.observe(
+                .init(student: seen, teacher: teacher, settings: settings), batch, context: context, pool: pool)
+        }
 
         // Target view u ≠ student view v: with two global views each learns from the other.
         let others = (0..<crops).map { Int32(($0 + batch.images) % crops) }
         let fromOtherView = PrototypeTargets.distributions(targets.cls, index: others)
         let share = 1 / (Float(pairs(batch)) * Float(context.batchImages))
         let patchShare = 1 / (Float(batch.globalViews) * Float(context.batchImages))
-        var streams = globalStreams(output, pass, tape, targets: fromOtherView, weight: share)
+        var streams = globalStreams(output, global, pass, tape, targets: fromOtherView, weight: share)
         if let patches = targets.patches {
             let prototypes = teacherHead.prototypes.weight(Tape(mode: .inference, pool: pool))
             streams.append(PrototypeRows(
@@ -175,7 +185,7 @@ package struct PrototypeObjective: Objective {
                                        temperature: context.teacherPatchTemperature)],
                 weights: selection.weights.map { patchShare * $0 }))
         }
-        let (rowLosses, backward) = learn(streams, tape) { plain in
+        let (rowLosses, backward) = learn(streams, tape, and: observed?.seeds(seen) ?? []) { plain in
             sums.logits["teacher.base_patch"] = prototype.learnsPatches ? plain.teacherLogits : nil
             let names = ["base_cls"] + (hasAuxiliary ? ["auxiliary_cls"] : [])
                 + (prototype.learnsPatches ? ["base_patch"] : [])
@@ -204,16 +214,17 @@ package struct PrototypeObjective: Objective {
         let images = (0..<output.count).map { Int32($0 % batch.images) }
         let ofTheImage = PrototypeTargets.distributions(mean, index: images)
         let share = Float(views) / (Float(pairs(batch)) * Float(context.batchImages))
-        let (rowLosses, backward) = learn(globalStreams(output, pass, tape, targets: ofTheImage, weight: share), tape)
+        let streams = globalStreams(
+            output, student.base.global(output), pass, tape, targets: ofTheImage, weight: share)
+        let (rowLosses, backward) = learn(streams, tape)
         sums.time.backward += backward
         addGlobalLosses(rowLosses, share: share, to: &sums)
     }
 
     /// One row a view: the base's global feature through the base's projection, then the auxiliary head's through
     /// its own.
-    private func globalStreams(_ output: BaseOutput, _ pass: Pass, _ tape: Tape, targets: PrototypeTargets,
-                               weight: Float) -> [PrototypeRows] {
-        let base = student.base.global(output)
+    private func globalStreams(_ output: BaseOutput, _ base: Tensor, _ pass: Pass, _ tape: Tape,
+                               targets: PrototypeTargets, weight: Float) -> [PrototypeRows] {
         let streams = [(base, studentHead.base)] + [auxiliary(student, studentHead, output, pass)].compactMap { $0 }
         return streams.map { feature, mlp in
             PrototypeRows(rows: tape.computing(at: projectionPrecision) { mlp(feature) }, targets: [targets],
@@ -232,8 +243,10 @@ package struct PrototypeObjective: Objective {
     /// Losses of every row of the streams (base, then auxiliary) through the student's prototypes; their gradients go
     /// to the parameters.
     ///
-    /// - Parameter plain: receives the plain evaluation where the settings ask for one.
-    private func learn(_ streams: [PrototypeRows], _ tape: Tape,
+    /// - Parameters:
+    ///   - seeds: gradients of other values of the tape.
+    ///   - plain: receives the plain evaluation where the settings ask for one.
+    private func learn(_ streams: [PrototypeRows], _ tape: Tape, and seeds: [(value: Tensor, gradient: Buffer)] = [],
                        plain: (PlainLosses) -> Void = { _ in }) -> (rowLosses: [[Float]], backward: Duration) {
         let prototypes = studentHead.prototypes.weight(tape), temperature = prototype.studentTemperature
         var rowLosses: [[Float]] = []
@@ -246,7 +259,7 @@ package struct PrototypeObjective: Objective {
             losses = [prototypes.prototypeCrossEntropy(of: streams, temperature: temperature, rowLosses: &rowLosses)]
         }
         let clock = ContinuousClock.now
-        BackwardPass.run(from: losses)
+        BackwardPass.run(from: losses, and: seeds)
         return (rowLosses, ContinuousClock.now - clock)
     }
 

@@ -34,6 +34,7 @@ package struct SimMIMObjective: Objective {
     package let student: Network
     package let teacher: Network?
     package var settings: StepSettings
+    package var observer: (any BaseObserver)?
     private let method: SimMIMSettings
     /// By stream: base, then auxiliary.
     private let decoders: [Linear]
@@ -64,6 +65,8 @@ package struct SimMIMObjective: Objective {
     }
 
     package func accumulate(_ batch: CropBatch, context: StepContext, pool: BufferPool, into sums: inout UpdateSums) {
+        show(batch, context, pool: pool)
+        let batch = batch.globalViews == method.globalViews ? batch : batch.firstView()
         let waiting = sums.waiting ?? newWaiting(images: context.batchImages, pool: pool)
         sums.waiting = waiting
         waiting.maskedCells += batch.masks.count { $0 != 0 }
@@ -75,6 +78,23 @@ package struct SimMIMObjective: Objective {
         if let global = auxiliaryGlobal(teacher, output, pass) { waiting.teacher?.put(global, images: batch.range) }
         sums.features.add(teacher.base.global(output).l2Normalized())
         sums.time.teacher += ContinuousClock.now - clock
+    }
+
+    /// Who looks on sees two whole views of an image; the base itself learns from one, masked.
+    private func show(_ batch: CropBatch, _ context: StepContext, pool: BufferPool) {
+        guard let observer else { return }
+        let tape = observer.teachesBase
+            ? trainingTape(batch, context, part: 1, pool: pool, nil)
+            : Tape(mode: .inference, precision: settings.precision, pool: pool)
+        func see(_ network: Network, _ tape: Tape) -> SeenBase {
+            let output = network.base(batch.globalInput(tape), mask: nil, Pass(plain: settings.plain))
+            return SeenBase(output: output, global: network.base.global(output))
+        }
+        let seen = see(student, tape)
+        let taught = teacher.map { see($0, Tape(mode: .inference, precision: settings.precision, pool: pool)) }
+        let gradient = observer.observe(
+            .init(student: seen, teacher: taught ?? seen, settings: settings), batch, context: context, pool: pool)
+        if let gradient { BackwardPass.run(from: gradient.seeds(seen)) }
     }
 
     private func newWaiting(images: Int, pool: BufferPool) -> WaitingBatches {

@@ -55,11 +55,15 @@ final class WaitingBatches {
         /// Nil where the tape is kept.
         let batch: CropBatch?
         let pass: StudentPass?
+        /// What an observer has the base learn besides.
+        var observed: ObservedGradient?
     }
 }
 
 /// A recorded forward pass of the student that waits for the gradient of its features.
 struct StudentPass {
+    /// For an observer; nil where nobody looks on.
+    let base: SeenBase?
     /// By stream.
     let features: [Tensor]
 }

@@ -416,6 +416,8 @@ extension Recipe {
     /// Objectives and head families that have a declaration above. The caller of `parse` may list others.
     public static let supportedObjectives = objectiveVariants.map(\.name)
     public static let supportedFamilies = familyVariants.map(\.name)
+    /// Those that are heads.
+    public static var headFamilies: [String] { supportedFamilies.filter { $0 != Auxiliary.none } }
 
     static var selectors: [RecipeSelector] {
         [

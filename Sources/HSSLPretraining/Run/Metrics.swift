@@ -34,6 +34,9 @@ public struct Metrics: Equatable, Sendable {
     /// Mean and largest scale of the rows of gradients: what one code stands for.
     public var int8GradientScaleMean: Double?
     public var int8GradientScaleMax: Double?
+    /// Of a search: losses of its candidates, `head_FAMILY` (of the head's own student) and `probe_FAMILY` (of the probe
+    /// on the base's feature).
+    public var candidates: [String: Double] = [:]
     /// Images, not views.
     public var imagesPerSecond: Double?
     public var peakRSSBytes: Int?
@@ -83,6 +86,9 @@ public struct Metrics: Equatable, Sendable {
             guard let value = self[keyPath: path] else { continue }
             text += ",\"\(name)\":\(value)"
         }
+        for (name, value) in candidates.sorted(by: { $0.key < $1.key }) {
+            text += ",\"\(name)\":\(value.isFinite ? "\(value)" : "null")"
+        }
         return text + "}"
     }
 
@@ -102,5 +108,8 @@ public struct Metrics: Equatable, Sendable {
         self.init(step: step, epoch: epoch)
         for (name, path) in Metrics.numberKeys { self[keyPath: path] = values[name].flatMap(Double.init) }
         for (name, path) in Metrics.integerKeys { self[keyPath: path] = values[name].flatMap(Int.init) }
+        for (name, value) in values where name.hasPrefix("head_") || name.hasPrefix("probe_") {
+            candidates[name] = Double(value)
+        }
     }
 }

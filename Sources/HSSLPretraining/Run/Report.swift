@@ -36,6 +36,10 @@ public struct Report: Sendable {
     public var recipe: Recipe
     public var metrics: [Metrics]
     public var neighborhoods: [Neighborhood]
+    /// Instead of a line about model, head and objective.
+    var headline: String?
+    /// Parts of the page that come before the curves.
+    var sections: [String] = []
     /// Further rows for the table of results, e.g. ("data", "train: 60 000 images").
     public var results: [(name: String, value: String)]
 
@@ -57,7 +61,7 @@ public struct Report: Sendable {
         <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
         <title>\(escaped(title)) · HSSL</title><style>\(Report.style)</style></head><body>
         <header><h1>\(escaped(title))</h1><p>\(escaped(subtitle))</p></header>
-        \(tiles)
+        \(tiles)\(sections.map { "\n" + $0 }.joined())
         \(charts)
         \(pictures)
         \(tables)
@@ -69,6 +73,7 @@ public struct Report: Sendable {
     // MARK: parts
 
     private var subtitle: String {
+        if let headline { return headline }
         let head = recipe.auxiliary.isEnabled ? "\(recipe.auxiliary.family) head ×\(recipe.auxiliary.depth)" : "no auxiliary head"
         return "\(recipe.model.architecture), \(head), \(recipe.objective.name), \(recipe.model.imageSize) px, \(recipe.schedule.precision.rawValue)"
     }
@@ -155,7 +160,7 @@ public struct Report: Sendable {
 
     private static let style = """
         :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1a1d23;--dim:#626a78;--rule:#e3e6eb;--edge:#aab1bd;
-        --c0:#2563eb;--c1:#d97706;--c2:#059669;--c3:#c026d3;--c4:#dc2626;--c5:#0891b2}
+        --c0:#2563eb;--c1:#d97706;--c2:#059669;--c3:#c026d3;--c4:#dc2626;--c5:#0891b2;--c6:#8a93a3}
         @media(prefers-color-scheme:dark){:root{--page:#101318;--card:#181c23;--ink:#e6e9ef;--dim:#97a0b0;--rule:#2a303a;--edge:#525b6a;
         --c0:#7aa7ff;--c1:#f5b14c;--c2:#4fd1a1;--c3:#e58cf2;--c4:#ff8080;--c5:#5cd0e6}}
         *{box-sizing:border-box}
@@ -170,6 +175,8 @@ public struct Report: Sendable {
         figcaption{display:flex;flex-wrap:wrap;gap:2px 14px;align-items:baseline;margin-bottom:4px}
         .key{color:var(--dim);font-size:12.5px}.key i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:5px;vertical-align:3px;background:var(--c)}
         svg{display:block;width:100%;height:auto}
+        .c6{--c:var(--c6)}.bar{fill:var(--c)}.wide{overflow-x:auto}.wide td,.wide th{text-align:right;padding:3px 10px 3px 0}
+        .wide th{color:var(--dim);font-weight:500;font-size:12.5px}.wide td:first-child,.wide th:first-child{text-align:left}
         .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}.c4{--c:var(--c4)}.c5{--c:var(--c5)}
         .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}.dot{fill:var(--c)}
         .hover{fill:transparent}.hover:hover{fill:var(--c);fill-opacity:.75}

@@ -10,6 +10,7 @@ import HSSLFormats
 /// | `checkpoint.safetensors` | all that a resumed run needs |
 /// | `model.safetensors` | teacher base, at the end |
 /// | `report.html` | curves and neighbours |
+/// | `recipe.yaml` | of a search, in place of the model: the recipe with the head that won |
 /// | `.lock` | locked while a trainer runs; the lock dies with its process, so a leftover file means nothing |
 public final class RunFolder {
     public let path: String
@@ -18,6 +19,8 @@ public final class RunFolder {
     public var checkpointPath: String { path + "/checkpoint.safetensors" }
     public var modelPath: String { path + "/model.safetensors" }
     public var reportPath: String { path + "/report.html" }
+    /// Of a search: what to pretrain next.
+    public var winnerPath: String { path + "/recipe.yaml" }
 
     private let lock: Int32
     /// Where the file system has no locks: what a person should know.
@@ -63,6 +66,11 @@ public final class RunFolder {
 
     private static let traces = ["config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "report.html"]
 
+    /// Whether somebody else's `recipe.yaml` is where a search would write its own: there is one, but no checkpoint.
+    static func hasForeignWinner(_ path: String) -> Bool {
+        func isThere(_ name: String) -> Bool { (path + "/" + name).withPath { access($0, F_OK) } == 0 }
+        return isThere("recipe.yaml") && !isThere("checkpoint.safetensors")
+    }
     public var hasCheckpoint: Bool { checkpointPath.withPath { access($0, F_OK) } == 0 }
 
     /// Whether the run once had a checkpoint, by what it left: its end, a report, or lines of steps after which one is
@@ -167,7 +175,7 @@ public final class RunFolder {
             let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
                 String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
-            if RunFolder.traces.contains(where: { name.hasPrefix(".\($0).tmp-") }) { stale.append(name) }
+            if (RunFolder.traces + ["recipe.yaml"]).contains(where: { name.hasPrefix(".\($0).tmp-") }) { stale.append(name) }
         }
         for name in stale { _ = (path + "/" + name).withPath { unlink($0) } }
     }

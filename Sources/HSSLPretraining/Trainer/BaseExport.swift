@@ -44,6 +44,9 @@ public struct BaseExport {
     public static func export(checkpoint path: String, role: String, to output: String, precision: Precision) throws {
         let file = try SafetensorsFile(path: path)
         let position = try Checkpoint.position(of: file)
+        guard position.search == nil else {
+            throw PretrainingError("\(path): is a search's; pretrain its recipe.yaml and export that run")
+        }
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
         let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
         let settings = recipe.objectiveSettings

@@ -8,6 +8,8 @@ import Synchronization
 /// A micro-batch is a pure function of (recipe, data set, step, part), whatever thread makes it and whatever came before.
 struct BatchSource: Sendable {
     let dataset: Dataset
+    /// Places in the data set of the images to learn from; nil: all.
+    private let images: [Int]?
     let augmentation: MultiCropAugmentation
     let masks: MaskGenerator
     private let masksPatches: Bool
@@ -25,22 +27,30 @@ struct BatchSource: Sendable {
     /// Places in the data set by epoch: filled by `Permutations`, shared by the loader's threads.
     private let permutations: Permutations
 
-    /// - Parameter grid: of the cells that masks cover, for a global view.
-    init(recipe: Recipe, grid: Grid, dataset: Dataset, microBatch: Int) {
+    /// - Parameters:
+    ///   - grid: of the cells that masks cover, for a global view.
+    ///   - images: places in the data set of those to learn from; nil: all.
+    ///   - globalViews: of an image; nil: as many as the objective learns from.
+    init(recipe: Recipe, grid: Grid, dataset: Dataset, images: [Int]? = nil, microBatch: Int, globalViews: Int? = nil) {
         self.dataset = dataset
+        self.images = images
+        let count = images?.count ?? dataset.count
         augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
         masks = MaskGenerator(objective: recipe.objective, height: grid.height, width: grid.width)
         masksPatches = recipe.objectiveSettings.masksPatches
-        globalViews = recipe.objectiveSettings.globalViews
+        self.globalViews = globalViews ?? recipe.objectiveSettings.globalViews
         seed = recipe.schedule.seed
         batchImages = recipe.schedule.effectiveBatch
         self.microBatch = min(microBatch, batchImages)
-        stepsPerEpoch = dataset.count / batchImages
+        stepsPerEpoch = count / batchImages
         globalSize = recipe.model.imageSize
         localViews = recipe.data.localCrops
         localSize = recipe.data.localCropsSize
-        permutations = Permutations(count: dataset.count, seed: recipe.schedule.seed)
+        permutations = Permutations(count: count, seed: recipe.schedule.seed)
     }
+
+    /// Images to learn from.
+    private var count: Int { images?.count ?? dataset.count }
 
     var partsPerStep: Int { (batchImages + microBatch - 1) / microBatch }
 
@@ -58,8 +68,9 @@ struct BatchSource: Sendable {
         var replaced = 0
         for place in 0..<count {
             let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
-            let (index, image) = try readable(from: wanted, unreadable: &unreadable)
-            if index != wanted { replaced += 1 }
+            let (found, image) = try readable(from: wanted, unreadable: &unreadable)
+            if found != wanted { replaced += 1 }
+            let index = images?[found] ?? found
             write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
             for view in 0..<globalViews where masksPatches {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
@@ -71,6 +82,38 @@ struct BatchSource: Sendable {
             }
         }
         return Part(step: step, part: part, batch: batch, unreadable: unreadable, replaced: replaced)
+    }
+
+    /// Both global views of some images of the data set, each its own in epoch 0, without masks. What cannot be read is
+    /// left out and named.
+    func pairs(of places: ArraySlice<Int>) -> Pairs {
+        var unreadable: [Unreadable] = []
+        let found = places.compactMap { place -> (Int, RGBImage)? in
+            do { return (place, try dataset.image(place)) } catch {
+                unreadable.append(Unreadable(index: place, reason: "\(error)"))
+                return nil
+            }
+        }
+        let batch = CropBatch(
+            images: found.count, globalViews: MultiCropAugmentation.globalViews, globalSize: globalSize, localViews: 0,
+            localSize: localSize, tokens: masks.height * masks.width, firstImage: 0)
+        let size = 3 * globalSize * globalSize
+        batch.globals.withUnsafeMutableBufferPointer { globals in
+            guard let start = globals.baseAddress else { return }
+            for (place, (index, image)) in found.enumerated() {
+                for view in 0..<MultiCropAugmentation.globalViews {
+                    augmentation.make(
+                        view: view, of: image, key: .init(seed: seed, epoch: 0, index: index),
+                        into: start + (place * MultiCropAugmentation.globalViews + view) * size)
+                }
+            }
+        }
+        return Pairs(batch: batch, unreadable: unreadable)
+    }
+
+    struct Pairs: Sendable {
+        let batch: CropBatch
+        let unreadable: [Unreadable]
     }
 
     private func write(_ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int, into batch: CropBatch) {
@@ -95,14 +138,15 @@ struct BatchSource: Sendable {
     private func readable(from wanted: Int, unreadable: inout [Unreadable]) throws -> (Int, RGBImage) {
         var index = wanted
         var lastError: (any Error)?
-        let tries = min(Self.neighbors + Self.spread, dataset.count)
+        let tries = min(Self.neighbors + Self.spread, count)
         for attempt in 1...tries {
-            do { return (index, try dataset.image(index)) } catch {
+            let place = images?[index] ?? index
+            do { return (index, try dataset.image(place)) } catch {
                 lastError = error
-                unreadable.append(Unreadable(index: index, reason: "\(error)"))
+                unreadable.append(Unreadable(index: place, reason: "\(error)"))
             }
-            let step = attempt < Self.neighbors || tries == dataset.count ? 1 : max(1, dataset.count / Self.spread)
-            index = (index + step) % dataset.count
+            let step = attempt < Self.neighbors || tries == count ? 1 : max(1, count / Self.spread)
+            index = (index + step) % count
         }
         throw PretrainingError("\(dataset.path): \(tries) images \(tries > Self.neighbors ? "all over it" : "in a row") cannot be read, the last: \(lastError.map { "\($0)" } ?? "")")
     }

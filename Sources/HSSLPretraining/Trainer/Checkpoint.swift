@@ -27,31 +27,16 @@ package struct Checkpoint {
         package var datasetName: String
         /// Resolved recipe, YAML.
         package var recipe: String
+        /// Of a search; nil in a pretraining run.
+        package var search: SearchIdentity?
     }
 
     /// Writes atomically: a reader finds the old file or the new one, whole.
     package static func save(_ learner: Learner, position: Position, to path: String) throws {
         var tensors: [SafetensorsTensor] = []
-        for (network, role) in learner.networks {
-            for parameter in network.parameters.all { tensors.append(floats(role + parameter.name, parameter.shape, parameter.values)) }
-        }
-        for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
-            switch state.moments {
-            case .float32(let first, let second):
-                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
-                    tensors.append(floats("optimizer.\(kind).\(parameter.name)", parameter.shape, moment.floats))
-                }
-            case .int8(let first, let second):
-                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
-                    tensors.append(SafetensorsTensor(name: "optimizer.\(kind).\(parameter.name)", dtype: .uint8, shape: parameter.shape,
-                                                     bytes: UnsafeRawBufferPointer(start: moment.codes.pointer, count: parameter.count)))
-                    tensors.append(floats("optimizer.\(kind)_scale.\(parameter.name)", [AdamW.blocks(parameter.count)], moment.scale.floats))
-                }
-            }
-            tensors.append(SafetensorsTensor(name: "optimizer.step." + parameter.name, shape: [1], values: [Int64(state.step)]))
-        }
-        for (name, values) in learner.objective.state { tensors.append(SafetensorsTensor(name: name, shape: [values.count], values: values)) }
-        guard isFinite(learner) else {
+        let parts = learner.checkpointParts
+        for part in parts { append(part, to: &tensors) }
+        guard parts.allSatisfy(isFinite) else {
             throw PretrainingError("\(path): step \(position.step) left weights that are not finite; the file stays as it was")
         }
         var metadata = [
@@ -61,8 +46,38 @@ package struct Checkpoint {
             "hssl.dataset_count": "\(position.datasetCount)", "hssl.dataset_name": position.datasetName, "hssl.recipe": position.recipe,
         ]
         metadata["hssl.dataset_digest"] = position.datasetDigest
+        for (key, value) in position.search?.metadata ?? [] { metadata[key] = value }
         metadata[metadataChecksumKey] = checksum(of: metadata)
         try SafetensorsWriter.write(path: path, tensors: tensors, metadata: metadata)
+    }
+
+    private static func append(_ part: CheckpointPart, to tensors: inout [SafetensorsTensor]) {
+        for (parameters, role) in part.networks {
+            for parameter in parameters.all {
+                tensors.append(floats(part.prefix + role + parameter.name, parameter.shape, parameter.values))
+            }
+        }
+        for (parameter, state) in zip(part.optimizer.parameters, part.optimizer.states) {
+            func name(_ kind: String) -> String { part.optimizerName(kind, parameter) }
+            switch state.moments {
+            case .float32(let first, let second):
+                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                    tensors.append(floats(name(kind), parameter.shape, moment.floats))
+                }
+            case .int8(let first, let second):
+                for (kind, moment) in [("exp_avg", first), ("exp_avg_sq", second)] {
+                    tensors.append(SafetensorsTensor(
+                        name: name(kind), dtype: .uint8, shape: parameter.shape,
+                        bytes: UnsafeRawBufferPointer(start: moment.codes.pointer, count: parameter.count)))
+                    tensors.append(floats(
+                        name(kind + "_scale"), [AdamW.blocks(parameter.count)], moment.scale.floats))
+                }
+            }
+            tensors.append(SafetensorsTensor(name: name("step"), shape: [1], values: [Int64(state.step)]))
+        }
+        for (name, values) in part.state {
+            tensors.append(SafetensorsTensor(name: part.prefix + name, shape: [values.count], values: values))
+        }
     }
 
     /// CRC-32C of the other metadata: `hssl.crc32c` covers the tensors alone, and a run must not go on from a damaged step or seed.
@@ -77,9 +92,9 @@ package struct Checkpoint {
     }
 
     /// Weights and moments that could be loaded again.
-    private static func isFinite(_ learner: Learner) -> Bool {
-        let weights = learner.networks.flatMap(\.network.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
-        return weights && zip(learner.optimizer.parameters, learner.optimizer.states).allSatisfy { parameter, state in
+    private static func isFinite(_ part: CheckpointPart) -> Bool {
+        let weights = part.networks.flatMap(\.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
+        return weights && zip(part.optimizer.parameters, part.optimizer.states).allSatisfy { parameter, state in
             switch state.moments {
             case .float32(let first, let second): [first, second].allSatisfy { hssl_all_finite(parameter.count, $0.floats) }
             case .int8(let first, let second): [first, second].allSatisfy { hssl_all_finite(AdamW.blocks(parameter.count), $0.scale.floats) }
@@ -113,23 +128,33 @@ package struct Checkpoint {
         return Position(step: try number("hssl.step"), epoch: try number("hssl.epoch"), samplerPosition: try number("hssl.sampler_position"), seed: seed,
                         microBatch: microBatch, skippedSteps: try number("hssl.skipped_steps"),
                         datasetCount: try number("hssl.dataset_count"), datasetDigest: file.metadata["hssl.dataset_digest"],
-                        datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"))
+                        datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"),
+                        search: try SearchIdentity(of: file))
     }
 
     /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.
     package static func load(_ file: SafetensorsFile, into learner: Learner) throws {
-        var expected = Set(learner.objective.state.map(\.name))
-        for (network, role) in learner.networks {
-            for parameter in network.parameters.all {
-                expected.insert(role + parameter.name)
-                try read(role + parameter.name, parameter.shape, from: file, into: parameter.values)
+        var expected: Set<String> = []
+        for part in learner.checkpointParts { try load(file, into: part, expected: &expected) }
+        if let stranger = file.names.first(where: { !expected.contains($0) }) {
+            throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
+        }
+    }
+
+    private static func load(_ file: SafetensorsFile, into part: CheckpointPart, expected: inout Set<String>) throws {
+        for (parameters, role) in part.networks {
+            for parameter in parameters.all {
+                let name = part.prefix + role + parameter.name
+                expected.insert(name)
+                try read(name, parameter.shape, from: file, into: parameter.values)
                 parameter.valuesDidChange()
             }
         }
-        for (parameter, state) in zip(learner.optimizer.parameters, learner.optimizer.states) {
+        for (parameter, state) in zip(part.optimizer.parameters, part.optimizer.states) {
             func name(_ kind: String) -> String {
-                expected.insert("optimizer.\(kind).\(parameter.name)")
-                return "optimizer.\(kind).\(parameter.name)"
+                let name = part.optimizerName(kind, parameter)
+                expected.insert(name)
+                return name
             }
             switch state.moments {
             case .float32(let first, let second):
@@ -153,9 +178,9 @@ package struct Checkpoint {
             }
             state.step = Int(step)
         }
-        for (name, values) in learner.objective.state { learner.objective.restore(name, try file.floats(name, shape: [values.count])) }
-        if let stranger = file.names.first(where: { !expected.contains($0) }) {
-            throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
+        for (name, values) in part.state {
+            expected.insert(part.prefix + name)
+            part.restore(name, try file.floats(part.prefix + name, shape: [values.count]))
         }
     }
 

@@ -41,12 +41,13 @@ package struct MicroBatchPlan {
         let frugal = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: false)
         // At most so many bytes: not every parameter is packed. Looked at first because the probe itself must stay within the limit.
         let size = switch recipe.schedule.precision { case .float32: 4; case .float16: 2; case .int8: 1 }
-        let packs = (2 * learner.student.parameters.count + (learner.teacher?.parameters.count ?? 0)) * size
+        let beside = learner.companion?.trainedCount ?? 0
+        let packs = (2 * learner.student.parameters.count + (learner.teacher?.parameters.count ?? 0) + 3 * beside) * size
         guard limit - packs >= frugal.bytes(microBatch: smallest) else { return frugal }
         let plan = MicroBatchPlan(learner, recipe: recipe, loader: loader, limit: limit, largest: largest, keepsPackedWeights: true)
         if plan.bytes(microBatch: smallest) <= limit { return plan }
         learner.pool.keepsPackedWeights = false
-        for parameter in learner.networks.flatMap(\.network.parameters.all) { parameter.valuesDidChange() }
+        for parameter in learner.parameters { parameter.valuesDidChange() }
         learner.pool.trim()
         return frugal
     }
@@ -58,15 +59,15 @@ package struct MicroBatchPlan {
         pool.trim()
         // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
         let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
-            + learner.objective.heapBytes.fixed
+            + learner.objective.heapBytes.fixed + (learner.companion?.heapBytes ?? 0)
         let side = recipe.model.imageSize, cells = learner.globalGrid.count
-        let views = recipe.objectiveSettings.globalViews
+        let views = learner.globalViews
         let crops = 4 * 3 * (views * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
             + views * cells
         let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + learner.objective.heapBytes.perImage
         let whole = learner.objective.waits ? Self.whole(learner, recipe: recipe, crops: crops) : 0
         // All that comes with one image bounds what another can need; gradients come with the first and are no part of it.
-        let gradients = learner.student.parameters.count * MemoryLayout<Float>.stride
+        let gradients = (learner.student.parameters.count + (learner.companion?.trainedCount ?? 0)) * MemoryLayout<Float>.stride
         var images = 1
         var peaks = (pool.bytesInUse + gradients, Self.peak(learner, recipe: recipe, images: 1))
         func line() -> (fixed: Int, perImage: Int) {
@@ -106,7 +107,7 @@ package struct MicroBatchPlan {
 
     private static func peak(_ learner: Learner, recipe: Recipe, images: Int) -> Int {
         let cells = learner.globalGrid.count
-        let views = recipe.objectiveSettings.globalViews
+        let views = learner.globalViews
         let batch = CropBatch(images: images, globalViews: views, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
                               tokens: cells, firstImage: 0)
         for crop in 0..<images * views {
@@ -125,6 +126,7 @@ package struct MicroBatchPlan {
                                                      prototypesFrozen: false), into: &sums)
         }
         learner.student.parameters.clearGradients()
+        learner.companion?.discard()
         return learner.pool.peakBytes
     }
 

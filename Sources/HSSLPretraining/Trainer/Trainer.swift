@@ -35,11 +35,16 @@ public final class Trainer {
     package static let advisedCoupledBatch = 64
     private let isSmallForBatchNorm: Bool
 
+    /// What the base learns by.
     package let recipe: Recipe
+    /// What the run was asked for: the same, but for the head that a search leaves out.
+    private let ordered: Recipe
+    /// Nil: the run pretrains.
+    private let search: SearchSetup?
     package let learner: Learner
     package let folder: RunFolder
-    private let dataset: Dataset
-    private let source: BatchSource
+    let dataset: Dataset
+    let source: BatchSource
     private let schedules: Schedules
     private let options: PretrainingOptions
     private let evaluation: OnlineEvaluation?
@@ -59,8 +64,11 @@ public final class Trainer {
     /// For tests of what a run does with a spoilt update: called with the step and each micro-batch before it is learnt from.
     package var willLearn: ((_ step: Int, _ batch: CropBatch) -> Void)?
 
+    /// Loader threads.
+    var loaderThreads: Int { options.loaderThreads }
+
     /// Returns idle activations before work that has memory of its own, where memory is limited.
-    private func makeRoom() { if options.memoryLimit != nil { learner.pool.trim() } }
+    func makeRoom() { if options.memoryLimit != nil { learner.pool.trim() } }
 
     /// How a run ended.
     public enum Ending: Equatable, Sendable {
@@ -84,9 +92,17 @@ public final class Trainer {
 
     public let microBatch: Int
     public var totalSteps: Int { schedules.totalSteps }
+    /// Of the last update.
+    var lastSchedule: StepSchedule { schedules.values(step: schedules.totalSteps - 1) }
 
     /// Opens data set and run folder, builds or restores the networks. Nothing is written before all of this succeeds.
-    public init(recipe: Recipe, dataset: Dataset, output: String, options: PretrainingOptions) throws {
+    public convenience init(recipe: Recipe, dataset: Dataset, output: String, options: PretrainingOptions) throws {
+        try self.init(recipe: recipe, dataset: dataset, output: output, options: options, search: nil)
+    }
+
+    /// - Parameter search: what else learns in the run, and from which images.
+    init(recipe ordered: Recipe, dataset: Dataset, output: String, options: PretrainingOptions, search: SearchSetup?) throws {
+        let recipe = search?.base ?? ordered
         // The C heap would keep a decoded photograph for every thread.
         if options.memoryLimit != nil { hssl_return_freed_memory() }
         let batch = recipe.schedule.effectiveBatch
@@ -99,22 +115,25 @@ public final class Trainer {
                 + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better \(Self.advisedCoupledBatch)")
         }
         isSmallForBatchNorm = coupled && batch < Self.advisedCoupledBatch
-        self.recipe = recipe
+        (self.recipe, self.ordered, self.search) = (recipe, ordered, search)
         self.dataset = dataset
         self.options = options
         folder = try RunFolder(path: output, resume: options.resume, startsIfMissing: options.startsIfMissing)
         learner = try Learner(recipe: recipe)
+        if let search { learner.accompany(by: try search.companion(learner)) }
         let largestImage: Int
         (datasetDigest, largestImage) = Self.digest(of: dataset)
-        schedules = Schedules(recipe: recipe, stepsPerEpoch: dataset.count / batch)
+        schedules = Schedules(recipe: recipe, stepsPerEpoch: search?.stepsPerEpoch ?? dataset.count / batch)
         preprocessing = try Preprocessing(recipe: recipe)
-        evaluation = try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
+        evaluation = search != nil ? nil : try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
         if options.resume, folder.hasCheckpoint {
             let file = try SafetensorsFile(path: folder.checkpointPath)
             let position = try Checkpoint.position(of: file)
-            try Self.check(position, against: recipe, dataset: dataset, digest: datasetDigest, path: folder.checkpointPath)
+            try SearchIdentity.check(position.search, against: search?.identity, path: folder.checkpointPath)
+            try Self.check(position, against: ordered, dataset: dataset, digest: datasetDigest, schedules: schedules,
+                           images: search?.images.count ?? dataset.count, path: folder.checkpointPath)
             try Checkpoint.load(file, into: learner)
             resumed = position
         } else if options.resume, try folder.hadCheckpoint(every: recipe.checkpoint.everySteps) {
@@ -122,14 +141,17 @@ public final class Trainer {
         }
         isResumed = resumed != nil
         microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, largestImage: largestImage)
-        source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, microBatch: microBatch)
+        source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, images: search?.images,
+                             microBatch: microBatch, globalViews: learner.globalViews)
         step = resumed?.step ?? 0
         skippedSteps = resumed?.skippedSteps ?? 0
-        try folder.writeConfiguration(recipe)
+        try folder.writeConfiguration(ordered)
         try folder.openMetrics(after: step)
     }
 
-    private static func check(_ position: Checkpoint.Position, against recipe: Recipe, dataset: Dataset, digest: String, path: String) throws {
+    /// - Parameter images: of the data set that are learnt from.
+    private static func check(_ position: Checkpoint.Position, against recipe: Recipe, dataset: Dataset, digest: String,
+                              schedules: Schedules, images: Int, path: String) throws {
         guard position.datasetCount == dataset.count else {
             throw PretrainingError("\(path): was trained on \(position.datasetCount) images, \(dataset.path) has \(dataset.count)")
         }
@@ -145,10 +167,10 @@ public final class Trainer {
             throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
                 + "resume with the recipe it was started with")
         }
-        let perEpoch = dataset.count / recipe.schedule.effectiveBatch
-        guard position.step <= recipe.schedule.epochs * perEpoch, position.seed == recipe.schedule.seed,
-              position.microBatch <= recipe.schedule.effectiveBatch, position.epoch == position.step / perEpoch,
-              position.samplerPosition == position.step % perEpoch * recipe.schedule.effectiveBatch else {
+        let batch = recipe.schedule.effectiveBatch
+        guard position.step <= schedules.totalSteps, position.seed == recipe.schedule.seed,
+              position.microBatch <= batch, position.epoch == position.step / schedules.stepsPerEpoch,
+              position.samplerPosition == position.step % (images / batch) * batch else {
             throw PretrainingError("\(path): its metadata contradict its recipe: step \(position.step), epoch \(position.epoch), seed \(position.seed)")
         }
     }
@@ -274,10 +296,16 @@ public final class Trainer {
         }
         if lastSaved != step || !folder.hasCheckpoint { try save() }
         let finished = step >= schedules.totalSteps
+        // What a search found is its owner's to say.
+        guard search == nil else { return summary(finished, lastTop1) }
         // A stopped run has its curves too; neighbours need the features of thousands of images, which nobody who pressed Ctrl-C waits for.
         if finished { try finish() } else { try writeReport() }
-        return Summary(ending: finished ? .finished : .stopped, step: step,
-                       unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
+        return summary(finished, lastTop1)
+    }
+
+    private func summary(_ finished: Bool, _ lastTop1: Double?) -> Summary {
+        Summary(ending: finished ? .finished : .stopped, step: step,
+                unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
     }
 
     private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
@@ -301,6 +329,7 @@ public final class Trainer {
         metrics.imagesPerSecond = Double(source.batchImages) / max(seconds, 1e-9)
         metrics.peakRSSBytes = Int(hssl_peak_rss())
         metrics.skippedSteps = skippedSteps
+        metrics.candidates = learner.companion?.figures ?? [:]
         return metrics
     }
 
@@ -333,11 +362,10 @@ public final class Trainer {
     private func save() throws {
         // First: a checkpoint never stands without the lines of its steps, while lines beyond it are dropped.
         try folder.synchronizeMetrics()
-        let perEpoch = schedules.stepsPerEpoch
         try Checkpoint.save(learner, position: .init(
-            step: step, epoch: step / perEpoch, samplerPosition: step % perEpoch * recipe.schedule.effectiveBatch, seed: recipe.schedule.seed,
+            step: step, epoch: step / schedules.stepsPerEpoch, samplerPosition: step % source.stepsPerEpoch * source.batchImages, seed: recipe.schedule.seed,
             microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, datasetDigest: datasetDigest, datasetName: datasetName,
-            recipe: recipe.yaml), to: folder.checkpointPath)
+            recipe: ordered.yaml, search: search?.identity), to: folder.checkpointPath)
     }
 
     /// The base model of the teacher and the report.
@@ -356,7 +384,7 @@ public final class Trainer {
     }
 
     /// Last component of the data set's path.
-    private var datasetName: String { dataset.path.split(separator: "/").suffix(2).joined(separator: "/") }
+    var datasetName: String { dataset.path.split(separator: "/").suffix(2).joined(separator: "/") }
 
     private func neighborhoods(_ found: [(query: Int, nearest: [Int])]) throws -> [Report.Neighborhood] {
         found.compactMap { query, nearest -> Report.Neighborhood? in

@@ -54,10 +54,10 @@ package final class AdamW {
     private let seed: UInt64
 
     /// - Parameter seed: of the stochastic rounding of coded moments.
-    package init(student: Network, teacher: Network?, storage: MomentStorage, seed: UInt64, pool: BufferPool) {
-        parameters = student.parameters.all
-        followers = parameters.map { teacher?.parameters[$0.name] }
-        precondition(followers.count { $0 != nil } == teacher?.parameters.all.count ?? 0, "the teacher has other parameters than the student")
+    package init(student: ParameterSet, teacher: ParameterSet?, storage: MomentStorage, seed: UInt64, pool: BufferPool) {
+        parameters = student.all
+        followers = parameters.map { teacher?[$0.name] }
+        precondition(followers.count { $0 != nil } == teacher?.all.count ?? 0, "the teacher has other parameters than the student")
         states = parameters.map { State($0, storage: storage, pool: pool) }
         self.seed = seed
     }

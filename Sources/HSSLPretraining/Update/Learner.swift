@@ -15,6 +15,10 @@ package final class Learner {
     /// Parameters that no update changes.
     private let frozen: Set<String>
     private let sizes: NetworkSizes
+    /// Global views of an image that the objective learns from.
+    private let objectiveViews: Int
+    /// What learns beside the base in the same updates; nil: nothing does.
+    package private(set) var companion: (any Companion)?
 
     /// The teacher starts as a copy of the student.
     ///
@@ -26,6 +30,7 @@ package final class Learner {
         // Without it every kernel would silently be the scalar one.
         try Processor.initialize()
         self.sizes = sizes
+        objectiveViews = objective.globalViews
         pool = BufferPool()
         student = try Network(sizes)
         teacher = objective.hasTeacher(hasAuxiliary: sizes.auxiliary != nil) ? try Network(sizes) : nil
@@ -37,7 +42,9 @@ package final class Learner {
             teacher.copy(from: student)
         }
         let storage = moments ?? MomentStorage(for: settings.precision)
-        optimizer = AdamW(student: student, teacher: teacher, storage: storage, seed: settings.seed, pool: pool)
+        optimizer = AdamW(
+            student: student.parameters, teacher: teacher?.parameters, storage: storage, seed: settings.seed,
+            pool: pool)
         self.clipGradient = clipGradient
         let embedding = student.parameters.all.map(\.name).filter { $0.hasPrefix(Self.patchEmbedding) }
         frozen = freezesPatchEmbedding ? Set(embedding) : []
@@ -56,6 +63,20 @@ package final class Learner {
     /// With the prefix of their names in a checkpoint.
     package var networks: [(network: Network, role: String)] {
         [(student, "student.")] + (teacher.map { [($0, "teacher.")] } ?? [])
+    }
+
+    /// Lets something learn beside the base from now on.
+    package func accompany(by companion: any Companion) {
+        self.companion = companion
+        objective.observer = companion
+    }
+
+    /// Global views of an image in a micro-batch.
+    package var globalViews: Int { companion == nil ? objectiveViews : MultiCropAugmentation.globalViews }
+
+    /// Every parameter that has memory here.
+    package var parameters: [Parameter] {
+        checkpointParts.flatMap { $0.networks.flatMap(\.parameters.all) }
     }
 
     package func newSums() -> UpdateSums { objective.newSums() }
@@ -81,6 +102,7 @@ package final class Learner {
     /// or centre leaves everything as it was.
     package func update(_ sums: UpdateSums, schedule: StepSchedule) -> Outcome {
         defer { student.parameters.clearGradients() }
+        companion?.update(schedule: schedule, pool: pool)
         let norms = optimizer.gradientNorms()
         let loss = sums.losses.total
         let total = norms.reduce(0.0) { $0 + ($1 ?? 0) * ($1 ?? 0) }.squareRoot()

@@ -1,0 +1,86 @@
+import ArgumentParser
+import CSupport
+import HSSLCommandLine
+import HSSLPretraining
+import Logging
+
+struct Search: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Find the auxiliary head that suits a base and its images, without labels.",
+        discussion: """
+            Trains the base by its own objective alone and, beside it, every candidate head on what the base makes of \
+            the images, for a part of the recipe's run; then compares the heads on 2,048 images that were held out. \
+            The run folder receives recipe.yaml with the head that won, ready for hssl pretrain, and report.html. The \
+            recipe's auxiliary section says what the candidates have in common (depth, width). Ctrl-C saves and exits \
+            with 130; --resume goes on bit for bit, with the same heads.
+
+            Examples:
+              hssl search models/vit_nano-fashion.yaml --data DATA/train --heads convnext,resnet,mlp,swin,vit,poolformer --output runs/search
+              hssl pretrain runs/search/recipe.yaml --data DATA/train --output runs/first
+              hssl search RECIPE.yaml --data photos/ --heads convnext,resnet --output runs/search --json - | jq .winner
+            """)
+
+    @OptionGroup var options: RunOptions
+
+    @Option(name: .long, help: ArgumentHelp("Candidates, separated by commas: \(Recipe.headFamilies.joined(separator: ", ")).", valueName: "heads"))
+    var heads: String
+
+    @Flag(name: .long, help: "The base learns from the candidates, too: from the mean over them.")
+    var coupled = false
+
+    @Option(name: .long, help: ArgumentHelp("Updates of the search as a part of those of the recipe's run.", valueName: "part"))
+    var share: Double = SearchOptions.usualShare
+
+    @Option(name: .long, help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+    var json: String?
+
+    func validate() throws {
+        if !(share > 0 && share <= 1) { throw ValidationError("--share must be above 0 and at most 1, not \(share)") }
+    }
+
+    func run() throws {
+        options.shared.apply()
+        let target = try json.map { try JSONTarget($0) }
+        StopSignal.install()
+        let log = Logger(label: "hssl")
+        var search: SearchOptions
+        do { search = try SearchOptions(heads: heads) } catch { throw UsageError("--heads: \(error)") }
+        (search.coupled, search.share) = (coupled, share)
+        let resolved = try options.resolvedRecipe()
+        let dataset = try options.dataset(log)
+        let trainer = try SearchTrainer(
+            recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions,
+            search: search)
+        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(search.heads.count) candidates, \(resolved.schedule.precision.rawValue), \(options.shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
+        if let notice = trainer.notice { log.warning("\(notice)") }
+        if trainer.isResumed {
+            log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
+        } else if options.resume != nil {
+            log.info("\(options.output): no checkpoint yet; starting at the first step")
+        }
+
+        let last = min(trainer.totalSteps, options.maxSteps ?? trainer.totalSteps)
+        var bar = ProgressBar(label: "search", unit: "steps", total: last, first: trainer.step)
+        let outcome = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
+            bar.update(done: metrics.step, detail: Pretrain.detail(metrics))
+            // The comparison that follows has messages of its own.
+            if metrics.step == last { bar.finish(done: last) }
+        }, notice: { log.warning("\($0)") })
+        if outcome.summary.step < last { bar.finish(done: outcome.summary.step) }
+
+        if let target { try target.write(outcome.json) }
+        if let result = outcome.result {
+            if json != "-" { print(result.table) }
+            guard let winner = result.winner else {
+                throw CommandError("\(result.failure ?? ""); \(options.output)/report.html has the figures")
+            }
+            log.info("finished: \(winner.head) wins; \(options.output)/recipe.yaml, \(options.output)/report.html")
+        } else {
+            log.info("stopped after step \(outcome.summary.step) of \(trainer.totalSteps), saved; --resume goes on")
+        }
+        if let status = StopSignal.exitStatus { throw Exit(status) }
+        let unreadable = outcome.summary.unreadable.count + outcome.unreadable
+        if unreadable > 0 { log.warning("\(unreadable) images could not be read and were replaced or left out") }
+        if unreadable > 0 || !dataset.faults.isEmpty { throw Exit(.partly) }
+    }
+}
