@@ -84,6 +84,14 @@ public struct Dataset: Sendable {
 
     public var hasLabels: Bool { labels != nil }
 
+    /// Whether the format holds grey images only: then the three channels of each are alike.
+    public var isGrey: Bool {
+        switch storage {
+        case .files: false
+        case .idx: true
+        }
+    }
+
     /// Path of the image file; for IDX the file's path, `#` and the image's number from 0.
     public func name(_ index: Int) -> String {
         switch storage {

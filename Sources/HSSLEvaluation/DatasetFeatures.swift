@@ -19,26 +19,48 @@ public struct DatasetFeatures: Sendable {
     /// - Parameters:
     ///   - indices: which images, in which order; nil: all.
     ///   - loaderThreads: decode and prepare while the model runs.
-    public init(_ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing, features: Features = .cls,
-                loaderThreads: Int = 2) throws {
+    ///   - progress: told how many images are done.
+    public init(
+        _ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing,
+        features: Features = .cls, loaderThreads: Int = 2, progress: (Int) -> Void = { _ in }
+    ) throws {
         let width = session.model.rowCount(features)
-        try self.init(dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads) { pixels, count, output in
+        try self.init(
+            dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads,
+            progress: progress
+        ) { pixels, count, output in
             try session.extract(images: pixels, count: count, features: features, into: &output)
         }
     }
 
     /// The prepared pixels themselves, as the baseline that features must beat.
-    public init(pixelsOf dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, loaderThreads: Int = 2) throws {
-        try self.init(dataset, indices: indices, preprocessing: preprocessing, dimension: preprocessing.count, loaderThreads: loaderThreads) { pixels, count, output in
-            output.replaceSubrange(..<(count * preprocessing.count), with: pixels[..<(count * preprocessing.count)])
+    ///
+    /// - Parameter channels: 3, or 1 for the first alone, which says everything of grey images.
+    public init(
+        pixelsOf dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, channels: Int = 3,
+        loaderThreads: Int = 2, progress: (Int) -> Void = { _ in }
+    ) throws {
+        let width = preprocessing.count / 3 * channels
+        try self.init(
+            dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads,
+            progress: progress
+        ) { pixels, count, output in
+            for image in 0..<count {
+                let first = image * preprocessing.count
+                output.replaceSubrange((image * width)..<((image + 1) * width), with: pixels[first..<(first + width)])
+            }
         }
     }
 
-    private init(_ dataset: Dataset, indices: [Int]?, preprocessing: Preprocessing, dimension: Int, loaderThreads: Int,
-                 compute: ([Float], Int, inout [Float]) throws -> Void) throws {
+    private init(
+        _ dataset: Dataset, indices: [Int]?, preprocessing: Preprocessing, dimension: Int, loaderThreads: Int,
+        progress: (Int) -> Void, compute: ([Float], Int, inout [Float]) throws -> Void
+    ) throws {
         let wanted = indices ?? Array(0..<dataset.count)
         let chunk = Self.chunk
-        let loader = PrefetchLoader(count: (wanted.count + chunk - 1) / chunk, threads: loaderThreads, capacity: 2 * loaderThreads) { item in
+        let loader = PrefetchLoader(
+            count: (wanted.count + chunk - 1) / chunk, threads: loaderThreads, capacity: 2 * loaderThreads
+        ) { item in
             PreparedImages(dataset, Array(wanted[item * chunk..<min((item + 1) * chunk, wanted.count)]), preprocessing)
         }
         defer { loader.stop() }
@@ -51,6 +73,7 @@ public struct DatasetFeatures: Sendable {
             try compute(images.pixels, images.indices.count, &rows)
             values += rows[..<(images.indices.count * dimension)]
             kept += images.indices
+            progress(kept.count + unreadable.count)
         }
         (self.values, self.dimension, self.indices, self.unreadable) = (values, dimension, kept, unreadable)
     }

@@ -41,6 +41,47 @@ final class EvaluateCommandTests: CommandTestCase {
         }
     }
 
+    func testLinearProbe() throws {
+        func figures(_ arguments: [String]) throws -> [String: Any] {
+            let sets = ["--raw-pixels", "12", "--train", "train", "--test", "t10k", "--json", "-"]
+            let result = try start("hssl", ["evaluate", "linear"] + sets + arguments).collect()
+            XCTAssertEqual(result.status, 0, result.error)
+            return try document(result.output)
+        }
+        let all = try figures([])
+        XCTAssertEqual(all["labels"] as? String, "all")
+        XCTAssertEqual(all["dimension"] as? Int, 144, "grey images have one channel")
+        // The t10k images are among the train images.
+        XCTAssertGreaterThan(try XCTUnwrap(all["top1"] as? Double), 0.9)
+        XCTAssertEqual((all["draws"] as? [Any])?.count, 1)
+        let few = try figures(["--labels-per-class", "1", "--draws", "3", "--threads", "1"])
+        XCTAssertEqual((few["labels"] as? [String: Int]), ["per_class": 1])
+        let draws = try XCTUnwrap(few["draws"] as? [[String: Any]])
+        XCTAssertEqual(draws.map { $0["l2"] as? Double }, [0.1, 0.1, 0.1])
+        XCTAssertEqual(
+            try XCTUnwrap(few["top1"] as? Double), draws.reduce(0) { $0 + ($1["top1"] as? Double ?? 0) } / 3,
+            accuracy: 1e-12)
+        let again = try figures(["--labels-per-class", "1", "--draws", "3", "--threads", "2"])
+        XCTAssertEqual(NSDictionary(dictionary: again), NSDictionary(dictionary: few), "whatever the threads")
+        let share = try figures(["--fraction", "0.5", "--draws", "1", "--l2", "0.01"])
+        XCTAssertEqual((share["draws"] as? [[String: Any]])?.first?["l2"] as? Double, 0.01)
+        for (text, arguments) in [
+            ("--fraction", ["--fraction", "1.5"]), ("--fraction and", ["--fraction", "0.1", "--labels-per-class", "1"]),
+            ("--labels-per-class", ["--labels-per-class", "0"]), ("--l2", ["--l2", "1,x"]), ("--draws", ["--draws", "0"]),
+        ] {
+            let result = try start(
+                "hssl", ["evaluate", "linear", "--raw-pixels", "12", "--train", "train", "--test", "t10k"] + arguments
+            ).collect()
+            XCTAssertEqual(result.status, 64, result.error)
+            XCTAssertTrue(result.errorLines.count == 1 && result.error.contains(text), result.error)
+        }
+        let result = try run(
+            "hssl", "evaluate", "linear", "--raw-pixels", "12", "--train", "train", "--test", "t10k",
+            "--labels-per-class", "1000")
+        XCTAssertEqual(result.status, 1)
+        XCTAssertTrue(result.error.contains("fewer than the 1000 labels asked for"), result.error)
+    }
+
     func testErrors() throws {
         try pretrain("run", "--max-steps", "1")
         let data = ["--train", "train", "--test", "t10k"]
