@@ -504,12 +504,13 @@ typedef struct {
     float left, top, right, bottom;
     ptrdiff_t out_width, out_height;   // of the whole result, of which only this part is computed:
     ptrdiff_t crop_left, crop_top, crop_width, crop_height;
+    bool bilinear;                     // Pillow's BILINEAR (a triangle) in place of BICUBIC
 } hssl_resize;
 /// The whole of an image to the whole of another.
 static inline hssl_resize hssl_resize_whole(ptrdiff_t in_width, ptrdiff_t in_height, ptrdiff_t out_width,
                                             ptrdiff_t out_height) {
     hssl_resize r = {in_width, in_height, 0, 0, (float)in_width, (float)in_height, out_width, out_height, 0, 0,
-                     out_width, out_height};
+                     out_width, out_height, false};
     return r;
 }
 size_t hssl_resize_bicubic_workspace_size(const hssl_resize *resize);

@@ -79,6 +79,9 @@ extension Recipe {
         for selector in selectors {
             selector.variants.first { $0.name == recipe[keyPath: selector.chosen] }?.defaults(&recipe)
         }
+        if document.entries["model"]?["initialize_from"]?.node != nil {
+            recipe.optimizer.learningRate *= Self.initializedRate
+        }
         for (section, key) in all where !choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
         if let fault = faults.first { throw fault }
 
@@ -90,6 +93,10 @@ extension Recipe {
         }
         return recipe
     }
+
+    /// By what a default learning rate is multiplied where the base is not random: at the rates at which one learns
+    /// from nothing it forgets what it knows.
+    package static let initializedRate = 0.1
 
     /// Defaults that the caller's lists allow.
     private init(_ names: Names) {
