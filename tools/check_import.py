@@ -20,8 +20,6 @@ from safetensors.torch import save_file
 from peers_common import Fault, binaries, build
 
 # torchvision's wheel may be for another PyTorch, which then lacks two operators that no model here calls.
-with contextlib.suppress(RuntimeError):
-    torch.ops.torchvision.nms  # noqa: B018
 library = torch.library.Library("torchvision", "FRAGMENT")
 for operator in ("nms", "qnms"):
     with contextlib.suppress(RuntimeError):
@@ -315,17 +313,17 @@ def check_dinov2(folder: pathlib.Path, images: list[pathlib.Path]) -> bool:
     session = onnxruntime.InferenceSession(folder / "features.onnx", providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory() as temporary:
         work = pathlib.Path(temporary)
-        vectors = {}
+        vectors, pixels = {}, [centre(path) for path in images]
+        files = [work / f"{index:05d}.png" for index in range(len(images))]
+        for path, picture in zip(files, pixels):
+            Image.fromarray(picture).save(path)
         for precision in ("float32", "float16", "int8"):
             output = work / f"{precision}.safetensors"
             _, preprocessing = imported(folder / "model.safetensors", output, 224, ("--precision", precision))
-            vectors[precision] = extracted(unresized_any(output, work), images, work / "f.npy", None)
+            vectors[precision] = extracted(unresized_any(output, work), files, work / "f.npy", None)
         theirs = []
-        for path in images:
-            pixels = np.asarray(Image.open(path).convert("RGB"))
-            if pixels.shape[:2] != (224, 224):
-                raise Fault(f"{path}: is {pixels.shape[1]}×{pixels.shape[0]}, not 224×224")
-            inputs = normalised(pixels[None], preprocessing["mean"], preprocessing["std"]).numpy()
+        for picture in pixels:
+            inputs = normalised(picture[None], preprocessing["mean"], preprocessing["std"]).numpy()
             theirs.append(session.run(["features"], {"input_image": inputs})[0][:, 0])
         theirs = np.concatenate(theirs)
 
@@ -345,6 +343,15 @@ def check_dinov2(folder: pathlib.Path, images: list[pathlib.Path]) -> bool:
     return good
 
 
+def centre(path: pathlib.Path, side: int = 224) -> np.ndarray:
+    """The middle of a picture, not resized: no resampler is compared here."""
+    image = Image.open(path).convert("RGB")
+    if min(image.size) < side:
+        raise Fault(f"{path}: is {image.width}×{image.height}, smaller than {side}×{side}")
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
 def unresized_any(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     copies = folder / "unresized"
     copies.mkdir(exist_ok=True)
@@ -359,7 +366,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2, metavar="N", help="random images (default 2)")
     parser.add_argument("--tolerance", type=float, default=1e-4, metavar="T", help="largest difference (default 1e-4)")
     parser.add_argument("--dinov2", type=pathlib.Path, metavar="FOLDER", help="of tools/dinov2_from_wheel.py: real weights")
-    parser.add_argument("--photos", type=pathlib.Path, metavar="FOLDER", help="with --dinov2: pictures of 224×224")
+    parser.add_argument("--photos", type=pathlib.Path, metavar="FOLDER", help="with --dinov2: pictures, of which the middle 224×224 are taken")
     options = parser.parse_args()
     if options.list:
         print("\n".join(CASES))
