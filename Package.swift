@@ -58,7 +58,8 @@ let package = Package(
         .target(name: "HSSLBenchmarks", dependencies: ["HSSLPretraining", "HSSLRuntime"]),
 
         // Commands
-        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLImport", "HSSLBenchmarks", "HSSLCommandLine"]),
+        .executableTarget(
+            name: "hssl", dependencies: ["HSSLPretraining", "HSSLImport", "HSSLBenchmarks", "HSSLCommandLine"]),
         .executableTarget(name: "hssl-extract", dependencies: ["HSSLRuntime", "HSSLData", "HSSLCommandLine"]),
 
         // Tests

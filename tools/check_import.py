@@ -37,9 +37,16 @@ Features = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 class Case:
     """A network with random weights, at one image size: its library, and how the file of it looks."""
 
-    def __init__(self, make: Callable[[int], nn.Module], sizes: tuple[int, int], features: Features,
-                 adapt: Callable[[dict, nn.Module], dict] | None = None, hub: bool = False,
-                 nest: Callable[[dict], dict] | None = None, flags: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        make: Callable[[int], nn.Module],
+        sizes: tuple[int, int],
+        features: Features,
+        adapt: Callable[[dict, nn.Module], dict] | None = None,
+        hub: bool = False,
+        nest: Callable[[dict], dict] | None = None,
+        flags: tuple[str, ...] = (),
+    ):
         self.make, self.sizes, self.features, self.adapt = make, sizes, features, adapt
         self.hub, self.nest, self.flags = hub, nest, flags
 
@@ -82,8 +89,9 @@ def plain(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def hugging_face(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    more = {"interpolate_pos_encoding": True} if isinstance(
-        model, (transformers.ViTModel, transformers.SwinModel)) else {}
+    more = (
+        {"interpolate_pos_encoding": True} if isinstance(model, (transformers.ViTModel, transformers.SwinModel)) else {}
+    )
     output = model(pixel_values=images, **more)
     if isinstance(model, (transformers.SwinModel, transformers.ConvNextModel, transformers.ResNetModel)):
         return output.pooler_output.flatten(1)
@@ -96,11 +104,13 @@ def hugging_face(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def timm_filter(module: str) -> Callable[[dict, nn.Module], dict]:
     def adapt(state: dict, model: nn.Module) -> dict:
         return getattr(sys.modules[f"timm.models.{module}"], "checkpoint_filter_fn")(state, model)
+
     return adapt
 
 
 def interpolated(offset: float | None) -> Callable[[dict, nn.Module], dict]:
     """DINO's and iBOT's `interpolate_pos_encoding` (offset 0.1), MAE's `interpolate_pos_embed` (None)."""
+
     def adapt(state: dict, model: nn.Module) -> dict:
         positions, side = state["pos_embed"], round((state["pos_embed"].shape[1] - 1) ** 0.5)
         target = model.patch_embed.grid_size[0]
@@ -109,13 +119,16 @@ def interpolated(offset: float | None) -> Callable[[dict, nn.Module], dict]:
         grid = nn.functional.interpolate(grid, mode="bicubic", align_corners=False, **how)
         assert grid.shape[-1] == target
         return state | {"pos_embed": torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)}
+
     return adapt
 
 
 def sines(state: dict, model: nn.Module) -> dict:
     """MoCo v3's `build_2d_sincos_position_embedding`."""
     side, width = model.patch_embed.grid_size[0], state["pos_embed"].shape[-1]
-    w, h = torch.meshgrid(torch.arange(side, dtype=torch.float32), torch.arange(side, dtype=torch.float32), indexing="ij")
+    w, h = torch.meshgrid(
+        torch.arange(side, dtype=torch.float32), torch.arange(side, dtype=torch.float32), indexing="ij"
+    )
     omega = 1.0 / 10000 ** (torch.arange(width // 4, dtype=torch.float32) / (width // 4))
     parts = [f(grid.flatten()[:, None] * omega) for grid in (w, h) for f in (torch.sin, torch.cos)]
     return state | {"pos_embed": torch.cat([torch.zeros(1, width), torch.cat(parts, 1)])[None]}
@@ -125,7 +138,9 @@ def sines(state: dict, model: nn.Module) -> dict:
 
 
 def timm_model(name: str, **more: object) -> Callable[[int], nn.Module]:
-    return lambda size: timm.create_model(name, **more, **({"img_size": size} if "resnet" not in name and "convnext" not in name else {}))
+    return lambda size: timm.create_model(
+        name, **more, **({"img_size": size} if "resnet" not in name and "convnext" not in name else {})
+    )
 
 
 def vit(**more: object) -> Callable[[int], nn.Module]:
@@ -137,6 +152,7 @@ def hub_model(kind: str, **config: object) -> Callable[[int], nn.Module]:
     def make(size: int) -> nn.Module:
         # The size a model was made for is in its file: another one only sees other images.
         return getattr(transformers, kind + "Model")(getattr(transformers, kind + "Config")(**config))
+
     return make
 
 
@@ -150,12 +166,16 @@ def vision_model(name: str) -> Callable[[int], nn.Module]:
         else:
             model.classifier[2] = nn.Identity()
         return model
+
     return make
 
 
 SMALL = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 6}
-EXTRA = {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
-         "epoch": 3, "args": argparse.Namespace(lr=0.1, path="x", flag=True, none=None)}
+EXTRA = {
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
+    "epoch": 3,
+    "args": argparse.Namespace(lr=0.1, path="x", flag=True, none=None),
+}
 
 
 def prefixed(prefix: str, state: dict) -> dict:
@@ -168,8 +188,12 @@ def other(state: dict) -> dict:
 
 def dino(state: dict) -> dict:
     head = {"head.mlp.0.weight": torch.ones(4, 384), "head.last_layer.weight_g": torch.ones(4, 1)}
-    return {"student": prefixed("module.", prefixed("backbone.", other(state)) | head),
-            "teacher": prefixed("backbone.", state) | head, "dino_loss": {"center": torch.zeros(1, 4)}, **EXTRA}
+    return {
+        "student": prefixed("module.", prefixed("backbone.", other(state)) | head),
+        "teacher": prefixed("backbone.", state) | head,
+        "dino_loss": {"center": torch.zeros(1, 4)},
+        **EXTRA,
+    }
 
 
 def ibot(state: dict) -> dict:
@@ -177,22 +201,32 @@ def ibot(state: dict) -> dict:
 
 
 def mae(state: dict) -> dict:
-    extra = {"mask_token": torch.ones(1, 1, 8), "decoder_embed.weight": torch.ones(8, 384),
-             "decoder_pos_embed": torch.ones(1, 197, 8), "decoder_blocks.0.norm1.weight": torch.ones(8)}
+    extra = {
+        "mask_token": torch.ones(1, 1, 8),
+        "decoder_embed.weight": torch.ones(8, 384),
+        "decoder_pos_embed": torch.ones(1, 197, 8),
+        "decoder_blocks.0.norm1.weight": torch.ones(8),
+    }
     return {"model": state | extra, **EXTRA}
 
 
 def moco(state: dict) -> dict:
     head = {"head.0.weight": torch.ones(2, 384)}
-    return {"state_dict": prefixed("module.base_encoder.", state | head)
-            | prefixed("module.momentum_encoder.", other(state) | head)
-            | {"module.predictor.0.weight": torch.ones(2, 2)}, "arch": "vit_small", **EXTRA}
+    return {
+        "state_dict": prefixed("module.base_encoder.", state | head)
+        | prefixed("module.momentum_encoder.", other(state) | head)
+        | {"module.predictor.0.weight": torch.ones(2, 2)},
+        "arch": "vit_small",
+        **EXTRA,
+    }
 
 
 def dinov2(state: dict) -> dict:
     """A training checkpoint: chunks of blocks, heads beside the backbone."""
+
     def chunked(name: str) -> str:
         return name.replace("blocks.", "blocks.0.") if name.startswith("blocks.") else name
+
     own = {chunked(name): tensor for name, tensor in state.items()} | {"mask_token": torch.ones(1, 384)}
     return {"teacher": prefixed("backbone.", own) | {"dino_head.mlp.0.weight": torch.ones(2, 384)}}
 
@@ -208,10 +242,18 @@ def meta_registers(state: dict) -> dict:
 
 
 CASES = {
-    "timm-vit": Case(timm_model("vit_small_patch16_224", depth=3), (224, 160), first_token, timm_filter("vision_transformer")),
-    "timm-deit3": Case(timm_model("deit3_small_patch16_224", depth=2), (224, 288), first_token, timm_filter("vision_transformer")),
-    "timm-dinov2": Case(timm_model("vit_small_patch14_dinov2", depth=3), (518, 224), first_token, timm_filter("vision_transformer")),
-    "timm-dinov2-reg": Case(timm_model("vit_small_patch14_reg4_dinov2", depth=3), (518, 224), first_token, timm_filter("vision_transformer")),
+    "timm-vit": Case(
+        timm_model("vit_small_patch16_224", depth=3), (224, 160), first_token, timm_filter("vision_transformer")
+    ),
+    "timm-deit3": Case(
+        timm_model("deit3_small_patch16_224", depth=2), (224, 288), first_token, timm_filter("vision_transformer")
+    ),
+    "timm-dinov2": Case(
+        timm_model("vit_small_patch14_dinov2", depth=3), (518, 224), first_token, timm_filter("vision_transformer")
+    ),
+    "timm-dinov2-reg": Case(
+        timm_model("vit_small_patch14_reg4_dinov2", depth=3), (518, 224), first_token, timm_filter("vision_transformer")
+    ),
     "timm-dinov3": Case(timm_model("vit_small_patch16_dinov3", depth=3), (224, 288), first_token),
     "timm-dinov3-plus": Case(timm_model("vit_small_plus_patch16_dinov3_qkvb", depth=2), (224, 160), first_token),
     "timm-swin": Case(timm_model("swin_tiny_patch4_window7_224"), (224, 288), pooled),
@@ -222,10 +264,26 @@ CASES = {
     "torchvision-convnext": Case(vision_model("convnext_tiny"), (224, 160), plain),
     "vit-hf": Case(hub_model("ViT", **SMALL, intermediate_size=1536), (224, 160), hugging_face, hub=True),
     "dinov2-hf": Case(hub_model("Dinov2", **SMALL, image_size=518), (518, 224), hugging_face, hub=True),
-    "dinov2-swiglu-hf": Case(hub_model("Dinov2", **SMALL, image_size=224, use_swiglu_ffn=True), (224, 280), hugging_face, hub=True),
-    "dinov2-reg-hf": Case(hub_model("Dinov2WithRegisters", **SMALL, image_size=518, patch_size=14), (518, 224), hugging_face, hub=True),
-    "dinov3-hf": Case(hub_model("DINOv3ViT", **SMALL, intermediate_size=1536, num_register_tokens=4), (224, 288), hugging_face, hub=True),
-    "dinov3-gated-hf": Case(hub_model("DINOv3ViT", **SMALL, intermediate_size=1536, num_register_tokens=4, use_gated_mlp=True, hidden_act="silu"), (224, 160), hugging_face, hub=True),
+    "dinov2-swiglu-hf": Case(
+        hub_model("Dinov2", **SMALL, image_size=224, use_swiglu_ffn=True), (224, 280), hugging_face, hub=True
+    ),
+    "dinov2-reg-hf": Case(
+        hub_model("Dinov2WithRegisters", **SMALL, image_size=518, patch_size=14), (518, 224), hugging_face, hub=True
+    ),
+    "dinov3-hf": Case(
+        hub_model("DINOv3ViT", **SMALL, intermediate_size=1536, num_register_tokens=4),
+        (224, 288),
+        hugging_face,
+        hub=True,
+    ),
+    "dinov3-gated-hf": Case(
+        hub_model(
+            "DINOv3ViT", **SMALL, intermediate_size=1536, num_register_tokens=4, use_gated_mlp=True, hidden_act="silu"
+        ),
+        (224, 160),
+        hugging_face,
+        hub=True,
+    ),
     "swin-hf": Case(hub_model("Swin", depths=[2, 2, 2, 2]), (224, 288), hugging_face, hub=True),
     "convnext-hf": Case(hub_model("ConvNext", depths=[1, 1, 2, 1]), (224, 160), hugging_face, hub=True),
     "resnet-hf": Case(hub_model("ResNet", depths=[1, 2, 2, 1]), (224, 250), hugging_face, hub=True),
@@ -233,9 +291,23 @@ CASES = {
     "ibot": Case(vit(), (224, 288), first_token, interpolated(0.1), nest=ibot),
     "mae": Case(vit(), (224, 160), first_token, interpolated(None), nest=mae),
     "mocov3": Case(vit(num_heads=12), (224, 160), first_token, sines, nest=moco),
-    "mocov3-resnet": Case(timm_model("resnet50", num_classes=0), (224, 160), lambda m, x: m.forward_features(x).mean((2, 3)), nest=moco),
-    "dinov2-meta": Case(timm_model("vit_small_patch14_dinov2", depth=3, num_classes=0), (518, 224), first_token, interpolated(0.1), nest=dinov2),
-    "dinov2-reg-meta": Case(timm_model("vit_small_patch14_reg4_dinov2", depth=3, num_classes=0), (518, 224), first_token, timm_filter("vision_transformer"), nest=meta_registers),
+    "mocov3-resnet": Case(
+        timm_model("resnet50", num_classes=0), (224, 160), lambda m, x: m.forward_features(x).mean((2, 3)), nest=moco
+    ),
+    "dinov2-meta": Case(
+        timm_model("vit_small_patch14_dinov2", depth=3, num_classes=0),
+        (518, 224),
+        first_token,
+        interpolated(0.1),
+        nest=dinov2,
+    ),
+    "dinov2-reg-meta": Case(
+        timm_model("vit_small_patch14_reg4_dinov2", depth=3, num_classes=0),
+        (518, 224),
+        first_token,
+        timm_filter("vision_transformer"),
+        nest=meta_registers,
+    ),
 }
 
 
@@ -301,8 +373,11 @@ def check(name: str, case: Case, tolerance: float, count: int) -> bool:
                 deviation = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
                 good = deviation <= tolerance
                 agrees = agrees and good
-                print(f"{'agrees ' if good else 'DIFFERS'}  {name} {size} {source.name}: {document['family']} {document['name']}, "
-                      f"features {list(theirs.shape)} {deviation:.1e} of at most {np.abs(theirs).max():.1f}", flush=True)
+                print(
+                    f"{'agrees ' if good else 'DIFFERS'}  {name} {size} {source.name}: {document['family']} {document['name']}, "
+                    f"features {list(theirs.shape)} {deviation:.1e} of at most {np.abs(theirs).max():.1f}",
+                    flush=True,
+                )
     return agrees
 
 
@@ -333,13 +408,17 @@ def check_dinov2(folder: pathlib.Path, images: list[pathlib.Path]) -> bool:
 
     deviation = float(np.abs(vectors["float32"] - theirs).max())
     good = deviation <= 1e-4
-    print(f"{'agrees ' if good else 'DIFFERS'}  float32 of {len(images)} images: {deviation:.1e} of at most {np.abs(theirs).max():.1f} from onnxruntime")
+    print(
+        f"{'agrees ' if good else 'DIFFERS'}  float32 of {len(images)} images: {deviation:.1e} of at most {np.abs(theirs).max():.1f} from onnxruntime"
+    )
     for precision in ("float16", "int8"):
         values = cosine(vectors[precision], vectors["float32"])
         mean, first, least = values.mean(), np.quantile(values, 0.01), values.min()
         fine = mean >= 0.999 and first >= 0.997
         good = good and fine
-        print(f"{'agrees ' if fine else 'DIFFERS'}  {precision}: cosine to float32 mean {mean:.5f}, 1st percentile {first:.5f}, least {least:.5f}")
+        print(
+            f"{'agrees ' if fine else 'DIFFERS'}  {precision}: cosine to float32 mean {mean:.5f}, 1st percentile {first:.5f}, least {least:.5f}"
+        )
     return good
 
 
@@ -360,20 +439,32 @@ def unresized_any(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="tools/check_import", description="Imports what timm, transformers and torchvision save, and compares features.")
+        prog="tools/check_import",
+        description="Imports what timm, transformers and torchvision save, and compares features.",
+    )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="some of the sources (default: all)")
     parser.add_argument("--list", action="store_true", help="name the sources")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="random images (default 2)")
     parser.add_argument("--tolerance", type=float, default=1e-4, metavar="T", help="largest difference (default 1e-4)")
-    parser.add_argument("--dinov2", type=pathlib.Path, metavar="FOLDER", help="of tools/dinov2_from_wheel.py: real weights")
-    parser.add_argument("--photos", type=pathlib.Path, metavar="FOLDER", help="with --dinov2: pictures, of which the middle 224×224 are taken")
+    parser.add_argument(
+        "--dinov2", type=pathlib.Path, metavar="FOLDER", help="of tools/dinov2_from_wheel.py: real weights"
+    )
+    parser.add_argument(
+        "--photos",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="with --dinov2: pictures, of which the middle 224×224 are taken",
+    )
     options = parser.parse_args()
     if options.list:
         print("\n".join(CASES))
         return 0
     unknown = [name for name in options.sources if name not in CASES]
     if unknown or (options.dinov2 and not options.photos):
-        print(f"check_import: unknown source '{unknown[0]}'" if unknown else "check_import: --dinov2 needs --photos", file=sys.stderr)
+        print(
+            f"check_import: unknown source '{unknown[0]}'" if unknown else "check_import: --dinov2 needs --photos",
+            file=sys.stderr,
+        )
         return 64
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     failed = []

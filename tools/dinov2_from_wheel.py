@@ -60,13 +60,26 @@ def main() -> int:
             raise ValueError(f"{len(tensors)} tensors, not {expected}")
         save_file(tensors, options.folder / "model.safetensors", metadata={"format": "pt"})
         config = {
-            "architectures": ["Dinov2Model"], "model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12,
-            "num_attention_heads": 6, "mlp_ratio": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "image_size": 518,
-            "patch_size": 14, "use_swiglu_ffn": False,
+            "architectures": ["Dinov2Model"],
+            "model_type": "dinov2",
+            "hidden_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 6,
+            "mlp_ratio": 4,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-6,
+            "image_size": 518,
+            "patch_size": 14,
+            "use_swiglu_ffn": False,
         }
         processor = {
-            "do_resize": True, "size": {"shortest_edge": 256}, "resample": 3, "do_center_crop": True,
-            "crop_size": {"height": 224, "width": 224}, "do_normalize": True, "image_mean": [0.485, 0.456, 0.406],
+            "do_resize": True,
+            "size": {"shortest_edge": 256},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": 224, "width": 224},
+            "do_normalize": True,
+            "image_mean": [0.485, 0.456, 0.406],
             "image_std": [0.229, 0.224, 0.225],
         }
         (options.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -142,7 +142,9 @@ void hssl_gated(ptrdiff_t rows, ptrdiff_t H, const float *x, float *y) {
     int threads = hssl_team((double)(rows * H) * HSSL_WORK_EXP);
     HSSL_TEAM(threads, part, {
         hssl_range own = hssl_range_of(rows, 1, part, threads);
-        for (ptrdiff_t r = own.begin; r < own.end; r++) kernels->gated(H, x + 2 * r * H, x + (2 * r + 1) * H, y + r * H);
+        for (ptrdiff_t r = own.begin; r < own.end; r++) {
+            kernels->gated(H, x + 2 * r * H, x + (2 * r + 1) * H, y + r * H);
+        }
     });
 }
 

@@ -1,5 +1,5 @@
-// Antialiased bicubic and bilinear resampling with Pillow's weights. Reference: Pillow, src/libImaging/Resample.c (the algorithm; no
-// code of it is here).
+// Antialiased bicubic and bilinear resampling with Pillow's weights. Reference: Pillow, src/libImaging/Resample.c (the
+// algorithm; no code of it is here).
 #include "image/image.h"
 #include <math.h>
 #include <string.h>

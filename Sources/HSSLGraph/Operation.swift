@@ -93,8 +93,8 @@ public enum Operation {
 
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
-        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, gated, rotate, attention, depthwiseConv, pool,
-             scaleChannels, residual, residualOfSamples
+        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, gated, rotate, attention,
+             depthwiseConv, pool, scaleChannels, residual, residualOfSamples
         case addBroadcast, prependToken, maskTokens, gatherRows, permuteTokens, transposeTokens, meanTokens,
              resamplePositions, l2Normalize, scaleRows
         case softCrossEntropy, prototypeCrossEntropy

@@ -1,8 +1,9 @@
 import HSSLFormats
 import HSSLGraph
 import HSSLModels
+
 #if canImport(Glibc)
-import Glibc
+    import Glibc
 #endif
 
 /// How every parameter of an architecture is made of foreign tensors.
@@ -31,7 +32,8 @@ struct Assembly {
             }
         }
         if let stranger = network.entries.keys.filter({ !used.contains($0) }).min() {
-            throw network.fault("unexpected tensor '\(network.foreignName(stranger))': \(architecture.name) of these sizes has none")
+            throw network.fault(
+                "unexpected tensor '\(network.foreignName(stranger))': \(architecture.name) of these sizes has none")
         }
         return values
     }
@@ -48,7 +50,8 @@ struct Assembly {
             if name.hasSuffix("relative_position_bias_table") {
                 throw network.fault(
                     "tensor '\(network.foreignName(name))' has shape \(found), the image size asks for \(expected): a stage has fewer "
-                        + "cells than a window, and tables of relative positions are not resampled; give a larger --image-size")
+                        + "cells than a window, and tables of relative positions are not resampled; give a larger --image-size"
+                )
             }
             throw network.mismatch(name, expected: expected, found: found)
         }
@@ -86,20 +89,28 @@ struct Assembly {
         _ vit: VisionTransformer.Configuration, _ shape: [Int]
     ) throws -> () throws -> [Float] {
         used.insert("pos_embed")
-        let network = network, foreign = try network.shape("pos_embed"), width = vit.embedDim
-        guard foreign.count == 3, foreign[0] == 1, foreign[2] == width, let (side, hasClass) = Recognition.grid(foreign[1]) else {
+        let network = network
+        let foreign = try network.shape("pos_embed")
+        let width = vit.embedDim
+        guard foreign.count == 3, foreign[0] == 1, foreign[2] == width,
+            let (side, hasClass) = Recognition.grid(foreign[1])
+        else {
             throw network.mismatch("pos_embed", expected: shape, found: foreign)
         }
-        let method = network.convention.positions, target = vit.grid, covers = vit.positionsCoverClass
+        let method = network.convention.positions
+        let target = vit.grid
+        let covers = vit.positionsCoverClass
         if target != side {
-            resampled.append("positions \(side)×\(side) → \(target)×\(target): \(method.rawValue), as \(network.convention.name)")
+            resampled.append(
+                "positions \(side)×\(side) → \(target)×\(target): \(method.rawValue), as \(network.convention.name)")
         }
         return {
             let table = try network.values("pos_embed", shape: foreign)
             let first = hasClass ? width : 0
             var cells = Array(table[first...])
             if target != side {
-                cells = method == .computed
+                cells =
+                    method == .computed
                     ? Self.sines(target, width: width)
                     : PositionResampling.resampled(
                         cells, from: side, to: Grid(height: target, width: target), width: width, method.resampling)
@@ -134,14 +145,19 @@ struct Assembly {
         let norm = parts.joined(separator: ".")
         if kind == "weight" { try verified(name, shape) }
         let channels = [shape[0]]
-        for statistic in ["weight", "bias", "running_mean", "running_var"] { try verified("\(norm).\(statistic)", channels) }
+        for statistic in ["weight", "bias", "running_mean", "running_var"] {
+            try verified("\(norm).\(statistic)", channels)
+        }
         if kind == "weight" { folded.append("\(norm) → \(convolution)") }
         let network = network
         return {
-            func values(_ statistic: String) throws -> [Float] { try network.values("\(norm).\(statistic)", shape: channels) }
+            func values(_ statistic: String) throws -> [Float] {
+                try network.values("\(norm).\(statistic)", shape: channels)
+            }
             let (gamma, variance) = (try values("weight"), try values("running_var"))
             if let index = variance.firstIndex(where: { $0 < 0 }) {
-                throw network.fault("tensor '\(network.foreignName("\(norm).running_var"))' is negative at element \(index)")
+                throw network.fault(
+                    "tensor '\(network.foreignName("\(norm).running_var"))' is negative at element \(index)")
             }
             let factors = zip(gamma, variance).map { Double($0) / (Double($1) + 1e-5).squareRoot() }
             guard kind == "weight" else {
@@ -163,17 +179,22 @@ struct Assembly {
     var lines: [String] {
         var lines: [String] = []
         func list(_ what: String, _ items: [String]) {
-            var counts: [String: Int] = [:], order: [String] = []
-            for item in items.map(Self.pattern) where counts.updateValue((counts[item] ?? 0) + 1, forKey: item) == nil { order.append(item) }
+            var counts: [String: Int] = [:]
+            var order: [String] = []
+            for item in items.map(Self.pattern) where counts.updateValue((counts[item] ?? 0) + 1, forKey: item) == nil {
+                order.append(item)
+            }
             guard !order.isEmpty else { return }
             lines.append("\(what): \(items.count)")
             lines += order.map { "  \($0)\((counts[$0] ?? 1) > 1 ? " (\(counts[$0] ?? 1))" : "")" }
         }
         list("taken as they are", network.renamed.filter { $0.from == network.prefix + $0.to }.map(\.to))
-        list("renamed", network.renamed.filter { $0.from != network.prefix + $0.to }.map { from, to in
-            let isPart = (network.entries[to]?.count ?? 1) > 1
-            return "\(oneLine(from, limit: 200)) → \(to)\(isPart ? " (a part)" : "")"
-        })
+        list(
+            "renamed",
+            network.renamed.filter { $0.from != network.prefix + $0.to }.map { from, to in
+                let isPart = (network.entries[to]?.count ?? 1) > 1
+                return "\(oneLine(from, limit: 200)) → \(to)\(isPart ? " (a part)" : "")"
+            })
         list("folded", folded)
         list("resampled", resampled)
         list("left out", network.left.map { oneLine($0, limit: 200) })

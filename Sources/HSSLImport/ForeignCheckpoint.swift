@@ -97,7 +97,8 @@ struct ForeignCheckpoint: Sendable {
             let candidates = named.filter {
                 if case .dictionary(let index) = $0.value { depths[index] != nil } else { false }
             }
-            let chosen = Self.wanted.lazy.compactMap { name in candidates.first { $0.key == name } }.first
+            let chosen =
+                Self.wanted.lazy.compactMap { name in candidates.first { $0.key == name } }.first
                 ?? (candidates.count == 1 ? candidates.first : nil)
             guard let chosen, members.count < Self.deepest else {
                 let names = candidates.map { "'\(oneLine($0.key))'" }.joined(separator: ", ")

@@ -24,7 +24,9 @@ package struct ForeignModel {
         self.path = path
         let checkpoint = try ForeignCheckpoint.open(path: path)
         if let name, !ModelArchitecture.names.contains(name) {
-            throw ImportError("--architecture: unknown architecture '\(oneLine(name))' (known: \(ModelArchitecture.names.joined(separator: ", ")))")
+            throw ImportError(
+                "--architecture: unknown architecture '\(oneLine(name))' (known: \(ModelArchitecture.names.joined(separator: ", ")))"
+            )
         }
         let network = try ForeignNetwork(checkpoint, source: source)
         let hub = try HubConfiguration(beside: path)
@@ -49,9 +51,12 @@ package struct ForeignModel {
             data: path.split(separator: "/").last.map(String.init) ?? path, epochs: 0, precision: types,
             version: HSSLVersion.current)
 
-        var report = ["\(oneLine(path)): \(network.library.name) names, conventions of \(network.convention.name)"
-            + (checkpoint.members.isEmpty ? "" : ", in \(checkpoint.members.map { "'\(oneLine($0))'" }.joined(separator: " "))")
-            + (network.prefix.isEmpty ? "" : ", prefix '\(oneLine(network.prefix))'") + ", \(types)"]
+        var report = [
+            "\(oneLine(path)): \(network.library.name) names, conventions of \(network.convention.name)"
+                + (checkpoint.members.isEmpty
+                    ? "" : ", in \(checkpoint.members.map { "'\(oneLine($0))'" }.joined(separator: " "))")
+                + (network.prefix.isEmpty ? "" : ", prefix '\(oneLine(network.prefix))'") + ", \(types)"
+        ]
         report.append("architecture: \(architecture.json.text())")
         report += assembly.lines
         report.append(

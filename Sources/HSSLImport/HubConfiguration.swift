@@ -21,7 +21,9 @@ struct HubConfiguration {
     private static func read(_ path: String) throws -> JSONValue? {
         let file: ReadableFile
         do { file = try ReadableFile(path: path) } catch { return nil }
-        guard file.size <= 1 << 20 else { throw FileError(path: path, reason: "has \(file.size) bytes; at most 1 MB are read") }
+        guard file.size <= 1 << 20 else {
+            throw FileError(path: path, reason: "has \(file.size) bytes; at most 1 MB are read")
+        }
         let bytes = try readFile(at: path, limit: 1 << 20)
         do { return try JSONValue.parse(bytes: bytes) } catch { throw FileError(path: path, reason: "\(error)") }
     }
@@ -57,11 +59,15 @@ struct HubConfiguration {
 
     /// Pixels a side.
     func imageSize() throws -> Int? {
-        if let size = member("image_size", of: model) { return try Self.square(size) ?? { throw fault("image_size is not square") }() }
+        if let size = member("image_size", of: model) {
+            return try Self.square(size) ?? { throw fault("image_size is not square") }()
+        }
         guard let input = member("input_size", of: member("pretrained_cfg", of: model)), case .array(let sides) = input,
             sides.count == 3
         else { return nil }
-        guard let height = sides[1].asInteger, height == sides[2].asInteger else { throw fault("input_size is not square") }
+        guard let height = sides[1].asInteger, height == sides[2].asInteger else {
+            throw fault("input_size is not square")
+        }
         return height
     }
 
@@ -102,9 +108,12 @@ struct HubConfiguration {
         }
         func side(_ key: String) -> Int? {
             guard let value = member(key, of: processor) else { return nil }
-            return Self.square(value) ?? ["shortest_edge", "height"].lazy.compactMap { member($0, of: value)?.asInteger }.first
+            return Self.square(value)
+                ?? ["shortest_edge", "height"].lazy.compactMap { member($0, of: value)?.asInteger }.first
         }
-        let size = side("size"), crop = side("crop_size"), isCropped = member("do_center_crop", of: processor)
+        let size = side("size")
+        let crop = side("crop_size")
+        let isCropped = member("do_center_crop", of: processor)
         if let share = member("crop_pct", of: processor)?.asNumber, let size, size < 384, share > 0 {
             // transformers' ConvNeXt: the shorter side becomes size/crop_pct, then the centre is cut out.
             (result.resize, result.crop) = (Int(Double(size) / share), size)
@@ -119,7 +128,8 @@ struct HubConfiguration {
             switch resample {
             case 2: result.interpolation = .bilinear
             case 3: result.interpolation = .bicubic
-            default: throw fault("preprocessor_config.json: resample \(resample) is not supported (2: bilinear, 3: bicubic)")
+            default:
+                throw fault("preprocessor_config.json: resample \(resample) is not supported (2: bilinear, 3: bicubic)")
             }
         }
     }

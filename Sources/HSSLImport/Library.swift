@@ -45,10 +45,14 @@ struct ForeignPreprocessing: Sendable, Equatable {
 }
 
 extension Library {
-    static let all = [vit, huggingFaceViT, swin, huggingFaceSwin, torchvisionSwin, convNeXt, officialConvNeXt,
-                      huggingFaceConvNeXt, torchvisionConvNeXt, resNet, huggingFaceResNet]
+    static let all = [
+        vit, huggingFaceViT, swin, huggingFaceSwin, torchvisionSwin, convNeXt, officialConvNeXt,
+        huggingFaceConvNeXt, torchvisionConvNeXt, resNet, huggingFaceResNet,
+    ]
 
-    private static func split(_ name: String) -> [Substring] { name.split(separator: ".", omittingEmptySubsequences: false) }
+    private static func split(_ name: String) -> [Substring] {
+        name.split(separator: ".", omittingEmptySubsequences: false)
+    }
 
     // MARK: Vision transformers
 
@@ -81,7 +85,8 @@ extension Library {
                 ("blocks.#.attn.v_bias", "blocks.$1.attn.qkv.bias", 2, 3),
             ],
             left: [
-                "mask_token", "masked_embed", "head.**", "head_dist.**", "fc.**", "decoder_embed.**", "decoder_blocks.**",
+                "mask_token", "masked_embed", "head.**", "head_dist.**", "fc.**", "decoder_embed.**",
+                "decoder_blocks.**",
                 "decoder_norm.**", "decoder_pred.**", "decoder_pos_embed", "predictor.**", "rope_embed.periods",
                 "rope.**", "local_cls_norm.**", "blocks.#.attn.qkv.bias_mask", "blocks.#.attn.k_bias",
                 "dino_head.**", "ibot_head.**",
@@ -123,7 +128,8 @@ extension Library {
             left: ["embeddings.mask_token", "pooler.**", "classifier.**", "rope_embeddings.**", "decoder.**"]))
 
     /// Both spellings of transformers: `attention.query`, `q_proj`.
-    private static func queriesKeysValues(_ module: String, _ target: String, last: Int) -> [(String, String, Int, Int)] {
+    private static func queriesKeysValues(_ module: String, _ target: String, last: Int) -> [(String, String, Int, Int)]
+    {
         [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")].enumerated().flatMap { part, names in
             [
                 ("\(module).attention.\(names.0).*", "\(target).qkv.$\(last)", part, 3),
@@ -140,7 +146,8 @@ extension Library {
             "patch_embed.proj.*", "patch_embed.norm.*", "layers.#.blocks.#.norm1.*", "layers.#.blocks.#.norm2.*",
             "layers.#.blocks.#.attn.qkv.*", "layers.#.blocks.#.attn.proj.*",
             "layers.#.blocks.#.attn.relative_position_bias_table", "layers.#.blocks.#.mlp.fc1.*",
-            "layers.#.blocks.#.mlp.fc2.*", "layers.#.downsample.norm.*", "layers.#.downsample.reduction.weight", "norm.*",
+            "layers.#.blocks.#.mlp.fc2.*", "layers.#.downsample.norm.*", "layers.#.downsample.reduction.weight",
+            "norm.*",
         ],
         left: [
             "layers.#.blocks.#.attn.relative_position_index", "layers.#.blocks.#.attn_mask", "head.**", "mask_token",
@@ -159,7 +166,9 @@ extension Library {
                 let module = ["0": "proj", "2": "norm"][parts[2]] ?? String(parts[2])
                 return (["patch_embed", module] + parts[3...].map(String.init)).joined(separator: ".")
             }
-            if place % 2 == 0 { return (["layers", "\(place / 2)", "downsample"] + parts[2...]).joined(separator: ".") }
+            if place % 2 == 0 {
+                return (["layers", "\(place / 2)", "downsample"] + parts[2...]).joined(separator: ".")
+            }
             return (["layers", "\(place / 2)", "blocks"] + parts[2...]).joined(separator: ".")
                 .replacing(".mlp.0.", with: ".mlp.fc1.").replacing(".mlp.3.", with: ".mlp.fc2.")
         }, map: swinMap)
@@ -180,12 +189,18 @@ extension Library {
                 ("layers.#.blocks.#.layernorm_after.*", "layers.$1.blocks.$2.norm2.$3"),
                 ("layers.#.blocks.#.attention.output.dense.*", "layers.$1.blocks.$2.attn.proj.$3"),
                 ("layers.#.blocks.#.attention.o_proj.*", "layers.$1.blocks.$2.attn.proj.$3"),
-                ("layers.#.blocks.#.attention.self.relative_position_bias_table",
-                 "layers.$1.blocks.$2.attn.relative_position_bias_table"),
-                ("layers.#.blocks.#.attention.relative_position_bias_table",
-                 "layers.$1.blocks.$2.attn.relative_position_bias_table"),
-                ("layers.#.blocks.#.attention.relative_position_bias.relative_position_bias_table",
-                 "layers.$1.blocks.$2.attn.relative_position_bias_table"),
+                (
+                    "layers.#.blocks.#.attention.self.relative_position_bias_table",
+                    "layers.$1.blocks.$2.attn.relative_position_bias_table"
+                ),
+                (
+                    "layers.#.blocks.#.attention.relative_position_bias_table",
+                    "layers.$1.blocks.$2.attn.relative_position_bias_table"
+                ),
+                (
+                    "layers.#.blocks.#.attention.relative_position_bias.relative_position_bias_table",
+                    "layers.$1.blocks.$2.attn.relative_position_bias_table"
+                ),
                 ("layers.#.blocks.#.intermediate.dense.*", "layers.$1.blocks.$2.mlp.fc1.$3"),
                 ("layers.#.blocks.#.output.dense.*", "layers.$1.blocks.$2.mlp.fc2.$3"),
                 ("layers.#.blocks.#.mlp.fc1.*", "layers.$1.blocks.$2.mlp.fc1.$3"),
@@ -203,7 +218,8 @@ extension Library {
     /// A stage's end there is the next stage's beginning here.
     static func downsampleAfterStage(_ name: String) -> String {
         var parts = split(name).map(String.init)
-        guard parts.count > 3, parts[0] == "layers", parts[2] == "downsample", let stage = Int(parts[1]), stage < 100 else {
+        guard parts.count > 3, parts[0] == "layers", parts[2] == "downsample", let stage = Int(parts[1]), stage < 100
+        else {
             return name
         }
         parts[1] = "\(stage + 1)"
@@ -231,9 +247,13 @@ extension Library {
             if name.hasPrefix("classifier.0.") { return "head.norm." + name.dropFirst("classifier.0.".count) }
             guard parts.count > 2, parts[0] == "features", let place = Int(parts[1]), place < 100 else { return name }
             if place == 0 { return (["stem"] + parts[2...]).joined(separator: ".") }
-            if place % 2 == 0 { return (["stages", "\(place / 2)", "downsample"] + parts[2...]).joined(separator: ".") }
+            if place % 2 == 0 {
+                return (["stages", "\(place / 2)", "downsample"] + parts[2...]).joined(separator: ".")
+            }
             var rest = parts[3...].joined(separator: ".")
-            for (from, to) in [("block.0.", "conv_dw."), ("block.2.", "norm."), ("block.3.", "mlp.fc1."), ("block.5.", "mlp.fc2.")]
+            for (from, to) in [
+                ("block.0.", "conv_dw."), ("block.2.", "norm."), ("block.3.", "mlp.fc1."), ("block.5.", "mlp.fc2."),
+            ]
             where rest.hasPrefix(from) { rest = to + rest.dropFirst(from.count) }
             if rest == "layer_scale" { rest = "gamma" }
             return "stages.\(place / 2).blocks.\(parts[2]).\(rest)"

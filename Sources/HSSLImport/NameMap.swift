@@ -67,7 +67,8 @@ struct NameMap {
             }
             return Rule(pattern, .take(target.joined(separator: ".")))
         }
-        rules = kept + renamed.map { Rule($0, .take($1)) }
+        rules =
+            kept + renamed.map { Rule($0, .take($1)) }
             + parts.map { Rule($0, .take($1, part: $2, of: $3)) } + left.map { Rule($0, .leave) }
     }
 

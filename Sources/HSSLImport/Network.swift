@@ -47,7 +47,9 @@ struct ForeignNetwork {
             var known = library.normalise(name)
             if isLateSwin { known = Library.downsampleAfterStage(known) }
             switch library.map.target(known) {
-            case nil: throw fault("unexpected tensor '\(oneLine(tensor.name))': no \(library.name) network that is known has one")
+            case nil:
+                throw fault(
+                    "unexpected tensor '\(oneLine(tensor.name))': no \(library.name) network that is known has one")
             case .leave?: left.append(tensor.name)
             case .take(let target, var part, var count)?:
                 if target.hasSuffix("num_batches_tracked") {
@@ -76,7 +78,8 @@ struct ForeignNetwork {
         for library in Library.all {
             for name in names where name.hasSuffix(library.anchors[0]) {
                 let prefix = String(name.dropLast(library.anchors[0].count))
-                guard prefix.isEmpty || prefix.hasSuffix("."), library.anchors.allSatisfy({ names.contains(prefix + $0) })
+                guard prefix.isEmpty || prefix.hasSuffix("."),
+                    library.anchors.allSatisfy({ names.contains(prefix + $0) })
                 else { continue }
                 found.append((library, prefix))
             }

@@ -40,17 +40,20 @@ struct Recognition {
     private func check(_ found: ModelArchitecture, against name: String) throws {
         let preset = try preset(name)
         guard preset.family == found.family else {
-            throw ImportError("--architecture \(name): \(oneLine(network.path)) holds a network of family \(found.family)")
+            throw ImportError(
+                "--architecture \(name): \(oneLine(network.path)) holds a network of family \(found.family)")
         }
         let own = Dictionary(found.configuration.json.map { ($0.key, $0.value) }) { first, _ in first }
         for (key, value) in preset.configuration.json where own[key] != value {
             let there = own[key].map { $0.text() } ?? "absent"
-            throw ImportError("--architecture \(name): its \(key) is \(value.text()), that of \(oneLine(network.path)) is \(there)")
+            throw ImportError(
+                "--architecture \(name): its \(key) is \(value.text()), that of \(oneLine(network.path)) is \(there)")
         }
         if let extra = found.configuration.json.first(where: { member in
             !preset.configuration.json.contains { $0.key == member.key }
         }) {
-            throw ImportError("--architecture \(name): it has no \(extra.key), \(oneLine(network.path)) has \(extra.value.text())")
+            throw ImportError(
+                "--architecture \(name): it has no \(extra.key), \(oneLine(network.path)) has \(extra.value.text())")
         }
     }
 
@@ -58,7 +61,9 @@ struct Recognition {
         let size = wantedSize ?? nativeSize
         do {
             let own = try ModelArchitecture(named: name, imageSize: size)
-            guard own.family == "vit", let patch = try? network.shape("patch_embed.proj.weight").last else { return own }
+            guard own.family == "vit", let patch = try? network.shape("patch_embed.proj.weight").last else {
+                return own
+            }
             return try ModelArchitecture(named: name, imageSize: size, patchSize: patch)
         } catch {
             throw ImportError("--architecture: \(error)")
@@ -100,14 +105,17 @@ struct Recognition {
 
     private mutating func vit() throws -> VisionTransformer.Configuration {
         let (width, patch) = try kernel("patch_embed.proj.weight")
-        let hidden = try size("blocks.0.mlp.fc2.weight", axis: 1), rows = try size("blocks.0.mlp.fc1.weight", axis: 0)
+        let hidden = try size("blocks.0.mlp.fc2.weight", axis: 1)
+        let rows = try size("blocks.0.mlp.fc1.weight", axis: 0)
         let isGated = rows == 2 * hidden
         let registers = network.has("reg_token") ? try size("reg_token", axis: 1) : 0
         var coversClass = false
         if network.has("pos_embed") {
             let positions = try size("pos_embed", axis: 1)
             guard let (side, hasClass) = Self.grid(positions) else {
-                throw network.fault("tensor '\(network.foreignName("pos_embed"))' has \(positions) rows, which are no square grid, with or without CLS")
+                throw network.fault(
+                    "tensor '\(network.foreignName("pos_embed"))' has \(positions) rows, which are no square grid, with or without CLS"
+                )
             }
             nativeSize = side * patch
             // Registers have no positions; that of CLS becomes part of CLS.
@@ -129,9 +137,11 @@ struct Recognition {
         if !network.has("pos_embed") { sizes.ropeTemperature = try hub.number("rope_theta") ?? 100 }
         if let name = hub.text("hidden_act") {
             // transformers' DINOv2 gates with SiLU whatever this says.
-            let isPlain = name == "gelu", isDINOv3 = network.library.name == "transformers ViT" && sizes.ropeTemperature != nil
+            let isPlain = name == "gelu"
+            let isDINOv3 = network.library.name == "transformers ViT" && sizes.ropeTemperature != nil
             guard isGated ? (!isDINOv3 || name == "silu" || name == "swish") : isPlain else {
-                throw network.fault("config.json: hidden_act \(oneLine(name)) is not supported (gelu; silu where there is a gate)")
+                throw network.fault(
+                    "config.json: hidden_act \(oneLine(name)) is not supported (gelu; silu where there is a gate)")
             }
         }
         return sizes
@@ -148,7 +158,9 @@ struct Recognition {
     }
 
     private mutating func heads(_ width: Int, patch: Int) throws -> Int {
-        if let wanted, case let preset as VisionTransformer.Configuration = try preset(wanted).configuration { return preset.numHeads }
+        if let wanted, case let preset as VisionTransformer.Configuration = try preset(wanted).configuration {
+            return preset.numHeads
+        }
         if let stated = try hub.integer("num_attention_heads") ?? hub.integer("num_heads") { return stated }
         let known: Int?
         switch (network.convention.name, width) {
@@ -159,7 +171,8 @@ struct Recognition {
         }
         guard let known else {
             throw network.fault(
-                "names and shapes do not tell how many heads there are in a width of \(width); give --architecture, or put config.json beside the file")
+                "names and shapes do not tell how many heads there are in a width of \(width); give --architecture, or put config.json beside the file"
+            )
         }
         notes.append("\(known) heads are assumed, as published for a width of \(width) (--architecture)")
         return known
@@ -170,7 +183,9 @@ struct Recognition {
     private mutating func swin() throws -> Swin.Configuration {
         let (width, patch) = try kernel("patch_embed.proj.weight")
         let stages = try depth("layers.#.blocks.0.norm1.weight")
-        let tables = try (0..<stages).map { try network.shape("layers.\($0).blocks.0.attn.relative_position_bias_table") }
+        let tables = try (0..<stages).map {
+            try network.shape("layers.\($0).blocks.0.attn.relative_position_bias_table")
+        }
         guard let first = tables.first, tables.allSatisfy({ $0.count == 2 }), let (side, _) = Self.grid(first[0] + 1),
             side * side == first[0], side % 2 == 1
         else { throw network.fault("its tables of relative positions are none: \(tables)") }
@@ -197,15 +212,19 @@ struct Recognition {
 
     private mutating func resNet() throws -> ResNet.Configuration {
         guard network.has("layer1.0.conv3.weight") else {
-            throw network.fault("its blocks are basic ones of two convolutions; only bottlenecks of three are supported")
+            throw network.fault(
+                "its blocks are basic ones of two convolutions; only bottlenecks of three are supported")
         }
         guard network.has("bn1.running_mean") else {
             throw network.fault("its norms have no running statistics: only batch norm can be folded into convolutions")
         }
         let stem = try kernel("conv1.weight")
-        guard stem.side == 7 else { throw network.fault("its first convolution is \(stem.side)×\(stem.side); only 7×7 is supported") }
+        guard stem.side == 7 else {
+            throw network.fault("its first convolution is \(stem.side)×\(stem.side); only 7×7 is supported")
+        }
         if hub.flag("downsample_in_bottleneck") == true {
-            throw network.fault("config.json: downsample_in_bottleneck: strides in the 1×1 convolutions are not supported")
+            throw network.fault(
+                "config.json: downsample_in_bottleneck: strides in the 1×1 convolutions are not supported")
         }
         if hub.flag("downsample_in_first_stage") == true {
             throw network.fault("config.json: downsample_in_first_stage is not supported")

@@ -68,7 +68,9 @@ extension SourceConvention {
         if has("ls1.gamma"), own.contains("mask_token") || has("dino_head") { return dinov2 }
         if own.contains("masked_embed") || has("head.mlp2") || has("head.last_layer2") { return ibot }
         if has("decoder_embed") || own.contains("mask_token") { return mae }
-        if has("head.last_layer") || has("head.mlp.") || members.contains(where: { ["teacher", "student"].contains($0) }) {
+        if has("head.last_layer") || has("head.mlp.")
+            || members.contains(where: { ["teacher", "student"].contains($0) })
+        {
             return dino
         }
         return own.contains("pos_embed") ? timm : like("timm", epsilon: 1e-5)

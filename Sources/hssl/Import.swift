@@ -27,15 +27,22 @@ struct Import: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Model file to write.", valueName: "file"))
     var output: String
 
-    @Option(name: .long, help: ArgumentHelp("What the network is, where names and shapes leave a doubt (heads).", valueName: "name"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("What the network is, where names and shapes leave a doubt (heads).", valueName: "name"))
     var architecture: String?
 
-    @Option(name: .long, help: ArgumentHelp(
-        "Whose code trained it, where several have the same names: timm, dino, ibot, dinov2, mae, mocov3, torchvision, transformers.",
-        valueName: "name"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Whose code trained it, where several have the same names: timm, dino, ibot, dinov2, mae, mocov3, torchvision, transformers.",
+            valueName: "name"))
     var source: String?
 
-    @Option(name: .long, help: ArgumentHelp("Side of the images, pixels; positions are resampled as the source does it.", valueName: "n"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Side of the images, pixels; positions are resampled as the source does it.", valueName: "n")
+    )
     var imageSize: Int?
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))

@@ -1,3 +1,4 @@
+import Foundation
 import HSSLGraph
 
 /// The operations of convolutional and windowed models.
@@ -109,8 +110,11 @@ extension GradientCases {
             return GradientCase(
                 kind: .gated, name: "\(shape)", operands: [shape], apply: { $1[0].gated() },
                 reference: {
-                    Reference.rows($0[0], width: 2 * half) { row in
-                        (0..<half).map { row[$0] / (1 + exp(-row[$0])) * row[half + $0] }
+                    Reference.rows($0[0], width: 2 * half) { (row: [Double]) -> [Double] in
+                        (0..<half).map { (i: Int) -> Double in
+                            let sigmoid = 1 / (1 + exp(-row[i]))
+                            return row[i] * sigmoid * row[half + i]
+                        }
                     }
                 })
         } + [(1, 1, 1, 2), (2, 3, 2, 4), (1, 5, 3, 34)].map { batch, tokens, heads, d in
@@ -124,13 +128,13 @@ extension GradientCases {
                 operands: [[batch, tokens, 3 * heads * d]],
                 apply: { $1[0].rotated(heads: heads, table: $0.constant(table, shape: [tokens, d])) },
                 reference: { v in
-                    v[0].indices.map { i in
-                        let (row, column) = (i / (3 * heads * d), i % (3 * heads * d))
-                        guard column < 2 * heads * d else { return v[0][i] }
-                        let j = column % d, angle = angles[row % tokens * half + j % half]
-                        return j < half
-                            ? v[0][i] * cos(angle) - v[0][i + half] * sin(angle)
-                            : v[0][i] * cos(angle) + v[0][i - half] * sin(angle)
+                    v[0].indices.map { (i: Int) -> Double in
+                        let width = 3 * heads * d, x = v[0][i]
+                        let row = i / width, column = i % width
+                        guard column < 2 * heads * d else { return x }
+                        let j = column % d, angle: Double = angles[row % tokens * half + j % half]
+                        let partner = j < half ? -v[0][i + half] : v[0][i - half]
+                        return x * cos(angle) + partner * sin(angle)
                     }
                 })
         }

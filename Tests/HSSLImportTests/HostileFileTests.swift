@@ -1,5 +1,5 @@
-import HSSLFormats
 import Foundation
+import HSSLFormats
 import XCTest
 
 @testable import HSSLImport
@@ -59,14 +59,15 @@ final class HostileFileTests: XCTestCase {
             ("torch._utils", "_rebuild_sparse_tensor"), ("torch._utils", "_rebuild_qtensor"),
             ("numpy.core.multiarray", "scalar"), ("torch", "ComplexFloatStorage"),
         ] {
-            let reason = refusal(pickle {
-                $0.global(module, name)
-                $0.op("(")
-                $0.text("touch /tmp/owned")
-                $0.op("t")
-                $0.op("R")
-                $0.op(".")
-            })
+            let reason = refusal(
+                pickle {
+                    $0.global(module, name)
+                    $0.op("(")
+                    $0.text("touch /tmp/owned")
+                    $0.op("t")
+                    $0.op("R")
+                    $0.op(".")
+                })
             XCTAssertTrue(reason.contains("\(module).\(name)"), reason)
         }
     }
@@ -167,7 +168,8 @@ final class HostileFileTests: XCTestCase {
             let checkpoint = try ForeignCheckpoint.open(path: path)
             return try XCTUnwrap(checkpoint.tensors.first).load()
         }
-        let values: [Float] = [1, -2, 0.5, 4], expected: [Float] = [1, 0.5, -2, 4]
+        let values: [Float] = [1, -2, 0.5, 4]
+        let expected: [Float] = [1, 0.5, -2, 4]
         XCTAssertEqual(try load("FloatStorage", values.flatMap { little(Int($0.bitPattern), 4) }, count: 4), expected)
         XCTAssertEqual(
             try load("BFloat16Storage", values.flatMap { little(Int($0.bitPattern >> 16), 2) }, count: 4), expected)

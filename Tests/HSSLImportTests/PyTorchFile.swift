@@ -20,17 +20,20 @@ struct PyTorchFile {
 
     /// An archive `a` of a pickle and its storages.
     init(pickle: [UInt8], storages: [(key: String, bytes: [UInt8])] = [], byteOrder: String = "little") {
-        entries = [Entry(name: "a/data.pkl", bytes: pickle), Entry(name: "a/byteorder", bytes: Array(byteOrder.utf8))]
+        entries =
+            [Entry(name: "a/data.pkl", bytes: pickle), Entry(name: "a/byteorder", bytes: Array(byteOrder.utf8))]
             + storages.map { Entry(name: "a/data/\($0.key)", bytes: $0.bytes) }
             + [Entry(name: "a/version", bytes: Array("3\n".utf8))]
     }
 
     var bytes: [UInt8] {
-        var file: [UInt8] = [], directory: [UInt8] = []
+        var file: [UInt8] = []
+        var directory: [UInt8] = []
         for entry in entries {
             let name = Array(entry.name.utf8)
             let checksum = entry.checksum ?? entry.bytes.withUnsafeBytes { ZipDirectory.checksum($0) }
-            let offset = file.count, size = entry.statedSize ?? entry.bytes.count
+            let offset = file.count
+            let size = entry.statedSize ?? entry.bytes.count
             let local = little(0x0403_4b50, 4) + little(0, 2) + little(entry.flags, 2) + little(entry.method, 2)
             file += local + little(0, 16) + little(name.count, 2) + little(0, 2)
             file += name + entry.bytes
@@ -38,7 +41,8 @@ struct PyTorchFile {
             directory += little(0, 4) + little(Int(checksum), 4) + little(size, 4) + little(size, 4)
             directory += little(name.count, 2) + little(0, 12) + little(offset, 4) + name
         }
-        let begin = file.count, count = statedCount ?? entries.count
+        let begin = file.count
+        let count = statedCount ?? entries.count
         file += directory
         if is64Bit {
             let end = file.count

@@ -42,7 +42,9 @@ struct PickleReader {
     }
 
     private mutating func text(_ count: Int) throws(ForeignFault) -> String {
-        guard let text = String(validating: try take(count), as: UTF8.self) else { throw fault("has text that is not UTF-8") }
+        guard let text = String(validating: try take(count), as: UTF8.self) else {
+            throw fault("has text that is not UTF-8")
+        }
         return text
     }
 
@@ -58,7 +60,9 @@ struct PickleReader {
     // MARK: Stack
 
     private mutating func pop() throws(ForeignFault) -> PickleValue {
-        guard stack.count > (marks.last ?? 0), let value = stack.popLast() else { throw fault("takes what is not there") }
+        guard stack.count > (marks.last ?? 0), let value = stack.popLast() else {
+            throw fault("takes what is not there")
+        }
         return value
     }
 
@@ -150,7 +154,8 @@ struct PickleReader {
             push(tuple: values.reversed())
         case UInt8(ascii: "}"): pushDictionary()
         case UInt8(ascii: "s"):
-            let value = try pop(), key = try pop()
+            let value = try pop()
+            let key = try pop()
             try set([key, value])
         case UInt8(ascii: "u"): try set(try popMark())
         case UInt8(ascii: "q"): try memorize(try unsigned(1))
@@ -159,7 +164,8 @@ struct PickleReader {
         case UInt8(ascii: "h"): stack.append(try recall(try unsigned(1)))
         case UInt8(ascii: "j"): stack.append(try recall(try unsigned(4)))
         case UInt8(ascii: "c"):
-            let module = try line(), name = try line()
+            let module = try line()
+            let name = try line()
             try pushGlobal(module, name)
         case 0x93:
             guard case .string(let name) = try pop(), case .string(let module) = try pop() else {
@@ -172,7 +178,8 @@ struct PickleReader {
         case UInt8(ascii: "b"): try build()
         default:
             position = start
-            throw fault("has the opcode 0x\(String(opcode, radix: 16)), which no tensor, dictionary or plain value needs,")
+            throw fault(
+                "has the opcode 0x\(String(opcode, radix: 16)), which no tensor, dictionary or plain value needs,")
         }
         return true
     }
@@ -197,7 +204,8 @@ struct PickleReader {
 
     private mutating func pushGlobal(_ module: String, _ name: String) throws(ForeignFault) {
         guard let global = PickleGlobal(module: module, name: name) else {
-            throw fault("""
+            throw fault(
+                """
                 names \(oneLine(module)).\(oneLine(name)), which is not run: only tensors, dictionaries and plain values \
                 are read (in Python, save the state dict alone: torch.save(model.state_dict(), …))
                 """)
@@ -226,7 +234,9 @@ struct PickleReader {
         switch global {
         case .rebuildTensor, .rebuildTensorOfType: try rebuildTensor(arguments, isTyped: global == .rebuildTensorOfType)
         case .rebuildParameter:
-            guard let first = arguments.first, case .tensor = first else { throw fault("makes a parameter of no tensor") }
+            guard let first = arguments.first, case .tensor = first else {
+                throw fault("makes a parameter of no tensor")
+            }
             stack.append(first)
         case .orderedDictionary:
             guard arguments.isEmpty else { throw fault("makes a dictionary of a list, which is not supported,") }

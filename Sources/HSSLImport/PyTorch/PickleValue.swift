@@ -1,10 +1,16 @@
 /// What a pickle may hold. Containers and tensors live in a `PickleContent` and are named by their place there, so that
 /// however deep they are nested, nothing of it is nested in memory.
 enum PickleValue {
-    case none, bool(Bool), integer(Int), number(Double), string(String)
+    case none
+    case bool(Bool)
+    case integer(Int)
+    case number(Double)
+    case string(String)
     /// A value that is passed over: bytes, a device, a long integer.
     case other
-    case list(Int), tuple(Int), dictionary(Int)
+    case list(Int)
+    case tuple(Int)
+    case dictionary(Int)
     case tensor(Int)
     case storage(TorchStorage)
     case global(PickleGlobal)

@@ -72,7 +72,9 @@ final class TorchFile: @unchecked Sendable {  // immutable after init
             guard let values = tensor.floats(data) else {
                 throw FileError(
                     path: path,
-                    reason: "tensor '\(oneLine(name))' is \(tensor.type.name); float32, float64, float16 and bfloat16 are read")
+                    reason:
+                        "tensor '\(oneLine(name))' is \(tensor.type.name); float32, float64, float16 and bfloat16 are read"
+                )
             }
             return values
         }
@@ -95,9 +97,11 @@ extension TorchTensor {
     private func gathered<Raw: FixedWidthInteger>(
         _ data: UnsafeRawBufferPointer, _ convert: (Raw) -> Float
     ) -> [Float] {
-        let total = count, width = MemoryLayout<Raw>.size
+        let total = count
+        let width = MemoryLayout<Raw>.size
         guard total > 0 else { return [] }
-        let row = shape.last ?? 1, step = strides.last ?? 1
+        let row = shape.last ?? 1
+        let step = strides.last ?? 1
         var index = [Int](repeating: 0, count: shape.count)
         return [Float](unsafeUninitializedCapacity: total) { target, initialized in
             var place = offset

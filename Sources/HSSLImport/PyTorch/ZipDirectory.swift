@@ -13,8 +13,8 @@ struct ZipEntry: Equatable {
     let checksum: UInt32
 }
 
-/// The directory of a zip archive as PyTorch writes it: every entry stored as it is, nothing compressed, so that no file
-/// becomes larger than the archive. Sizes are believed only where the directory and the places of the files agree.
+/// The directory of a zip archive as PyTorch writes it: every entry stored as it is, nothing compressed, so that no
+/// file becomes larger than the archive. Sizes are believed only where the directory and the places of the files agree.
 ///
 /// Source: PKWARE's APPNOTE 6.3.
 enum ZipDirectory {
@@ -30,7 +30,9 @@ enum ZipDirectory {
 
     static func entries(_ bytes: UnsafeRawBufferPointer) throws(ForeignFault) -> [ZipEntry] {
         let end = try end(bytes)
-        guard end.entries <= entryLimit else { throw ForeignFault("the zip has \(end.entries) entries; at most \(entryLimit)") }
+        guard end.entries <= entryLimit else {
+            throw ForeignFault("the zip has \(end.entries) entries; at most \(entryLimit)")
+        }
         var entries: [ZipEntry] = []
         var names: Set<String> = []
         var offset = end.begin
@@ -57,7 +59,10 @@ enum ZipDirectory {
         var place = bytes.count - 22
         while place >= max(0, bytes.count - 22 - 65_535) {
             if bytes.integer(at: place, count: 4) == 0x0605_4b50,
-                bytes.integer(at: place + 20, count: 2) == bytes.count - place - 22 { break }
+                bytes.integer(at: place + 20, count: 2) == bytes.count - place - 22
+            {
+                break
+            }
             place -= 1
         }
         guard place >= max(0, bytes.count - 22 - 65_535),
@@ -71,7 +76,8 @@ enum ZipDirectory {
         if place >= 20, bytes.integer(at: place - 20, count: 4) == 0x0706_4b50 {
             guard let long = bytes.integer(at: place - 12, count: 8), long >= 0, long + 56 <= place - 20,
                 bytes.integer(at: long, count: 4) == 0x0606_4b50,
-                let count = bytes.integer(at: long + 32, count: 8), let bytesOf = bytes.integer(at: long + 40, count: 8),
+                let count = bytes.integer(at: long + 32, count: 8),
+                let bytesOf = bytes.integer(at: long + 40, count: 8),
                 let start = bytes.integer(at: long + 48, count: 8)
             else { throw ForeignFault("the zip's 64-bit end of directory is damaged") }
             guard all == 0xFFFF || all == count, size == 0xFFFF_FFFF || size == bytesOf,
@@ -107,13 +113,15 @@ enum ZipDirectory {
         try check(name)
         guard flags & 1 == 0 else { throw ForeignFault("'\(oneLine(name))' in the zip is encrypted") }
         guard method == 0 else {
-            throw ForeignFault("'\(oneLine(name))' in the zip is compressed (method \(method)); PyTorch stores files as they are")
+            throw ForeignFault(
+                "'\(oneLine(name))' in the zip is compressed (method \(method)); PyTorch stores files as they are")
         }
         // 64-bit values of what is all ones, in this order.
         var extra = offset + 46 + nameCount
         let extraEnd = extra + extraCount
         while extra + 4 <= extraEnd, let kind = bytes.integer(at: extra, count: 2),
-            let count = bytes.integer(at: extra + 2, count: 2) {
+            let count = bytes.integer(at: extra + 2, count: 2)
+        {
             guard extra + 4 + count <= extraEnd else {
                 throw ForeignFault("'\(oneLine(name))' in the zip has a damaged extra field")
             }

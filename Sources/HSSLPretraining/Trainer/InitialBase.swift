@@ -11,7 +11,8 @@ extension Recipe {
             guard model.architecture != ModelArchitecture.customName else {
                 throw ModelError("model.architecture custom needs model.initialize_from, which says its sizes")
             }
-            return try ModelArchitecture(named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
+            return try ModelArchitecture(
+                named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
         }
         let architecture: ModelArchitecture
         do {
@@ -26,10 +27,12 @@ extension Recipe {
     /// Why a base is not the one of the `model` section; nil: it is.
     fileprivate func objection(to base: ModelArchitecture) -> String? {
         if base.name != model.architecture {
-            return "is of architecture \(base.name), the recipe asks for \(model.architecture): set model.architecture to \(base.name)"
+            return
+                "is of architecture \(base.name), the recipe asks for \(model.architecture): set model.architecture to \(base.name)"
         }
         if base.imageSize != model.imageSize {
-            return "is for images of \(base.imageSize) pixels, model.image_size is \(model.imageSize): set one to the other "
+            return
+                "is for images of \(base.imageSize) pixels, model.image_size is \(model.imageSize): set one to the other "
                 + "(hssl import --image-size)"
         }
         if let asked = model.patchSize, let own = base.configuration.patchSizeOfPreset, asked != own {
@@ -51,13 +54,15 @@ package struct InitialBase {
         guard let path = recipe.model.initializeFrom else { return nil }
         file = try ModelFile(path: path)
         guard file.precision != .int8 else {
-            throw FileError(path: path, reason: "its weights are int8 codes; start from a float32 model (model.initialize_from)")
+            throw FileError(
+                path: path, reason: "its weights are int8 codes; start from a float32 model (model.initialize_from)")
         }
         if let objection = recipe.objection(to: file.architecture) {
             throw FileError(path: path, reason: objection + " (model.initialize_from)")
         }
         let model = recipe.model
-        let named = try? ModelArchitecture(named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
+        let named = try? ModelArchitecture(
+            named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
         recipe.model.sizes = named == file.architecture ? nil : file.architecture.json.text()
     }
 
@@ -77,14 +82,21 @@ package struct InitialBase {
     /// Lines that a person should read before a run goes on from this base.
     package func warnings(_ recipe: Recipe) -> [String] {
         var warnings: [String] = []
-        let rate = recipe.optimizer.learningRate, most = 2e-4
+        let rate = recipe.optimizer.learningRate
+        let most = 2e-4
         if rate > most {
-            warnings.append("optimizer.learning_rate \(rate) is one for a base that begins with nothing: from "
-                + "\(file.path) it would forget what it knows (at most \(most); the default is \(recipe.defaultInitializedRate))")
+            warnings.append(
+                "optimizer.learning_rate \(rate) is one for a base that begins with nothing: from "
+                    + "\(file.path) it would forget what it knows (at most \(most); the default is \(recipe.defaultInitializedRate))"
+            )
         }
-        func differs(_ mine: [Double], _ own: [Float]) -> Bool { zip(mine, own).contains { abs($0 - Double($1)) > 1e-4 } }
+        func differs(_ mine: [Double], _ own: [Float]) -> Bool {
+            zip(mine, own).contains { abs($0 - Double($1)) > 1e-4 }
+        }
         if differs(recipe.data.mean, file.preprocessing.mean) || differs(recipe.data.std, file.preprocessing.std) {
-            warnings.append("data.mean and data.std are not those of \(file.path): \(file.preprocessing.mean), \(file.preprocessing.std)")
+            warnings.append(
+                "data.mean and data.std are not those of \(file.path): \(file.preprocessing.mean), \(file.preprocessing.std)"
+            )
         }
         return warnings
     }

@@ -64,7 +64,8 @@ extension PlanNode {
             let sources = index[rows].filter { $0 >= 0 }.map(Int.init)
             guard let first = sources.min(), let last = sources.max() else { return 0..<0 }
             return elements(first..<last + 1, width)
-        case .unfold, .groupNorm, .attention, .rotate, .depthwiseConv, .pool, .transpose, .mean, .output: return 0..<count
+        case .unfold, .groupNorm, .attention, .rotate, .depthwiseConv, .pool, .transpose, .mean, .output:
+            return 0..<count
         }
     }
 }
