@@ -54,6 +54,10 @@ struct ForeignCheckpoint: Sendable {
         if bytes.count > 2, bytes[0] == 0x80, (2...5).contains(bytes[1]) {
             return "is a bare pickle; only safetensors and PyTorch's zip are read"
         }
+        // Safetensors begin with the length of a header of JSON.
+        if bytes.count >= 9, bytes[8] != UInt8(ascii: "{") {
+            return "is neither safetensors nor a zip of torch.save"
+        }
         return nil
     }
 

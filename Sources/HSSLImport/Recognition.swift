@@ -39,35 +39,33 @@ struct Recognition {
     /// Names the first size in which the network differs from the wanted architecture.
     private func check(_ found: ModelArchitecture, against name: String) throws {
         let preset = try preset(name)
-        guard preset.family == found.family else {
+        guard type(of: preset).family == found.family else {
             throw ImportError(
                 "--architecture \(name): \(oneLine(network.path)) holds a network of family \(found.family)")
         }
         let own = Dictionary(found.configuration.json.map { ($0.key, $0.value) }) { first, _ in first }
-        for (key, value) in preset.configuration.json where own[key] != value {
+        // What a norm adds to its variance is the source's affair.
+        let free = ["norm_eps", "head_norm_eps"]
+        for (key, value) in preset.json where own[key] != value && !free.contains(key) {
             let there = own[key].map { $0.text() } ?? "absent"
             throw ImportError(
                 "--architecture \(name): its \(key) is \(value.text()), that of \(oneLine(network.path)) is \(there)")
         }
         if let extra = found.configuration.json.first(where: { member in
-            !preset.configuration.json.contains { $0.key == member.key }
+            !free.contains(member.key) && !preset.json.contains { $0.key == member.key }
         }) {
             throw ImportError(
                 "--architecture \(name): it has no \(extra.key), \(oneLine(network.path)) has \(extra.value.text())")
         }
     }
 
-    private func preset(_ name: String) throws -> ModelArchitecture {
-        let size = wantedSize ?? nativeSize
-        do {
-            let own = try ModelArchitecture(named: name, imageSize: size)
-            guard own.family == "vit", let patch = try? network.shape("patch_embed.proj.weight").last else {
-                return own
-            }
-            return try ModelArchitecture(named: name, imageSize: size, patchSize: patch)
-        } catch {
-            throw ImportError("--architecture: \(error)")
+    /// The sizes of a named architecture over this network's patches; they need not fit.
+    private func preset(_ name: String) throws -> any BaseConfiguration {
+        guard let family = BaseFamilies.all.first(where: { $0.presets.contains(name) }) else {
+            throw ImportError("--architecture: unknown architecture '\(oneLine(name))'")
         }
+        let patch = family.family == "vit" ? try? network.shape("patch_embed.proj.weight").last : nil
+        return try family.preset(name, imageSize: wantedSize ?? nativeSize, patchSize: patch)
     }
 
     private func kernel(_ name: String, channels: Int = 3) throws -> (outputs: Int, side: Int) {
@@ -158,7 +156,7 @@ struct Recognition {
     }
 
     private mutating func heads(_ width: Int, patch: Int) throws -> Int {
-        if let wanted, case let preset as VisionTransformer.Configuration = try preset(wanted).configuration {
+        if let wanted, case let preset as VisionTransformer.Configuration = try preset(wanted) {
             return preset.numHeads
         }
         if let stated = try hub.integer("num_attention_heads") ?? hub.integer("num_heads") { return stated }

@@ -111,7 +111,7 @@ final class ForeignModelTests: XCTestCase {
     func testDoubtsAreNamedAndDecided() throws {
         let path = try write(try vit())
         XCTAssertTrue(
-            refusal(path, architecture: "vit_small").contains("--architecture vit_small: its embed_dim is 384"))
+            refusal(path, architecture: "vit_small").contains("--architecture vit_small: its embed_dim is 384, that of"))
         XCTAssertTrue(refusal(path, architecture: "swin_tiny").contains("holds a network of family vit"))
         XCTAssertTrue(refusal(path, architecture: "vit_sml").contains("--architecture: unknown architecture 'vit_sml'"))
         XCTAssertTrue(refusal(path, source: "dyno").contains("--source: unknown source 'dyno'"))
