@@ -43,6 +43,9 @@ let package = Package(
             .product(name: "Logging", package: "swift-log"),
         ]),
 
+        // Foreign checkpoints
+        .target(name: "HSSLImport", dependencies: ["HSSLModels"]),
+
         // Training
         .target(name: "HSSLGradients", dependencies: ["HSSLGraph"]),
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
@@ -55,7 +58,8 @@ let package = Package(
         .target(name: "HSSLBenchmarks", dependencies: ["HSSLPretraining", "HSSLRuntime"]),
 
         // Commands
-        .executableTarget(name: "hssl", dependencies: ["HSSLPretraining", "HSSLBenchmarks", "HSSLCommandLine"]),
+        .executableTarget(
+            name: "hssl", dependencies: ["HSSLPretraining", "HSSLImport", "HSSLBenchmarks", "HSSLCommandLine"]),
         .executableTarget(name: "hssl-extract", dependencies: ["HSSLRuntime", "HSSLData", "HSSLCommandLine"]),
 
         // Tests
@@ -70,6 +74,7 @@ let package = Package(
         .testTarget(name: "HSSLDataTests", dependencies: ["HSSLData", "TestSupport"], resources: [.copy("Fixtures")]),
         .testTarget(name: "HSSLGraphTests", dependencies: ["HSSLGraph", "HSSLGradients", "TestSupport"]),
         .testTarget(name: "HSSLModelsTests", dependencies: ["HSSLModels", "HSSLRuntime", "TestSupport"]),
+        .testTarget(name: "HSSLImportTests", dependencies: ["HSSLImport", "TestSupport"]),
         .testTarget(name: "HSSLRuntimeTests", dependencies: ["HSSLRuntime", "TestSupport", "AllocationCounter"]),
         .testTarget(name: "HSSLEvaluationTests", dependencies: ["HSSLEvaluation", "TestSupport"]),
         .testTarget(

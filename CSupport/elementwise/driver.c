@@ -137,6 +137,29 @@ void hssl_relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx)
     });
 }
 
+void hssl_gated(ptrdiff_t rows, ptrdiff_t H, const float *x, float *y) {
+    const hssl_elementwise_kernels *kernels = selected();
+    int threads = hssl_team((double)(rows * H) * HSSL_WORK_EXP);
+    HSSL_TEAM(threads, part, {
+        hssl_range own = hssl_range_of(rows, 1, part, threads);
+        for (ptrdiff_t r = own.begin; r < own.end; r++) {
+            kernels->gated(H, x + 2 * r * H, x + (2 * r + 1) * H, y + r * H);
+        }
+    });
+}
+
+void hssl_gated_backward(ptrdiff_t rows, ptrdiff_t H, const float *x, const float *dy, float *dx) {
+    const hssl_elementwise_kernels *kernels = selected();
+    int threads = hssl_team((double)(rows * H) * 2 * HSSL_WORK_EXP);
+    HSSL_TEAM(threads, part, {
+        hssl_range own = hssl_range_of(rows, 1, part, threads);
+        for (ptrdiff_t r = own.begin; r < own.end; r++) {
+            const ptrdiff_t g = 2 * r * H, u = g + H;
+            kernels->gated_backward(H, x + g, x + u, dy + r * H, dx + g, dx + u);
+        }
+    });
+}
+
 void hssl_scale_channels(ptrdiff_t rows, ptrdiff_t C, const float *scale, const float *x, float *y) {
     const hssl_elementwise_kernels *kernels = selected();
     int threads = hssl_team((double)(rows * C) * HSSL_WORK_STREAM);

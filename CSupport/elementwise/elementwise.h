@@ -20,6 +20,9 @@ typedef struct {
     void (*multiply_sum_rows)(ptrdiff_t batch, ptrdiff_t n, ptrdiff_t ld, const float *x, const float *g, float *out);
     void (*relu)(ptrdiff_t n, const float *x, float *y);
     void (*relu_backward)(ptrdiff_t n, const float *y, const float *dy, float *dx);
+    /// n gates g and n values u: y = silu(g)·u, silu(g) = g/(1 + e^−g); and the gradients of both from that of y.
+    void (*gated)(ptrdiff_t n, const float *g, const float *u, float *y);
+    void (*gated_backward)(ptrdiff_t n, const float *g, const float *u, const float *dy, float *dg, float *du);
     void (*softmax)(ptrdiff_t rows, ptrdiff_t K, const float *x, const float *center, float inverse_temperature,
                     float *y);
     void (*soft_cross_entropy)(ptrdiff_t rows, ptrdiff_t K, const float *q, const float *z, float inverse_temperature,

@@ -66,6 +66,18 @@ static void relu_backward(ptrdiff_t n, const float *y, const float *dy, float *d
     for (ptrdiff_t i = 0; i < n; i++) dx[i] = y[i] > 0 ? dy[i] : 0;
 }
 
+static void gated(ptrdiff_t n, const float *g, const float *u, float *y) {
+    for (ptrdiff_t i = 0; i < n; i++) y[i] = (float)(g[i] / (1 + exp(-(double)g[i])) * u[i]);
+}
+
+static void gated_backward(ptrdiff_t n, const float *g, const float *u, const float *dy, float *dg, float *du) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double s = 1 / (1 + exp(-(double)g[i]));
+        du[i] = (float)(dy[i] * g[i] * s);
+        dg[i] = (float)((double)dy[i] * u[i] * s * (1 + g[i] * (1 - s)));
+    }
+}
+
 /// Σ exp((x − center)·t − max) over a row; the maximum of (x − center)·t goes to *maximum.
 static double sum_of_exponentials(ptrdiff_t K, const float *x, const float *center, double t, double *maximum) {
     double largest = -INFINITY, sum = 0;
@@ -105,6 +117,6 @@ static void soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float
 
 const hssl_elementwise_kernels hssl_elementwise__scalar = {
     gelu, gelu_backward, add, scale, axpy, add_broadcast, sum_rows, multiply_broadcast, multiply_sum_rows, relu,
-    relu_backward,
+    relu_backward, gated, gated_backward,
     softmax, soft_cross_entropy, soft_cross_entropy_backward,
 };

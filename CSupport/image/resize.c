@@ -1,5 +1,5 @@
-// Antialiased bicubic resampling with Pillow's weights. Reference: Pillow, src/libImaging/Resample.c (the algorithm; no
-// code of it is here).
+// Antialiased bicubic and bilinear resampling with Pillow's weights. Reference: Pillow, src/libImaging/Resample.c (the
+// algorithm; no code of it is here).
 #include "image/image.h"
 #include <math.h>
 #include <string.h>
@@ -15,6 +15,8 @@ static double cubic(double x) {
     if (x < 2.0) return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5;
     return 0.0;
 }
+
+static double triangle(double x) { return fmax(1.0 - fabs(x), 0.0); }
 
 /// One axis: output i of the crop is Σ_t weights[i·stride + t]·input[first[i] + t], t < count[i].
 typedef struct {
@@ -43,9 +45,9 @@ static uint8_t *carve(uint8_t **cursor, size_t bytes) {
 }
 
 static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, ptrdiff_t crop_begin, ptrdiff_t crop,
-                      uint8_t **cursor) {
+                      bool bilinear, uint8_t **cursor) {
     const double scale = scale_of(begin, end, out), filter_scale = fmax(scale, 1.0);
-    const double support = 2.0 * filter_scale, inverse = 1.0 / filter_scale;
+    const double support = (bilinear ? 1.0 : 2.0) * filter_scale, inverse = 1.0 / filter_scale;
     axis a = {.stride = stride_of(scale)};
     a.first = (int32_t *)carve(cursor, (size_t)crop * 4);
     a.count = (int32_t *)carve(cursor, (size_t)crop * 4);
@@ -59,7 +61,8 @@ static axis make_axis(ptrdiff_t in, float begin, float end, ptrdiff_t out, ptrdi
         const ptrdiff_t count = last - first;
         double sum = 0;
         for (ptrdiff_t t = 0; t < count; t++) {
-            a.exact[t] = cubic(((double)(t + first) - center + 0.5) * inverse);
+            const double x = ((double)(t + first) - center + 0.5) * inverse;
+            a.exact[t] = bilinear ? triangle(x) : cubic(x);
             sum += a.exact[t];
         }
         int32_t *weights = a.weights + i * a.stride;
@@ -132,8 +135,10 @@ void hssl_resize_bicubic(const hssl_resize *r, const uint8_t *source, ptrdiff_t 
     const ptrdiff_t width = r->crop_width, height = r->crop_height;
     uint8_t *cursor = workspace;
     axis x = {0}, y = {0};
-    if (horizontal) x = make_axis(r->in_width, r->left, r->right, r->out_width, r->crop_left, width, &cursor);
-    if (vertical) y = make_axis(r->in_height, r->top, r->bottom, r->out_height, r->crop_top, height, &cursor);
+    if (horizontal)
+        x = make_axis(r->in_width, r->left, r->right, r->out_width, r->crop_left, width, r->bilinear, &cursor);
+    if (vertical)
+        y = make_axis(r->in_height, r->top, r->bottom, r->out_height, r->crop_top, height, r->bilinear, &cursor);
     uint8_t *padded = carve(&cursor, (size_t)r->in_width * 3 + HSSL_RESIZE_PADDING), *between = cursor;
     // An axis that is not resampled is cropped here.
     const view image = {source + (vertical ? 0 : r->crop_top * source_stride) + (horizontal ? 0 : 3 * r->crop_left),

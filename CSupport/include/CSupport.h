@@ -248,6 +248,15 @@ void hssl_sum_rows(ptrdiff_t batch, ptrdiff_t n, const float *x, float *out);
 void hssl_relu(ptrdiff_t n, const float *x, float *y);
 /// dx = dy where y > 0, else 0; y is the output of the forward. dx may be dy.
 void hssl_relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx);
+/// y[r, i] = silu(x[r, i])·x[r, H + i], silu(g) = g/(1 + e^−g) (SwiGLU): x [rows, 2·H] → y [rows, H].
+void hssl_gated(ptrdiff_t rows, ptrdiff_t H, const float *x, float *y);
+/// dx [rows, 2·H] from x of the forward and dy [rows, H].
+void hssl_gated_backward(ptrdiff_t rows, ptrdiff_t H, const float *x, const float *dy, float *dx);
+/// Rotary positions: of qkv [batch, tokens, 3·heads·d] queries and keys are rotated, values copied. Element j < d/2 of a
+/// head and element j + d/2 turn by an angle whose cosine and sine are table[t, j] and table[t, j + d/2]: table [tokens,
+/// d]. `inverse` turns back, which is the backward. y is not x. The same bits on every instruction set.
+void hssl_rotate_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t d, const float *table,
+                        bool inverse, const float *x, float *y);
 /// y[r, c] = scale[c]·x[r, c] (layer scale). y may be x.
 void hssl_scale_channels(ptrdiff_t rows, ptrdiff_t C, const float *scale, const float *x, float *y);
 /// out[c] += Σ_r x[r, c]·dy[r, c], r in one fixed order: the gradient of layer scale's factors.
@@ -432,6 +441,8 @@ typedef enum {
     // (rows, D): y = last_activation(activation(x) + residual); y may be x, with no first activation also the residual
     HSSL_STEP_ELEMENTWISE,
     HSSL_STEP_SCALE_CHANNELS,         // (rows, D): x, weight → y
+    HSSL_STEP_GATED,                  // (rows, H): x [rows, 2·H] → y, see hssl_gated
+    HSSL_STEP_ROTATE,                 // (tokens, heads, d, batch): x qkv, weight: table → y, see hssl_rotate_tokens
     // (tokens, heads, head_dim, begin, end, batch): x qkv of all tokens → y, whose row 0 is query `begin`; workspace
     HSSL_STEP_ATTENTION,
     HSSL_STEP_ATTENTION_INTEGER,      // same of one sample, over integer codes; x and y binary16
@@ -493,12 +504,13 @@ typedef struct {
     float left, top, right, bottom;
     ptrdiff_t out_width, out_height;   // of the whole result, of which only this part is computed:
     ptrdiff_t crop_left, crop_top, crop_width, crop_height;
+    bool bilinear;                     // Pillow's BILINEAR (a triangle) in place of BICUBIC
 } hssl_resize;
 /// The whole of an image to the whole of another.
 static inline hssl_resize hssl_resize_whole(ptrdiff_t in_width, ptrdiff_t in_height, ptrdiff_t out_width,
                                             ptrdiff_t out_height) {
     hssl_resize r = {in_width, in_height, 0, 0, (float)in_width, (float)in_height, out_width, out_height, 0, 0,
-                     out_width, out_height};
+                     out_width, out_height, false};
     return r;
 }
 size_t hssl_resize_bicubic_workspace_size(const hssl_resize *resize);

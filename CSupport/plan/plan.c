@@ -104,6 +104,8 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y);
         break;
     case HSSL_STEP_SCALE_CHANNELS: hssl_scale_channels(s[0], s[1], weight, x, y); break;
+    case HSSL_STEP_GATED: hssl_gated(s[0], s[1], x, y); break;
+    case HSSL_STEP_ROTATE: hssl_rotate_tokens(s[3], s[0], s[1], s[2], weight, false, x, y); break;
     case HSSL_STEP_ATTENTION:
         hssl_attention_queries(s[5], s[0], s[1], s[2], s[3], s[4], x, (float *)y - s[3] * s[1] * s[2], NULL, workspace);
         break;

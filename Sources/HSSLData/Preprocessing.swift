@@ -4,7 +4,7 @@ import HSSLFormats
 /// What a model's images go through before inference: resize the shorter side, cut out the centre, normalise.
 ///
 /// The long side becomes ⌊resize·long/short⌋ and the crop starts at round-half-even((side − crop)/2), as torchvision does;
-/// pixels are Pillow's (antialiased bicubic). Only the part that the crop keeps is computed.
+/// pixels are Pillow's (antialiased bicubic or bilinear). Only the part that the crop keeps is computed.
 extension Preprocessing {
     /// Writes [3, crop, crop] to `output`, which must hold `count` elements.
     package func apply(to image: RGBImage, into output: UnsafeMutablePointer<Float>) {
@@ -46,6 +46,7 @@ extension Preprocessing {
         plan.crop_top = Self.halfToEven(outHeight - crop)
         plan.crop_width = crop
         plan.crop_height = crop
+        plan.bilinear = interpolation == .bilinear
         return plan
     }
 

@@ -94,6 +94,18 @@ extension JSONValue {
         return string
     }
 
+    /// A string that names a case.
+    package func choice<Choice: RawRepresentable & CaseIterable>(
+        _ key: String, in context: String
+    ) throws(JSONError) -> Choice where Choice.RawValue == String {
+        let name = try string(key, in: context)
+        guard let choice = Choice(rawValue: name) else {
+            let known = Choice.allCases.map(\.rawValue).joined(separator: ", ")
+            throw JSONError("\(context): unknown \(key) '\(oneLine(name))' (known: \(known))")
+        }
+        return choice
+    }
+
     package func bool(_ key: String, in context: String) throws(JSONError) -> Bool {
         let found = try value(key, in: context)
         guard case .bool(let bool) = found else { throw Self.mismatch(key, context, "a boolean", found) }

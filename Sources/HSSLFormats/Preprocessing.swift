@@ -3,7 +3,7 @@
 /// Shorter side → `resize` (antialiased), centre crop `crop` × `crop`, /255, (x − mean)/std per channel.
 public struct Preprocessing: Equatable, Sendable {
     public enum Interpolation: String, CaseIterable, Sendable {
-        case bicubic
+        case bicubic, bilinear
     }
 
     /// Pixels of the shorter side after resizing.

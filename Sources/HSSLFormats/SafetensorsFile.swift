@@ -220,7 +220,7 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
 }
 
 /// IEEE binary16 → binary32, exact. (`Float16` would call a soft-float routine on x86 without F16C.)
-func float32(fromFloat16 half: UInt16) -> Float {
+package func float32(fromFloat16 half: UInt16) -> Float {
     let sign = UInt32(half & 0x8000) << 16
     let magnitude = UInt32(half & 0x7fff)
     if magnitude >= 0x7c00 { return Float(bitPattern: sign | 0x7f80_0000 | (magnitude & 0x3ff) << 13) }
@@ -230,7 +230,7 @@ func float32(fromFloat16 half: UInt16) -> Float {
 }
 
 /// The first NaN or infinity.
-func firstNonFinite(_ values: UnsafeBufferPointer<Float>) -> Int? {
+package func firstNonFinite(_ values: UnsafeBufferPointer<Float>) -> Int? {
     // An exponent of all ones carries into the sign bit, or-ed over all values: no branch an element.
     var found: UInt32 = 0
     for value in values { found |= (value.bitPattern & 0x7f80_0000) &+ 0x0080_0000 }

@@ -107,6 +107,8 @@ extension Node {
         case .groupNorm(let groups, _): groupNormRule(dy, gradients, groups: groups)
         case .standardize: standardizeRule(dy, gradients)
         case .unary(let function): unaryRule(dy, gradients, function)
+        case .gated: gatedRule(dy, gradients)
+        case .rotate(let heads): rotateRule(dy, gradients, heads: heads)
         case .attention(let heads, let bias, let mask): attentionRule(
             dy, gradients, heads: heads, bias: bias, mask: mask)
         case .depthwiseConv(let kernel): depthwiseConvRule(dy, gradients, kernel: kernel)

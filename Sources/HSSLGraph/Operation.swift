@@ -24,6 +24,11 @@ public enum Operation {
     case standardize(epsilon: Float)
     /// One function of every element. Saved: x (GELU) or y (ReLU).
     case unary(Unary)
+    /// x [..., 2·H] → silu(x[..., i])·x[..., H + i] [..., H], silu(g) = g/(1 + e^−g): SwiGLU. Saved: x.
+    case gated
+    /// qkv [B, N, 3·D], table [N, d], constant: cosines and sines of d/2 angles a token → queries and keys of every
+    /// head turned by them [B, N, 3·D]. Saved: table.
+    case rotate(heads: Int)
     /// qkv [B, N, 3·D], (bias [heads, N, N]), (mask [W, N, N], constant) → softmax(QKᵀ/√d + bias + mask[b mod W])·V [B,
     /// N, D]. Saved: qkv, log-sum-exp, bias and mask where there are some, out.
     case attention(heads: Int, bias: Bool, mask: Bool)
@@ -41,7 +46,7 @@ public enum Operation {
     case residualOfSamples(index: [Int32], scale: [Float])
     /// x [B, …], v [1, …] → x + v. Saved: nothing.
     case addBroadcast
-    /// tokens [B, N, D], token [1, 1, D] → [B, 1+N, D]. Saved: nothing.
+    /// tokens [B, N, D], first [1, k, D] → [B, k+N, D]. Saved: nothing.
     case prependToken
     /// x [B, N, D], token [1, D] → token where mask[b·N + n] ≠ 0, else x. Saved: nothing.
     case maskTokens(mask: [UInt8])
@@ -54,8 +59,8 @@ public enum Operation {
     case transposeTokens
     /// x [B, N, D] → mean over tokens [B, D]. Saved: nothing.
     case meanTokens
-    /// positions [1, 1+N, D] → [1, 1+M, D]: row 0 as it is, the others through a constant matrix [M, N]. Saved:
-    /// nothing.
+    /// positions [1, p+N, D] → [1, p+M, D]: the first p rows as they are, the others through a constant matrix [M, N].
+    /// Saved: nothing.
     case resamplePositions(matrix: [Float], rows: Int)
     /// x [R, D] → x / max(‖x‖, ε) by row. Saved: 1/‖x‖, y.
     case l2Normalize(epsilon: Float)
@@ -88,8 +93,8 @@ public enum Operation {
 
     /// The operation without its attributes, for tables of tests and profiles.
     public enum Kind: String, CaseIterable, Sendable {
-        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, attention, depthwiseConv, pool,
-             scaleChannels, residual, residualOfSamples
+        case reshape, unfold, linear, layerNorm, groupNorm, standardize, unary, gated, rotate, attention,
+             depthwiseConv, pool, scaleChannels, residual, residualOfSamples
         case addBroadcast, prependToken, maskTokens, gatherRows, permuteTokens, transposeTokens, meanTokens,
              resamplePositions, l2Normalize, scaleRows
         case softCrossEntropy, prototypeCrossEntropy
@@ -104,6 +109,8 @@ public enum Operation {
         case .groupNorm: .groupNorm
         case .standardize: .standardize
         case .unary: .unary
+        case .gated: .gated
+        case .rotate: .rotate
         case .attention: .attention
         case .depthwiseConv: .depthwiseConv
         case .pool: .pool

@@ -40,7 +40,10 @@ struct HSSLCommand: ParsableCommand {
                   hssl inspect base-int8.safetensors
                 """,
             version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
-            subcommands: [Pretrain.self, Search.self, RecipeCommand.self, Export.self, Evaluate.self, Inspect.self, Bench.self])
+            subcommands: [
+                Pretrain.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, Inspect.self,
+                Bench.self,
+            ])
     }
 }
 

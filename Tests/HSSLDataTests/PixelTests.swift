@@ -30,6 +30,35 @@ final class PixelTests: XCTestCase {
         }
     }
 
+    /// Pillow 13's `Image.BILINEAR` of a 9 × 7 picture, smaller and larger.
+    func testBilinearPixels() throws {
+        let pixels = (0..<7 * 9 * 3).map { i -> UInt8 in
+            let (y, x, c) = (i / 27, i / 3 % 9, i % 3)
+            return UInt8((x * 37 + y * 53 + c * 91 + x * y * 11) % 256)
+        }
+        let image = RGBImage(width: 9, height: 7, pixels: pixels)
+        let smaller: [UInt8] = [
+            52, 137, 157, 115, 163, 70, 161, 136, 115, 129, 105, 117, 139, 133, 96, 138,
+            108, 141, 133, 130, 102, 132, 134, 135, 131, 121, 145, 120, 130, 122, 119, 112,
+            128, 129, 115, 141, 87, 106, 149, 98, 105, 128, 139, 130, 128, 113, 96, 163,
+        ]
+        let larger: [UInt8] = [
+            23, 114, 205, 51, 142, 137, 79, 170, 5, 106, 197, 32, 56, 147, 150, 88,
+            179, 86, 121, 194, 47, 153, 121, 79, 98, 149, 96, 136, 163, 62, 166, 177,
+            100, 156, 71, 138,
+        ]
+        func resized(_ side: Int) throws -> [UInt8] {
+            let preprocessing = try Preprocessing(
+                resize: side, crop: side, interpolation: .bilinear, mean: [0, 0, 0], std: [1, 1, 1])
+            return preprocessing.cropped(image).pixels
+        }
+        try withEveryRow {
+            XCTAssertEqual(try resized(4), smaller)
+            // The first four pixels of three rows.
+            XCTAssertEqual(try (0..<3).flatMap { row in try resized(10)[30 * row..<30 * row + 12] }, larger)
+        }
+    }
+
     /// A reduced JPEG has the size of the whole one divided, and resized the pixels of the whole one, nearly.
     func testReducedJPEGs() throws {
         let fixtures = try Fixtures()

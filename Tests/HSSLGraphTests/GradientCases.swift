@@ -164,6 +164,10 @@ enum GradientCases {
                 apply: { $1[0].prepending(token: $1[1]) },
                 reference: { v in (0..<shape[0]).flatMap { v[1] + v[0][$0 * sample..<($0 + 1) * sample] } }))
             cases.append(GradientCase(
+                kind: .prependToken, name: "\(shape), three tokens", operands: [shape, [1, 3, width]],
+                apply: { $1[0].prepending(token: $1[1]) },
+                reference: { v in (0..<shape[0]).flatMap { v[1] + v[0][$0 * sample..<($0 + 1) * sample] } }))
+            cases.append(GradientCase(
                 kind: .meanTokens, name: "\(shape)", operands: [shape], apply: { $1[0].meanOverTokens() },
                 reference: { v in
                     (0..<shape[0] * width).map { i in
@@ -220,6 +224,13 @@ enum GradientCases {
                     }
                 }))
         }
+        let matrix = randomValues(4 * 6, 8)
+        cases.append(GradientCase(
+            kind: .resamplePositions, name: "no row for CLS", operands: [[1, 4, 3]],
+            apply: { $1[0].resampledPositions(matrix: matrix.map { Float($0) }, rows: 6) },
+            reference: { v in
+                (0..<18).map { i in (0..<4).reduce(0.0) { $0 + matrix[i / 3 * 4 + $1] * v[0][$1 * 3 + i % 3] } }
+            }))
         return cases
     }
 

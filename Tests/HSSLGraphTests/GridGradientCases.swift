@@ -1,8 +1,9 @@
+import Foundation
 import HSSLGraph
 
 /// The operations of convolutional and windowed models.
 extension GradientCases {
-    static func grids() -> [GradientCase] { windows() + pools() + groups() + channels() + biasedAttention() }
+    static func grids() -> [GradientCase] { windows() + pools() + groups() + channels() + gates() + biasedAttention() }
 
     private static func windows() -> [GradientCase] {
         [
@@ -100,6 +101,42 @@ extension GradientCases {
             GradientCase(
                 kind: .unary, name: "ReLU \(shape)", operands: [shape], apply: { $1[0].relu() },
                 reference: { $0[0].map { max($0, 0) } })
+        }
+    }
+
+    private static func gates() -> [GradientCase] {
+        [[1, 2], [3, 34], [2, 3, 10]].map { (shape: [Int]) in
+            let half = shape[shape.count - 1] / 2
+            return GradientCase(
+                kind: .gated, name: "\(shape)", operands: [shape], apply: { $1[0].gated() },
+                reference: {
+                    Reference.rows($0[0], width: 2 * half) { (row: [Double]) -> [Double] in
+                        (0..<half).map { (i: Int) -> Double in
+                            let sigmoid = 1 / (1 + exp(-row[i]))
+                            return row[i] * sigmoid * row[half + i]
+                        }
+                    }
+                })
+        } + [(1, 1, 1, 2), (2, 3, 2, 4), (1, 5, 3, 34)].map { batch, tokens, heads, d in
+            let angles = randomValues(tokens * d / 2, 9), half = d / 2
+            let table = (0..<tokens).flatMap { token -> [Float] in
+                let own = angles[token * half..<(token + 1) * half]
+                return own.map { Float(cos($0)) } + own.map { Float(sin($0)) }
+            }
+            return GradientCase(
+                kind: .rotate, name: "\(tokens) tokens, \(heads) heads of \(d)",
+                operands: [[batch, tokens, 3 * heads * d]],
+                apply: { $1[0].rotated(heads: heads, table: $0.constant(table, shape: [tokens, d])) },
+                reference: { v in
+                    v[0].indices.map { (i: Int) -> Double in
+                        let width = 3 * heads * d, x = v[0][i]
+                        let row = i / width, column = i % width
+                        guard column < 2 * heads * d else { return x }
+                        let j = column % d, angle: Double = angles[row % tokens * half + j % half]
+                        let partner = j < half ? -v[0][i + half] : v[0][i - half]
+                        return x * cos(angle) + partner * sin(angle)
+                    }
+                })
         }
     }
 

@@ -17,6 +17,8 @@ final class FamilyTests: XCTestCase {
     /// multiples of vectors.
     static let configurations: [(name: String, configuration: any BaseConfiguration)] = [
         ("vit", VisionTransformer.Configuration(imageSize: 20, patchSize: 5, embedDim: 36, depth: 2, numHeads: 3)),
+        ("vit with layer scale, registers and gates", dinov2),
+        ("vit with rotary positions", dinov3),
         (
             "swin",
             Swin.Configuration(
@@ -33,8 +35,28 @@ final class FamilyTests: XCTestCase {
         ),
         ("convnext wide", ConvNeXt.Configuration(imageSize: 32, patchSize: 4, depths: [1, 2], dims: [48, 96])),
         ("resnet small", ResNet.Configuration(imageSize: 18, stem: .small, planes: [8, 16], layers: [1, 2])),
+        (
+            "resnet without norms",
+            ResNet.Configuration(imageSize: 45, stem: .imagenet, planes: [8, 12], layers: [1, 2], norm: .none)
+        ),
         ("resnet", ResNet.Configuration(imageSize: 45, stem: .imagenet, planes: [8, 12, 16], layers: [1, 1, 2])),
     ]
+
+    private static var dinov2: VisionTransformer.Configuration {
+        var sizes = VisionTransformer.Configuration(
+            imageSize: 20, patchSize: 5, embedDim: 36, depth: 2, numHeads: 3)
+        (sizes.layerScale, sizes.registerTokens, sizes.positionsCoverClass) = (true, 3, false)
+        (sizes.activation, sizes.mlpRatio) = (.swiglu, 2.5)
+        return sizes
+    }
+
+    private static var dinov3: VisionTransformer.Configuration {
+        var sizes = VisionTransformer.Configuration(
+            imageSize: 20, patchSize: 5, embedDim: 48, depth: 2, numHeads: 3)
+        (sizes.layerScale, sizes.registerTokens, sizes.positionsCoverClass) = (true, 2, false)
+        (sizes.ropeTemperature, sizes.normEpsilon) = (100, 1e-5)
+        return sizes
+    }
 
     private func forEachFamily(_ body: (String, RandomModel) throws -> Void) throws {
         for (name, configuration) in Self.configurations { try body(name, RandomModel(configuration)) }

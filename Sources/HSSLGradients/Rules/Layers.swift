@@ -92,6 +92,21 @@ extension Node {
         gradients.add(inputs[0], dx, owned: true, count: count)
     }
 
+    func gatedRule(_ dy: Gradient, _ gradients: Gradients) {
+        let dx = gradients.pool.floats(2 * count)
+        let x = saved[0].widened(count: 2 * count, pool: gradients.pool)
+        withExtendedLifetime(x) { hssl_gated_backward(rows, width, x.floats, dy.values, dx.floats) }
+        gradients.add(inputs[0], dx, owned: true, count: 2 * count)
+    }
+
+    /// A rotation's transpose turns back.
+    func rotateRule(_ dy: Gradient, _ gradients: Gradients, heads: Int) {
+        let dx = gradients.pool.floats(count)
+        hssl_rotate_tokens(
+            shape[0], shape[1], heads, width / (3 * heads), saved[0].floats, true, dy.values, dx.floats)
+        gradients.add(inputs[0], dx, owned: true, count: count)
+    }
+
     func attentionRule(_ dy: Gradient, _ gradients: Gradients, heads: Int, bias: Bool, mask: Bool) {
         let (batch, tokens, headDimension) = (shape[0], shape[1], width / heads)
         let dqkv = gradients.pool.floats(3 * count)

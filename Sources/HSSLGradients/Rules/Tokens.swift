@@ -35,16 +35,19 @@ extension Node {
 
     func prependTokenRule(_ dy: Gradient, _ gradients: Gradients) {
         let (batch, tokens, dimension) = (shape[0], shape[1], width)
-        if let accumulator = gradients.accumulator(inputs[1], count: dimension) {
-            for sample in 0..<batch { hssl_axpy(dimension, 1, dy.values + sample * tokens * dimension, accumulator) }
+        let added = gradients.tape.shapes[inputs[1]][1], rest = tokens - added
+        if let accumulator = gradients.accumulator(inputs[1], count: added * dimension) {
+            for sample in 0..<batch {
+                hssl_axpy(added * dimension, 1, dy.values + sample * tokens * dimension, accumulator)
+            }
         }
         guard gradients.wants(inputs[0]) else { return }
-        let dx = gradients.pool.floats(batch * (tokens - 1) * dimension)
+        let dx = gradients.pool.floats(batch * rest * dimension)
         for sample in 0..<batch {
-            (dx.floats + sample * (tokens - 1) * dimension).update(
-                from: dy.values + (sample * tokens + 1) * dimension, count: (tokens - 1) * dimension)
+            (dx.floats + sample * rest * dimension).update(
+                from: dy.values + (sample * tokens + added) * dimension, count: rest * dimension)
         }
-        gradients.add(inputs[0], dx, owned: true, count: batch * (tokens - 1) * dimension)
+        gradients.add(inputs[0], dx, owned: true, count: batch * rest * dimension)
     }
 
     func maskTokensRule(_ dy: Gradient, _ gradients: Gradients, mask: [UInt8]) {
@@ -93,16 +96,17 @@ extension Node {
         gradients.add(inputs[0], dx, owned: true, count: batch * tokens * dimension)
     }
 
-    /// y = [p₀; M·p₁…]: dp₀ += dy₀; dp₁… += Mᵀ·dy₁….
+    /// y = [p₀; M·p₁…]: dp₀ += dy₀; dp₁… += Mᵀ·dy₁…. Without a row for CLS there is no p₀.
     func resamplePositionsRule(_ dy: Gradient, _ gradients: Gradients, matrix: [Float], rows targets: Int) {
         let dimension = width
         let sources = matrix.count / targets
-        guard let accumulator = gradients.accumulator(inputs[0], count: (sources + 1) * dimension) else { return }
-        hssl_axpy(dimension, 1, dy.values, accumulator)
+        let kept = shape[1] - targets
+        guard let accumulator = gradients.accumulator(inputs[0], count: (sources + kept) * dimension) else { return }
+        hssl_axpy(kept * dimension, 1, dy.values, accumulator)
         let workspace = gradients.pool.allocate(byteCount: max(
             1, hssl_gemm_f32_unpacked_workspace_size(sources, dimension, targets)))
         hssl_gemm_f32_unpacked(
-            sources, dimension, targets, matrix, 1, sources, dy.values + dimension, dimension, 1,
-            accumulator + dimension, dimension, true, nil, workspace.pointer)
+            sources, dimension, targets, matrix, 1, sources, dy.values + kept * dimension, dimension, 1,
+            accumulator + kept * dimension, dimension, true, nil, workspace.pointer)
     }
 }

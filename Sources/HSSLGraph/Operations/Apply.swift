@@ -17,6 +17,8 @@ extension Operation {
             groups: groups, weight: inputs[1], bias: inputs[2], epsilon: epsilon)
         case .standardize(let epsilon): return x.standardized(epsilon: epsilon)
         case .unary(let function): return x.unary(function)
+        case .gated: return x.gated()
+        case .rotate(let heads): return x.rotated(heads: heads, table: inputs[1])
         case .attention(let heads, let bias, let mask):
             return x.attention(heads: heads, bias: bias ? inputs[1] : nil, mask: mask ? inputs.last : nil)
         case .depthwiseConv: return x.depthwiseConv(weight: inputs[1], bias: inputs[2])

@@ -1,6 +1,21 @@
 import CSupport
 
 extension Tensor {
+    /// Rotary positions: qkv [B, N, 3·D] with queries and keys of every head turned. Element j of a head's first half
+    /// and element j of its second turn by the angle whose cosine is table[n, j] and whose sine is table[n, d/2 + j].
+    ///
+    /// - Parameter table: a constant [N, d], d = D/heads, even.
+    /// Source: Su et al., "RoFormer", 2021; in two dimensions Siméoni et al., "DINOv3", 2025.
+    package func rotated(heads: Int, table: Tensor) -> Tensor {
+        precondition(shape.count == 3 && width % (6 * heads) == 0, "rotate: \(shape) with \(heads) heads")
+        let (batch, tokens, d) = (shape[0], shape[1], width / (3 * heads))
+        precondition(table.shape == [tokens, d], "rotate: \(shape) through \(table.shape)")
+        return tape.record(.rotate(heads: heads), [self, table], shape: shape) { y, keeps in
+            hssl_rotate_tokens(batch, tokens, heads, d, table.values, false, values, y)
+            return keeps ? table.storage.map { [.floats($0)] } ?? [] : []
+        }
+    }
+
     /// softmax(Q·Kᵀ/√d + bias + mask)·V for every head: qkv [B, N, 3·D] with rows (q, k, v) × heads × d, as timm's
     /// `attn.qkv` → [B, N, D].
     ///

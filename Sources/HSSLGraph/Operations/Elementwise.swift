@@ -20,6 +20,18 @@ extension Tensor {
         }
     }
 
+    /// silu(x[..., i])·x[..., H + i]: x [..., 2·H] → [..., H].
+    ///
+    /// Source: Shazeer, "GLU variants improve transformer", 2020.
+    package func gated() -> Tensor {
+        precondition(width % 2 == 0, "gated: an odd width in \(shape)")
+        let half = width / 2
+        return tape.record(.gated, [self], shape: shape.dropLast() + [half]) { y, keeps in
+            hssl_gated(rows, half, values, y)
+            return keeps ? storage.map { [tape.activation($0, count: count)] } ?? [] : []
+        }
+    }
+
     /// gamma[c]·x[..., c]: x [..., C], gamma [C]; the layer scale of ConvNeXt.
     package func scaledChannels(by gamma: Tensor) -> Tensor {
         precondition(gamma.count == width, "scaleChannels: \(gamma.shape) for \(shape)")

@@ -1,15 +1,17 @@
 import CSupport
 
 extension Tensor {
-    /// [token, x]: x [B, N, D], token [1, 1, D] → [B, 1+N, D].
-    package func prepending(token: Tensor) -> Tensor {
-        precondition(shape.count == 3 && token.count == width, "prependToken: \(shape) and \(token.shape)")
-        let (batch, tokens, dimension) = (shape[0], shape[1], width)
-        return tape.record(.prependToken, [self, token], shape: [batch, tokens + 1, dimension]) { y, _ in
+    /// [first, x]: x [B, N, D], first [1, k, D] → [B, k+N, D].
+    package func prepending(token first: Tensor) -> Tensor {
+        precondition(
+            shape.count == 3 && first.shape.count == 3 && first.shape[0] == 1 && first.width == width,
+            "prependToken: \(shape) and \(first.shape)")
+        let (batch, tokens, dimension, added) = (shape[0], shape[1], width, first.shape[1])
+        return tape.record(.prependToken, [self, first], shape: [batch, tokens + added, dimension]) { y, _ in
             for sample in 0..<batch {
-                let row = y + sample * (tokens + 1) * dimension
-                row.update(from: token.values, count: dimension)
-                (row + dimension).update(from: values + sample * tokens * dimension, count: tokens * dimension)
+                let row = y + sample * (tokens + added) * dimension
+                row.update(from: first.values, count: added * dimension)
+                (row + added * dimension).update(from: values + sample * tokens * dimension, count: tokens * dimension)
             }
             return []
         }
@@ -70,22 +72,22 @@ extension Tensor {
         }
     }
 
-    /// Position embeddings [1, 1+N, D] at another grid: → [1, 1+M, D]; the CLS row is kept, the others are `matrix` [M,
-    /// N] times the grid rows.
+    /// Position embeddings [1, p+N, D] at another grid: → [1, p+M, D]; the first p rows (CLS, where it has a position)
+    /// are kept, the others are `matrix` [M, N] times the grid rows.
     package func resampledPositions(matrix: [Float], rows targets: Int) -> Tensor {
-        let sources = shape[1] - 1
+        let sources = matrix.count / max(targets, 1), kept = shape[1] - sources
         precondition(
-            shape.count == 3 && shape[0] == 1 && matrix.count == targets * sources,
+            shape.count == 3 && shape[0] == 1 && matrix.count == targets * sources && (0...1).contains(kept),
             "resamplePositions: \(shape) through \(matrix.count)")
         let dimension = width
         return tape.record(
-            .resamplePositions(matrix: matrix, rows: targets), [self], shape: [1, targets + 1, dimension]) { y, _ in
-            y.update(from: values, count: dimension)
+            .resamplePositions(matrix: matrix, rows: targets), [self], shape: [1, targets + kept, dimension]) { y, _ in
+            y.update(from: values, count: kept * dimension)
             let workspace = tape.pool.allocate(byteCount: max(
                 1, hssl_gemm_f32_unpacked_workspace_size(targets, dimension, sources)))
             hssl_gemm_f32_unpacked(
-                targets, dimension, sources, matrix, sources, 1, values + dimension, dimension, 1, y + dimension,
-                dimension, false, nil, workspace.pointer)
+                targets, dimension, sources, matrix, sources, 1, values + kept * dimension, dimension, 1,
+                y + kept * dimension, dimension, false, nil, workspace.pointer)
             return []
         }
     }

@@ -44,7 +44,7 @@ package struct Pass {
 package struct BaseOutput {
     /// Prefix tokens, then the cells of the last grid row by row: [B, prefix + N, D].
     package let tokens: Tensor
-    /// Tokens that stand for no place: CLS.
+    /// Tokens that stand for no place: CLS, then registers.
     package let prefix: Int
     package let grid: Grid
 
@@ -104,10 +104,14 @@ package protocol BaseConfiguration: Equatable, Sendable {
     /// - Parameter json: the members of `hssl.architecture` besides family, name and in_chans.
     /// - Throws: `ModelError` or `JSONError` for a missing, unknown or impossible member.
     init(json: JSONValue) throws
+    /// Members that a file may leave out: what they mean then is what files without them meant.
+    static var optionalKeys: [String] { get }
     /// In the order in which they are written.
     var json: [(key: String, value: JSONValue)] { get }
     /// Pixels a side of the images that the model is made for.
     var imageSize: Int { get set }
+    /// Pixels a side of an embedded patch, for `preset`; nil where the family has none.
+    var patchSizeOfPreset: Int? { get }
     /// - Throws: `ModelError` for sizes that cannot be.
     func validate() throws
     /// The model, its parameters declared under `scope`.
@@ -131,10 +135,27 @@ package enum BaseFamilies {
 }
 
 extension BaseConfiguration {
+    package static var optionalKeys: [String] { [] }
+
+    /// The name of the preset that has these sizes, for any image size; nil: none has.
+    var presetName: String? {
+        Self.presets.first { name in
+            let own = try? Self.preset(name, imageSize: imageSize, patchSize: nil)
+            return own == self || (try? Self.preset(name, imageSize: imageSize, patchSize: patchSizeOfPreset)) == self
+        }
+    }
+
     /// - Throws: `ModelError` naming the first size out of its range: every later product stays far from overflow.
     static func check(_ bounds: [(key: String, value: Int, range: ClosedRange<Int>)]) throws {
         for (key, value, range) in bounds where !range.contains(value) {
             throw ModelError("\(key) \(value) is not in \(range.lowerBound) … \(range.upperBound)")
+        }
+    }
+
+    static func checkEpsilon(_ key: String, _ value: Double) throws {
+        guard ModelBounds.epsilon.contains(value) else {
+            throw ModelError(
+                "\(key) \(value) is not in \(ModelBounds.epsilon.lowerBound) … \(ModelBounds.epsilon.upperBound)")
         }
     }
 
@@ -163,4 +184,5 @@ package enum ModelBounds {
     static let heads = 1...1_024
     static let stages = 1...8
     static let cells = 65_536
+    static let epsilon = 1e-15...1e-2
 }

@@ -43,7 +43,8 @@ package struct ConvNeXt: Base {
                 blocks: (0..<sizes.depths[stage])
                 .map { Block(scope("blocks")("\($0)"), width: sizes.dims[stage], kernel: sizes.kernelSize) })
         }
-        norm = LayerNorm(scope("head")("norm"), width: sizes.dims[sizes.dims.count - 1], epsilon: 1e-6)
+        norm = LayerNorm(
+            scope("head")("norm"), width: sizes.dims[sizes.dims.count - 1], epsilon: Float(sizes.headNormEpsilon))
     }
 
     package func grid(height: Int, width: Int) -> Grid {
@@ -107,11 +108,15 @@ package struct ConvNeXt: Base {
         package var depths: [Int]
         package var dims: [Int]
         package var kernelSize: Int
+        /// Of the final norm; the others have 1e-6.
+        package var headNormEpsilon = 1e-6
 
         package init(imageSize: Int, patchSize: Int, depths: [Int], dims: [Int], kernelSize: Int = 7) {
             (self.imageSize, self.patchSize, self.depths, self.dims, self.kernelSize) = (
                 imageSize, patchSize, depths, dims, kernelSize)
         }
+
+        package var patchSizeOfPreset: Int? { patchSize }
 
         package static let family = "convnext"
 
@@ -131,12 +136,16 @@ package struct ConvNeXt: Base {
             return Self(imageSize: imageSize, patchSize: patchSize ?? row.patchSize, depths: row.depths, dims: row.dims)
         }
 
+        package static let optionalKeys = ["head_norm_eps"]
+
         package var json: [(key: String, value: JSONValue)] {
-            [
+            let epsilon: [(String, JSONValue)] =
+                headNormEpsilon == 1e-6 ? [] : [("head_norm_eps", .number(headNormEpsilon))]
+            return [
                 ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)),
                 ("depths", .array(depths.map { .integer($0) })),
                 ("dims", .array(dims.map { .integer($0) })), ("kernel_size", .integer(kernelSize)),
-            ]
+            ] + epsilon
         }
 
         package init(json: JSONValue) throws {
@@ -145,6 +154,9 @@ package struct ConvNeXt: Base {
                 imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
                 depths: try json.integers("depths", in: key), dims: try json.integers("dims", in: key),
                 kernelSize: try json.integer("kernel_size", in: key))
+            if try json.member("head_norm_eps", in: key) != nil {
+                headNormEpsilon = try json.number("head_norm_eps", in: key)
+            }
         }
 
         package func validate() throws {
@@ -155,6 +167,7 @@ package struct ConvNeXt: Base {
             ])
             try Self.check("depths", depths, ModelBounds.depth)
             try Self.check("dims", dims, ModelBounds.width)
+            try Self.checkEpsilon("head_norm_eps", headNormEpsilon)
             guard dims.count == depths.count else {
                 throw ModelError("dims has \(dims.count) values for \(depths.count) stages")
             }

@@ -31,7 +31,15 @@ public struct ModelArchitecture: Equatable, Sendable {
         try self.init(name: name, family.preset(name, imageSize: imageSize, patchSize: patchSize))
     }
 
-    package init(name: String = "custom", _ configuration: any BaseConfiguration) throws {
+    /// Where no preset has the sizes.
+    package static let customName = "custom"
+
+    /// Sizes, under the name of the preset that has them.
+    package init(recognising configuration: any BaseConfiguration) throws {
+        try self.init(name: configuration.presetName ?? Self.customName, configuration)
+    }
+
+    package init(name: String = Self.customName, _ configuration: any BaseConfiguration) throws {
         try configuration.validate()
         self.name = name
         self.configuration = configuration

@@ -3,7 +3,8 @@ import HSSLGraph
 
 /// Bottleneck ResNet with group norm; timm's parameter names (`resnet50_gn`). While training, the weights of its
 /// convolutions are standardised, so that no statistic of a batch is needed; an exported model holds the standardised
-/// weights and is an ordinary ResNet.
+/// weights and is an ordinary ResNet. Or without norms: the convolutions of an imported ResNet, into which its batch
+/// norms were multiplied; they have biases. Strides are in the 3×3 convolutions ("v1.5").
 ///
 /// Source: He et al., CVPR 2016; Wu & He, "Group normalization", ECCV 2018; Qiao et al. 2019; timm `resnet.py`. It has
 /// no token stage: nothing can be masked.
@@ -11,7 +12,7 @@ package struct ResNet: Base {
     package var maskToken: Parameter? { nil }
     private let sizes: Configuration
     private let conv1: Convolution
-    private let norm1: GroupNorm
+    private let norm1: GroupNorm?
     private let stages: [[Bottleneck]]
 
     package var width: Int { 4 * sizes.planes[sizes.planes.count - 1] }
@@ -19,18 +20,20 @@ package struct ResNet: Base {
 
     init(_ scope: ParameterScope, _ sizes: Configuration, _ use: Use) {
         self.sizes = sizes
-        let standardization: Float? = use == .pretraining ? 1e-6 : nil
+        let standardization: Float? = use == .pretraining && sizes.norm == .group ? 1e-6 : nil
         let stem: Convolution.Shape = sizes.stem == .imagenet
             ? .init(inputs: 3, outputs: sizes.planes[0], kernel: 7, stride: 2, padding: 3)
             : .init(inputs: 3, outputs: sizes.planes[0], kernel: 3, padding: 1)
-        conv1 = Convolution(scope("conv1"), stem, from: .image, bias: false, standardization: standardization)
-        norm1 = GroupNorm(scope("bn1"), channels: sizes.planes[0])
+        conv1 = Convolution(
+            scope("conv1"), stem, from: .image, bias: sizes.norm == .none, standardization: standardization)
+        norm1 = sizes.norm == .group ? GroupNorm(scope("bn1"), channels: sizes.planes[0]) : nil
         var inputs = sizes.planes[0]
         stages = sizes.planes.indices.map { stage in
             (0..<sizes.layers[stage]).map { layer in
                 defer { inputs = 4 * sizes.planes[stage] }
                 return Bottleneck(scope("layer\(stage + 1)")("\(layer)"), inputs: inputs, planes: sizes.planes[stage],
-                                  stride: stage > 0 && layer == 0 ? 2 : 1, standardization: standardization)
+                                  stride: stage > 0 && layer == 0 ? 2 : 1, norm: sizes.norm,
+                                  standardization: standardization)
             }
         }
     }
@@ -44,7 +47,8 @@ package struct ResNet: Base {
     }
 
     package func callAsFunction(_ images: Tensor, mask: [UInt8]?, _ pass: Pass) -> BaseOutput {
-        var x = norm1(conv1(images)).relu()
+        var x = conv1(images)
+        x = (norm1?(x) ?? x).relu()
         if sizes.stem == .imagenet { x = x.pooled(.max, kernel: 3, stride: 2, padding: 1) }
         for (index, block) in stages.joined().enumerated() { x = block(x, scale: pass.scale(block: index, branch: 0)) }
         let grid = Grid(height: x.shape[1], width: x.shape[2])
@@ -57,16 +61,31 @@ package struct ResNet: Base {
         output.tokens.gatheringRows(output.rows(ofCells: cells))
     }
 
+    /// A convolution and, where there is one, its norm.
+    private struct Layer {
+        let convolution: Convolution
+        let norm: GroupNorm?
+
+        func callAsFunction(_ x: Tensor) -> Tensor {
+            let y = convolution(x)
+            return norm?(y) ?? y
+        }
+    }
+
     /// ReLU(shortcut(x) + norm(1×1(ReLU(norm(3×3(ReLU(norm(1×1(x))))))))).
     private struct Bottleneck {
-        private let layers: [(convolution: Convolution, norm: GroupNorm)]
-        private let downsample: (convolution: Convolution, norm: GroupNorm)?
+        private let layers: [Layer]
+        private let downsample: Layer?
 
-        init(_ scope: ParameterScope, inputs: Int, planes: Int, stride: Int, standardization: Float?) {
-            func layer(_ convolution: String, _ norm: String, _ shape: Convolution.Shape) -> (Convolution, GroupNorm) {
-                (
-                    Convolution(scope(convolution), shape, bias: false, standardization: standardization),
-                    GroupNorm(scope(norm), channels: shape.outputs))
+        init(
+            _ scope: ParameterScope, inputs: Int, planes: Int, stride: Int, norm: Configuration.Norm,
+            standardization: Float?
+        ) {
+            func layer(_ convolution: String, _ name: String, _ shape: Convolution.Shape) -> Layer {
+                Layer(
+                    convolution: Convolution(
+                        scope(convolution), shape, bias: norm == .none, standardization: standardization),
+                    norm: norm == .group ? GroupNorm(scope(name), channels: shape.outputs) : nil)
             }
             layers = [
                 layer("conv1", "bn1", .init(inputs: inputs, outputs: planes, kernel: 1)),
@@ -81,10 +100,10 @@ package struct ResNet: Base {
 
         /// x [B, h, w, C] → [B, h', w', 4·planes].
         func callAsFunction(_ x: Tensor, scale: [Float]?) -> Tensor {
-            let shortcut = downsample.map { $0.norm($0.convolution(x)) } ?? x
+            let shortcut = downsample?(x) ?? x
             return shortcut.adding(of: x, scale: scale) { x in
-                let inner = layers.dropLast().reduce(x) { $1.norm($1.convolution($0)).relu() }
-                return layers.suffix(1).reduce(inner) { $1.norm($1.convolution($0)) }
+                let inner = layers.dropLast().reduce(x) { $1($0).relu() }
+                return layers.suffix(1).reduce(inner) { $1($0) }
             }.relu()
         }
     }
@@ -94,21 +113,29 @@ package struct ResNet: Base {
         /// The first layer: 7×7 in steps of 2 and max pooling, or for small images 3×3.
         package enum Stem: String, Sendable { case imagenet, small }
 
+        /// `none`: batch norms became part of the convolutions.
+        package enum Norm: String, Sendable, CaseIterable { case group, none }
+
         package var imageSize: Int
+        package var norm = Norm.group
         package var stem: Stem
         /// Channels of the 3×3 convolutions; a block's output has four times as many.
         package var planes: [Int]
         package var layers: [Int]
 
-        package init(imageSize: Int, stem: Stem, planes: [Int], layers: [Int]) {
+        package init(imageSize: Int, stem: Stem, planes: [Int], layers: [Int], norm: Norm = .group) {
             (self.imageSize, self.stem, self.planes, self.layers) = (imageSize, stem, planes, layers)
+            self.norm = norm
         }
+
+        package var patchSizeOfPreset: Int? { nil }
 
         package static let family = "resnet"
 
-        private static let table: [(name: String, stem: Stem, planes: [Int], layers: [Int])] = [
-            ("resnet_micro", .small, [12, 24], [2, 2]),
-            ("resnet50_gn", .imagenet, [64, 128, 256, 512], [3, 4, 6, 3]),
+        private static let table: [(name: String, stem: Stem, planes: [Int], layers: [Int], norm: Norm)] = [
+            ("resnet_micro", .small, [12, 24], [2, 2], .group),
+            ("resnet50_gn", .imagenet, [64, 128, 256, 512], [3, 4, 6, 3], .group),
+            ("resnet50", .imagenet, [64, 128, 256, 512], [3, 4, 6, 3], .none),
         ]
 
         package static var presets: [String] { table.map(\.name) }
@@ -118,15 +145,18 @@ package struct ResNet: Base {
                 throw ModelError("unknown architecture '\(oneLine(name))'")
             }
             guard patchSize == nil else { throw ModelError("\(name) has no patches: model.patch_size is not for it") }
-            return Self(imageSize: imageSize, stem: row.stem, planes: row.planes, layers: row.layers)
+            return Self(imageSize: imageSize, stem: row.stem, planes: row.planes, layers: row.layers, norm: row.norm)
         }
 
+        package static let optionalKeys = ["norm"]
+
         package var json: [(key: String, value: JSONValue)] {
-            [
+            let norm: [(String, JSONValue)] = norm == .group ? [] : [("norm", .string(norm.rawValue))]
+            return [
                 ("image_size", .integer(imageSize)), ("stem", .string(stem.rawValue)),
                 ("planes", .array(planes.map { .integer($0) })),
                 ("layers", .array(layers.map { .integer($0) })),
-            ]
+            ] + norm
         }
 
         package init(json: JSONValue) throws {
@@ -138,6 +168,7 @@ package struct ResNet: Base {
             self.init(
                 imageSize: try json.integer("image_size", in: key), stem: stem,
                 planes: try json.integers("planes", in: key), layers: try json.integers("layers", in: key))
+            if try json.member("norm", in: key) != nil { norm = try json.choice("norm", in: key) }
         }
 
         package func validate() throws {

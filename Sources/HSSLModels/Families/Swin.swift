@@ -89,6 +89,8 @@ package struct Swin: Base {
         func width(stage: Int) -> Int { embedDim << stage }
         func grid(stage: Int) -> Int { (imageSize / patchSize) >> stage }
 
+        package var patchSizeOfPreset: Int? { patchSize }
+
         package static let family = "swin"
 
         private static let table: [(name: String, embedDim: Int, depths: [Int], numHeads: [Int], patchSize: Int)] = [

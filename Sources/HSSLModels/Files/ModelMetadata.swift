@@ -29,7 +29,7 @@ public struct ModelProvenance: Equatable, Sendable {
 extension ModelArchitecture {
     static let key = "hssl.architecture"
 
-    var json: JSONValue {
+    package var json: JSONValue {
         var object: JSONObject = ["family": .string(family), "name": .string(name)]
         for (key, value) in configuration.json { object[key] = value }
         object["in_chans"] = .integer(channels)
@@ -37,12 +37,14 @@ extension ModelArchitecture {
     }
 
     /// An unknown key is refused: a reader that ignored it would compute something else than the writer meant.
-    init(json: JSONValue) throws {
+    package init(json: JSONValue) throws {
         let key = Self.key
         let name = try json.string("name", in: key)
         do {
-            let configuration = try BaseFamilies.named(json.string("family", in: key)).init(json: json)
-            try json.requireKeys(among: ["family", "name", "in_chans"] + configuration.json.map(\.key), in: key)
+            let family = try BaseFamilies.named(json.string("family", in: key))
+            let configuration = try family.init(json: json)
+            try json.requireKeys(
+                among: ["family", "name", "in_chans"] + configuration.json.map(\.key) + family.optionalKeys, in: key)
             try self.init(name: name, configuration)
             let channels = try json.integer("in_chans", in: key)
             guard channels == self.channels else { throw ModelError("in_chans \(channels) is not in 3 … 3") }

@@ -44,7 +44,7 @@ extension Recipe {
         optimizer.minLearningRate = 1e-6
         if objective.name == "mocov3" || objective.name == "byol" { optimizer.weightDecay = [0.04, 0.04] }
         if objective.name == "ibot" || objective.name == "dino" { optimizer.teacherMomentum = 0.99 }
-        data.globalCropsScale = [max(0.3, data.globalCropsScale[0]), 1]
+        data.globalCropsScale = [max(0.4, data.globalCropsScale[0]), 1]
         data.blurProbability = [0, 0, 0]
         data.solarizeProbability = 0
     }

@@ -139,6 +139,18 @@ extension RecipeKey {
                   convert: { RecipeValue.flag($0) }, field: { .flag($0) })
     }
 
+    /// Text that may be absent.
+    static func text(
+        _ name: String, _ path: Path<String?>, values: String, otherwise: String, _ help: String
+    ) -> RecipeKey {
+        RecipeKey(name, path, help, values: values, defaultText: otherwise, convert: { node in
+            switch RecipeValue.text(node) {
+            case .success(let text): .success(text)
+            case .failure(let reason): .failure(reason)
+            }
+        }, field: { $0.map { .quoted($0) } })
+    }
+
     static func choice(
         _ name: String, _ path: Path<String>, of choices: [String], required: Bool = false,
         absentMeans: String? = nil, _ help: String

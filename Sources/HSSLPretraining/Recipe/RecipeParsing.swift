@@ -77,6 +77,9 @@ extension Recipe {
         let choosing = Set(selectors.map(\.path) + decidingKeys)
         for (section, key) in all where choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
         recipe.fitDefaults()
+        if document.entries["model"]?["initialize_from"]?.node != nil {
+            recipe.optimizer.learningRate *= Self.initializedRate
+        }
         for (section, key) in all where !choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
         if let fault = faults.first { throw fault }
 
@@ -88,6 +91,10 @@ extension Recipe {
         }
         return recipe
     }
+
+    /// By what a default learning rate is multiplied where the base is not random: at the rates at which one learns
+    /// from nothing it forgets what it knows.
+    package static let initializedRate = 0.1
 
     /// Defaults that the caller's lists allow.
     private init(_ names: Names) {

@@ -28,11 +28,14 @@ extension Recipe {
         public var patchSize: Int?
         public var dropPath = 0.1
         public var freezePatchEmbedding = false
+        public var initializeFrom: String?
+        public var sizes: String?
     }
 
     private static func modelSection(_ names: Names) -> RecipeSection {
         RecipeSection(name: "model", help: "the base network, the part that is deployed", keys: [
-            .choice("architecture", \.model.architecture, of: names.architectures, required: true, "The base."),
+            .choice("architecture", \.model.architecture, of: names.architectures + [ModelArchitecture.customName],
+                    required: true, "The base; custom: as the file of initialize_from."),
             .integer("image_size", \.model.imageSize, in: 1...2048, required: true,
                      "Side of a global view, pixels.").checked {
                 guard let patch = $0.model.patchSize, $0.model.imageSize % patch != 0 else { return nil }
@@ -45,6 +48,11 @@ extension Recipe {
             // Builds before this key trained every patch embedding.
             .flag("freeze_patch_embedding", \.model.freezePatchEmbedding, absentMeans: false,
                   "Whether the patch embedding stays as it was drawn; true for a ViT, unless its images are small."),
+            .text("initialize_from", \.model.initializeFrom, values: "the path of a model file", otherwise: "random",
+                  "Model of hssl import or hssl export in which the base of student and teacher begins; head and "
+                      + "projections are new. The default learning rate is then a tenth."),
+            .text("sizes", \.model.sizes, values: "JSON", otherwise: "the architecture's",
+                  "What hssl.architecture of that file says; hssl writes it where no named architecture has these sizes."),
         ])
     }
 }

@@ -1,13 +1,16 @@
+import HSSLFormats
 import Yams
 
 /// A value of a recipe, as it is written.
 extension Recipe {
     package enum Field: Equatable, Sendable {
-        case text(String), integer(Int), unsigned(UInt64), number(Double), numbers([Double]), flag(Bool)
+        case text(String), quoted(String), integer(Int), unsigned(UInt64), number(Double), numbers([Double]), flag(Bool)
 
         package var yaml: String {
             switch self {
             case .text(let value): value
+            // A JSON string is a YAML scalar in double quotes.
+            case .quoted(let value): JSONValue.string(value).text()
             case .integer(let value): "\(value)"
             case .unsigned(let value): "\(value)"
             case .number(let value): Field.yaml(value)
@@ -75,6 +78,14 @@ enum RecipeValue {
         case "false": .success(false)
         default: .failure("must be true or false")
         }
+    }
+
+    /// Any text on one line, in quotes or without.
+    static func text(_ node: Node) -> Reading<String> {
+        guard case .scalar(let scalar) = node, !scalar.string.isEmpty,
+            !scalar.string.unicodeScalars.contains(where: { $0.properties.generalCategory == .control })
+        else { return .failure("must be text on one line") }
+        return .success(scalar.string)
     }
 
     static func choice(_ node: Node, of choices: [String]) -> Reading<String> {

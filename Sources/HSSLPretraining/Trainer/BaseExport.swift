@@ -12,7 +12,8 @@ public struct BaseExport {
         architecture = try NetworkSizes(recipe: recipe).base
         preprocessing = try Preprocessing(recipe: recipe)
         let hasHead = recipe.auxiliary.isEnabled
-        provenance = ModelProvenance(method: hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name,
+        let origin = recipe.model.initializeFrom.map { ", from \($0.split(separator: "/").last.map(String.init) ?? $0)" } ?? ""
+        provenance = ModelProvenance(method: (hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name) + origin,
                                      head: hasHead ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: datasetName, epochs: epochs,
                                      precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
     }

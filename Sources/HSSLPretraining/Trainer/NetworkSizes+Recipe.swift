@@ -6,7 +6,7 @@ extension NetworkSizes {
     ///
     /// - Throws: `ModelError` for sizes, or a combination of base, head and objective, that cannot be.
     package init(recipe: Recipe) throws {
-        let base = try ModelArchitecture(named: recipe.model.architecture, imageSize: recipe.model.imageSize, patchSize: recipe.model.patchSize)
+        let base = try recipe.baseArchitecture()
         self.init(base: base, auxiliary: recipe.auxiliary.isEnabled ? HeadSettings(recipe.auxiliary) : nil)
         if let objection = objection(to: recipe) { throw ModelError(objection) }
     }
@@ -73,7 +73,7 @@ extension MoCoV3Settings {
 extension SimMIMSettings {
     init(_ recipe: Recipe) {
         let model = recipe.model
-        let base = try? ModelArchitecture(named: model.architecture, imageSize: model.imageSize, patchSize: model.patchSize)
+        let base = try? recipe.baseArchitecture()
         let grid = base?.makeBase(ParameterScope(ParameterSet()), .pretraining)
             .grid(height: model.imageSize, width: model.imageSize)
         self.init(maskStride: model.imageSize / max(1, grid?.height ?? 1))

@@ -34,6 +34,8 @@ public final class Trainer {
     package static let smallestCoupledBatch = 16
     package static let advisedCoupledBatch = 64
     private let isSmallForBatchNorm: Bool
+    /// What the base of `model.initialize_from` gives reason to say.
+    private let initialWarnings: [String]
 
     /// What the base learns by.
     package let recipe: Recipe
@@ -102,7 +104,7 @@ public final class Trainer {
 
     /// - Parameter search: what else learns in the run, and from which images.
     init(recipe ordered: Recipe, dataset: Dataset, output: String, options: PretrainingOptions, search: SearchSetup?) throws {
-        let recipe = search?.base ?? ordered
+        var recipe = search?.base ?? ordered
         // The C heap would keep a decoded photograph for every thread.
         if options.memoryLimit != nil { hssl_return_freed_memory() }
         let batch = recipe.schedule.effectiveBatch
@@ -115,11 +117,26 @@ public final class Trainer {
                 + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better \(Self.advisedCoupledBatch)")
         }
         isSmallForBatchNorm = coupled && batch < Self.advisedCoupledBatch
-        (self.recipe, self.ordered, self.search) = (recipe, ordered, search)
         self.dataset = dataset
         self.options = options
         folder = try RunFolder(path: output, resume: options.resume, startsIfMissing: options.startsIfMissing)
+        var initial: InitialBase?
+        if options.resume, folder.hasCheckpoint {
+            // The weights are in the checkpoint, and so are the sizes of a base that was imported.
+            let stored = try Checkpoint.position(of: SafetensorsFile(path: folder.checkpointPath, verifyingChecksum: false)).recipe
+            recipe.model.sizes = try Recipe.parseStored(
+                stored, file: folder.checkpointPath, architectures: ModelArchitecture.names).model.sizes
+        } else {
+            initial = try InitialBase(completing: &recipe)
+        }
+        initialWarnings = initial?.warnings(recipe) ?? []
+        var ordered = ordered
+        ordered.model.sizes = recipe.model.sizes
+        (self.recipe, self.ordered, self.search) = (recipe, ordered, search)
         learner = try Learner(recipe: recipe)
+        if let initial {
+            for (network, _) in learner.networks { try initial.load(into: network) }
+        }
         if let search { learner.accompany(by: try search.companion(learner)) }
         let largestImage: Int
         (datasetDigest, largestImage) = Self.digest(of: dataset)
@@ -234,6 +251,7 @@ public final class Trainer {
     /// - Throws: when a run cannot go on; the last checkpoint stays.
     public func run(shouldStop: () -> Bool, progress: Progress, notice: Notice) throws -> Summary {
         let last = min(schedules.totalSteps, options.maxSteps ?? .max)
+        for warning in initialWarnings { notice(warning) }
         if isSmallForBatchNorm {
             notice("schedule.batch_size × accumulate is \(recipe.schedule.effectiveBatch): batch norm of objective "
                 + "\(recipe.objective.name) works better with \(Self.advisedCoupledBatch) images or more")

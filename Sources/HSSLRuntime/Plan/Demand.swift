@@ -37,10 +37,10 @@ extension PlanNode {
     /// Whether it computes its output as a whole, whatever is wanted.
     fileprivate var computesAll: Bool {
         switch work {
-        case .unfold, .groupNorm, .depthwiseConv, .pool, .transpose, .mean, .output: true
+        case .unfold, .groupNorm, .depthwiseConv, .pool, .rotate, .transpose, .mean, .output: true
         case .attention(_, let bias, let mask, _): shape[0] > 1 || bias != nil || mask != nil
         case .permute: shape.count == 3 && shape[0] > 1
-        case .product, .layerNorm, .elementwise, .scaleChannels, .prepend, .view, .l2Normalize, .quantize: false
+        case .product, .layerNorm, .elementwise, .scaleChannels, .gated, .prepend, .view, .l2Normalize, .quantize: false
         }
     }
 
@@ -55,15 +55,17 @@ extension PlanNode {
         case .layerNorm, .scaleChannels, .l2Normalize, .quantize: return elements(rows, width)
         case .elementwise: return output
         case .view(let shift): return output.lowerBound + shift..<output.upperBound + shift
-        case .prepend:
-            // Row 0 is the token.
-            return elements(max(rows.lowerBound, 1) - 1..<max(rows.upperBound, 1) - 1, width)
+        case .gated: return elements(rows, 2 * width)
+        case .prepend(let token):
+            let first = token.count / width
+            return elements(max(rows.lowerBound, first) - first..<max(rows.upperBound, first) - first, width)
         case .permute(let index, _):
             if computesAll { return 0..<count }
             let sources = index[rows].filter { $0 >= 0 }.map(Int.init)
             guard let first = sources.min(), let last = sources.max() else { return 0..<0 }
             return elements(first..<last + 1, width)
-        case .unfold, .groupNorm, .attention, .depthwiseConv, .pool, .transpose, .mean, .output: return 0..<count
+        case .unfold, .groupNorm, .attention, .rotate, .depthwiseConv, .pool, .transpose, .mean, .output:
+            return 0..<count
         }
     }
 }

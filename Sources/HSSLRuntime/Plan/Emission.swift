@@ -28,8 +28,9 @@ struct Emission {
             switch node.work {
             case .view(let shift): parts[node.output] = (node.x, shift)
             // Rows behind a token are written where they belong.
-            case .prepend where uses[node.x] == 1 && !graph.inputs.contains(node.x) && !views.contains(node.x):
-                parts[node.x] = (node.output, node.width)
+            case .prepend(let token)
+            where uses[node.x] == 1 && !graph.inputs.contains(node.x) && !views.contains(node.x):
+                parts[node.x] = (node.output, token.count)
             default: break
             }
         }
@@ -157,7 +158,20 @@ struct Emission {
             steps.append(
                 PlanStep(
                     kind: HSSL_STEP_MEAN_TOKENS, size: node.inputShape, x: address(node.x), y: address(node.output)))
-        case .prepend(let token): emitPrefix(node, floats(token))
+        case .gated:
+            let (rows, width) = (node.rows, node.width), first = rows.lowerBound * width
+            steps.append(
+                rowwise(
+                    PlanStep(
+                        kind: HSSL_STEP_GATED, size: [rows.count, width], x: address(node.x).element(2 * first),
+                        y: address(node.output).element(first)), x: 8 * width, y: 4 * width))
+        case .rotate(let heads, let table):
+            let (batch, tokens) = (node.shape[0], node.shape[1])
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_ROTATE, size: [tokens, heads, node.width / (3 * heads), batch], x: address(node.x),
+                    weight: floats(table), y: address(node.output)))
+        case .prepend(let token): emitPrefix(node, floats(token), count: token.count)
         case .view: break
         case .quantize: emitQuantization(node)
         case .output(let offset):
@@ -303,16 +317,21 @@ struct Emission {
         steps.append(step)
     }
 
-    /// [token, x]: the rows of x are in place already, where nothing else reads them.
-    private mutating func emitPrefix(_ node: PlanNode, _ token: Operand) {
-        let (range, width, y) = (node.range, node.width, address(node.output))
-        if range.lowerBound < width { steps.append(PlanStep(kind: HSSL_STEP_COPY, size: [width * 4], x: token, y: y)) }
-        let tokens = max(range.lowerBound - width, 0)..<max(range.upperBound - width, 0)
+    /// [first, x]: the rows of x are in place already, where nothing else reads them.
+    private mutating func emitPrefix(_ node: PlanNode, _ first: Operand, count: Int) {
+        let (range, y) = (node.range, address(node.output)), wanted = node.range.clamped(to: 0..<count)
+        if !wanted.isEmpty {
+            steps.append(
+                PlanStep(
+                    kind: HSSL_STEP_COPY, size: [wanted.count * 4], x: first.element(wanted.lowerBound),
+                    y: y.element(wanted.lowerBound)))
+        }
+        let tokens = max(range.lowerBound - count, 0)..<max(range.upperBound - count, 0)
         guard parts[node.x]?.whole != node.output, !tokens.isEmpty else { return }
         steps.append(
             PlanStep(
                 kind: HSSL_STEP_COPY, size: [tokens.count * 4], x: address(node.x).element(tokens.lowerBound),
-                y: y.element(width + tokens.lowerBound)))
+                y: y.element(count + tokens.lowerBound)))
     }
 }
 

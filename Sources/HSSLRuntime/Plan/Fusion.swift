@@ -88,21 +88,21 @@ enum Fusion {
             return replacing(node, by: maker) { $0.work = .product(product) }
         }
 
-        /// [token, x] + positions = [token + positions of the token, x + the others], so that x's product can add them.
+        /// [first, x] + positions = [first + its positions, x + the others], so that x's product can add them.
         private mutating func withPositions(_ node: PlanNode, _ graph: inout PlanGraph) -> PlanNode? {
             guard case .constant(let positions)? = node.stage.residual, node.stage.activation == .identity,
                 node.stage.last == .identity,
                 let maker = onlyMaker(of: node.x), case .prepend(let token) = maker.node.work
             else { return nil }
-            let (prefix, width) = (maker.node, maker.node.width)
+            let prefix = maker.node, first = token.count
             let sum = graph.newValue(count: graph.counts[prefix.x])
             nodes[maker.index] = nil
             add(
                 PlanNode(
                     .elementwise, x: prefix.x, output: sum, prefix.inputShape, prefix.inputShape,
-                    stage: .init(residual: .constant(.elements(positions, width..<prefix.count)))), &graph)
+                    stage: .init(residual: .constant(.elements(positions, first..<prefix.count)))), &graph)
             return PlanNode(
-                .prepend(token: .sum(token, .elements(positions, 0..<width))), x: sum, output: node.output,
+                .prepend(token: .sum(token, .elements(positions, 0..<first))), x: sum, output: node.output,
                 prefix.inputShape, prefix.shape)
         }
     }

@@ -106,6 +106,8 @@ struct PlanGraph {
                     groups: groups, weight: constant(1, "the weight of a norm"),
                     bias: constant(2, "the bias of a norm"), epsilon: epsilon))
         case .unary(let function): try append(.elementwise, stage: .init(activation: function == .gelu ? .gelu : .relu))
+        case .gated: try append(.gated)
+        case .rotate(let heads): try append(.rotate(heads: heads, table: constant(1, "a table of angles")))
         case .attention(let heads, let bias, let mask):
             try append(
                 .attention(
@@ -185,6 +187,8 @@ struct PlanNode {
         /// x as it is: all that happens is in the stage.
         case elementwise
         case scaleChannels(ConstantExpression)
+        case gated
+        case rotate(heads: Int, table: ConstantExpression)
         /// `integers`: over 8-bit codes.
         case attention(heads: Int, bias: ConstantExpression?, mask: ConstantExpression?, integers: Bool)
         case depthwiseConv(kernel: Int, weight: ConstantExpression, bias: ConstantExpression)

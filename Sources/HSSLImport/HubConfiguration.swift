@@ -1,0 +1,149 @@
+import HSSLFormats
+
+/// What `config.json` and `preprocessor_config.json` beside a checkpoint say, as transformers and timm write them.
+struct HubConfiguration {
+    private let model: JSONValue?
+    private let processor: JSONValue?
+    private let path: String
+
+    private static let key = "config.json"
+
+    /// Reads the files beside `path`, where there are some.
+    ///
+    /// - Throws: `FileError` for a file that is there and cannot be read, or is no JSON.
+    init(beside path: String) throws {
+        let folder = path.utf8.lastIndex(of: UInt8(ascii: "/")).map { String(path[...$0]) } ?? ""
+        self.path = folder + Self.key
+        model = try Self.read(folder + Self.key)
+        processor = try Self.read(folder + "preprocessor_config.json")
+    }
+
+    private static func read(_ path: String) throws -> JSONValue? {
+        let file: ReadableFile
+        do { file = try ReadableFile(path: path) } catch { return nil }
+        guard file.size <= 1 << 20 else {
+            throw FileError(path: path, reason: "has \(file.size) bytes; at most 1 MB are read")
+        }
+        let bytes = try readFile(at: path, limit: 1 << 20)
+        do { return try JSONValue.parse(bytes: bytes) } catch { throw FileError(path: path, reason: "\(error)") }
+    }
+
+    private func fault(_ reason: String) -> FileError { FileError(path: path, reason: reason) }
+
+    private func member(_ key: String, of value: JSONValue?) -> JSONValue? {
+        try? value?.member(key, in: Self.key)
+    }
+
+    // MARK: Model
+
+    var hasModel: Bool { model != nil }
+    var isTimm: Bool { member("pretrained_cfg", of: model) != nil || member("architecture", of: model) != nil }
+    /// timm's name of the model.
+    var timmName: String? { member("architecture", of: model)?.asString }
+
+    func integer(_ key: String) throws -> Int? {
+        guard let value = member(key, of: model) else { return nil }
+        guard let number = value.asInteger else { throw fault("\(key) is not an integer") }
+        return number
+    }
+
+    func number(_ key: String) throws -> Double? {
+        guard let value = member(key, of: model) else { return nil }
+        guard let number = value.asNumber else { throw fault("\(key) is not a number") }
+        return number
+    }
+
+    func text(_ key: String) -> String? { member(key, of: model)?.asString }
+
+    func flag(_ key: String) -> Bool? { if case .bool(let flag)? = member(key, of: model) { flag } else { nil } }
+
+    /// Pixels a side.
+    func imageSize() throws -> Int? {
+        if let size = member("image_size", of: model) {
+            return try Self.square(size) ?? { throw fault("image_size is not square") }()
+        }
+        guard let input = member("input_size", of: member("pretrained_cfg", of: model)), case .array(let sides) = input,
+            sides.count == 3
+        else { return nil }
+        guard let height = sides[1].asInteger, height == sides[2].asInteger else {
+            throw fault("input_size is not square")
+        }
+        return height
+    }
+
+    private static func square(_ value: JSONValue) -> Int? {
+        if let side = value.asInteger { return side }
+        if case .array(let sides) = value, sides.count == 2, let side = sides[0].asInteger, side == sides[1].asInteger {
+            return side
+        }
+        return nil
+    }
+
+    // MARK: Images
+
+    /// The source's defaults with what the files say instead.
+    func preprocessing(_ defaults: ForeignPreprocessing) throws -> ForeignPreprocessing {
+        var result = defaults
+        if let processor {
+            result.file = "preprocessor_config.json"
+            try apply(processor, to: &result)
+        } else if let timm = member("pretrained_cfg", of: model) {
+            result.file = "config.json"
+            if let mean = numbers("mean", of: timm) { result.mean = mean }
+            if let std = numbers("std", of: timm) { result.std = std }
+            if let size = try imageSize() { result.crop = size }
+            let share = member("crop_pct", of: timm)?.asNumber ?? 0.875
+            guard share > 0, share <= 1 else { throw fault("crop_pct \(share) is not in 0 … 1") }
+            result.resize = max(result.crop, Int(Double(result.crop) / share))
+            if let name = member("interpolation", of: timm)?.asString { result.interpolation = try interpolation(name) }
+        }
+        return result
+    }
+
+    private func apply(_ processor: JSONValue, to result: inout ForeignPreprocessing) throws {
+        if let mean = numbers("image_mean", of: processor) { result.mean = mean }
+        if let std = numbers("image_std", of: processor) { result.std = std }
+        if case .bool(false)? = member("do_normalize", of: processor) {
+            (result.mean, result.std) = ([0, 0, 0], [1, 1, 1])
+        }
+        func side(_ key: String) -> Int? {
+            guard let value = member(key, of: processor) else { return nil }
+            return Self.square(value)
+                ?? ["shortest_edge", "height"].lazy.compactMap { member($0, of: value)?.asInteger }.first
+        }
+        let size = side("size")
+        let crop = side("crop_size")
+        let isCropped = member("do_center_crop", of: processor)
+        if let share = member("crop_pct", of: processor)?.asNumber, let size, size < 384, share > 0 {
+            // transformers' ConvNeXt: the shorter side becomes size/crop_pct, then the centre is cut out.
+            (result.resize, result.crop) = (Int(Double(size) / share), size)
+        } else if case .bool(false)? = isCropped {
+            if let size { (result.resize, result.crop) = (size, size) }
+        } else if let crop {
+            (result.resize, result.crop) = (max(size ?? crop, crop), crop)
+        } else if let size {
+            (result.resize, result.crop) = (size, size)
+        }
+        if let resample = member("resample", of: processor)?.asInteger {
+            switch resample {
+            case 2: result.interpolation = .bilinear
+            case 3: result.interpolation = .bicubic
+            default:
+                throw fault("preprocessor_config.json: resample \(resample) is not supported (2: bilinear, 3: bicubic)")
+            }
+        }
+    }
+
+    private func interpolation(_ name: String) throws -> Preprocessing.Interpolation {
+        guard let interpolation = Preprocessing.Interpolation(rawValue: name) else {
+            throw fault("interpolation '\(oneLine(name))' is not supported (bicubic, bilinear)")
+        }
+        return interpolation
+    }
+
+    private func numbers(_ key: String, of value: JSONValue?) -> [Double]? {
+        guard case .array(let elements)? = member(key, of: value) else { return nil }
+        let numbers = elements.compactMap(\.asNumber)
+        return numbers.count == 3 && elements.count == 3 ? numbers : nil
+    }
+}
