@@ -35,6 +35,7 @@ struct HSSLCommand: ParsableCommand {
             discussion: """
                 Examples:
                   hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
+                  hssl search models/vit_nano-fashion.yaml --data DATA/train --heads convnext,resnet,mlp --output runs/search
                   hssl export runs/first --output base-int8.safetensors --precision int8
                   hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
                   hssl inspect base-int8.safetensors

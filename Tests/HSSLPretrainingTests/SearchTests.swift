@@ -142,7 +142,7 @@ final class SearchTests: TrainerTestCase {
                     parameter.valuesDidChange()
                 }
             }
-            let step = 5e-4
+            let step = 2e-4
             move(step)
             let above = loss()
             move(-2 * step)
