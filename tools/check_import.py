@@ -61,6 +61,9 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
                 continue
             if leaf == "running_var" or any(word in name for word in ("gamma", "lambda1", "layer_scale")):
                 tensor.uniform_(0.5, 1.5, generator=generator)
+            elif isinstance(model.get_submodule(name.rpartition(".")[0]), nn.BatchNorm2d) and leaf == "weight":
+                # Statistics are not those of the values, so nothing else keeps sums over blocks small.
+                tensor.normal_(0.5, 0.1, generator=generator)
             elif tensor.ndim == 1 and leaf == "weight":
                 tensor.normal_(1, 0.2, generator=generator)
             elif "relative_position_bias_table" in name:

@@ -13,6 +13,8 @@ struct ForeignNetwork {
     let library: Library
     let prefix: String
     let convention: SourceConvention
+    /// Whether its names are those of a DINOv3, which has no learned positions.
+    let isRotary: Bool
     private(set) var entries: [String: Entry] = [:]
     /// Left out: names within the network, and of what is beside it.
     private(set) var left: [String] = []
@@ -35,6 +37,8 @@ struct ForeignNetwork {
             convention = SourceConvention.recognised(
                 library, own: own, all: all, prefix: prefix, members: checkpoint.members)
         }
+        isRotary = own.contains("storage_tokens") || own.contains("embeddings.patch_embeddings.weight")
+            || own.contains("reg_token") && own.contains("blocks.0.gamma_1")
         // Official Swin and timm before 0.9 halve a grid at a stage's end, later ones at the next one's beginning.
         let isLateSwin = library.family == .swin && own.contains("layers.0.downsample.norm.weight")
         let isGated = own.contains { $0.contains(".mlp.gate_proj.") }

@@ -119,7 +119,7 @@ struct Recognition {
             // Registers have no positions; that of CLS becomes part of CLS.
             coversClass = hasClass && registers == 0
         } else {
-            guard registers > 0 || network.convention.normEpsilon == 1e-5 else {
+            guard network.isRotary else {
                 throw network.fault("tensor 'pos_embed' is missing, and nothing says that its positions are rotary")
             }
             try assumeSize(224)
@@ -131,7 +131,8 @@ struct Recognition {
         sizes.activation = isGated ? .swiglu : .gelu
         sizes.layerScale = network.has("blocks.0.ls1.gamma")
         (sizes.registerTokens, sizes.positionsCoverClass) = (registers, coversClass)
-        sizes.normEpsilon = try hub.number("layer_norm_eps") ?? network.convention.normEpsilon
+        sizes.normEpsilon = try hub.number("layer_norm_eps")
+            ?? (network.isRotary ? 1e-5 : network.convention.normEpsilon)
         if !network.has("pos_embed") { sizes.ropeTemperature = try hub.number("rope_theta") ?? 100 }
         if let name = hub.text("hidden_act") {
             // transformers' DINOv2 gates with SiLU whatever this says.

@@ -73,6 +73,6 @@ extension SourceConvention {
         {
             return dino
         }
-        return own.contains("pos_embed") ? timm : like("timm", epsilon: 1e-5)
+        return timm
     }
 }

@@ -224,14 +224,25 @@ enum GradientCases {
                     }
                 }))
         }
-        let matrix = randomValues(4 * 6, 8)
-        cases.append(GradientCase(
-            kind: .resamplePositions, name: "no row for CLS", operands: [[1, 4, 3]],
-            apply: { $1[0].resampledPositions(matrix: matrix.map { Float($0) }, rows: 6) },
-            reference: { v in
-                (0..<18).map { i in (0..<4).reduce(0.0) { $0 + matrix[i / 3 * 4 + $1] * v[0][$1 * 3 + i % 3] } }
-            }))
+        cases.append(positionsWithoutClass())
         return cases
+    }
+
+    /// All rows through the matrix: none is kept.
+    private static func positionsWithoutClass() -> GradientCase {
+        let matrix = randomValues(4 * 6, 8), narrow = matrix.map { Float($0) }
+        return GradientCase(
+            kind: .resamplePositions, name: "no row for CLS", operands: [[1, 4, 3]],
+            apply: { $1[0].resampledPositions(matrix: narrow, rows: 6) },
+            reference: { v in
+                var y = [Double](repeating: 0, count: 18)
+                for target in 0..<6 {
+                    for source in 0..<4 {
+                        for i in 0..<3 { y[target * 3 + i] += matrix[target * 4 + source] * v[0][source * 3 + i] }
+                    }
+                }
+                return y
+            })
     }
 
     private static func losses() -> [GradientCase] { softCrossEntropy() + prototypeCrossEntropy() }

@@ -9,6 +9,8 @@ struct ForeignFault: Error, Equatable {
 /// One file of an archive: where its bytes are.
 struct ZipEntry: Equatable {
     let name: String
+    /// Of what stands before its bytes: its own header.
+    let header: Int
     let range: Range<Int>
     let checksum: UInt32
 }
@@ -47,7 +49,7 @@ enum ZipDirectory {
         guard offset == end.end else { throw ForeignFault("the zip's directory is longer than its entries") }
         var last = 0
         for entry in entries.sorted(by: { $0.range.lowerBound < $1.range.lowerBound }) {
-            guard entry.range.lowerBound >= last else {
+            guard entry.header >= last else {
                 throw ForeignFault("entries of the zip overlap at '\(oneLine(entry.name))'")
             }
             last = entry.range.upperBound
@@ -154,7 +156,7 @@ enum ZipDirectory {
         guard localName == nameCount, bytes[local + 30..<local + 30 + localName].elementsEqual(nameBytes),
             bytes.integer(at: local + 8, count: 2) == 0
         else { throw ForeignFault("'\(oneLine(name))' in the zip has another name or method where its data begin") }
-        return (ZipEntry(name: name, range: data..<data + size, checksum: UInt32(checksum)), next)
+        return (ZipEntry(name: name, header: local, range: data..<data + size, checksum: UInt32(checksum)), next)
     }
 
     private static func check(_ name: String) throws(ForeignFault) {
