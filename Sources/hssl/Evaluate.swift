@@ -67,6 +67,7 @@ struct KNN: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
+    @OptionGroup var decode: DecodeOptions
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -98,6 +99,7 @@ struct KNN: ParsableCommand {
         let unreadable = [reference, query].flatMap { $0.faults.map { "\($0)" } }
             + references.unreadable.map(\.reason) + queries.unreadable.map(\.reason)
         for reason in unreadable { log.warning("skipped \(reason)") }
+        if let text = repairedText(reference.repairedCount + query.repairedCount) { log.info("\(text)") }
         guard !references.indices.isEmpty, !queries.indices.isEmpty else { throw CommandError("\(references.indices.isEmpty ? train : test): no image could be read") }
         let index = try FeatureIndex(features: references.values, dimension: references.dimension)
         let result = try WeightedKNN.evaluate(index: index, labels: references.indices.compactMap { reference.label($0).map { classes.referenceLabels[$0] } },
@@ -115,7 +117,7 @@ struct KNN: ParsableCommand {
     }
 
     private func labelled(_ path: String) throws -> Dataset {
-        let dataset = try Dataset(path: path, folderLabels: labels)
+        let dataset = try Dataset(path: path, limits: decode.limits, folderLabels: labels)
         guard dataset.hasLabels else {
             throw CommandError("\(path): has no labels; k-NN needs an ImageFolder with class folders or an IDX pair (\(dataset.summary))")
         }
@@ -160,6 +162,10 @@ struct KNN: ParsableCommand {
 extension Features: ExpressibleByArgument {}
 
 extension FolderLabels: ExpressibleByArgument {}
+
+extension DecodeOptions {
+    var limits: DecodeLimits { DecodeLimits(maxPixels: maxPixels?.count, maxDecodeMemory: maxDecodeMemory?.bytes) }
+}
 
 let folderLabelsHelp = ArgumentHelp("""
     folders: the folders right inside DATA are classes, and images beside them are passed over; none: every image below \

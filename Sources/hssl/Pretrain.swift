@@ -60,6 +60,7 @@ struct Pretrain: ParsableCommand {
         """, valueName: "key=value"))
     var set: [String] = []
 
+    @OptionGroup var decode: DecodeOptions
     @OptionGroup var shared: SharedOptions
 
     enum Resume: EnumerableFlag {
@@ -96,7 +97,7 @@ struct Pretrain: ParsableCommand {
         ] + (try updateSize())
         let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
         let resolved = try Recipe.load(path: recipe, set: overrides)
-        let dataset = try Dataset(path: data, folderLabels: labels, excluding: output)
+        let dataset = try Dataset(path: data, limits: decode.limits, folderLabels: labels, excluding: output)
         log.info("\(dataset.summary)")
         for fault in dataset.faults { log.warning("passed over: \(fault)") }
         for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }
@@ -128,6 +129,7 @@ struct Pretrain: ParsableCommand {
         case .finished: log.info("finished: \(output)/model.safetensors, \(output)/report.html")
         case .stopped: log.info("stopped after step \(summary.step) of \(trainer.totalSteps), saved; --resume goes on")
         }
+        if let text = repairedText(dataset.repairedCount) { log.info("\(text)") }
         if let status = StopSignal.exitStatus { throw Exit(status) }
         if !summary.unreadable.isEmpty {
             log.warning("\(summary.unreadable.count) images could not be read and were replaced")
