@@ -29,7 +29,7 @@ let package = Package(
                 cSettings: kernelSettings, linkerSettings: [.linkedLibrary("omp5"), .linkedLibrary("m")]),
         .target(name: "CImage", publicHeadersPath: "include",
                 cSettings: [.unsafeFlags(["-O3", "-Wall", "-Wextra"])],
-                linkerSettings: [.linkedLibrary("jpeg"), .linkedLibrary("spng"), .linkedLibrary("z")]),
+                linkerSettings: ["jpeg", "spng", "z", "webp", "webpdemux", "gif", "tiff"].map { .linkedLibrary($0) }),
 
         // Deployment: everything hssl-extract links
         .target(name: "HSSLFormats"),

@@ -21,6 +21,7 @@ typedef struct {
     struct jpeg_progress_mgr progress;
     jmp_buf escape;
     const cimage_limits *limits;
+    bool decoding, ended;  // past the header; past the end of the data, where an end marker was put
     cimage_status status;
     char *message;
 } jpeg_reader;
@@ -30,6 +31,11 @@ static jpeg_reader *reader_of(j_common_ptr common) { return common->client_data;
 _Noreturn static void leave(jpeg_reader *reader, cimage_status status) {
     reader->status = status;
     longjmp(reader->escape, 1);
+}
+
+_Noreturn static void cut_short(jpeg_reader *reader) {
+    cimage_fail(reader->message, CIMAGE_TRUNCATED, "the JPEG data is truncated");
+    leave(reader, CIMAGE_TRUNCATED);
 }
 
 static void on_error(j_common_ptr common) {
@@ -46,6 +52,7 @@ static void on_error(j_common_ptr common) {
         case JERR_FRACT_SAMPLE_NOTIMPL: case JERR_CCIR601_NOTIMPL: status = CIMAGE_UNSUPPORTED; break;
         default: break;
     }
+    if (reader->ended) cut_short(reader);
     cimage_fail(reader->message, status, "%s", text);
     leave(reader, status);
 }
@@ -59,6 +66,7 @@ static void on_message(j_common_ptr common, int level) {
         case JWRN_JFIF_MAJOR:
         case JWRN_ADOBE_XFORM:
         case JWRN_BOGUS_PROGRESSION:
+        case JWRN_NOT_SEQUENTIAL:  // some phones write zeros for a baseline scan's parameters
             return;
         default:
             on_error(common);
@@ -69,15 +77,21 @@ static void on_output(j_common_ptr common) { (void)common; }
 
 static void source_start(j_decompress_ptr decoder) { (void)decoder; }
 
+// The decoder looks ahead, so the end of the data is no fault by itself: an end marker is put there, once. Where pixels
+// are still missing, that is a warning, and so an error.
 static boolean source_fill(j_decompress_ptr decoder) {
+    static const JOCTET end[] = {0xFF, JPEG_EOI};
     jpeg_reader *reader = reader_of((j_common_ptr)decoder);
-    cimage_fail(reader->message, CIMAGE_TRUNCATED, "the JPEG data is truncated");
-    leave(reader, CIMAGE_TRUNCATED);
+    if (!reader->decoding || reader->ended) cut_short(reader);
+    reader->ended = true;
+    decoder->src->next_input_byte = end;
+    decoder->src->bytes_in_buffer = sizeof end;
+    return TRUE;
 }
 
 static void source_skip(j_decompress_ptr decoder, long count) {
     if (count <= 0) return;
-    if ((size_t)count > decoder->src->bytes_in_buffer) source_fill(decoder);
+    if ((size_t)count > decoder->src->bytes_in_buffer) cut_short(reader_of((j_common_ptr)decoder));
     decoder->src->next_input_byte += count;
     decoder->src->bytes_in_buffer -= (size_t)count;
 }
@@ -94,6 +108,14 @@ static void on_progress(j_common_ptr common) {
     }
 }
 
+// A download that stopped leaves zeros where the rest was to come. They would decode as pixels; without them it shows
+// whether any are missing. A zero behind 0xFF belongs to the data.
+static size_t without_zeros(const uint8_t *data, size_t size) {
+    size_t end = size;
+    while (end > 0 && data[end - 1] == 0) end--;
+    return end < size && end > 0 && data[end - 1] == 0xFF ? end + 1 : end;
+}
+
 static void open_reader(jpeg_reader *reader, const uint8_t *data, size_t size, const cimage_limits *limits,
                         char *message) {
     memset(reader, 0, sizeof *reader);
@@ -105,7 +127,7 @@ static void open_reader(jpeg_reader *reader, const uint8_t *data, size_t size, c
     reader->errors.emit_message = on_message;
     reader->errors.output_message = on_output;
     reader->source.next_input_byte = data;
-    reader->source.bytes_in_buffer = size;
+    reader->source.bytes_in_buffer = without_zeros(data, size);
     reader->source.init_source = source_start;
     reader->source.fill_input_buffer = source_fill;
     reader->source.skip_input_data = source_skip;
@@ -140,8 +162,8 @@ static void reduce(struct jpeg_decompress_struct *decoder, uint32_t reduction) {
     jpeg_calc_output_dimensions(decoder);
 }
 
-static uint64_t peak_bytes(struct jpeg_decompress_struct *decoder, bool turned) {
-    uint64_t bytes = (uint64_t)decoder->output_width * decoder->output_height * 3 * (turned ? 2 : 1);
+static uint64_t peak_bytes(struct jpeg_decompress_struct *decoder, const cimage_info *info) {
+    uint64_t bytes = (uint64_t)decoder->output_width * decoder->output_height * 3 + cimage_rows_bytes(info);
     uint64_t widest = 0;
     for (int i = 0; i < decoder->num_components; i++) {
         const jpeg_component_info *component = &decoder->comp_info[i];
@@ -152,6 +174,33 @@ static uint64_t peak_bytes(struct jpeg_decompress_struct *decoder, bool turned) 
         widest += columns * 8 * (uint64_t)component->v_samp_factor;
     }
     return bytes + widest * 64 + (1 << 16);  // row buffers of upsampling and colour conversion, and the decoder itself
+}
+
+// EXIF that is longer than a marker goes on in the next one.
+static uint32_t orientation_of(struct jpeg_decompress_struct *decoder) {
+    static const char xmp[] = "http://ns.adobe.com/xap/1.0/";
+    cimage_turn turn = {0};
+    const uint8_t *exif = NULL;
+    size_t size = 0;
+    for (jpeg_saved_marker_ptr marker = decoder->marker_list; marker; marker = marker->next) {
+        if (marker->data_length >= 6 && memcmp(marker->data, "Exif\0\0", 6) == 0) {
+            if (exif) {
+                const size_t more = marker->data_length - 6;
+                uint8_t *joined = decoder->mem->alloc_large((j_common_ptr)decoder, JPOOL_IMAGE, size + more);
+                memcpy(joined, exif, size);
+                memcpy(joined + size, marker->data + 6, more);
+                exif = joined;
+                size += more;
+            } else {
+                exif = marker->data;
+                size = marker->data_length;
+            }
+        } else if (marker->data_length >= sizeof xmp && memcmp(marker->data, xmp, sizeof xmp) == 0) {
+            turn.xmp = cimage_xmp_orientation(marker->data + sizeof xmp, marker->data_length - sizeof xmp);
+        }
+    }
+    if (exif) turn.exif = cimage_exif_orientation(exif, size);
+    return cimage_orientation(turn);
 }
 
 cimage_status cimage_jpeg_probe(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
@@ -168,13 +217,8 @@ cimage_status cimage_jpeg_probe(const uint8_t *data, size_t size, const cimage_l
     reduce(&reader.decoder, info->reduction);
     info->width = reader.decoder.output_width;
     info->height = reader.decoder.output_height;
-    info->orientation = 1;
-    for (jpeg_saved_marker_ptr marker = reader.decoder.marker_list; marker; marker = marker->next) {
-        if (marker->data_length < 6 || memcmp(marker->data, "Exif\0\0", 6) != 0) continue;
-        info->orientation = cimage_exif_orientation(marker->data + 6, marker->data_length - 6);
-        break;
-    }
-    info->peak_bytes = peak_bytes(&reader.decoder, info->orientation != 1);
+    info->orientation = orientation_of(&reader.decoder);
+    info->peak_bytes = peak_bytes(&reader.decoder, info);
     jpeg_destroy_decompress(&reader.decoder);
     return cimage_check_limits(info, limits, message);
 }
@@ -187,13 +231,28 @@ static void rgb_from_inverted_cmyk(const uint8_t *cmyk, size_t count, uint8_t *r
     }
 }
 
-cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_limits *limits, const cimage_info *info,
+// Whether all that the scans have to bring has come: the end of the data proves nothing.
+static bool is_complete(const struct jpeg_decompress_struct *decoder) {
+    for (int i = 0; i < decoder->num_components; i++) {
+        if (!decoder->comp_info[i].quant_table) return false;  // it was in no scan
+        if (!decoder->progressive_mode) continue;
+        for (int k = 0; k < DCTSIZE2; k++) {
+            if (decoder->coef_bits[i][k] != 0) return false;  // bits that no scan has refined
+        }
+    }
+    return true;
+}
+
+cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
                                  uint8_t *rgb, char *message) {
     jpeg_reader reader;
     open_reader(&reader, data, size, limits, message);
     uint8_t *volatile row = NULL;  // one CMYK row; volatile: read after longjmp
+    cimage_rows rows;
+    const bool opened = cimage_rows_open(&rows, info, rgb);
     if (setjmp(reader.escape)) {
         jpeg_destroy_decompress(&reader.decoder);
+        cimage_rows_close(&rows);
         free(row);
         return reader.status;
     }
@@ -207,22 +266,26 @@ cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_
         leave(&reader, CIMAGE_CORRUPT);
     }
     decoder->mem->max_memory_to_use = limits->max_bytes > LONG_MAX ? LONG_MAX : (long)limits->max_bytes;
-    if (cmyk) {
-        row = malloc((size_t)info->width * 4);
-        if (!row) {
-            cimage_fail(message, CIMAGE_OUT_OF_MEMORY, "out of memory");
-            leave(&reader, CIMAGE_OUT_OF_MEMORY);
-        }
+    if (cmyk) row = malloc((size_t)info->width * 4);
+    if (!opened || (cmyk && !row)) {
+        cimage_fail(message, CIMAGE_OUT_OF_MEMORY, "out of memory");
+        leave(&reader, CIMAGE_OUT_OF_MEMORY);
     }
+    reader.decoding = true;
     jpeg_start_decompress(decoder);
     while (decoder->output_scanline < decoder->output_height) {
-        uint8_t *target = rgb + (size_t)decoder->output_scanline * info->width * 3;
+        const uint32_t y = decoder->output_scanline;
+        uint8_t *target = cimage_rows_begin(&rows, y);
         JSAMPROW line = cmyk ? row : target;
         jpeg_read_scanlines(decoder, &line, 1);
         if (cmyk) rgb_from_inverted_cmyk(row, info->width, target);
+        cimage_rows_end(&rows, y);
     }
-    jpeg_finish_decompress(decoder);  // reads to the end marker: a file without one is truncated
+    if (reader.ended && !is_complete(decoder)) cut_short(&reader);
+    jpeg_finish_decompress(decoder);  // to the end marker
+    info->repaired = reader.ended;
     jpeg_destroy_decompress(decoder);
+    cimage_rows_close(&rows);
     free(row);
     return CIMAGE_OK;
 }

@@ -24,6 +24,46 @@ package struct SharedOptions: ParsableArguments {
     }
 }
 
+/// What decoding an image may cost.
+package struct DecodeOptions: ParsableArguments {
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Most pixels of an image, e.g. 300M; larger ones are refused, each by name (default: 256M).", valueName: "n"))
+    package var maxPixels: PixelCount?
+
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Most memory for decoding, shared by the images that are decoded at a time; an image that needs more is refused (default: 1G).",
+            valueName: "size"))
+    package var maxDecodeMemory: ByteSize?
+
+    package init() {}
+}
+
+/// The line about images whose end marker is missing; nil when there were none.
+package func repairedText(_ count: Int) -> String? {
+    count == 0 ? nil : "repaired: \(count) image\(count == 1 ? "" : "s") whose pixels are whole but whose end marker is missing"
+}
+
+/// A number of pixels as users write it: `300000000`, `300M`, `0.3G`; powers of 1000.
+package struct PixelCount: ExpressibleByArgument, Equatable, Sendable {
+    package let count: Int
+
+    package init?(argument: String) {
+        let units: [Character: Double] = ["k": 1e3, "m": 1e6, "g": 1e9]
+        var digits = argument.lowercased()[...]
+        let unit = digits.last.flatMap { units[$0] }
+        if unit != nil { digits.removeLast() }
+        guard digits.first?.isNumber == true, digits.allSatisfy({ $0.isASCII && ($0.isNumber || $0 == ".") }),
+              let value = Double(digits) else { return nil }
+        let count = (value * (unit ?? 1)).rounded()
+        guard count >= 1, count <= 0x1p53 else { return nil }
+        self.count = Int(count)
+    }
+}
+
 /// How many threads this process uses, decided once.
 package enum ThreadCount {
     private static let decided = Atomic<Int>(1)

@@ -5,7 +5,7 @@ public struct DataError: Error, CustomStringConvertible, Equatable, Sendable {
     public enum Kind: Sendable {
         /// The file system refused: absent, no permission, not a file of the needed kind.
         case unreadable
-        /// Neither JPEG nor PNG (nor IDX, where that is asked for) by its first bytes.
+        /// No image (nor IDX, where that is asked for) by its first bytes.
         case unknownFormat
         /// The data ends early.
         case truncated

@@ -10,13 +10,13 @@ public enum FolderLabels: String, CaseIterable, Sendable {
 /// Listing happens once, at opening; images are decoded when asked for, from any thread.
 public struct Dataset: Sendable {
     private enum Storage: Sendable {
-        case files(root: String, names: [String])
+        case files(root: String, names: PathList)
         case idx(IDXImages)
     }
 
     private let storage: Storage
     private let labels: [Int32]?
-    private let limits: DecodeLimits
+    private let reader: ImageReader
 
     /// As given at opening.
     public let path: String
@@ -48,7 +48,6 @@ public struct Dataset: Sendable {
         path: String, limits: DecodeLimits = .default, folderLabels: FolderLabels? = nil, excluding: String? = nil
     ) throws {
         self.path = path
-        self.limits = limits
         if ImageFiles.isFolder(path) {
             let found = try FolderContents(path, folderLabels, excluding: excluding)
             storage = .files(root: path, names: found.names)
@@ -59,7 +58,7 @@ public struct Dataset: Sendable {
             emptyClasses = found.emptyClasses
             summary = found.summary
         } else if let imagesPath = IDXImages.imagesPath(prefix: path) {
-            let images = try IDXImages(imagesPath: imagesPath)
+            let images = try IDXImages(imagesPath: imagesPath, mostBytes: limits.bytes)
             storage = .idx(images)
             let known = folderLabels == FolderLabels.none ? nil : images.labels
             labels = known.map { $0.map(Int32.init) }
@@ -73,6 +72,7 @@ public struct Dataset: Sendable {
                 .unreadable, path: path,
                 reason: "neither a folder nor the prefix of an IDX pair (\(path)-images-idx3-ubyte[.gz])")
         }
+        reader = ImageReader(limits: limits, count: count)
         guard count > 0 else {
             if let fault = faults.first { throw fault }
             throw DataError(.empty, path: path, reason: "the data set has no images (\(ImageFiles.suffixText))")
@@ -103,17 +103,59 @@ public struct Dataset: Sendable {
     /// Decodes an image, upright and in RGB. Thread-safe.
     ///
     /// - Throws: ``DataError``.
-    public func image(_ index: Int) throws -> RGBImage {
+    public func image(_ index: Int) throws -> RGBImage { try withImage(index, side: 0) { $0 } }
+
+    /// Decodes an image for `body`. Thread-safe; what the images of several threads take together stays within
+    /// ``DecodeLimits/bytes``, for which a thread may have to wait.
+    ///
+    /// - Parameter side: to which `body` resizes, which takes memory beside the image; 0: it does not.
+    /// - Throws: ``DataError``, and what `body` throws.
+    public func withImage<Result>(_ index: Int, side: Int, _ body: (RGBImage) throws -> Result) throws -> Result {
         switch storage {
-        case .files: try ImageDecoder.decode(path: name(index), limits: limits)
-        case .idx(let images): images.image(index)
+        case .files:
+            try reader.withImage(index, path: name(index), workspace: Preprocessing.workspace(side: side), body)
+        case .idx(let images): try body(try images.image(index))
         }
+    }
+
+    /// What decoding takes.
+    public var limits: DecodeLimits { reader.limits }
+
+    /// Other memory for decoding, from now on; all copies of this data set share it.
+    ///
+    /// - Parameter name: the flag that decides about it, as messages name it.
+    package func limitDecoding(toBytes bytes: Int, name: String) { reader.limit(toBytes: bytes, name: name) }
+
+    /// How many images were whole but for their end marker, so far.
+    public var repairedCount: Int { reader.repairedCount }
+
+    /// Memory that decoding an image and resizing it to `side` takes, from its header; nil where it cannot be read.
+    package func decodeBytes(_ index: Int, side: Int) -> Int? {
+        switch storage {
+        case .files: reader.bytesNeeded(path: name(index), workspace: Preprocessing.workspace(side: side))
+        case .idx(let images):
+            6 * images.width * images.height + Preprocessing.workspace(side: side)(images.width, images.height)
+        }
+    }
+
+    /// Places of the `most` largest files, or of any for IDX: where the largest images are likely to be.
+    package func largestFiles(_ most: Int) -> [Int] {
+        guard case .files = storage else { return Array((0..<count).prefix(1)) }
+        var largest: [(size: Int, index: Int)] = []
+        for index in 0..<count {
+            let size = ImageFiles.size(name(index))
+            if largest.count == most, let least = largest.last, size <= least.size { continue }
+            let place = largest.firstIndex { $0.size < size } ?? largest.count
+            largest.insert((size, index), at: place)
+            if largest.count > most { largest.removeLast() }
+        }
+        return largest.map(\.index)
     }
 }
 
 /// The one place that decides what of a folder is data and whether its folders are labels.
 private struct FolderContents {
-    private(set) var names: [String] = []
+    private(set) var names: PathList
     private(set) var labels: [Int32]?
     private(set) var classNames: [String] = []
     private(set) var emptyClasses: [String] = []
@@ -123,41 +165,55 @@ private struct FolderContents {
     init(_ root: String, _ wanted: FolderLabels?, excluding: String?) throws(DataError) {
         var listing = try ImageFiles.list(root, excluding: excluding)
         faults = listing.faults
-        // A folder's images follow one another only where names sort alike with and without a slash behind them
-        // ("a/…", "a-b/…"), so they are gathered by class: by its bytes, for two strings of one name in different
-        // Unicode forms are equal in Swift.
-        var members: [[UInt8]: [String]] = [:]
-        var beside: [String] = []
-        for image in listing.images {
-            guard let slash = image.utf8.firstIndex(of: UInt8(ascii: "/")) else {
-                beside.append(image)
-                continue
+        names = listing.images
+        // Folders by their bytes, for two strings of one name in different Unicode forms are equal in Swift.
+        var places: [[UInt8]: Int] = [:]
+        for (place, folder) in listing.folders.enumerated() { places[Array(folder.utf8)] = place }
+        // The folder of each image, or -1 for those right inside the root.
+        let owners = listing.images.indices.map { index in
+            listing.images.withBytes(index) { path -> Int32 in
+                guard let slash = path.firstIndex(of: UInt8(ascii: "/")) else { return -1 }
+                return places[Array(path[..<slash])].map(Int32.init) ?? -1
             }
-            members[Array(image.utf8[..<slash]), default: []].append(image)
         }
-        let isLabelled = wanted.map { $0 == .folders } ?? (beside.isEmpty && !members.isEmpty)
+        let besides = owners.count { $0 < 0 }
+        let hasMembers = besides < owners.count
+        let isLabelled = wanted.map { $0 == .folders } ?? (besides == 0 && hasMembers)
         let verdict: String
         if isLabelled {
-            guard !members.isEmpty else {
+            guard hasMembers else {
                 throw DataError(.empty, path: root, reason: "--labels folders: no folder in it has images")
             }
-            listing.summary.passOver(besideClasses: beside)
-            var labels: [Int32] = []
-            for folder in listing.folders {
-                guard let images = members[Array(folder.utf8)] else {
+            listing.summary.passOver(besideClasses: listing.images.indices.lazy.filter { owners[$0] < 0 }
+                .map { [images = listing.images] in images[$0] })
+            var sizes = [Int](repeating: 0, count: listing.folders.count)
+            for owner in owners where owner >= 0 { sizes[Int(owner)] += 1 }
+            var labelOf = [Int32](repeating: -1, count: sizes.count), starts = [Int](repeating: 0, count: sizes.count)
+            var start = 0
+            for (place, folder) in listing.folders.enumerated() {
+                guard sizes[place] > 0 else {
                     emptyClasses.append(ImageFiles.join(root, folder))
                     continue
                 }
-                labels.append(contentsOf: repeatElement(Int32(classNames.count), count: images.count))
+                labelOf[place] = Int32(classNames.count)
                 classNames.append(folder)
-                names.append(contentsOf: images)
+                starts[place] = start
+                start += sizes[place]
             }
+            // By class and in order within it: a folder's images follow one another only where names sort alike with
+            // and without a slash behind them ("a/…", "a-b/…").
+            var order = [UInt32](repeating: 0, count: start), labels = [Int32](repeating: 0, count: start)
+            for (index, owner) in owners.enumerated() where owner >= 0 {
+                order[starts[Int(owner)]] = UInt32(index)
+                labels[starts[Int(owner)]] = labelOf[Int(owner)]
+                starts[Int(owner)] += 1
+            }
+            names.reorder(order)
             self.labels = labels
             verdict = "labels: \(classNames.count) class folder\(classNames.count == 1 ? "" : "s")"
         } else {
-            names = listing.images
             verdict =
-                wanted == nil && !members.isEmpty
+                wanted == nil && hasMembers
                 ? "no labels, as images lie beside the folders (--labels folders takes these as classes)" : "no labels"
         }
         summary = "\(root): \(verdict); \(listing.summary.text)"

@@ -31,14 +31,14 @@ public struct FolderSummary: Equatable, Sendable {
         besideClasses += other.besideClasses
     }
 
-    mutating func passOver(besideClasses images: [String]) {
-        guard !images.isEmpty else { return }
-        besideClasses = images.count
-        folders -= 1
+    /// Takes back images that lie beside class folders.
+    mutating func passOver(besideClasses images: some Sequence<String>) {
         for image in images {
+            besideClasses += 1
             guard let suffix = ImageFiles.suffix(of: image), let count = taken[suffix] else { continue }
             taken[suffix] = count > 1 ? count - 1 : nil
         }
+        if besideClasses > 0 { folders -= 1 }
     }
 
     /// `71 images in 2 folders (71 .png); passed over: 2 system folders (1 @eaDir, 1 __MACOSX), 3 files (2 .mp4, 1

@@ -12,8 +12,6 @@ struct IDXImages: Sendable {
     let labels: [UInt8]?
     private let file: IDXFile
 
-    /// Bytes of an IDX file, inflated: 90 times the MNIST training images.
-    private static let limit = 4 << 30
     private static let imagesSuffix = "-images-idx3-ubyte"
     private static let labelsSuffix = "-labels-idx1-ubyte"
 
@@ -32,9 +30,10 @@ struct IDXImages: Sendable {
         return nil
     }
 
-    init(imagesPath: String) throws(DataError) {
+    /// - Parameter mostBytes: that an inflated file may take in memory; one that is not compressed stays where it is.
+    init(imagesPath: String, mostBytes: Int) throws(DataError) {
         self.imagesPath = imagesPath
-        file = try Self.read(imagesPath, rank: 3)
+        file = try Self.read(imagesPath, rank: 3, mostBytes)
         (height, width) = (file.dimensions[1], file.dimensions[2])
 
         var stem = imagesPath
@@ -44,47 +43,90 @@ struct IDXImages: Sendable {
             labels = nil
             return
         }
-        let labels = try Self.read(labelsPath, rank: 1)
+        let labels = try Self.read(labelsPath, rank: 1, mostBytes)
         guard labels.count == file.count else {
             throw DataError(
                 .mismatch, path: labelsPath,
                 reason: "\(labels.count) labels for the \(file.count) images of \(imagesPath)")
         }
-        self.labels = Array(labels.elements)
+        do { self.labels = try labels.elements() } catch { throw DataError(.unreadable, error) }
     }
 
     /// What reports call an image.
     func name(_ index: Int) -> String { "\(imagesPath)#\(index)" }
 
-    func image(_ index: Int) -> RGBImage {
-        file.item(index).withUnsafeBufferPointer { RGBImage(width: width, height: height, grey: $0) }
+    func image(_ index: Int) throws(DataError) -> RGBImage {
+        let grey: [UInt8]
+        do { grey = try file.item(index) } catch { throw DataError(.unreadable, error) }
+        return grey.withUnsafeBufferPointer { RGBImage(width: width, height: height, grey: $0) }
     }
 
-    private static func read(_ path: String, rank: Int) throws(DataError) -> IDXFile {
-        var bytes: [UInt8]
-        do { bytes = try readFile(at: path, limit: limit) } catch { throw DataError(.unreadable, error) }
-        if bytes.withUnsafeBufferPointer({ cimage_is_gzip($0.baseAddress, $0.count) }) {
-            bytes = try gunzip(bytes, name: path, limit: limit)
-        }
+    private static func read(_ path: String, rank: Int, _ mostBytes: Int) throws(DataError) -> IDXFile {
         let file: IDXFile
-        do { file = try IDXFile(bytes: bytes, path: path) } catch { throw DataError(.corrupt, error) }
+        let source: ReadableFile
+        do { source = try ReadableFile(path: path) } catch { throw DataError(.unreadable, error) }
+        if try isGzip(source) {
+            let bytes = try gunzip(source, limit: mostBytes)
+            do { file = try IDXFile(bytes, path: path) } catch { throw DataError(.corrupt, error) }
+        } else {
+            do { file = try IDXFile(source) } catch { throw DataError(.corrupt, error) }
+        }
         guard file.dimensions.count == rank else {
             throw DataError(
                 .corrupt, path: path, reason: "an IDX file of \(file.dimensions.count) dimensions, expected \(rank)")
         }
         return file
     }
-}
 
-/// Inflates a gzip file of any number of members.
-func gunzip(_ data: [UInt8], name: String, limit: Int) throws(DataError) -> [UInt8] {
-    var output: UnsafeMutablePointer<UInt8>?
-    var size = 0
-    try ImageDecoder.check(name) { message in
-        data.withUnsafeBufferPointer {
-            cimage_gunzip($0.baseAddress, $0.count, UInt64(max(limit, 0)), &output, &size, message)
+    private static func isGzip(_ file: ReadableFile) throws(DataError) -> Bool {
+        guard file.size >= 2 else { return false }
+        var bytes: (UInt8, UInt8) = (0, 0)
+        do throws(FileError) {
+            try withUnsafeMutableBytes(of: &bytes) { buffer throws(FileError) in try file.read(into: buffer, at: 0) }
+        } catch {
+            throw DataError(.unreadable, error)
+        }
+        return withUnsafeBytes(of: bytes) {
+            cimage_is_gzip($0.baseAddress?.assumingMemoryBound(to: UInt8.self), $0.count)
         }
     }
-    defer { free(output) }
-    return Array(UnsafeBufferPointer(start: output, count: size))
+}
+
+/// What ``gunzip(_:limit:)`` is at, in a file.
+private struct Position {
+    let file: ReadableFile
+    var offset = 0
+    var failure: FileError?
+}
+
+/// Inflates a gzip file of any number of members, reading it piece by piece.
+func gunzip(_ file: ReadableFile, limit: Int) throws(DataError) -> HeapBytes {
+    var position = Position(file: file)
+    var output: UnsafeMutablePointer<UInt8>?
+    var size = 0
+    do throws(DataError) {
+        try ImageDecoder.check(file.path) { message in
+            withUnsafeMutablePointer(to: &position) { position in
+                cimage_gunzip({ user, target, size in
+                    guard let position = user?.assumingMemoryBound(to: Position.self) else { return -1 }
+                    let count = min(size, position.pointee.file.size - position.pointee.offset)
+                    do throws(FileError) {
+                        try position.pointee.file.read(
+                            into: UnsafeMutableRawBufferPointer(start: target, count: count),
+                            at: position.pointee.offset)
+                    } catch {
+                        position.pointee.failure = error
+                        return -1
+                    }
+                    position.pointee.offset += count
+                    return count
+                }, position, UInt64(max(limit, 0)), &output, &size, message)
+            }
+        }
+    } catch {
+        if let failure = position.failure { throw DataError(.unreadable, failure) }
+        guard error.kind == .tooLarge else { throw error }
+        throw DataError(.tooLarge, path: file.path, reason: "\(error.reason); gunzip it: it is then read image by image")
+    }
+    return HeapBytes(output, count: size)
 }

@@ -32,36 +32,95 @@ public struct RGBImage: Equatable, Sendable {
     }
 }
 
-/// What one image may cost; checked before any pixel is decoded.
+/// What images may cost; checked before any pixel is decoded.
 public struct DecodeLimits: Equatable, Sendable {
-    /// width × height.
+    /// width × height of one image.
     public var pixels: Int
-    /// Bytes of the encoded file, and separately of all memory that decoding it takes.
+    /// Bytes of memory that decoding takes, the encoded file included: of one image, and of all that are decoded at the
+    /// same time.
     public var bytes: Int
     /// Scans of one (progressive) JPEG; usual files have about ten.
     public var scans: Int
     /// Not 0: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, the smallest that leaves its shorter side at least this
     /// long. Cheaper in time and memory; the pixels are no longer those of the whole picture resized.
     public var reducedSide: Int
+    /// The flag that decides about `bytes`, as messages name it.
+    package var name = "--max-decode-memory"
 
-    /// 100 megapixels, 512 MiB, 100 scans.
+    /// 256 megapixels, 1 GiB (of today's phones the largest take 200 megapixels and 0.6 GB), 100 scans.
     public static let `default` = DecodeLimits()
 
-    public init(pixels: Int = 100_000_000, bytes: Int = 512 << 20, scans: Int = 100, reducedSide: Int = 0) {
+    public init(pixels: Int = 256_000_000, bytes: Int = 1 << 30, scans: Int = 100, reducedSide: Int = 0) {
         self.pixels = pixels
         self.bytes = bytes
         self.scans = scans
         self.reducedSide = reducedSide
     }
 
-    var native: cimage_limits {
+    /// What `--max-pixels` and `--max-decode-memory` say.
+    package init(maxPixels: Int?, maxDecodeMemory: Int?) {
+        self = .default
+        if let maxPixels { pixels = maxPixels }
+        if let maxDecodeMemory { bytes = maxDecodeMemory }
+    }
+
+    func native(encoded: Int) -> cimage_limits {
         cimage_limits(
-            max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes, 0)),
+            max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes - encoded, 0)),
             max_scans: UInt32(min(max(scans, 1), 10_000)), reduced_side: UInt32(min(max(reducedSide, 0), 1 << 16)))
     }
 }
 
-/// Decodes JPEG and PNG, by content whatever the file's name: upright (EXIF), three channels, alpha composed on black.
+/// What an image's first bytes say about it.
+struct ImageHeader {
+    private let info: cimage_info
+    /// Upright.
+    let width: Int
+    let height: Int
+
+    /// Bytes of memory that decoding takes beside the encoded data, the result included.
+    var decodeBytes: Int { Int(clamping: info.peak_bytes) }
+
+    /// - Throws: ``DataError``, for what is over the limits too.
+    init(_ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits) throws(DataError) {
+        var native = limits.native(encoded: data.count)
+        var info = cimage_info()
+        do throws(DataError) {
+            try ImageDecoder.check(name) { cimage_probe(data.baseAddress, data.count, &native, &info, $0) }
+        } catch {
+            guard error.kind == .tooLarge, !error.reason.contains("--") else { throw error }
+            throw DataError(.tooLarge, path: name, reason: "\(error.reason) (\(limits.name))")
+        }
+        self.info = info
+        let isTurned = info.orientation >= 5
+        width = Int(isTurned ? info.height : info.width)
+        height = Int(isTurned ? info.width : info.height)
+    }
+
+    init(_ data: [UInt8], name: String, limits: DecodeLimits) throws {
+        self = try data.withUnsafeBufferPointer { try ImageHeader($0, name: name, limits: limits) }
+    }
+
+    /// - Returns: the image, and whether its end marker was missing.
+    func decode(_ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits) throws -> (RGBImage, Bool) {
+        var native = limits.native(encoded: data.count), info = info
+        let count = width * height * 3
+        let pixels = try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+            try ImageDecoder.check(name) {
+                cimage_decode(data.baseAddress, data.count, &native, &info, buffer.baseAddress, $0)
+            }
+            initialized = count
+        }
+        return (RGBImage(width: width, height: height, pixels: pixels), info.repaired)
+    }
+
+    func decode(_ data: [UInt8], name: String, limits: DecodeLimits) throws -> (RGBImage, Bool) {
+        try data.withUnsafeBufferPointer { try decode($0, name: name, limits: limits) }
+    }
+}
+
+/// Decodes JPEG, PNG, WebP, GIF, BMP and TIFF, by content whatever the file's name: upright, three channels, alpha
+/// composed on black; of an animation or several pages the first.
 public enum ImageDecoder {
     /// - Throws: ``DataError``, naming `path`.
     public static func decode(path: String, limits: DecodeLimits = .default) throws -> RGBImage {
@@ -73,27 +132,7 @@ public enum ImageDecoder {
     /// - Parameter name: what an error calls the data.
     /// - Throws: ``DataError``.
     public static func decode(_ data: [UInt8], name: String, limits: DecodeLimits = .default) throws -> RGBImage {
-        try data.withUnsafeBufferPointer { try decode($0, name: name, limits: limits) }
-    }
-
-    static func decode(_ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits) throws -> RGBImage {
-        var native = limits.native
-        var info = cimage_info()
-        try check(name) { cimage_probe(data.baseAddress, data.count, &native, &info, $0) }
-        let (width, height) = (Int(info.width), Int(info.height))
-        let count = width * height * 3
-        let stored = try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            try check(name) { cimage_decode(data.baseAddress, data.count, &native, &info, buffer.baseAddress, $0) }
-            initialized = count
-        }
-        if info.orientation == 1 { return RGBImage(width: width, height: height, pixels: stored) }
-        let upright = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            cimage_orient(stored, info.width, info.height, info.orientation, buffer.baseAddress)
-            initialized = count
-        }
-        return info.orientation >= 5
-            ? RGBImage(width: height, height: width, pixels: upright) : RGBImage(
-                width: width, height: height, pixels: upright)
+        try ImageHeader(data, name: name, limits: limits).decode(data, name: name, limits: limits).0
     }
 
     /// Runs a C function that writes its message into the given buffer.

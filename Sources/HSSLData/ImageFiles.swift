@@ -7,8 +7,10 @@ import Glibc
 /// folders that systems leave about are passed over and counted; a folder that cannot be read costs itself alone.
 enum ImageFiles {
     /// Suffixes of what is taken, without the dot, lower case.
-    static let suffixes: Set<String> = ["jpg", "jpeg", "png"]
-    static let suffixText = ".jpg, .jpeg, .png"
+    static let suffixes: Set<String> = [
+        "jpg", "jpeg", "jpe", "jfif", "pjpeg", "mpo", "png", "webp", "gif", "bmp", "tif", "tiff",
+    ]
+    static let suffixText = ".jpg, .jpeg, .jpe, .jfif, .pjpeg, .mpo, .png, .webp, .gif, .bmp, .tif, .tiff"
 
     /// Folders of network storage, archives and recycle bins, compared in lower case: thumbnails, copies and what was
     /// thrown away.
@@ -20,7 +22,7 @@ enum ImageFiles {
     /// What is below a folder.
     struct Listing {
         /// Paths relative to the root, sorted bytewise.
-        var images: [String] = []
+        var images = PathList()
         /// Folders right inside the root that were looked into, sorted bytewise.
         var folders: [String] = []
         /// Folders that could not be read, and links that lead back to a folder above them.
@@ -38,10 +40,9 @@ enum ImageFiles {
         guard let start = identity(of: root) else {
             throw DataError(.unreadable, path: root, action: "cannot read the folder", code: errno)
         }
-        let entries = try entries(of: root, faults: &walk.listing.faults)
         walk.ancestors.append(start)
-        walk.visit(root, entries: entries, prefix: "")
-        walk.listing.images.sort(by: PathBytes.precedes)
+        try walk.visit(root, prefix: "")
+        walk.listing.images.sort()
         walk.listing.folders.sort(by: PathBytes.precedes)
         return walk.listing
     }
@@ -49,6 +50,12 @@ enum ImageFiles {
     static func isFolder(_ path: String) -> Bool {
         var status = stat()
         return path.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
+    }
+
+    /// Bytes of a file; 0 where it cannot be told.
+    static func size(_ path: String) -> Int {
+        var status = stat()
+        return path.withPath { stat($0, &status) } == 0 ? Int(status.st_size) : 0
     }
 
     static func join(_ folder: String, _ name: String) -> String {
@@ -74,11 +81,6 @@ enum ImageFiles {
         return Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
     }
 
-    private struct Entry {
-        let name: String
-        let isFolder: Bool
-    }
-
     private struct Walk {
         let excluded: Identity?
         var ancestors: [Identity] = []
@@ -86,26 +88,33 @@ enum ImageFiles {
 
         init(excluded: Identity?) { self.excluded = excluded }
 
-        mutating func visit(_ folder: String, entries: [Entry], prefix: String) {
+        /// - Throws: when the folder itself cannot be read (to its end).
+        mutating func visit(_ folder: String, prefix: String) throws(DataError) {
             var images = 0
-            for entry in entries {
-                if entry.name.utf8.first == UInt8(ascii: ".") {
+            // Looked into when this folder is read to its end: folders of a million files take no list of them.
+            var folders: [String] = []
+            defer { if images > 0 { listing.summary.folders += 1 } }
+            try ImageFiles.entries(of: folder) { name, kind in
+                if name.utf8.first == UInt8(ascii: ".") {
                     listing.summary.hiddenNames += 1
-                } else if entry.isFolder {
-                    if systemFolders.contains(entry.name.lowercased()) {
-                        listing.summary.systemFolders[entry.name, default: 0] += 1
+                } else if kind == .loop {
+                    let path = join(folder, name)
+                    listing.faults.append(DataError(.symbolicLinkLoop, path: path, reason: "symbolic link loop"))
+                } else if kind == .folder {
+                    if systemFolders.contains(name.lowercased()) {
+                        listing.summary.systemFolders[name, default: 0] += 1
                     } else {
-                        descend(join(folder, entry.name), prefix: prefix + entry.name + "/")
+                        folders.append(name)
                     }
-                } else if let suffix = suffix(of: entry.name), suffixes.contains(suffix) {
-                    listing.images.append(prefix + entry.name)
+                } else if let suffix = suffix(of: name), suffixes.contains(suffix) {
+                    listing.images.append(prefix + name)
                     listing.summary.taken[suffix, default: 0] += 1
                     images += 1
                 } else {
-                    listing.summary.passedOver[suffix(of: entry.name) ?? "", default: 0] += 1
+                    listing.summary.passedOver[suffix(of: name) ?? "", default: 0] += 1
                 }
             }
-            if images > 0 { listing.summary.folders += 1 }
+            for name in folders { descend(join(folder, name), prefix: prefix + name + "/") }
         }
 
         private mutating func descend(_ folder: String, prefix: String) {
@@ -122,31 +131,40 @@ enum ImageFiles {
                         .symbolicLinkLoop, path: folder,
                         reason: "symbolic link loop: it leads back to a folder above it")
                 }
-                let entries = try ImageFiles.entries(of: folder, faults: &listing.faults)
+                let place = listing.folders.count, before = listing.images.count
                 if ancestors.count == 1 { listing.folders.append(String(prefix.dropLast())) }
                 ancestors.append(identity)
                 defer { ancestors.removeLast() }
-                visit(folder, entries: entries, prefix: prefix)
+                do throws(DataError) { try visit(folder, prefix: prefix) } catch {
+                    // What was read before the error stays.
+                    if ancestors.count == 2, listing.images.count == before { listing.folders.remove(at: place) }
+                    throw error
+                }
             } catch {
                 listing.faults.append(error)
             }
         }
     }
 
-    /// - Parameter faults: gets links that lead round in a circle.
-    private static func entries(of folder: String, faults: inout [DataError]) throws(DataError) -> [Entry] {
+    private enum Kind {
+        /// `loop`: a link that leads round in a circle.
+        case file, folder, loop
+    }
+
+    private static func entries(
+        of folder: String, _ body: (_ name: String, _ kind: Kind) -> Void
+    ) throws(DataError) {
         guard let stream = folder.withPath({ opendir($0) }) else {
             throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
         }
         defer { closedir(stream) }
-        var result: [Entry] = []
         while true {
             errno = 0
             guard let entry = readdir(stream) else {
                 guard errno == 0 else {
                     throw DataError(.unreadable, path: folder, action: "cannot read the folder", code: errno)
                 }
-                return result
+                return
             }
             let name = withUnsafePointer(to: &entry.pointee.d_name) {
                 $0.withMemoryRebound(to: CChar.self, capacity: 256) { PathBytes.string(terminated: $0) }
@@ -154,21 +172,16 @@ enum ImageFiles {
             if name == "." || name == ".." { continue }
             switch Int(entry.pointee.d_type) {
             case Int(DT_DIR):
-                result.append(Entry(name: name, isFolder: true))
+                body(name, .folder)
             case Int(DT_REG):
-                result.append(Entry(name: name, isFolder: false))
+                body(name, .file)
             default:  // links, and file systems that do not tell
-                let path = join(folder, name)
                 var status = stat()
-                if path.withPath({ stat($0, &status) }) == 0 {
+                if join(folder, name).withPath({ stat($0, &status) }) == 0 {
                     let kind = status.st_mode & S_IFMT
-                    if kind == S_IFDIR || kind == S_IFREG {
-                        result.append(Entry(name: name, isFolder: kind == S_IFDIR))
-                    }
-                } else if errno == ELOOP, name.utf8.first != UInt8(ascii: ".") {
-                    faults.append(DataError(.symbolicLinkLoop, path: path, reason: "symbolic link loop"))
+                    if kind == S_IFDIR || kind == S_IFREG { body(name, kind == S_IFDIR ? .folder : .file) }
                 } else {
-                    result.append(Entry(name: name, isFolder: false))  // a dangling link: reading it says so
+                    body(name, errno == ELOOP ? .loop : .file)  // a dangling link: reading it says so
                 }
             }
         }

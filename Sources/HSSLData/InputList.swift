@@ -11,109 +11,181 @@ import Glibc
 /// throws, and so does a folder inside one that cannot be read, so that every input can be reported.
 public struct InputList: Sendable {
     public struct Item: Sendable {
-        fileprivate enum Source: Sendable {
-            case file
-            case idx(IDXImages, Int)
-            case fault(DataError)
-        }
-
         /// As reports name it: the file's path, or for IDX the file's path, `#` and the image's number from 0.
         public let path: String
-        fileprivate let source: Source
     }
 
-    public let items: [Item]
+    /// The inputs in order; each is made when it is asked for.
+    public struct Items: RandomAccessCollection, Sendable {
+        fileprivate let list: Segments
+
+        public var startIndex: Int { 0 }
+        public var endIndex: Int { list.count }
+        public subscript(index: Int) -> Item {
+            let (segment, place) = list.locate(index)
+            return Item(path: segment.path(place))
+        }
+    }
+
+    private let segments: Segments
     /// What was found in the folders among the arguments; nil without one.
     public let folders: FolderSummary?
-    private let limits: DecodeLimits
+    private var reader: ImageReader
 
     /// - Parameters:
     ///   - arguments: in the order of the rows to come.
-    ///   - standardInput: the bytes behind `-`; read when the argument is met, at most once.
     ///   - separator: between paths on standard input: newline, or NUL.
-    /// - Throws: what `standardInput` throws.
+    ///   - mostBytes: of memory for the list, and for what is inflated of IDX files.
+    ///   - standardInput: gives the bytes behind `-` piece by piece and an empty piece at their end; read when the
+    ///     argument is met, at most once.
+    /// - Throws: what `standardInput` throws, and ``DataError`` for a list that is too long or no list.
     public init(
         arguments: [String], limits: DecodeLimits = .default, separator: UInt8 = UInt8(ascii: "\n"),
-        standardInput: () throws -> [UInt8] = InputList.readStandardInput
+        mostBytes: Int = .max, standardInput: () throws -> [UInt8] = InputList.readStandardInput
     ) throws {
-        self.limits = limits
-        var items: [Item] = []
-        var folders: FolderSummary?
+        var builder = Builder(mostBytes: mostBytes)
         var hasReadInput = false
         for argument in arguments {
             if argument == "-" {
                 guard !hasReadInput else { continue }
                 hasReadInput = true
-                for path in try Self.paths(in: standardInput(), separator: separator) {
-                    Self.expand(path, into: &items, &folders)
+                var lines = PathLines(separator: separator)
+                while true {
+                    let piece = try standardInput()
+                    try lines.read(piece) { path throws(DataError) in try builder.expand(path) }
+                    if piece.isEmpty { break }
                 }
             } else {
-                Self.expand(argument, into: &items, &folders)
+                try builder.expand(argument)
             }
         }
-        self.items = items
-        self.folders = folders
+        segments = builder.segments
+        folders = builder.folders
+        reader = ImageReader(limits: limits, count: segments.count)
     }
 
-    public var count: Int { items.count }
+    public var items: Items { Items(list: segments) }
+    public var count: Int { segments.count }
+
+    /// Other limits, for images that are decoded from now on.
+    public mutating func limit(to limits: DecodeLimits) { reader = ImageReader(limits: limits, count: count) }
+
+    /// How many images were whole but for their end marker, so far.
+    public var repairedCount: Int { reader.repairedCount }
 
     /// Decodes an input. Thread-safe.
     ///
     /// - Throws: ``DataError``.
-    public func image(_ index: Int) throws -> RGBImage {
-        switch items[index].source {
-        case .file: try ImageDecoder.decode(path: items[index].path, limits: limits)
-        case .idx(let images, let number): images.image(number)
-        case .fault(let error): throw error
+    public func image(_ index: Int) throws -> RGBImage { try withImage(index, side: 0) { $0 } }
+
+    /// Decodes an input for `body`. Thread-safe; what the images of several threads take together stays within
+    /// ``DecodeLimits/bytes``, for which a thread may have to wait.
+    ///
+    /// - Parameter side: to which `body` resizes, which takes memory beside the image; 0: it does not.
+    /// - Throws: ``DataError``, and what `body` throws.
+    public func withImage<Result>(_ index: Int, side: Int, _ body: (RGBImage) throws -> Result) throws -> Result {
+        let (segment, place) = segments.locate(index)
+        switch segment {
+        case .files, .folder:
+            return try reader.withImage(
+                index, path: segment.path(place), workspace: Preprocessing.workspace(side: side), body)
+        case .idx(let images): return try body(try images.image(place))
+        case .fault(_, let error): throw error
         }
     }
 
-    /// All bytes of standard input.
+    /// The next bytes of standard input; none at its end.
     public static func readStandardInput() throws -> [UInt8] {
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 1 << 16)
         while true {
-            let n = read(STDIN_FILENO, &chunk, chunk.count)
-            if n > 0 {
-                bytes.append(contentsOf: chunk[..<n])
-            } else if n == 0 {
-                return bytes
-            } else if errno != EINTR {
-                throw DataError(.unreadable, path: "standard input", action: "cannot read", code: errno)
+            var failure: Int32?
+            let chunk = [UInt8](unsafeUninitializedCapacity: 1 << 16) { buffer, count in
+                let n = read(STDIN_FILENO, buffer.baseAddress, buffer.count)
+                if n < 0 { failure = errno }
+                count = max(n, 0)
+            }
+            guard let failure else { return chunk }
+            if failure != EINTR {
+                throw DataError(.unreadable, path: "standard input", action: "cannot read", code: failure)
             }
         }
     }
 
-    /// - Throws: ``DataError`` for a list that is not what `separator` says: its paths would be files that nobody has.
-    private static func paths(in bytes: [UInt8], separator: UInt8) throws(DataError) -> [String] {
-        var bytes = bytes[...]
-        if bytes.starts(with: [0xEF, 0xBB, 0xBF]) { bytes = bytes.dropFirst(3) }
-        if let fault = fault(in: bytes, separator: separator) {
-            throw DataError(.unsupported, path: "standard input", reason: fault)
+    /// Whether any of up to `sample` inputs spread over the whole list can be decoded.
+    public func hasUsable(sample: Int) -> Bool {
+        let step = max(1, count / max(1, sample))
+        return stride(from: 0, to: count, by: step).contains { (try? image($0)) != nil }
+    }
+}
+
+/// A list in pieces that came together: two million paths take their bytes and 4 more each.
+private struct Segments: Sendable {
+    enum Segment: Sendable {
+        case files(PathList)
+        case folder(String, PathList)
+        case idx(IDXImages)
+        case fault(String, DataError)
+
+        var count: Int {
+            switch self {
+            case .files(let paths), .folder(_, let paths): paths.count
+            case .idx(let images): images.count
+            case .fault: 1
+            }
         }
-        return bytes.split(separator: separator).compactMap { line in
-            // Lists made on Windows end their lines with CR LF.
-            let isText = separator == UInt8(ascii: "\n") && line.last == UInt8(ascii: "\r")
-            let path = isText ? line.dropLast() : line
-            return path.isEmpty ? nil : PathBytes.string(path)
+
+        func path(_ place: Int) -> String {
+            switch self {
+            case .files(let paths): paths[place]
+            case .folder(let root, let paths): ImageFiles.join(root, paths[place])
+            case .idx(let images): images.name(place)
+            case .fault(let path, _): path
+            }
         }
     }
 
-    private static func fault(in bytes: ArraySlice<UInt8>, separator: UInt8) -> String? {
-        // Of ASCII text in UTF-16 every other byte is 0; paths of one letter between NULs look the same.
-        let sample = bytes.prefix(1 << 16)
-        let isWide = separator != 0 && 3 * sample.count(where: { $0 == 0 }) > sample.count
-        if isWide || bytes.starts(with: [0xFF, 0xFE]) || bytes.starts(with: [0xFE, 0xFF]) {
-            return "the list of paths is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"
-        }
-        if separator != 0, bytes.contains(0) { return "the paths are separated by NUL; give --null" }
-        if separator == 0, !bytes.contains(0), bytes.contains(UInt8(ascii: "\n")) {
-            return "--null: the paths are separated by newlines, not NUL"
-        }
-        return nil
+    var all: [Segment] = []
+    /// Inputs before each.
+    private var firsts: [Int] = []
+    private(set) var count = 0
+
+    mutating func append(_ segment: Segment) {
+        firsts.append(count)
+        all.append(segment)
+        count += segment.count
     }
 
-    private static func expand(_ argument: String, into items: inout [Item], _ folders: inout FolderSummary?) {
+    /// Adds to the files at the end.
+    mutating func append(file path: String) {
+        guard case .files(var paths) = all.last else { return append(.files(PathList([path]))) }
+        // Alone with the list, or it would be copied.
+        all[all.count - 1] = .fault("", .init(.empty, path: "", reason: ""))
+        paths.append(path)
+        all[all.count - 1] = .files(paths)
+        count += 1
+    }
+
+    func locate(_ index: Int) -> (Segment, Int) {
+        var low = 0, high = all.count
+        while high - low > 1 {
+            let middle = (low + high) / 2
+            if firsts[middle] <= index { low = middle } else { high = middle }
+        }
+        return (all[low], index - firsts[low])
+    }
+}
+
+/// Expands arguments.
+private struct Builder {
+    let mostBytes: Int
+    var segments = Segments()
+    var folders: FolderSummary?
+    /// Bytes of the paths so far, with what a list of them takes.
+    private var bytes = 0
+
+    init(mostBytes: Int) { self.mostBytes = mostBytes }
+
+    /// - Throws: for more than `mostBytes`. What else is wrong with an argument stands in the list.
+    mutating func expand(_ argument: String) throws(DataError) {
         do throws(DataError) {
             if ImageFiles.isFolder(argument) {
                 let listing = try ImageFiles.list(argument)
@@ -123,26 +195,77 @@ public struct InputList: Sendable {
                     throw DataError(
                         .empty, path: argument, reason: "the folder has no images (\(ImageFiles.suffixText))")
                 }
-                items.append(contentsOf: listing.images.map {
-                    Item(path: ImageFiles.join(argument, $0), source: .file)
-                })
-                items.append(contentsOf: listing.faults.map { Item(path: $0.path, source: .fault($0)) })
+                if !listing.images.isEmpty { segments.append(.folder(argument, listing.images)) }
+                for fault in listing.faults { segments.append(.fault(fault.path, fault)) }
+                bytes += listing.images.memoryBytes
             } else if let imagesPath = IDXImages.imagesPath(prefix: argument) {
-                let images = try IDXImages(imagesPath: imagesPath)
-                items.append(contentsOf: (0..<images.count).map {
-                    Item(path: images.name($0), source: .idx(images, $0))
-                })
+                let images = try IDXImages(imagesPath: imagesPath, mostBytes: mostBytes)
+                if images.count > 0 { segments.append(.idx(images)) }
             } else {
-                items.append(Item(path: argument, source: .file))
+                segments.append(file: argument)
+                bytes += argument.utf8.count + 8
             }
         } catch {
-            items.append(Item(path: argument, source: .fault(error)))
+            if error.kind == .tooLarge { throw error }
+            segments.append(.fault(argument, error))
+        }
+        if bytes > mostBytes {
+            throw DataError(
+                .tooLarge, path: "the list of inputs",
+                reason: "its \(segments.count) first paths take \(bytes) bytes, more than --memory-limit leaves (\(mostBytes))")
         }
     }
+}
 
-    /// Whether any of up to `sample` inputs spread over the whole list can be decoded.
-    public func hasUsable(sample: Int) -> Bool {
-        let step = max(1, items.count / max(1, sample))
-        return stride(from: 0, to: items.count, by: step).contains { (try? image($0)) != nil }
+/// Paths in the bytes of standard input, which come in pieces.
+private struct PathLines {
+    let separator: UInt8
+    private var rest: [UInt8] = []
+    private var hasBegun = false
+
+    init(separator: UInt8) { self.separator = separator }
+
+    /// Takes a piece; an empty one ends the list.
+    ///
+    /// - Throws: ``DataError`` for a list that is not what `separator` says: its paths would be files that nobody has.
+    mutating func read(_ piece: [UInt8], _ body: (String) throws(DataError) -> Void) throws(DataError) {
+        var bytes = (rest + piece)[...]
+        rest = []
+        // What the list is shows in its beginning.
+        if !hasBegun, bytes.count < 1 << 16, !piece.isEmpty {
+            rest = Array(bytes)
+            return
+        }
+        let isFirst = !hasBegun
+        hasBegun = true
+        if isFirst, bytes.starts(with: [0xEF, 0xBB, 0xBF]) { bytes = bytes.dropFirst(3) }
+        if let fault = fault(in: bytes, isFirst: isFirst) {
+            throw DataError(.unsupported, path: "standard input", reason: fault)
+        }
+        while let end = bytes.firstIndex(of: separator) {
+            try take(bytes[..<end], body)
+            bytes = bytes[(end + 1)...]
+        }
+        if piece.isEmpty { try take(bytes, body) } else { rest = Array(bytes) }
+    }
+
+    private func take(_ line: ArraySlice<UInt8>, _ body: (String) throws(DataError) -> Void) throws(DataError) {
+        // Lists made on Windows end their lines with CR LF.
+        let isText = separator == UInt8(ascii: "\n") && line.last == UInt8(ascii: "\r")
+        let path = isText ? line.dropLast() : line
+        if !path.isEmpty { try body(PathBytes.string(path)) }
+    }
+
+    private func fault(in bytes: ArraySlice<UInt8>, isFirst: Bool) -> String? {
+        // Of ASCII text in UTF-16 every other byte is 0; paths of one letter between NULs look the same.
+        let isWide = separator != 0 && 3 * bytes.count(where: { $0 == 0 }) > bytes.count
+        if isWide || (isFirst && (bytes.starts(with: [0xFF, 0xFE]) || bytes.starts(with: [0xFE, 0xFF]))) {
+            return "the list of paths is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"
+        }
+        if separator != 0, bytes.contains(0) { return "the paths are separated by NUL; give --null" }
+        if isFirst, separator == 0, !bytes.contains(0), bytes.contains(UInt8(ascii: "\n")) {
+            return "--null: the paths are separated by newlines, not NUL"
+        }
+        return nil
     }
 }

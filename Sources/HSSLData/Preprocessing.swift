@@ -38,6 +38,14 @@ extension Preprocessing {
         return RGBImage(width: crop, height: crop, pixels: pixels)
     }
 
+    /// Bytes that resizing an image (or any part of it) to at most `side` takes beside the image: between its passes,
+    /// rows of the width or of the height, the weights of both axes, and a padded row.
+    package static func workspace(side: Int) -> (_ width: Int, _ height: Int) -> Int {
+        { width, height in
+            side == 0 ? 0 : 3 * side * (max(width, height) + 8) + 48 * (width + height) + 6 * side * side + (1 << 16)
+        }
+    }
+
     private func plan(width: Int, height: Int) -> hssl_resize {
         let (outWidth, outHeight) =
             width <= height ? (resize, resize * height / width) : (resize * width / height, resize)

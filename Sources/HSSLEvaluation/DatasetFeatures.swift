@@ -89,10 +89,11 @@ private struct PreparedImages: Sendable {
         pixels = [Float](repeating: 0, count: wanted.count * preprocessing.count)
         for index in wanted {
             do {
-                let image = try dataset.image(index)
                 let place = indices.count * preprocessing.count
-                pixels.withUnsafeMutableBufferPointer { buffer in
-                    if let start = buffer.baseAddress { preprocessing.apply(to: image, into: start + place) }
+                try dataset.withImage(index, side: preprocessing.resize) { image in
+                    pixels.withUnsafeMutableBufferPointer { buffer in
+                        if let start = buffer.baseAddress { preprocessing.apply(to: image, into: start + place) }
+                    }
                 }
                 indices.append(index)
             } catch {

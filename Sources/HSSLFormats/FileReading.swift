@@ -3,7 +3,7 @@ import Glibc
 #endif
 
 /// An open regular file, for reading. Folders, pipes and devices are refused (opening never blocks on a FIFO).
-package final class ReadableFile {
+package final class ReadableFile: Sendable {
     package let path: String
     /// Bytes when it was opened.
     package let size: Int

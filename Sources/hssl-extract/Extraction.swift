@@ -11,7 +11,7 @@ struct Extraction {
     private let options: HSSLExtract
     private let session: Session
     private let preprocessing: Preprocessing
-    private let inputs: InputList
+    private var inputs: InputList
     private let log = Logger(label: "hssl-extract")
 
     /// When so many inputs from the start cannot be used, others spread over the whole list are tried: if none of them
@@ -24,34 +24,42 @@ struct Extraction {
         self.options = options
         let model = try ModelFile(path: options.model)
         preprocessing = model.preprocessing
-        var limits = try Self.decodeLimits(model, options)
-        // Twice the size that is kept: what Pillow calls a reducing gap of 2, "indistinguishable in most cases".
-        if options.jpegDecode == .fast { limits.reducedSide = 2 * preprocessing.resize }
-        inputs = try InputList(arguments: options.inputs, limits: limits, separator: UInt8(ascii: options.null ? "\0" : "\n"))
+        if options.memoryLimit != nil { hssl_return_freed_memory() }
+        let mostBytes = options.memoryLimit.map { max(0, $0.bytes - Int(hssl_peak_rss())) } ?? .max
+        inputs = try InputList(arguments: options.inputs, separator: UInt8(ascii: options.null ? "\0" : "\n"), mostBytes: mostBytes)
         guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
+        inputs.limit(to: try Self.decodeLimits(model, options))
         if let folders = inputs.folders { log.info("\(folders.text)") }
         session = try Session(model: Model(file: model), threads: options.threads)
     }
 
     /// What remains for decoding under `--memory-limit` once the model, the batch and the loader's queue have theirs.
+    /// Call it when the list of inputs is there: that is part of the process as it is.
     private static func decodeLimits(_ model: ModelFile, _ options: HSSLExtract) throws -> DecodeLimits {
-        guard let limit = options.memoryLimit?.bytes else { return .default }
+        var limits = DecodeLimits(maxPixels: options.decode.maxPixels?.count, maxDecodeMemory: options.decode.maxDecodeMemory?.bytes)
+        // Twice the size that is kept: what Pillow calls a reducing gap of 2, "indistinguishable in most cases".
+        if options.jpegDecode == .fast { limits.reducedSide = 2 * model.preprocessing.resize }
+        guard let limit = options.memoryLimit?.bytes else { return limits }
         let image = model.preprocessing.count * 4
         // The process as it is, stacks and buffers of the threads; the model and its batch; the images that wait.
-        let fixed = Int(hssl_peak_rss()) + (8 << 20) + options.threads << 20
+        let fixed = Int(hssl_peak_rss()) + unseenBytes + options.threads << 20
         let running = try Plan.memoryBound(model, threads: options.threads, batch: options.batchSize, features: options.features)
-        let needed = fixed + running + queueCapacity(options) * image + options.threads * leastDecodeBytes
+        let needed = fixed + running + queueCapacity(options) * image + leastDecodeBytes
         guard needed <= limit else {
             throw Failure("--memory-limit \(limit) is too small: \(options.model) needs \(needed) bytes with \(options.threads) threads and a batch of \(options.batchSize)")
         }
-        // A decoder may hold the file, the decoder's own memory, and the pixels stored and upright.
-        let share = leastDecodeBytes + (limit - needed) / options.threads
-        let bytes = min(share / 3, DecodeLimits.default.bytes)
-        return DecodeLimits(pixels: min(bytes / 3, DecodeLimits.default.pixels), bytes: bytes)
+        let bytes = leastDecodeBytes + limit - needed
+        if bytes < limits.bytes {
+            limits.bytes = bytes
+            limits.name = "--memory-limit"
+        }
+        return limits
     }
 
-    /// Enough for a photograph of 1 megapixel.
-    private static let leastDecodeBytes = 9 << 20
+    /// Code that has not run yet, and the C heap.
+    private static let unseenBytes = 8 << 20
+    /// Enough for a picture of a few hundred pixels a side: larger ones are refused one by one, with what they need.
+    private static let leastDecodeBytes = 1 << 20
 
     private static func queueCapacity(_ options: HSSLExtract) -> Int { options.batchSize + options.threads }
 
@@ -62,7 +70,7 @@ struct Extraction {
         let writer = try EmbeddingFormat.makeWriter(path: options.output, rowShape: model.rowShape(options.features))
         let index = options.output == EmbeddingFormat.standardOutput ? nil : try EmbeddingIndexWriter(output: options.output)
         let loader = PrefetchLoader(count: inputs.count, threads: options.threads, capacity: Self.queueCapacity(options)) { [inputs, preprocessing] item in
-            preprocessing.apply(to: try inputs.image(item)) as [Float]
+            try inputs.withImage(item, side: preprocessing.resize) { preprocessing.apply(to: $0) as [Float] }
         }
         defer { loader.stop() }
 
@@ -90,6 +98,7 @@ struct Extraction {
         try writer.finish()
         try index?.finish()
         progress?.finish(done: inputs.count, detail: skipped > 0 ? "\(skipped) skipped" : "")
+        if let text = repairedText(inputs.repairedCount) { log.info("\(text)") }
         if skipped > 0 { throw Exit(.partly) }
     }
 

@@ -50,6 +50,7 @@ struct Pretrain: ParsableCommand {
         case .finished: log.info("finished: \(options.output)/model.safetensors, \(options.output)/report.html")
         case .stopped: log.info("stopped after step \(summary.step) of \(trainer.totalSteps), saved; --resume goes on")
         }
+        if let text = repairedText(dataset.repairedCount) { log.info("\(text)") }
         if let status = StopSignal.exitStatus { throw Exit(status) }
         if !summary.unreadable.isEmpty {
             log.warning("\(summary.unreadable.count) images could not be read and were replaced")

@@ -46,6 +46,7 @@ struct RunOptions: ParsableArguments {
         """, valueName: "key=value"))
     var set: [String] = []
 
+    @OptionGroup var decode: DecodeOptions
     @OptionGroup var shared: SharedOptions
 
     enum Resume: EnumerableFlag {
@@ -83,7 +84,7 @@ struct RunOptions: ParsableArguments {
 
     /// The images; what is passed over is said.
     func dataset(_ log: Logger) throws -> Dataset {
-        let dataset = try Dataset(path: data, folderLabels: labels, excluding: output)
+        let dataset = try Dataset(path: data, limits: decode.limits, folderLabels: labels, excluding: output)
         log.info("\(dataset.summary)")
         for fault in dataset.faults { log.warning("passed over: \(fault)") }
         for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }

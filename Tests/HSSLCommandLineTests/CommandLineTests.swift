@@ -28,6 +28,15 @@ final class CommandLineTests: XCTestCase {
         }
     }
 
+    func testPixelCounts() {
+        XCTAssertEqual(PixelCount(argument: "300M")?.count, 300_000_000)
+        XCTAssertEqual(PixelCount(argument: "0.25g")?.count, 250_000_000)
+        XCTAssertEqual(PixelCount(argument: "12345")?.count, 12345)
+        for wrong in ["", "M", "-1", "0", "1e9", "12MB", "1..2", "∞"] {
+            XCTAssertNil(PixelCount(argument: wrong), wrong)
+        }
+    }
+
     func testUsageErrorsAre64AndOneLineThatNamesTheFlag() {
         XCTAssertEqual(EX_USAGE, ExitStatus.usage.rawValue)
         for (arguments, named) in [

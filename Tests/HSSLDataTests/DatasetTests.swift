@@ -2,6 +2,7 @@ import Foundation
 import XCTest
 
 @testable import HSSLData
+@testable import HSSLFormats
 
 final class DatasetTests: XCTestCase {
     private var folder = ""
@@ -18,6 +19,15 @@ final class DatasetTests: XCTestCase {
         try FileManager.default.createDirectory(
             atPath: (path as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
         try Data(bytes).write(to: URL(fileURLWithPath: path))
+    }
+
+    /// Standard input that gives its bytes in pieces.
+    private func pieces(_ bytes: [UInt8], of size: Int = 7) -> () -> [UInt8] {
+        var rest = bytes[...]
+        return {
+            defer { rest = rest.dropFirst(size) }
+            return Array(rest.prefix(size))
+        }
     }
 
     private func idx(_ shape: [Int], _ elements: [UInt8]) -> [UInt8] {
@@ -68,29 +78,63 @@ final class DatasetTests: XCTestCase {
         XCTAssertTrue(mismatch?.description.contains("3 labels for the 2 images") ?? false)
     }
 
+    private func gzip(_ name: String) throws -> [UInt8] {
+        let gzip = Process()
+        gzip.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        gzip.arguments = ["gzip", "-9", "-f", folder + "/" + name]
+        try gzip.run()
+        gzip.waitUntilExit()
+        return try [UInt8](Data(contentsOf: URL(fileURLWithPath: folder + "/\(name).gz")))
+    }
+
     func testGzip() throws {
         let elements = (0..<2 * 50 * 50).map { UInt8($0 / 7 % 251) }
         let whole = idx([2, 50, 50], elements)
         try write(whole, to: "raw")
-        let gzip = Process()
-        gzip.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        gzip.arguments = ["gzip", "-9", folder + "/raw"]
-        try gzip.run()
-        gzip.waitUntilExit()
-        let packed = try [UInt8](Data(contentsOf: URL(fileURLWithPath: folder + "/raw.gz")))
+        let packed = try gzip("raw")
         try write(packed, to: "b-images-idx3-ubyte.gz")
         XCTAssertEqual(try Dataset(path: folder + "/b").image(1).pixels[0], elements[2500])
-        XCTAssertEqual(try gunzip(packed + packed, name: "two members", limit: 1 << 20), whole + whole)
-        XCTAssertEqual(try gunzip(packed, name: "just fits", limit: whole.count), whole)
-        XCTAssertEqual(dataError { _ = try gunzip(packed, name: "x", limit: whole.count - 1) }?.kind, .tooLarge)
+        func inflated(_ bytes: [UInt8], limit: Int = 1 << 20) throws -> [UInt8] {
+            try write(bytes, to: "packed")
+            let images = try IDXFile(gunzip(ReadableFile(path: folder + "/packed"), limit: limit), path: "x")
+            return try images.elements()
+        }
+        XCTAssertEqual(try inflated(packed), elements)
+        XCTAssertEqual(try inflated(packed + [0, 0, 1]), elements)
+        XCTAssertEqual(try inflated(packed, limit: whole.count), elements)
+        let large = dataError { _ = try inflated(packed, limit: whole.count - 1) }
+        XCTAssertEqual(large?.kind, .tooLarge)
+        XCTAssertTrue(large?.reason.contains("limit of \(whole.count - 1) bytes; gunzip it") ?? false, large?.reason ?? "")
+        let small = DecodeLimits(bytes: 4000)
+        XCTAssertEqual(dataError { _ = try Dataset(path: folder + "/b", limits: small) }?.kind, .tooLarge)
         for length in stride(from: 2, to: packed.count, by: 3) {
             XCTAssertEqual(
-                dataError { _ = try gunzip(Array(packed.prefix(length)), name: "x", limit: 1 << 20) }?.kind, .truncated,
-                "length \(length)")
+                dataError { _ = try inflated(Array(packed.prefix(length))) }?.kind, .truncated, "length \(length)")
         }
         var flipped = packed
         flipped[packed.count - 6] ^= 1  // CRC
-        XCTAssertEqual(dataError { _ = try gunzip(flipped, name: "x", limit: 1 << 20) }?.kind, .corrupt)
+        XCTAssertEqual(dataError { _ = try inflated(flipped) }?.kind, .corrupt)
+        // Two members, cut anywhere.
+        try write(Array(whole[..<1000]), to: "raw")
+        let first = try gzip("raw")
+        try write(Array(whole[1000...]), to: "raw")
+        XCTAssertEqual(try inflated(first + gzip("raw")), elements)
+    }
+
+    /// An IDX file is read image by image: it may be larger than all memory.
+    func testPlainIDXStaysInItsFile() throws {
+        try write(idx([3, 2, 2], Array(0..<12)), to: "p-images-idx3-ubyte")
+        let data = try Dataset(path: folder + "/p", limits: DecodeLimits(bytes: 20))
+        try write(idx([3, 2, 2], Array(100..<112)), to: "p-images-idx3-ubyte.new")
+        let handle = try XCTUnwrap(FileHandle(forWritingAtPath: folder + "/p-images-idx3-ubyte"))
+        try handle.seek(toOffset: 24)
+        try handle.write(contentsOf: Data([77]))
+        try handle.close()
+        XCTAssertEqual(try data.image(2).pixels[0..<3], [77, 77, 77])
+        // Cut while it is open: an error of that image.
+        XCTAssertEqual(truncate(folder + "/p-images-idx3-ubyte", 22), 0)
+        XCTAssertEqual(dataError { _ = try data.image(2) }?.kind, .unreadable)
+        XCTAssertNoThrow(try data.image(0))
     }
 
     func testImageFolderSortsBytewiseAndLabels() throws {
@@ -218,9 +262,8 @@ final class DatasetTests: XCTestCase {
         try write(idx([2, 1, 1], [3, 200]), to: "t-images-idx3-ubyte")
         let listed = "\(folder)/f/b.png\r\n\n\(folder)/f\n"
         let list = try InputList(
-            arguments: ["\(folder)/single.bin", "\(folder)/f", "-", "\(folder)/t", "\(folder)/absent.png", "-"]) {
-                Array(listed.utf8)
-            }
+            arguments: ["\(folder)/single.bin", "\(folder)/f", "-", "\(folder)/t", "\(folder)/absent.png", "-"],
+            standardInput: pieces(Array(listed.utf8)))
         XCTAssertEqual(
             list.items.map(\.path),
             [
@@ -243,14 +286,18 @@ final class DatasetTests: XCTestCase {
 
     func testListsThatAreNotWhatTheySeem() throws {
         func reason(_ bytes: [UInt8], _ separator: UInt8 = 10) -> String {
-            dataError { _ = try InputList(arguments: ["-"], separator: separator) { bytes } }?.reason ?? "accepted"
+            dataError {
+                _ = try InputList(arguments: ["-"], separator: separator, standardInput: pieces(bytes))
+            }?.reason ?? "accepted"
         }
         let names = "a.png\nb.png\n"
         XCTAssertEqual(
-            try InputList(arguments: ["-"]) { [0xEF, 0xBB, 0xBF] + Array(names.utf8) }.items.map(\.path),
+            try InputList(arguments: ["-"], standardInput: pieces([0xEF, 0xBB, 0xBF] + Array(names.utf8)))
+                .items.map(\.path),
             ["a.png", "b.png"])
         XCTAssertEqual(
-            try InputList(arguments: ["-"], separator: 0) { [0xEF, 0xBB, 0xBF] + Array("a\0".utf8) }.items.map(\.path),
+            try InputList(arguments: ["-"], separator: 0, standardInput: pieces([0xEF, 0xBB, 0xBF] + Array("a\0".utf8)))
+                .items.map(\.path),
             ["a"])
         let little = names.utf16.flatMap { [UInt8($0 & 255), UInt8($0 >> 8)] },
             big = names.utf16.flatMap { [UInt8($0 >> 8), UInt8($0 & 255)] }
@@ -260,11 +307,68 @@ final class DatasetTests: XCTestCase {
         XCTAssertTrue(reason([0xFF, 0xFE] + little, 0).contains("UTF-16"))
         XCTAssertTrue(reason(Array("photos/a.png\0photos/b.png\0".utf8)).contains("--null"))
         XCTAssertTrue(reason(Array(names.utf8), 0).contains("newlines"))
-        XCTAssertEqual(try InputList(arguments: ["-"]) { [0x4D, 0xF1, 0x0A] }.items.map(\.path.utf8.count), [5])
+        XCTAssertEqual(
+            try InputList(arguments: ["-"], standardInput: pieces([0x4D, 0xF1, 0x0A])).items.map(\.path.utf8.count),
+            [5])
     }
 
     func testInputListSeparatedByNUL() throws {
-        let list = try InputList(arguments: ["-"], separator: 0) { Array("a\nb.png\0c.png\0".utf8) }
+        let list = try InputList(
+            arguments: ["-"], separator: 0, standardInput: pieces(Array("a\nb.png\0c.png\0".utf8)))
         XCTAssertEqual(list.items.map(\.path), ["a\nb.png", "c.png"])
+    }
+
+    /// Thirty thousand paths: in order, in pieces that end anywhere, in little memory, or refused with the figure.
+    func testLongLists() throws {
+        let count = 30_000
+        let paths = (0..<count).map { "photos/year-\($0 % 7)/image-\($0).jpg" }
+        let text = Array(paths.joined(separator: "\n").utf8)
+        let list = try InputList(arguments: ["-"], standardInput: pieces(text, of: 9973))
+        XCTAssertEqual(list.count, count)
+        XCTAssertTrue(zip(list.items, paths).allSatisfy { $0.path == $1 })
+        let refused = dataError {
+            _ = try InputList(arguments: ["-"], mostBytes: 1 << 19, standardInput: pieces(text, of: 9973))
+        }
+        XCTAssertEqual(refused?.kind, .tooLarge)
+        XCTAssertTrue(refused?.reason.contains("--memory-limit leaves (524288)") ?? false, refused?.reason ?? "")
+    }
+
+    func testPathLists() {
+        var list = PathList()
+        XCTAssertTrue(list.isEmpty)
+        let names = (0..<9_000).map { "\($0 * 7919 % 9_000)" + String(repeating: "é", count: $0 % 9) }
+            + ["", "\u{10FFF1}x"]
+        for name in names { list.append(name) }
+        XCTAssertEqual(Array(list), names)
+        XCTAssertLessThan(list.memoryBytes, 2 * names.reduce(0) { $0 + $1.utf8.count + 4 } + 1 << 19)
+        list.sort()
+        XCTAssertEqual(Array(list), names.sorted { Array($0.utf8).lexicographicallyPrecedes(Array($1.utf8)) })
+        let sorted = Array(list)
+        list.reorder([5, 0, 5])
+        XCTAssertEqual(Array(list), [sorted[5], sorted[0], sorted[5]])
+    }
+
+    /// Suffixes of all formats are images; what else is in a folder is counted by its own.
+    func testSuffixes() throws {
+        let taken = [
+            "a.jpg", "b.JPEG", "c.jpe", "d.jfif", "e.pjpeg", "f.MPO", "g.png", "h.webp", "i.gif", "j.bmp", "k.tif",
+            "l.tiff",
+        ]
+        for name in taken + ["x.mp4", "y.MP4", "z.heic", "w.txt"] { try write([1], to: name) }
+        let list = try InputList(arguments: [folder])
+        XCTAssertEqual(list.items.map(\.path), taken.map { "\(folder)/\($0)" })
+        let text = list.folders?.text ?? ""
+        XCTAssertTrue(text.hasSuffix("passed over: 4 files (2 .mp4, 1 .heic, 1 .txt)"), text)
+    }
+
+    func testRepairedImagesAreCountedOnce() throws {
+        let fixtures = try Fixtures()
+        for name in ["no-end.jpg", "no-end.png", "rgb.png"] { try write(fixtures.bytes(name), to: name) }
+        let data = try Dataset(path: folder), list = try InputList(arguments: [folder])
+        XCTAssertEqual([data.repairedCount, list.repairedCount], [0, 0])
+        for _ in 0..<2 {
+            for index in 0..<3 { _ = (try data.image(index), try list.image(index)) }
+        }
+        XCTAssertEqual([data.repairedCount, list.repairedCount], [2, 2])
     }
 }

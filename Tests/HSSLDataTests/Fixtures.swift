@@ -13,6 +13,8 @@ struct Fixtures {
         let crop: Int?
         let operation: String?
         let value: Float?
+        /// Whether the file lacks its end marker.
+        let repaired: Bool?
         let expected: String
         let width: Int
         let height: Int

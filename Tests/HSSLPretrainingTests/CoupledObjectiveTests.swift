@@ -212,7 +212,7 @@ final class CoupledObjectiveTests: TrainerTestCase {
             let recipe = try recipe(of: objective)
             let learner = try Learner(recipe: recipe)
             let plan = MicroBatchPlan.probe(
-                learner, recipe: recipe, loader: .init(threads: 2, imageBytes: 0), limit: .max,
+                learner, recipe: recipe, loader: .init(threads: 2, decodeBytes: 0), limit: .max,
                 smallest: 1, largest: 16)
             let refused = message { _ = try trainer(recipe, "refused", memoryLimit: 1 << 20) }
             XCTAssertTrue(refused.contains("this recipe needs at least "), refused)

@@ -47,7 +47,7 @@ final class MicroBatchTests: TrainerTestCase {
     func testMemoryLimitSizesTheMicroBatchAndIsKeptByAResume() throws {
         let recipe = try recipe()
         let learner = try Learner(recipe: recipe)
-        let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: .init(threads: 2, imageBytes: 0), limit: .max, smallest: 1, largest: 16)
+        let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: .init(threads: 2, decodeBytes: 0), limit: .max, smallest: 1, largest: 16)
         XCTAssertTrue(plan.keepsPackedWeights)
         XCTAssertGreaterThan(plan.bytesPerImage, 0)
         XCTAssertNil(plan.microBatch(limit: 1 << 20, largest: 16))

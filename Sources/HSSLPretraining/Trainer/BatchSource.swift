@@ -68,10 +68,11 @@ struct BatchSource: Sendable {
         var replaced = 0
         for place in 0..<count {
             let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
-            let (found, image) = try readable(from: wanted, unreadable: &unreadable)
+            let found = try readable(from: wanted, unreadable: &unreadable) { index, image in
+                write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place,
+                      into: batch)
+            }
             if found != wanted { replaced += 1 }
-            let index = images?[found] ?? found
-            write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place, into: batch)
             for view in 0..<globalViews where masksPatches {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
                     let tokens = masks.height * masks.width
@@ -135,13 +136,19 @@ struct BatchSource: Sendable {
     private static let neighbors = 100
     private static let spread = 1000
 
-    private func readable(from wanted: Int, unreadable: inout [Unreadable]) throws -> (Int, RGBImage) {
+    /// Hands the first image from `wanted` on that can be read to `body`, and returns its place.
+    private func readable(
+        from wanted: Int, unreadable: inout [Unreadable], _ body: (Int, RGBImage) -> Void
+    ) throws -> Int {
         var index = wanted
         var lastError: (any Error)?
         let tries = min(Self.neighbors + Self.spread, count)
         for attempt in 1...tries {
             let place = images?[index] ?? index
-            do { return (index, try dataset.image(place)) } catch {
+            do {
+                try dataset.withImage(place, side: globalSize) { body(place, $0) }
+                return index
+            } catch {
                 lastError = error
                 unreadable.append(Unreadable(index: place, reason: "\(error)"))
             }

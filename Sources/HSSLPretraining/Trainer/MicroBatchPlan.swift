@@ -27,10 +27,10 @@ package struct MicroBatchPlan {
     /// What decodes images beside the learner.
     package struct Loader {
         package let threads: Int
-        /// Of a large decoded image of the data set.
-        package let imageBytes: Int
+        /// What all images take that are decoded at a time.
+        package let decodeBytes: Int
 
-        package init(threads: Int, imageBytes: Int) { (self.threads, self.imageBytes) = (threads, imageBytes) }
+        package init(threads: Int, decodeBytes: Int) { (self.threads, self.decodeBytes) = (threads, decodeBytes) }
     }
 
     /// The plan for micro-batches of `smallest` to `largest` images within `limit`, packing for every product only where that alone fits. The plan
@@ -57,8 +57,7 @@ package struct MicroBatchPlan {
         pool.keepsPackedWeights = keepsPackedWeights
         self.keepsPackedWeights = keepsPackedWeights
         pool.trim()
-        // A thread holds an image twice while it is turned upright, or as pixels and coefficients while a progressive JPEG is decoded.
-        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + 2 * loader.threads * loader.imageBytes
+        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + loader.decodeBytes
             + learner.objective.heapBytes.fixed + (learner.companion?.heapBytes ?? 0)
         let side = recipe.model.imageSize, cells = learner.globalGrid.count
         let views = learner.globalViews
@@ -85,6 +84,18 @@ package struct MicroBatchPlan {
         pool.trim()
     }
 
+    /// The same with another part for decoding.
+    func with(decodeBytes: Int, insteadOf before: Int) -> MicroBatchPlan {
+        MicroBatchPlan(
+            fixedBytes: fixedBytes + decodeBytes - before, bytesPerImage: bytesPerImage, keepsPackedWeights: keepsPackedWeights,
+            outsideFixedBytes: outsideFixedBytes + decodeBytes - before, outsideBytesPerImage: outsideBytesPerImage)
+    }
+
+    private init(fixedBytes: Int, bytesPerImage: Int, keepsPackedWeights: Bool, outsideFixedBytes: Int, outsideBytesPerImage: Int) {
+        (self.fixedBytes, self.bytesPerImage, self.keepsPackedWeights) = (fixedBytes, bytesPerImage, keepsPackedWeights)
+        (self.outsideFixedBytes, self.outsideBytesPerImage) = (outsideFixedBytes, outsideBytesPerImage)
+    }
+
     /// The largest micro-batch within `limit`, at most `largest`; nil when not even one image fits.
     package func microBatch(limit: Int, largest: Int) -> Int? {
         let fitting = bytesPerImage > 0 ? (limit - fixedBytes) / bytesPerImage : largest
@@ -101,7 +112,7 @@ package struct MicroBatchPlan {
     }
 
     /// Code that the probe does not touch, thread stacks, saving and the report's pictures: measured at 3 to 6 MB.
-    private static let unseenBytes = 10 << 20
+    static let unseenBytes = 10 << 20
     /// By how much what is resident differs from one start of the program to the next: what a resumed run may need beyond what it was started with.
     package static let jitterBytes = 4 << 20
 

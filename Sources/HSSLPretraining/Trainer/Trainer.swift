@@ -138,8 +138,13 @@ public final class Trainer {
             for (network, _) in learner.networks { try initial.load(into: network) }
         }
         if let search { learner.accompany(by: try search.companion(learner)) }
-        let largestImage: Int
-        (datasetDigest, largestImage) = Self.digest(of: dataset)
+        if let limit = options.memoryLimit {
+            // Until the plan says what decoding may take; nothing else is under way.
+            let left = limit - Int(hssl_peak_rss()) - MicroBatchPlan.unseenBytes
+            dataset.limitDecoding(
+                toBytes: min(dataset.limits.bytes, max(left, Self.leastDecodeBytes)), name: "--memory-limit")
+        }
+        datasetDigest = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: search?.stepsPerEpoch ?? dataset.count / batch)
         preprocessing = try Preprocessing(recipe: recipe)
         evaluation = search != nil ? nil : try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
@@ -157,7 +162,7 @@ public final class Trainer {
             throw PretrainingError("\(folder.checkpointPath): is gone, though the run had one; put it back or give another --output")
         }
         isResumed = resumed != nil
-        microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, largestImage: largestImage)
+        microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, dataset: dataset)
         source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, images: search?.images,
                              microBatch: microBatch, globalViews: learner.globalViews)
         step = resumed?.step ?? 0
@@ -194,32 +199,59 @@ public final class Trainer {
 
     /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the images it began with, wherever they are
     /// kept. Also the bytes of the largest of those images.
-    private static func digest(of dataset: Dataset) -> (String, largestImage: Int) {
+    private static func digest(of dataset: Dataset) -> String {
         var digest = CRC32C()
-        var largest = 0
         for index in 0..<dataset.count {
             withUnsafeBytes(of: Int32(truncatingIfNeeded: dataset.label(index) ?? -1).littleEndian) { digest.update($0) }
         }
-        let samples = min(8, dataset.count)
-        for sample in 0..<samples {
+        for index in samples(of: dataset) {
             // An image that cannot be read stands for itself by adding nothing.
-            guard let image = try? dataset.image(sample * dataset.count / samples) else { continue }
-            image.pixels.withUnsafeBytes { digest.update($0) }
-            largest = max(largest, image.pixels.count)
+            try? dataset.withImage(index, side: 0) { image in image.pixels.withUnsafeBytes { digest.update($0) } }
         }
-        return (digest.hexadecimal, largest)
+        return digest.hexadecimal
     }
 
-    /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the cache.
+    private static func samples(of dataset: Dataset) -> [Int] {
+        let samples = min(8, dataset.count)
+        return (0..<samples).map { $0 * dataset.count / samples }
+    }
+
+    /// Memory for decoding to try, the best first: for the largest image and for a usual one a thread, for the largest,
+    /// for a usual one. What does not fit then is refused image by image, with what it needs.
+    private static func decodeBytes(_ dataset: Dataset, side: Int, threads: Int) -> [Int] {
+        let usual = samples(of: dataset).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0
+        let largest = max(usual, dataset.largestFiles(8).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0)
+        let most = dataset.limits.bytes
+        var choices: [Int] = []
+        for bytes in [max(largest, threads * usual), largest, usual] {
+            let bytes = min(most, max(leastDecodeBytes, bytes))
+            if choices.last != bytes { choices.append(bytes) }
+        }
+        return choices
+    }
+
+    private static let leastDecodeBytes = 1 << 20
+
+    /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the
+    /// cache. Under a limit, decoding gets its part too.
     private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
-                                   largestImage: Int) throws -> Int {
+                                   dataset: Dataset) throws -> Int {
         let preferred = defaultMicroBatch(learner.architecture)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
             let needed = resumed == nil ? limit : limit + MicroBatchPlan.jitterBytes
-            let loader = MicroBatchPlan.Loader(threads: options.loaderThreads, imageBytes: largestImage)
-            let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: loader, limit: needed, smallest: resumed?.microBatch ?? 1, largest: size)
+            let choices = decodeBytes(dataset, side: recipe.model.imageSize, threads: options.loaderThreads)
+            var plan = MicroBatchPlan.probe(
+                learner, recipe: recipe, loader: .init(threads: options.loaderThreads, decodeBytes: choices[0]), limit: needed,
+                smallest: resumed?.microBatch ?? 1, largest: size)
+            var decodeBytes = choices[0]
+            // Less for decoding where the smallest micro-batch does not fit beside it.
+            for bytes in choices.dropFirst() {
+                if plan.microBatch(limit: needed, largest: size).map({ resumed == nil || $0 == size }) ?? false { break }
+                plan = plan.with(decodeBytes: bytes, insteadOf: decodeBytes)
+                decodeBytes = bytes
+            }
             guard let fitting = plan.microBatch(limit: needed, largest: size) else {
                 throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1) + MicroBatchPlan.jitterBytes))")
             }
@@ -227,6 +259,7 @@ public final class Trainer {
                 throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(megabytes(plan.bytes(microBatch: size)))")
             }
             size = fitting
+            dataset.limitDecoding(toBytes: decodeBytes, name: "--memory-limit")
             learner.pool.reserveLimit = plan.poolBytes(limit: limit, microBatch: size)
             // What one micro-batch and the head need stays free.
             learner.objective.settings.keptBytes = limit - plan.bytes(microBatch: size) + learner.pool.bytesInUse

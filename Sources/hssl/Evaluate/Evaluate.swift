@@ -1,4 +1,5 @@
 import ArgumentParser
+import HSSLCommandLine
 import HSSLData
 import HSSLRuntime
 
@@ -23,6 +24,10 @@ struct Evaluate: ParsableCommand {
 extension Features: ExpressibleByArgument {}
 
 extension FolderLabels: ExpressibleByArgument {}
+
+extension DecodeOptions {
+    var limits: DecodeLimits { DecodeLimits(maxPixels: maxPixels?.count, maxDecodeMemory: maxDecodeMemory?.bytes) }
+}
 
 let folderLabelsHelp = ArgumentHelp("""
     folders: the folders right inside DATA are classes, and images beside them are passed over; none: every image below \

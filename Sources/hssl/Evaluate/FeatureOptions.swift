@@ -30,6 +30,8 @@ struct FeatureOptions: ParsableArguments {
     @Option(name: .long, help: folderLabelsHelp)
     var labels: FolderLabels?
 
+    @OptionGroup var decode: DecodeOptions
+
     func validate() throws {
         if [model != nil, rawPixels != nil, untrained != nil].count(where: { $0 }) != 1 {
             throw ValidationError("give one of --model, --raw-pixels and --untrained")
@@ -44,7 +46,7 @@ struct FeatureOptions: ParsableArguments {
 
     /// A labelled data set: an error where it has no labels or a class without images.
     func labelled(_ path: String) throws -> Dataset {
-        let dataset = try Dataset(path: path, folderLabels: labels)
+        let dataset = try Dataset(path: path, limits: decode.limits, folderLabels: labels)
         guard dataset.hasLabels else {
             throw CommandError(
                 "\(path): has no labels; this needs an ImageFolder with class folders or an IDX pair (\(dataset.summary))")
@@ -136,6 +138,7 @@ struct TrainAndTest: ParsableArguments {
         let faults = [train, test].flatMap { $0.faults.map { "\($0)" } }
             + trainFeatures.unreadable.map(\.reason) + testFeatures.unreadable.map(\.reason)
         for reason in faults { log.warning("skipped \(reason)") }
+        if let text = repairedText(train.repairedCount + test.repairedCount) { log.info("\(text)") }
         guard !trainFeatures.indices.isEmpty, !testFeatures.indices.isEmpty else {
             throw CommandError("\(trainFeatures.indices.isEmpty ? self.train : self.test): no image could be read")
         }
