@@ -97,7 +97,10 @@ struct Pretrain: ParsableCommand {
         ] + (try updateSize())
         let overrides = set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } }
         let resolved = try Recipe.load(path: recipe, set: overrides)
-        let dataset = try Dataset(path: data, limits: decode.limits, folderLabels: labels, excluding: output)
+        // Half of what the limit leaves, for the networks come on top.
+        let inflated = memoryLimit.map { max(0, ($0.bytes - Int(hssl_peak_rss())) / 2) } ?? .max
+        let dataset = try Dataset(
+            path: data, limits: decode.limits, folderLabels: labels, excluding: output, inflatedBytes: inflated)
         log.info("\(dataset.summary)")
         for fault in dataset.faults { log.warning("passed over: \(fault)") }
         for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }
