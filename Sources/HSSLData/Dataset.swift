@@ -43,9 +43,11 @@ public struct Dataset: Sendable {
     ///     image
     ///     without a label; nil decides as above.
     ///   - excluding: a folder that is never part of the data: a run's own output.
+    ///   - inflatedBytes: most memory of an IDX file that is inflated.
     /// - Throws: ``DataError``, for an empty data set too.
     public init(
-        path: String, limits: DecodeLimits = .default, folderLabels: FolderLabels? = nil, excluding: String? = nil
+        path: String, limits: DecodeLimits = .default, folderLabels: FolderLabels? = nil, excluding: String? = nil,
+        inflatedBytes: Int = .max
     ) throws {
         self.path = path
         if ImageFiles.isFolder(path) {
@@ -58,7 +60,7 @@ public struct Dataset: Sendable {
             emptyClasses = found.emptyClasses
             summary = found.summary
         } else if let imagesPath = IDXImages.imagesPath(prefix: path) {
-            let images = try IDXImages(imagesPath: imagesPath, mostBytes: limits.bytes)
+            let images = try IDXImages(imagesPath: imagesPath, mostBytes: min(limits.bytes, inflatedBytes))
             storage = .idx(images)
             let known = folderLabels == FolderLabels.none ? nil : images.labels
             labels = known.map { $0.map(Int32.init) }

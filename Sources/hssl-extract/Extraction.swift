@@ -25,7 +25,9 @@ struct Extraction {
         let model = try ModelFile(path: options.model)
         preprocessing = model.preprocessing
         if options.memoryLimit != nil { hssl_return_freed_memory() }
-        let mostBytes = options.memoryLimit.map { max(0, $0.bytes - Int(hssl_peak_rss())) } ?? .max
+        let mostBytes = options.memoryLimit.map {
+            max(0, $0.bytes - Int(hssl_peak_rss()) - Self.unseenBytes - options.threads << 20)
+        } ?? .max
         inputs = try InputList(arguments: options.inputs, separator: UInt8(ascii: options.null ? "\0" : "\n"), mostBytes: mostBytes)
         guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
         inputs.limit(to: try Self.decodeLimits(model, options))

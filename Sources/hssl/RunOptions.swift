@@ -1,4 +1,5 @@
 import ArgumentParser
+import CSupport
 import HSSLCommandLine
 import HSSLData
 import HSSLGraph
@@ -84,7 +85,10 @@ struct RunOptions: ParsableArguments {
 
     /// The images; what is passed over is said.
     func dataset(_ log: Logger) throws -> Dataset {
-        let dataset = try Dataset(path: data, limits: decode.limits, folderLabels: labels, excluding: output)
+        // Half of what the limit leaves, for the networks come on top.
+        let inflated = memoryLimit.map { max(0, ($0.bytes - Int(hssl_peak_rss())) / 2) } ?? .max
+        let dataset = try Dataset(
+            path: data, limits: decode.limits, folderLabels: labels, excluding: output, inflatedBytes: inflated)
         log.info("\(dataset.summary)")
         for fault in dataset.faults { log.warning("passed over: \(fault)") }
         for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }

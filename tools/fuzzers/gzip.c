@@ -1,6 +1,4 @@
-// libFuzzer target over gzip, as IDX files are inflated:
-//   clang -g -O1 -fsanitize=fuzzer,address,undefined -ISources/CImage/include tools/fuzzers/gzip.c Sources/CImage/*.c
-//   -ljpeg -lspng -lz -o /tmp/fuzz-gzip /tmp/fuzz-gzip -max_total_time=60 CORPUS
+// libFuzzer target over gzip, as IDX files are inflated: tools/fuzz SECONDS gzip.
 #include "CImage.h"
 
 #include <stdlib.h>

@@ -1,7 +1,4 @@
-// libFuzzer target over the image decoders:
-//   clang -g -O1 -fsanitize=fuzzer,address,undefined -ISources/CImage/include tools/fuzzers/image.c Sources/CImage/*.c
-//   -ljpeg -lspng -lz -o /tmp/fuzz-image /tmp/fuzz-image -max_total_time=60 -max_len=20000 CORPUS
-//   Tests/HSSLDataTests/Fixtures
+// libFuzzer target over the image decoders: tools/fuzz SECONDS image.
 #include "CImage.h"
 
 #include <stdlib.h>

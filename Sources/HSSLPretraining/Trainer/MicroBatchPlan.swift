@@ -84,18 +84,6 @@ package struct MicroBatchPlan {
         pool.trim()
     }
 
-    /// The same with another part for decoding.
-    func with(decodeBytes: Int, insteadOf before: Int) -> MicroBatchPlan {
-        MicroBatchPlan(
-            fixedBytes: fixedBytes + decodeBytes - before, bytesPerImage: bytesPerImage, keepsPackedWeights: keepsPackedWeights,
-            outsideFixedBytes: outsideFixedBytes + decodeBytes - before, outsideBytesPerImage: outsideBytesPerImage)
-    }
-
-    private init(fixedBytes: Int, bytesPerImage: Int, keepsPackedWeights: Bool, outsideFixedBytes: Int, outsideBytesPerImage: Int) {
-        (self.fixedBytes, self.bytesPerImage, self.keepsPackedWeights) = (fixedBytes, bytesPerImage, keepsPackedWeights)
-        (self.outsideFixedBytes, self.outsideBytesPerImage) = (outsideFixedBytes, outsideBytesPerImage)
-    }
-
     /// The largest micro-batch within `limit`, at most `largest`; nil when not even one image fits.
     package func microBatch(limit: Int, largest: Int) -> Int? {
         let fitting = bytesPerImage > 0 ? (limit - fixedBytes) / bytesPerImage : largest

@@ -216,18 +216,13 @@ public final class Trainer {
         return (0..<samples).map { $0 * dataset.count / samples }
     }
 
-    /// Memory for decoding to try, the best first: for the largest image and for a usual one a thread, for the largest,
-    /// for a usual one. What does not fit then is refused image by image, with what it needs.
-    private static func decodeBytes(_ dataset: Dataset, side: Int, threads: Int) -> [Int] {
+    /// Memory for decoding: for the largest image and for a usual one a thread, but at most a quarter of the limit; what
+    /// does not fit then is refused image by image, with what it needs. It depends on limit and data alone, so that a
+    /// resumed run refuses the same images.
+    private static func decodeBytes(_ dataset: Dataset, side: Int, threads: Int, limit: Int) -> Int {
         let usual = samples(of: dataset).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0
-        let largest = max(usual, dataset.largestFiles(8).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0)
-        let most = dataset.limits.bytes
-        var choices: [Int] = []
-        for bytes in [max(largest, threads * usual), largest, usual] {
-            let bytes = min(most, max(leastDecodeBytes, bytes))
-            if choices.last != bytes { choices.append(bytes) }
-        }
-        return choices
+        let largest = dataset.largestFiles(8).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0
+        return max(leastDecodeBytes, min(max(largest, threads * usual), limit / 4))
     }
 
     private static let leastDecodeBytes = 1 << 20
@@ -241,25 +236,22 @@ public final class Trainer {
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
             let needed = resumed == nil ? limit : limit + MicroBatchPlan.jitterBytes
-            let choices = decodeBytes(dataset, side: recipe.model.imageSize, threads: options.loaderThreads)
-            var plan = MicroBatchPlan.probe(
-                learner, recipe: recipe, loader: .init(threads: options.loaderThreads, decodeBytes: choices[0]), limit: needed,
-                smallest: resumed?.microBatch ?? 1, largest: size)
-            var decodeBytes = choices[0]
-            // Less for decoding where the smallest micro-batch does not fit beside it.
-            for bytes in choices.dropFirst() {
-                if plan.microBatch(limit: needed, largest: size).map({ resumed == nil || $0 == size }) ?? false { break }
-                plan = plan.with(decodeBytes: bytes, insteadOf: decodeBytes)
-                decodeBytes = bytes
-            }
+            let decoding = decodeBytes(
+                dataset, side: recipe.model.imageSize, threads: options.loaderThreads, limit: min(limit, 4 * dataset.limits.bytes))
+            let loader = MicroBatchPlan.Loader(threads: options.loaderThreads, decodeBytes: decoding)
+            let plan = MicroBatchPlan.probe(
+                learner, recipe: recipe, loader: loader, limit: needed, smallest: resumed?.microBatch ?? 1, largest: size)
             guard let fitting = plan.microBatch(limit: needed, largest: size) else {
-                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(plan.bytes(microBatch: 1) + MicroBatchPlan.jitterBytes))")
+                // A larger limit may give decoding more, up to a third of everything else.
+                let others = plan.bytes(microBatch: 1) - decoding
+                let least = others + (4 * decoding < limit ? decoding : max(decoding, others / 3)) + MicroBatchPlan.jitterBytes
+                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(least))")
             }
             if resumed != nil, fitting < size {
                 throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(megabytes(plan.bytes(microBatch: size)))")
             }
             size = fitting
-            dataset.limitDecoding(toBytes: decodeBytes, name: "--memory-limit")
+            dataset.limitDecoding(toBytes: decoding, name: "--memory-limit")
             learner.pool.reserveLimit = plan.poolBytes(limit: limit, microBatch: size)
             // What one micro-batch and the head need stays free.
             learner.objective.settings.keptBytes = limit - plan.bytes(microBatch: size) + learner.pool.bytesInUse
