@@ -357,7 +357,11 @@ def check(name: str, case: Case, tolerance: float, count: int) -> bool:
         sources = files(case, native, folder)
         for size in case.sizes:
             model = native
-            if size != case.sizes[0] and not case.hub:
+            if case.hub:
+                # transformers' Swin keeps the shifts that it once took away for a smaller image.
+                model = case.make(size).eval()
+                model.load_state_dict(native.state_dict())
+            elif size != case.sizes[0]:
                 model = case.make(size).eval()
                 state = {name: tensor.clone() for name, tensor in native.state_dict().items()}
                 model.load_state_dict(case.adapt(state, model) if case.adapt else state)

@@ -190,10 +190,13 @@ struct Recognition {
         else { throw network.fault("its tables of relative positions are none: \(tables)") }
         let window = (side + 1) / 2
         try assumeSize(window == 12 ? 384 : 32 * window)
-        return Swin.Configuration(
+        var sizes = Swin.Configuration(
             imageSize: wantedSize ?? nativeSize, patchSize: patch, embedDim: width,
             depths: try (0..<stages).map { try depth("layers.\($0).blocks.#.norm1.weight") },
             numHeads: tables.map { $0[1] }, windowSize: window)
+        // timm pads what it has rolled, the others roll what they have padded.
+        sizes.padsFirst = network.library.name != "timm" && sizes.isPadded
+        return sizes
     }
 
     private mutating func convNeXt() throws -> ConvNeXt.Configuration {

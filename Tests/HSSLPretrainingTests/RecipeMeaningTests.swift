@@ -151,7 +151,7 @@ final class RecipeMeaningTests: XCTestCase {
                 XCTAssertTrue(help.contains("\n  \(key.name)\(section.decidesWeights ? "" : " *")\n"), key.name)
             }
         }
-        XCTAssertTrue(help.contains("one of vit_nano, swin_micro; required"))
+        XCTAssertTrue(help.contains("one of vit_nano, swin_micro, custom; required"))
         XCTAssertTrue(help.contains("1 to 1024; default width/32, at least 1.\n      Only with families swin, vit."))
         XCTAssertTrue(help.contains("Only with objective ibot."))
         XCTAssertTrue(help.split(separator: "\n").allSatisfy { $0.count < 120 })

@@ -106,7 +106,7 @@ final class RecipeTests: XCTestCase {
         XCTAssertEqual(refusal("model: {architecure: vit_tiny, image_size: 224, patch_size: 16}"),
                        "r.yaml:1: unknown key model.architecure; did you mean architecture?")
         XCTAssertEqual(refusal("model: {architecture: vit_tinny, image_size: 224, patch_size: 16}"),
-                       "r.yaml:1: model.architecture must be one of vit_nano, vit_tiny, vit_small, vit_base, vit_large, not vit_tinny; did you mean vit_tiny?")
+                       "r.yaml:1: model.architecture must be one of vit_nano, vit_tiny, vit_small, vit_base, vit_large, custom, not vit_tinny; did you mean vit_tiny?")
         XCTAssertTrue(refusal(Self.smallest + "\nhead: {zzzzzzzzzz: 1}").contains("keys are hidden_dim, bottleneck_dim"))
     }
 

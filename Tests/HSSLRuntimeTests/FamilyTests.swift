@@ -29,6 +29,7 @@ final class FamilyTests: XCTestCase {
             Swin.Configuration(
                 imageSize: 40, patchSize: 2, embedDim: 18, depths: [2, 2], numHeads: [3, 2], windowSize: 7)
         ),
+        ("swin padded first", swinPaddedFirst),
         (
             "convnext",
             ConvNeXt.Configuration(imageSize: 24, patchSize: 2, depths: [2, 1], dims: [20, 36], kernelSize: 5)
@@ -47,6 +48,13 @@ final class FamilyTests: XCTestCase {
             imageSize: 20, patchSize: 5, embedDim: 36, depth: 2, numHeads: 3)
         (sizes.layerScale, sizes.registerTokens, sizes.positionsCoverClass) = (true, 3, false)
         (sizes.activation, sizes.mlpRatio) = (.swiglu, 2.5)
+        return sizes
+    }
+
+    private static var swinPaddedFirst: Swin.Configuration {
+        var sizes = Swin.Configuration(
+            imageSize: 40, patchSize: 2, embedDim: 18, depths: [2, 2], numHeads: [3, 2], windowSize: 7)
+        sizes.padsFirst = true
         return sizes
     }
 

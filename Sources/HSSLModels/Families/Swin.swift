@@ -39,7 +39,7 @@ package struct Swin: Base {
                     SwinBlock(
                         scope("blocks")("\($0)"), width: width, heads: sizes.numHeads[stage],
                         grid: sizes.grid(stage: stage), window: sizes.windowSize,
-                        shift: $0 % 2 == 1 ? sizes.windowSize / 2 : 0)
+                        shift: $0 % 2 == 1 ? sizes.windowSize / 2 : 0, padsFirst: sizes.padsFirst)
                 })
         }
         norm = LayerNorm(scope("norm"), width: sizes.width(stage: sizes.depths.count - 1), epsilon: 1e-5)
@@ -85,6 +85,12 @@ package struct Swin: Base {
         package var depths: [Int]
         package var numHeads: [Int]
         package var windowSize: Int
+        /// Whether a grid is padded to whole windows before it is rolled, rather than after.
+        package var padsFirst = false
+        /// Whether any grid of whole windows is larger than what it holds.
+        package var isPadded: Bool {
+            depths.indices.contains { grid(stage: $0) > windowSize && grid(stage: $0) % windowSize != 0 }
+        }
 
         func width(stage: Int) -> Int { embedDim << stage }
         func grid(stage: Int) -> Int { (imageSize / patchSize) >> stage }
@@ -111,14 +117,17 @@ package struct Swin: Base {
                 numHeads: row.numHeads, windowSize: 7)
         }
 
+        package static let optionalKeys = ["pad_first"]
+
         package var json: [(key: String, value: JSONValue)] {
-            [
+            let padding: [(String, JSONValue)] = padsFirst ? [("pad_first", .bool(true))] : []
+            return [
                 ("image_size", .integer(imageSize)), ("patch_size", .integer(patchSize)),
                 ("embed_dim", .integer(embedDim)),
                 ("depths", .array(depths.map { .integer($0) })), ("num_heads", .array(numHeads.map { .integer($0) })),
                 ("window_size", .integer(windowSize)),
                 ("mlp_ratio", .integer(4)),
-            ]
+            ] + padding
         }
 
         package init(json: JSONValue) throws {
@@ -129,6 +138,7 @@ package struct Swin: Base {
                 imageSize: try json.integer("image_size", in: key), patchSize: try json.integer("patch_size", in: key),
                 embedDim: try json.integer("embed_dim", in: key), depths: try json.integers("depths", in: key),
                 numHeads: try json.integers("num_heads", in: key), windowSize: try json.integer("window_size", in: key))
+            if try json.member("pad_first", in: key) != nil { padsFirst = try json.bool("pad_first", in: key) }
         }
 
         package init(imageSize: Int, patchSize: Int, embedDim: Int, depths: [Int], numHeads: [Int], windowSize: Int) {

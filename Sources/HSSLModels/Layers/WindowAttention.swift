@@ -3,7 +3,8 @@ import HSSLGraph
 /// Where the tokens of shifted windows are, for one grid.
 ///
 /// The grid is rolled by −shift, then padded to whole windows with zeros, then cut into windows of size × size, row by
-/// row. Source: timm `swin_transformer.py`.
+/// row. Source: timm `swin_transformer.py`. Or it is padded before it is rolled, as the authors' code, transformers and
+/// torchvision do; where nothing is padded that is the same.
 struct WindowLayout {
     /// Windows of one image.
     let windows: Int
@@ -15,7 +16,7 @@ struct WindowLayout {
     /// shift.
     let mask: [Float]?
 
-    init(grid: Grid, size: Int, shift: Int) {
+    init(grid: Grid, size: Int, shift: Int, padsFirst: Bool = false) {
         let (rows, columns) = ((grid.height + size - 1) / size, (grid.width + size - 1) / size)
         windows = rows * columns
         let area = size * size
@@ -30,8 +31,15 @@ struct WindowLayout {
             for j in 0..<columns * size {
                 let place = ((i / size) * columns + j / size) * area + (i % size) * size + j % size
                 region[place] = 3 * strip(i, of: rows * size) + strip(j, of: columns * size)
-                guard i < grid.height, j < grid.width else { continue }
-                let token = (i + shift) % grid.height * grid.width + (j + shift) % grid.width
+                let token: Int
+                if padsFirst {
+                    let (row, column) = ((i + shift) % (rows * size), (j + shift) % (columns * size))
+                    guard row < grid.height, column < grid.width else { continue }
+                    token = row * grid.width + column
+                } else {
+                    guard i < grid.height, j < grid.width else { continue }
+                    token = (i + shift) % grid.height * grid.width + (j + shift) % grid.width
+                }
                 toWindows[place] = Int32(token)
                 toGrid[token] = Int32(place)
             }
@@ -103,15 +111,19 @@ package struct SwinBlock {
     private let mlp: MLP
     private let size: Int
     private let shift: Int
+    private let padsFirst: Bool
     private let branch: Branch
 
     /// - Parameters:
     ///   - grid: cells a side that the model is made for. A window that is not smaller becomes the whole grid,
     ///     unshifted (timm's rule).
     ///   - window: places a side.
+    ///   - padsFirst: see `WindowLayout`.
     package init(
-        _ scope: ParameterScope, width: Int, heads: Int, grid: Int, window: Int, shift: Int, shortcut: Bool = true
+        _ scope: ParameterScope, width: Int, heads: Int, grid: Int, window: Int, shift: Int, shortcut: Bool = true,
+        padsFirst: Bool = false
     ) {
+        self.padsFirst = padsFirst
         (size, self.shift) = window >= grid ? (grid, 0) : (window, shift)
         norm1 = LayerNorm(scope("norm1"), width: width, epsilon: 1e-5)
         attention = WindowAttention(scope("attn"), width: width, heads: heads, size: size)
@@ -131,7 +143,7 @@ package struct SwinBlock {
     }
 
     private func mix(_ x: Tensor, _ grid: Grid, _ pass: Pass, _ block: Int) -> Tensor {
-        let layout = WindowLayout(grid: grid, size: size, shift: shift)
+        let layout = WindowLayout(grid: grid, size: size, shift: shift, padsFirst: padsFirst)
         return branch(x, scale: pass.scale(block: block, branch: 0)) {
             attention(norm1($0).permutingTokens(layout.toWindows), layout).permutingTokens(layout.toGrid)
         }
