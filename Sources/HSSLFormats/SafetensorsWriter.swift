@@ -44,7 +44,7 @@ package enum SafetensorsWriter {
             a.dtype == b.dtype ? a.name.utf8.lexicographicallyPrecedes(b.name.utf8) : a.dtype.rank > b.dtype.rank
         }
         let (header, checksumOffset) = try layout(path: path, tensors: tensors, metadata: metadata)
-        let file = try AtomicFile(path: path, calls: calls)
+        let file = try AtomicFile(path: path, needsSeeking: true, calls: calls)
         try file.write(header)
         var checksum = CRC32C()
         for tensor in tensors {
