@@ -104,13 +104,11 @@ struct KNN: ParsableCommand {
                                               queries: queries.values, queryLabels: queries.indices.compactMap { query.label($0).flatMap { classes.queryLabels[$0] } },
                                               neighbors: neighbors ?? [],
                                               temperature: temperature)
-        if let target { try target.write(result.json) }
-        if json != "-" {
-            print("\(queries.indices.count) images against \(references.indices.count), \(references.dimension) dimensions, temperature \(temperature)")
-            for accuracy in result.accuracies {
-                print("k = \(accuracy.k): top-1 \(Pretrain.percent(accuracy.top1)), top-5 \(Pretrain.percent(accuracy.top5))")
+        let lines = ["\(queries.indices.count) images against \(references.indices.count), \(references.dimension) dimensions, temperature \(temperature)"]
+            + result.accuracies.map { accuracy in
+                "k = \(accuracy.k): top-1 \(Pretrain.percent(accuracy.top1)), top-5 \(Pretrain.percent(accuracy.top5))"
             }
-        }
+        try JSONTarget.report(lines, result.json, to: target)
         if !unreadable.isEmpty { throw Exit(.partly) }
     }
 
