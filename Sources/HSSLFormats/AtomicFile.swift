@@ -20,53 +20,53 @@ extension ByteSink {
     }
 }
 
+/// A sink that can go back.
+package protocol SeekableSink: ByteSink {
+    /// Bytes written so far.
+    var count: Int { get }
+    /// Replaces bytes that were written before (a header that is known at the end).
+    func overwrite(_ bytes: [UInt8], at offset: Int) throws(FileError)
+}
+
 /// A file that appears under its name whole, or not at all.
 ///
 /// Bytes go to a temporary in the same folder (`.name.tmp-PID-N`); `commit()` does fsync, rename, fsync of the folder.
 /// Whatever fails before the rename leaves the old file as it was and no temporary; so does letting go of the object
 /// without `commit()`. A temporary that a killed process left is removed by the next writer of the same file: its
-/// writer held a lock on it, which died with the process. A symbolic link is followed. A device or pipe (`/dev/stdout`)
-/// is written straight.
-package final class AtomicFile: ByteSink {
+/// writer held a lock on it, which died with the process. A symbolic link is followed, one that dangles too. A device
+/// or pipe (`/dev/stdout`) is written straight.
+package final class AtomicFile: SeekableSink {
     /// As given by the caller: what errors name.
     package let path: String
-    /// Bytes written so far.
-    package private(set) var count = 0
 
     private let calls: SystemCalls
     private let target: String
     /// nil when written straight.
     private let temporary: String?
-    private var descriptor: Int32
-    private var pending: [UInt8] = []
-    private static let pendingLimit = 1 << 16
+    /// nil after the end, good or bad.
+    private var bytes: BufferedDescriptor?
+    /// Bytes written so far.
+    package private(set) var count = 0
 
-    package init(path: String, calls: SystemCalls = .live) throws(FileError) {
+    /// - Parameter needsSeeking: ``overwrite(_:at:)`` will be called, which a pipe cannot take.
+    package init(path: String, needsSeeking: Bool = false, calls: SystemCalls = .live) throws(FileError) {
         self.path = path
         self.calls = calls
-        if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
-        if path.utf8.contains(0) { throw FileError(path: path, reason: "the path holds a NUL character") }
-        var status = stat()
-        let exists = path.withPath { stat($0, &status) } == 0
-        let kind = status.st_mode & S_IFMT
-        if exists && kind == S_IFDIR || path.utf8.last == UInt8(ascii: "/") {
-            throw FileError(path: path, reason: "is a folder, not a file")
-        }
-        if exists && kind != S_IFREG {
-            target = path
+        let target = try OutputTarget(path, needsSeeking: needsSeeking)
+        self.target = target.path
+        if target.isStraight {
             temporary = nil
             let opened = retryingInterrupts { calls.open(path, O_WRONLY | O_CLOEXEC, 0) }
             if opened < 0 { throw FileError(path: path, action: "cannot open for writing", code: -opened) }
-            descriptor = Int32(opened)
+            bytes = BufferedDescriptor(Int32(opened), calls: calls)
         } else {
-            target = exists ? resolved(path) : path
-            let name = TemporaryName(target: target)
+            let name = TemporaryName(target: target.path)
             name.removeStale(calls)
             let opened = try Self.create(name, path: path, calls)
             temporary = opened.path
-            descriptor = opened.descriptor
+            bytes = BufferedDescriptor(opened.descriptor, calls: calls)
             // A replaced file keeps its permissions; without the right to set them it gets the usual ones.
-            if exists { _ = fchmod(descriptor, status.st_mode & 0o777) }
+            if let permissions = target.permissions { _ = fchmod(opened.descriptor, permissions) }
         }
     }
 
@@ -80,78 +80,50 @@ package final class AtomicFile: ByteSink {
     }
 
     package func write(_ bytes: UnsafeRawBufferPointer) throws(FileError) {
-        try requireOpen()
         count += bytes.count
-        if pending.count + bytes.count <= Self.pendingLimit {
-            pending.append(contentsOf: bytes)
-            return
-        }
-        try flush()
-        try check(writeAll(bytes) { part, _ in calls.write(descriptor, part) }, "cannot write")
+        try perform("cannot write") { $0.write(bytes) }
     }
 
     /// Replaces bytes that were written before (a header that is known at the end).
     package func overwrite(_ bytes: [UInt8], at offset: Int) throws(FileError) {
-        try requireOpen()
-        precondition(offset >= 0 && offset + bytes.count <= count, "overwrite reaches only what was written")
-        try flush()
-        let result = bytes.withUnsafeBytes { bytes in
-            writeAll(bytes) { part, done in calls.writeAt(descriptor, part, offset + done) }
-        }
-        try check(result, "cannot write")
+        try perform("cannot write") { $0.overwrite(bytes, at: offset) }
     }
 
     package func commit() throws(FileError) {
-        try requireOpen()
-        try flush()
+        try perform("cannot write") { $0.flush() }
+        guard let descriptor = bytes?.descriptor else { return }
         guard let temporary else {
             let result = calls.close(descriptor)
-            descriptor = -1
+            bytes = nil
             if result < 0 { throw FileError(path: path, action: "cannot close", code: -result) }
             return
         }
-        try check(retryingInterrupts { calls.synchronize(descriptor) }, "cannot write to disk")
-        try check(calls.rename(temporary, target), "cannot rename the temporary file to it")
+        try perform("cannot write to disk") { $0.synchronize() }
+        try perform("cannot rename the temporary file to it") { _ in calls.rename(temporary, target) }
         // The data are on disk and have their name: a failing close can take nothing back. It comes after the rename to
         // hold the lock.
         _ = calls.close(descriptor)
-        descriptor = -1
-
-        let folder = enclosingFolder(of: target)
-        let opened = retryingInterrupts { calls.open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0) }
-        if opened < 0 {
-            throw FileError(
-                path: path, action: "written, but cannot open its folder to make the name durable", code: -opened)
-        }
-        let result = retryingInterrupts { calls.synchronize(Int32(opened)) }
-        _ = calls.close(Int32(opened))
-        // EINVAL: a file system without fsync of folders.
-        if result < 0 && result != -Int(EINVAL) {
-            throw FileError(path: path, action: "written, but cannot make the name durable", code: -result)
+        bytes = nil
+        let folder = synchronizeFolder(of: target, calls)
+        if folder.result < 0 {
+            let what = folder.isOpened ? "make the name durable" : "open its folder to make the name durable"
+            throw FileError(path: path, action: "written, but cannot \(what)", code: -folder.result)
         }
     }
 
     /// Drops what was written; the old file stays. Does nothing after `commit()`.
     package func abort() {
-        if descriptor < 0 { return }
+        guard let descriptor = bytes?.descriptor else { return }
         if let temporary { _ = calls.unlink(temporary) }
         _ = calls.close(descriptor)
-        descriptor = -1
+        bytes = nil
     }
 
-    private func requireOpen() throws(FileError) {
-        if descriptor < 0 { throw FileError(path: path, reason: "an earlier write failed, or the file is complete") }
-    }
-
-    private func flush() throws(FileError) {
-        let result = pending.withUnsafeBytes { bytes in
-            writeAll(bytes) { part, _ in calls.write(descriptor, part) }
+    /// What fails ends the file.
+    private func perform(_ action: String, _ body: (inout BufferedDescriptor) -> Int) throws(FileError) {
+        guard let result = bytes?.perform(body) else {
+            throw FileError(path: path, reason: "an earlier write failed, or the file is complete")
         }
-        pending.removeAll(keepingCapacity: true)
-        try check(result, "cannot write")
-    }
-
-    private func check(_ result: Int, _ action: String) throws(FileError) {
         if result >= 0 { return }
         abort()
         throw FileError(path: path, action: action, code: -result)
@@ -230,16 +202,3 @@ private final class TemporaryCounter: @unchecked Sendable {
 }
 
 private let temporaryCounter = TemporaryCounter()
-
-/// The folder that holds `path` ("." for a bare name).
-func enclosingFolder(of path: String) -> String {
-    guard let slash = path.utf8.lastIndex(of: UInt8(ascii: "/")) else { return "." }
-    return slash == path.startIndex ? "/" : String(path[..<slash])
-}
-
-/// The file that a symbolic link leads to, or `path` itself.
-private func resolved(_ path: String) -> String {
-    guard let real = path.withPath({ realpath($0, nil) }) else { return path }
-    defer { free(real) }
-    return PathBytes.string(terminated: real)
-}

@@ -1,20 +1,27 @@
 /// numpy's format 1.0: float32 [rows, …], C order. The header has room for any number of rows and is completed at the
 /// end.
 final class NPYWriter: EmbeddingWriter {
-    private(set) var rowCount = 0
+    private(set) var rowCount: Int
     private let row: EmbeddingRow
-    private let file: AtomicFile
+    private let file: any SeekableSink
     private let headerSize: Int
 
-    init(row: EmbeddingRow, calls: SystemCalls) throws(FileError) {
+    /// - Parameter rows: how many `sink` holds already.
+    init(row: EmbeddingRow, sink: any SeekableSink, rows: Int) throws(FileError) {
         self.row = row
+        rowCount = rows
+        headerSize = try Self.headerSize(row)
+        file = sink
+        if sink.count == 0 { try file.write(header()) }
+    }
+
+    static func headerSize(_ row: EmbeddingRow) throws(FileError) -> Int {
         // 10 bytes before the text, a newline after it; numpy aligns the data to 64.
-        headerSize = (10 + Self.text(rows: .max, row.shape).utf8.count + 1 + 63) / 64 * 64
-        if headerSize - 10 > UInt16.max {
+        let size = (10 + text(rows: .max, row.shape).utf8.count + 1 + 63) / 64 * 64
+        if size - 10 > UInt16.max {
             throw FileError(path: row.path, reason: "a row of \(row.shape.count) dimensions cannot be written")
         }
-        file = try AtomicFile(path: row.path, calls: calls)
-        try file.write(header())
+        return size
     }
 
     private static func text(rows: Int, _ rowShape: [Int]) -> String {
@@ -45,17 +52,26 @@ final class NPYWriter: EmbeddingWriter {
 
 /// A safetensors file with the one tensor `embeddings` [rows, …] of float32.
 final class SafetensorsEmbeddingWriter: EmbeddingWriter {
-    private(set) var rowCount = 0
+    private(set) var rowCount: Int
     private let row: EmbeddingRow
-    private let file: AtomicFile
+    private let file: any SeekableSink
     private let headerSize: Int
-    private var checksum = CRC32C()
+    private var checksum: CRC32C
 
-    init(row: EmbeddingRow, calls: SystemCalls) throws(FileError) {
+    /// - Parameters:
+    ///   - rows: how many `sink` holds already.
+    ///   - checksum: theirs.
+    init(row: EmbeddingRow, sink: any SeekableSink, rows: Int, checksum: CRC32C) throws(FileError) {
         self.row = row
-        headerSize = (8 + Self.text(rows: .max, end: .max, row.shape, checksum).utf8.count + 7) / 8 * 8
-        file = try AtomicFile(path: row.path, calls: calls)
-        try file.write([UInt8](repeating: 0x20, count: headerSize))
+        rowCount = rows
+        self.checksum = checksum
+        headerSize = Self.headerSize(row)
+        file = sink
+        if sink.count == 0 { try file.write([UInt8](repeating: 0x20, count: headerSize)) }
+    }
+
+    static func headerSize(_ row: EmbeddingRow) -> Int {
+        (8 + text(rows: .max, end: .max, row.shape, CRC32C()).utf8.count + 7) / 8 * 8
     }
 
     private static func text(rows: Int, end: Int, _ rowShape: [Int], _ checksum: CRC32C) -> String {

@@ -56,11 +56,39 @@ package enum EmbeddingFormat: Sendable {
         path: String, rowShape: [Int], calls: SystemCalls = .live
     ) throws(FileError) -> any EmbeddingWriter {
         let row = try EmbeddingRow(path: path, shape: rowShape)
-        switch try EmbeddingFormat(path: path) {
-        case .npy: return try NPYWriter(row: row, calls: calls)
-        case .csv: return try CSVWriter(row: row, calls: calls)
-        case .jsonLines: return try JSONLinesWriter(row: row, calls: calls)
-        case .safetensors: return try SafetensorsEmbeddingWriter(row: row, calls: calls)
+        let format = try EmbeddingFormat(path: path)
+        if path == standardOutput { return try JSONLinesWriter(row: row, sink: StandardOutput(calls: calls), rows: 0) }
+        let file = try AtomicFile(path: path, needsSeeking: format.headerSize(row) > 0, calls: calls)
+        return try makeWriter(format, row, sink: file, rows: 0, checksum: CRC32C())
+    }
+
+    /// A writer into `sink`, which may hold the beginning of the file already.
+    ///
+    /// - Parameters:
+    ///   - rows: how many are there.
+    ///   - checksum: of what is there behind the header.
+    static func makeWriter(
+        _ format: EmbeddingFormat, _ row: EmbeddingRow, sink: any SeekableSink, rows: Int, checksum: CRC32C
+    ) throws(FileError) -> any EmbeddingWriter {
+        switch format {
+        case .npy: try NPYWriter(row: row, sink: sink, rows: rows)
+        case .csv: try CSVWriter(row: row, sink: sink, rows: rows)
+        case .jsonLines: try JSONLinesWriter(row: row, sink: sink, rows: rows)
+        case .safetensors: try SafetensorsEmbeddingWriter(row: row, sink: sink, rows: rows, checksum: checksum)
+        }
+    }
+
+    /// Bytes before the first row that are known at the end only; 0 for text.
+    ///
+    /// - Throws: `FileError` where the format cannot hold such rows.
+    func headerSize(_ row: EmbeddingRow) throws(FileError) -> Int {
+        switch self {
+        case .npy: return try NPYWriter.headerSize(row)
+        case .safetensors: return SafetensorsEmbeddingWriter.headerSize(row)
+        case .csv:
+            try CSVWriter.check(row)
+            return 0
+        case .jsonLines: return 0
         }
     }
 }
@@ -102,12 +130,16 @@ struct EmbeddingRow {
 /// `FILE.index.jsonl`: one object an input, `{"path":…,"row":…}` or `{"path":…,"row":null,"error":"…"}`. A path that is
 /// not UTF-8 has `"path_hex"` behind it.
 package final class EmbeddingIndexWriter {
-    private let file: AtomicFile
+    private let file: any ByteSink
 
     /// - Parameter output: the embeddings' file; the index stands beside it.
-    package init(output: String, calls: SystemCalls = .live) throws(FileError) {
-        file = try AtomicFile(path: output + ".index.jsonl", calls: calls)
+    package convenience init(output: String, calls: SystemCalls = .live) throws(FileError) {
+        self.init(sink: try AtomicFile(path: Self.path(output: output), calls: calls))
     }
+
+    init(sink: any ByteSink) { file = sink }
+
+    package static func path(output: String) -> String { output + ".index.jsonl" }
 
     package func append(path: String, row: Int) throws(FileError) {
         var line = Array("{\"path\":".utf8)

@@ -53,6 +53,15 @@ struct JSONScanner {
         return true
     }
 
+    /// Passes `word` if it comes next, after white space.
+    mutating func take(_ word: StaticString) -> Bool {
+        skipWhitespace()
+        let place = position..<position + word.utf8CodeUnitCount
+        guard place.upperBound <= end, equals(place, word) else { return false }
+        position = place.upperBound
+        return true
+    }
+
     mutating func expect(_ byte: UInt8) throws(JSONError) {
         if !take(byte) { throw unexpected("'\(Character(Unicode.Scalar(byte)))'") }
     }

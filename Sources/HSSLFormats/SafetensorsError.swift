@@ -9,6 +9,8 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
     public enum Fault: Error, Equatable, Sendable {
         /// The system refused: missing, a folder, no permission, I/O error.
         case unreadable(String)
+        /// Another format, with what to do.
+        case foreign(String)
         case tooShort(bytes: Int)
         case headerTooLong(bytes: UInt64, limit: Int)
         case headerBeyondFile(headerBytes: UInt64, fileBytes: Int)
@@ -25,6 +27,8 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
         case unknownDType(tensor: String, dtype: String)
         case tooManyDimensions(tensor: String, limit: Int)
         case sizeOverflow(tensor: String)
+        /// Elements of less than a byte that end within one.
+        case partialByte(tensor: String)
         case sizeMismatch(tensor: String, expected: Int, found: Int)
         case offsetsBeyondData(tensor: String, end: Int, dataBytes: Int)
         case overlap(tensor: String)
@@ -41,6 +45,7 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
         public var reason: String {
             switch self {
             case .unreadable(let reason): reason
+            case .foreign(let format): "not a safetensors file but \(format)"
             case .tooShort(let bytes): "not a safetensors file: \(bytes) bytes are too few for a header"
             case .headerTooLong(let bytes, let limit):
                 "not a valid safetensors file: a header of \(bytes) bytes, more than the limit of \(limit)"
@@ -59,6 +64,7 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
             case .unknownDType(let tensor, let dtype): "tensor '\(tensor)' has the unsupported dtype '\(dtype)'"
             case .tooManyDimensions(let tensor, let limit): "tensor '\(tensor)' has more than \(limit) dimensions"
             case .sizeOverflow(let tensor): "the size of tensor '\(tensor)' overflows"
+            case .partialByte(let tensor): "tensor '\(tensor)' does not end at a whole byte"
             case .sizeMismatch(let tensor, let expected, let found):
                 "tensor '\(tensor)' has \(found) bytes, its shape and dtype need \(expected)"
             case .offsetsBeyondData(let tensor, let end, let data):
@@ -80,42 +86,42 @@ public struct SafetensorsError: Error, Equatable, Sendable, CustomStringConverti
     }
 }
 
-/// Element types of safetensors that we read and write.
+/// Element types of safetensors, as its version 0.8 names them.
 public enum SafetensorsDType: String, Sendable, CaseIterable, CustomStringConvertible {
     // In the library's order: its writer places larger ranks first, which keeps every tensor aligned to its element.
-    case bool = "BOOL", uint8 = "U8", int8 = "I8", int16 = "I16", uint16 = "U16", float16 = "F16", bfloat16 = "BF16"
-    case int32 = "I32", uint32 = "U32", float32 = "F32", float64 = "F64", int64 = "I64", uint64 = "U64"
+    case bool = "BOOL", float4 = "F4", float6e2m3 = "F6_E2M3", float6e3m2 = "F6_E3M2", uint8 = "U8", int8 = "I8"
+    case float8e5m2 = "F8_E5M2", float8e4m3 = "F8_E4M3", float8e8m0 = "F8_E8M0"
+    case float8e4m3fnuz = "F8_E4M3FNUZ", float8e5m2fnuz = "F8_E5M2FNUZ"
+    case int16 = "I16", uint16 = "U16", float16 = "F16", bfloat16 = "BF16", int32 = "I32", uint32 = "U32"
+    case float32 = "F32", complex64 = "C64", float64 = "F64", int64 = "I64", uint64 = "U64"
 
-    /// Bytes of one element.
-    public var size: Int {
+    /// Bits of one element; those of less than a byte are packed.
+    public var bits: Int {
         switch self {
-        case .bool, .uint8, .int8: 1
-        case .int16, .uint16, .float16, .bfloat16: 2
-        case .int32, .uint32, .float32: 4
-        case .float64, .int64, .uint64: 8
+        case .float4: 4
+        case .float6e2m3, .float6e3m2: 6
+        case .bool, .uint8, .int8, .float8e5m2, .float8e4m3, .float8e8m0, .float8e4m3fnuz, .float8e5m2fnuz: 8
+        case .int16, .uint16, .float16, .bfloat16: 16
+        case .int32, .uint32, .float32: 32
+        case .complex64, .float64, .int64, .uint64: 64
         }
+    }
+
+    /// Bytes of so many elements; nil where they overflow or end within a byte.
+    package func bytes(_ elements: Int) -> Int? {
+        if bits % 8 == 0 {
+            let (bytes, overflow) = elements.multipliedReportingOverflow(by: bits / 8)
+            return overflow ? nil : bytes
+        }
+        let (all, overflow) = elements.multipliedReportingOverflow(by: bits)
+        return overflow || all % 8 != 0 ? nil : all / 8
     }
 
     public var description: String { rawValue }
 
     /// Place in the library's order of types.
-    var rank: Int {
-        switch self {
-        case .bool: 0
-        case .uint8: 1
-        case .int8: 2
-        case .int16: 3
-        case .uint16: 4
-        case .float16: 5
-        case .bfloat16: 6
-        case .int32: 7
-        case .uint32: 8
-        case .float32: 9
-        case .float64: 10
-        case .int64: 11
-        case .uint64: 12
-        }
-    }
+    var rank: Int { Self.ranks[self] ?? 0 }
+    private static let ranks = Dictionary(uniqueKeysWithValues: allCases.enumerated().map { ($1, $0) })
 }
 
 /// A Swift type that is stored as it is under one dtype.

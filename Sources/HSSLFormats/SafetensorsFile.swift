@@ -32,7 +32,16 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
             mapping = try Self.readable { () throws(FileError) in try MappedFile(file) }
             metadata = try header.metadata()
         } catch {
-            throw SafetensorsError(path: path, fault: error)
+            throw SafetensorsError(path: path, fault: Self.named(error, path))
+        }
+    }
+
+    /// A header that is none may be the beginning of something that we know.
+    private static func named(_ fault: SafetensorsError.Fault, _ path: String) -> SafetensorsError.Fault {
+        switch fault {
+        case .tooShort, .headerTooLong, .headerBeyondFile, .headerNotAnObject, .malformedHeader:
+            foreignFormat(at: path).map { .foreign($0) } ?? fault
+        default: fault
         }
     }
 
@@ -43,6 +52,15 @@ package final class SafetensorsFile: @unchecked Sendable {  // immutable after i
     package var count: Int { header.entries.count }
     /// Bytes of the header with its length, and of all tensors.
     package var byteCounts: (header: Int, data: Int) { (dataStart, mapping.bytes.count - dataStart) }
+
+    /// Tells this file from another one, without a second look at data whose checksum the header has.
+    package var fingerprint: String {
+        mapping.withBytes { bytes in
+            let isCovered = metadata[Self.checksumKey] != nil
+            let covered = UnsafeRawBufferPointer(rebasing: isCovered ? bytes[..<dataStart] : bytes[...])
+            return "\(CRC32C(covered).hexadecimal)-\(bytes.count)"
+        }
+    }
 
     package func contains(_ name: String) -> Bool { header.index(of: name) != nil }
 
@@ -182,7 +200,7 @@ package struct TensorView: @unchecked Sendable {  // read-only memory
         self.owner = owner
     }
 
-    package var elementCount: Int { bytes.count / dtype.size }
+    package var elementCount: Int { bytes.count * 8 / dtype.bits }
 
     /// The bytes for the time of `body`, with the mapping held.
     package func withBytes<Result, Failure: Error>(

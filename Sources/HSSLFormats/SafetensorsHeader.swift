@@ -142,6 +142,8 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
     }
 
     private func parseMetadata(_ scanner: inout JSONScanner) throws(HeaderFault) {
+        // What some writers make of no metadata.
+        if scanner.take("null") { return }
         try scan { () throws(JSONError) in try scanner.expect(UInt8(ascii: "{")) }
         if scanner.take(UInt8(ascii: "}")) { return }
         repeat {
@@ -208,8 +210,10 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
         guard let shapeStart else { throw .fault(.missingField(tensor: shown(name), field: "shape")) }
         guard let offsets else { throw .fault(.missingField(tensor: shown(name), field: "data_offsets")) }
         guard let elements else { throw .fault(.sizeOverflow(tensor: shown(name))) }
-        let (bytes, overflow) = elements.multipliedReportingOverflow(by: dtype.size)
-        if overflow { throw .fault(.sizeOverflow(tensor: shown(name))) }
+        guard let bytes = dtype.bytes(elements) else {
+            let isSmall = elements < Int.max / 8
+            throw .fault(isSmall ? .partialByte(tensor: shown(name)) : .sizeOverflow(tensor: shown(name)))
+        }
         let (found, negative) = offsets.end.subtractingReportingOverflow(offsets.begin)
         if negative || found != bytes {
             throw .fault(.sizeMismatch(tensor: shown(name), expected: bytes, found: found))
@@ -248,7 +252,7 @@ final class SafetensorsHeader: @unchecked Sendable {  // immutable after init
         // The common ones first, without making a String.
         if scanner.equals(range, "F32") { return .float32 }
         if scanner.equals(range, "F16") { return .float16 }
-        return range.count <= 8 ? SafetensorsDType(rawValue: scanner.text(range)) : nil
+        return range.count <= 16 ? SafetensorsDType(rawValue: scanner.text(range)) : nil
     }
 
     /// A name as it may stand in an error: hostile ones are megabytes long.

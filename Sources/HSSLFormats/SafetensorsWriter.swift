@@ -44,7 +44,7 @@ package enum SafetensorsWriter {
             a.dtype == b.dtype ? a.name.utf8.lexicographicallyPrecedes(b.name.utf8) : a.dtype.rank > b.dtype.rank
         }
         let (header, checksumOffset) = try layout(path: path, tensors: tensors, metadata: metadata)
-        let file = try AtomicFile(path: path, calls: calls)
+        let file = try AtomicFile(path: path, needsSeeking: true, calls: calls)
         try file.write(header)
         var checksum = CRC32C()
         for tensor in tensors {
@@ -54,7 +54,7 @@ package enum SafetensorsWriter {
                 try file.write(bytes)
             }
             let written = file.count - start
-            let expected = tensor.shape.reduce(tensor.dtype.size, *)
+            let expected = tensor.dtype.bytes(tensor.shape.reduce(1, *)) ?? 0
             if written != expected {
                 throw FileError(
                     path: path,
@@ -97,11 +97,14 @@ package enum SafetensorsWriter {
             if name.isEmpty || name.contains(0) || tensor.name == "__metadata__" { throw refuse("has an invalid name") }
             if !names.insert(name).inserted { throw refuse("is given twice") }
             if tensor.shape.count > SafetensorsHeader.dimensionLimit { throw refuse("has too many dimensions") }
-            var bytes = tensor.dtype.size
+            var elements = 1
             for dimension in tensor.shape {
-                let (product, overflow) = bytes.multipliedReportingOverflow(by: dimension)
+                let (product, overflow) = elements.multipliedReportingOverflow(by: dimension)
                 if overflow || dimension < 0 { throw refuse("has an impossible shape \(tensor.shape)") }
-                bytes = product
+                elements = product
+            }
+            guard let bytes = tensor.dtype.bytes(elements) else {
+                throw refuse("has an impossible shape \(tensor.shape)")
             }
             let (end, overflow) = begin.addingReportingOverflow(bytes)
             if overflow { throw refuse("makes the file too large") }

@@ -14,6 +14,9 @@ package struct SystemCalls: Sendable {
     package var writeAt: @Sendable (Int32, UnsafeRawBufferPointer, Int) -> Int
     package var synchronize: @Sendable (Int32) -> Int
     package var rename: @Sendable (String, String) -> Int
+    /// (old name, new name): both are the file's then.
+    package var link: @Sendable (String, String) -> Int
+    package var truncate: @Sendable (Int32, Int) -> Int
     package var unlink: @Sendable (String) -> Int
     package var close: @Sendable (Int32) -> Int
 
@@ -23,6 +26,8 @@ package struct SystemCalls: Sendable {
         writeAt: @escaping @Sendable (Int32, UnsafeRawBufferPointer, Int) -> Int,
         synchronize: @escaping @Sendable (Int32) -> Int,
         rename: @escaping @Sendable (String, String) -> Int,
+        link: @escaping @Sendable (String, String) -> Int,
+        truncate: @escaping @Sendable (Int32, Int) -> Int,
         unlink: @escaping @Sendable (String) -> Int,
         close: @escaping @Sendable (Int32) -> Int
     ) {
@@ -31,6 +36,8 @@ package struct SystemCalls: Sendable {
         self.writeAt = writeAt
         self.synchronize = synchronize
         self.rename = rename
+        self.link = link
+        self.truncate = truncate
         self.unlink = unlink
         self.close = close
     }
@@ -43,6 +50,8 @@ package struct SystemCalls: Sendable {
         },
         synchronize: { descriptor in orErrno(Int(Glibc.fsync(descriptor))) },
         rename: { old, new in orErrno(Int(old.withPath { old in new.withPath { Glibc.rename(old, $0) } })) },
+        link: { old, new in orErrno(Int(old.withPath { old in new.withPath { Glibc.link(old, $0) } })) },
+        truncate: { descriptor, count in orErrno(Int(Glibc.ftruncate(descriptor, count))) },
         unlink: { path in orErrno(Int(path.withPath { Glibc.unlink($0) })) },
         close: { descriptor in orErrno(Int(Glibc.close(descriptor))) }
     )

@@ -1,22 +1,28 @@
 /// `filenames,embedding_0,embedding_1,…`, then one line an image. Names are quoted as RFC 4180 says, and escaped as
 /// ``PathBytes/escaped(_:)`` says where they are not UTF-8; lines end in LF.
 final class CSVWriter: EmbeddingWriter {
-    private(set) var rowCount = 0
+    private(set) var rowCount: Int
     private let row: EmbeddingRow
-    private let file: AtomicFile
+    private let file: any SeekableSink
 
-    init(row: EmbeddingRow, calls: SystemCalls) throws(FileError) {
-        if row.shape.count != 1 {
-            throw FileError(
-                path: row.path,
-                reason: "csv holds one vector an image, not features of shape \(row.shape): use .npy or .safetensors")
-        }
+    /// - Parameter rows: how many `sink` holds already.
+    init(row: EmbeddingRow, sink: any SeekableSink, rows: Int) throws(FileError) {
+        try Self.check(row)
         self.row = row
-        file = try AtomicFile(path: row.path, calls: calls)
+        rowCount = rows
+        file = sink
+        if sink.count > 0 { return }
         var line = Array("filenames".utf8)
         for column in 0..<row.count { line.append(contentsOf: ",embedding_\(column)".utf8) }
         line.append(UInt8(ascii: "\n"))
         try file.write(line)
+    }
+
+    static func check(_ row: EmbeddingRow) throws(FileError) {
+        if row.shape.count == 1 { return }
+        throw FileError(
+            path: row.path,
+            reason: "csv holds one vector an image, not features of shape \(row.shape): use .npy or .safetensors")
     }
 
     func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError) {
@@ -50,14 +56,15 @@ final class CSVWriter: EmbeddingWriter {
 
 /// One object a line: `{"path":…,"row":0,"embedding":[…]}`; patch features as an array of vectors.
 final class JSONLinesWriter: EmbeddingWriter {
-    private(set) var rowCount = 0
+    private(set) var rowCount: Int
     private let row: EmbeddingRow
     private let sink: any ByteSink
 
-    init(row: EmbeddingRow, calls: SystemCalls) throws(FileError) {
+    /// - Parameter rows: how many `sink` holds already.
+    init(row: EmbeddingRow, sink: any ByteSink, rows: Int) throws(FileError) {
         self.row = row
-        sink = row.path == EmbeddingFormat.standardOutput
-            ? StandardOutput(calls: calls) : try AtomicFile(path: row.path, calls: calls)
+        rowCount = rows
+        self.sink = sink
     }
 
     func append(name: String, values: UnsafeBufferPointer<Float>) throws(FileError) {

@@ -12,6 +12,7 @@ struct Extraction {
     private let session: Session
     private let preprocessing: Preprocessing
     private var inputs: InputList
+    private let modelFingerprint: String
     private let log = Logger(label: "hssl-extract")
 
     /// When so many inputs from the start cannot be used, others spread over the whole list are tried: if none of them
@@ -24,11 +25,13 @@ struct Extraction {
         self.options = options
         let model = try ModelFile(path: options.model)
         preprocessing = model.preprocessing
+        modelFingerprint = model.fingerprint
         if options.memoryLimit != nil { hssl_return_freed_memory() }
         let mostBytes = options.memoryLimit.map {
             max(0, $0.bytes - Int(hssl_peak_rss()) - Self.unseenBytes - options.threads << 20)
         } ?? .max
-        inputs = try InputList(arguments: options.inputs, separator: UInt8(ascii: options.null ? "\0" : "\n"), mostBytes: mostBytes)
+        inputs = try InputList(
+            arguments: options.inputs, separator: UInt8(ascii: options.null ? "\0" : "\n"), mostBytes: mostBytes)
         guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
         inputs.limit(to: try Self.decodeLimits(model, options))
         if let folders = inputs.folders { log.info("\(folders.text)") }
@@ -68,57 +71,87 @@ struct Extraction {
     // MARK: Running
 
     func run() throws {
+        let output = try EmbeddingOutput(
+            path: options.output, rowShape: session.model.rowShape(options.features), run: identity(),
+            resume: options.resume)
+        if options.resume, output.start == .finished, try confirmFinished() { return }
+        var stamp = InputStamp()
+        try resume(output, &stamp)
+        do {
+            try extract(to: output, &stamp)
+        } catch let error as Exit {
+            throw error
+        } catch {
+            // A full disk keeps what it had; everything else can be kept up to here, once it is worth it.
+            if output.durable.inputs > 0, !(error is FileError) { try? output.checkpoint() }
+            guard let kept = output.kept else { throw error }
+            throw Failure("\(error) (\(kept))")
+        }
+        if output.position.skipped > 0 { throw Exit(.partly) }
+    }
+
+    private func extract(to output: EmbeddingOutput, _ stamp: inout InputStamp) throws {
         let model = session.model
-        let writer = try EmbeddingFormat.makeWriter(path: options.output, rowShape: model.rowShape(options.features))
-        let index = options.output == EmbeddingFormat.standardOutput ? nil : try EmbeddingIndexWriter(output: options.output)
-        let loader = PrefetchLoader(count: inputs.count, threads: options.threads, capacity: Self.queueCapacity(options)) { [inputs, preprocessing] item in
-            try inputs.withImage(item, side: preprocessing.resize) { preprocessing.apply(to: $0) as [Float] }
+        let first = output.position.inputs
+        let loader = PrefetchLoader(
+            count: inputs.count - first, threads: options.threads, capacity: Self.queueCapacity(options)
+        ) { [inputs, preprocessing] item in
+            try inputs.withImage(first + item, side: preprocessing.resize) { preprocessing.apply(to: $0) as [Float] }
         }
         defer { loader.stop() }
 
         var batch = Batch(capacity: options.batchSize, imageCount: model.imageCount, rowCount: model.rowCount(options.features))
-        var progress = options.shared.logLevel.loggerLevel <= .info ? ProgressBar(label: "extract", unit: "images", total: inputs.count) : nil
-        var skipped = 0
+        var progress = options.shared.logLevel.loggerLevel <= .info
+            ? ProgressBar(label: "extract", unit: "images", total: inputs.count, first: first) : nil
+        func detail() -> String { output.position.skipped > 0 ? "\(output.position.skipped) skipped" : "" }
         var mayBeAllBad = true
-        for item in 0..<inputs.count {
-            try stopIfAsked(done: item)
+        for item in first..<inputs.count {
+            try stopIfAsked(output)
             guard let loaded = loader.next() else { break }
             batch.append(item, loaded)
             if batch.isFull || item == inputs.count - 1 {
-                skipped += try write(&batch, to: writer, index)
-                progress?.update(done: item + 1, detail: skipped > 0 ? "\(skipped) skipped" : "")
+                try write(&batch, to: output, &stamp)
+                try output.checkpointIfDue()
+                progress?.update(done: item + 1, detail: detail())
             }
+            let skipped = output.position.skipped
             if mayBeAllBad, skipped == item + 1, skipped >= Self.faultLimit {
                 guard inputs.hasUsable(sample: Self.faultSample) else {
+                    output.discard()
                     throw Failure("none of the first \(skipped) inputs can be used, nor any of \(min(Self.faultSample, inputs.count)) others")
                 }
                 mayBeAllBad = false
             }
         }
-        try stopIfAsked(done: inputs.count)
-        guard writer.rowCount > 0 else { throw Failure("none of the \(inputs.count) inputs can be used") }
-        try writer.finish()
-        try index?.finish()
-        progress?.finish(done: inputs.count, detail: skipped > 0 ? "\(skipped) skipped" : "")
+        try stopIfAsked(output)
+        guard output.position.rows > 0 else {
+            output.discard()
+            throw Failure("none of the \(inputs.count) inputs can be used")
+        }
+        try output.finish()
+        progress?.finish(done: inputs.count, detail: detail())
         if let text = repairedText(inputs.repairedCount) { log.info("\(text)") }
-        if skipped > 0 { throw Exit(.partly) }
     }
 
-    private func stopIfAsked(done: Int) throws {
+    private func stopIfAsked(_ output: EmbeddingOutput) throws {
         guard let status = StopSignal.exitStatus else { return }
-        let kept = options.output == EmbeddingFormat.standardOutput
-            ? "the lines so far are whole" : "\(options.output) is not written"
-        log.warning("stopped by a signal after \(done) of \(inputs.count) inputs: \(kept)")
+        let done = "stopped by a signal after \(output.position.inputs) of \(inputs.count) inputs"
+        if options.output == EmbeddingFormat.standardOutput {
+            log.warning("\(done): the lines so far are whole")
+        } else if output.durable.inputs == 0 {
+            output.discard()
+            log.warning("\(done): \(options.output) is not written")
+        } else {
+            try output.checkpoint()
+            log.warning("\(done): \(output.kept ?? "\(options.output) is not complete")")
+        }
         throw Exit(status)
     }
 
     /// Runs what was loaded and writes rows and index entries in the order of the inputs.
-    ///
-    /// - Returns: how many of the inputs were skipped.
-    private func write(_ batch: inout Batch, to writer: any EmbeddingWriter, _ index: EmbeddingIndexWriter?) throws -> Int {
+    private func write(_ batch: inout Batch, to output: EmbeddingOutput, _ stamp: inout InputStamp) throws {
         try session.extract(
             images: batch.images, count: batch.imageTotal, features: options.features, normalize: options.normalize, into: &batch.features)
-        var skipped = 0
         var image = 0
         for entry in batch.entries {
             let path = inputs.items[entry.item].path
@@ -128,8 +161,8 @@ struct Extraction {
                 image += 1
                 try row.withUnsafeBufferPointer { values in
                     if let base = values.baseAddress, hssl_all_finite(values.count, base) {
-                        try index?.append(path: path, row: writer.rowCount)
-                        try writer.append(name: path, values: values)
+                        stamp.add(path)
+                        try output.append(path: path, values: values, stamp: stamp.value)
                     } else {
                         fault = "\(path): its features are not finite"
                     }
@@ -137,12 +170,54 @@ struct Extraction {
             }
             guard let fault else { continue }
             if options.onError == .fail { throw Failure(fault) }
-            skipped += 1
             log.warning("skipped \(fault)")
-            try index?.append(path: path, error: fault)
+            stamp.add(path)
+            try output.append(path: path, error: fault, stamp: stamp.value)
         }
         batch.removeAll()
-        return skipped
+    }
+
+    // MARK: Resuming
+
+    /// What the result depends on.
+    private func identity() -> EmbeddingRun {
+        var list = CRC32C()
+        for item in inputs.items { (PathBytes.bytes(item.path) + [0]).withUnsafeBytes { list.update($0) } }
+        return EmbeddingRun([
+            .init("version", HSSLVersion.current), .init("instruction set", String(cString: hssl_isa_name(hssl_isa_selected()))),
+            .init("model", modelFingerprint), .init("list of inputs", "\(list.hexadecimal)-\(inputs.count)"),
+            .init("--features", options.features.rawValue), .init("--normalize", options.normalize ? "on" : "off"),
+            .init("--jpeg-decode", options.jpegDecode.rawValue),
+            .init("--memory-limit", options.memoryLimit.map { "\($0.bytes)" } ?? "none"),
+            .init("--max-pixels", options.decode.maxPixels.map { "\($0.count)" } ?? "default"),
+            .init("--max-decode-memory", options.decode.maxDecodeMemory.map { "\($0.bytes)" } ?? "default"),
+        ], inputCount: inputs.count)
+    }
+
+    /// Says where a resumed run goes on, once its inputs up to there are known to be unchanged.
+    private func resume(_ output: EmbeddingOutput, _ stamp: inout InputStamp) throws {
+        guard options.resume else { return }
+        let done = output.position.inputs
+        for item in inputs.items.prefix(done) { stamp.add(item.path) }
+        guard stamp.value == output.position.stamp else {
+            throw Failure("\(options.output): some of the \(done) inputs that an interrupted run read have changed since; remove \(output.partialPath) to begin anew")
+        }
+        log.info("\(done > 0 ? "resuming after \(done) of \(inputs.count) inputs" : "\(options.output): nothing to resume; starting at the first input")")
+    }
+
+    /// Whether nothing is left to do. What is there is compared with what this run would make.
+    private func confirmFinished() throws -> Bool {
+        let finished = try FinishedEmbeddings(
+            path: options.output, rowShape: session.model.rowShape(options.features), inputs: inputs.count
+        ) { inputs.items[$0].path }
+        let rows = try finished.sample.map { item in
+            try session.extract(
+                images: preprocessing.apply(to: inputs.image(item)), count: 1, features: options.features, normalize: options.normalize)
+        }
+        try finished.verify(names: finished.sample.map { inputs.items[$0].path }, values: rows)
+        log.info("\(options.output) is complete already: \(finished.rowCount) rows of \(inputs.count) inputs")
+        if finished.rowCount < inputs.count { throw Exit(.partly) }
+        return true
     }
 }
 

@@ -34,12 +34,14 @@ struct HSSLExtract: ParsableCommand {
             discussion: """
                 Rows follow the order of the inputs; folders are read recursively, sorted bytewise. Beside FILE, FILE.index.jsonl says for every input which \
                 row it has or why it has none. Exit status: 0 done, 1 failed, 2 some inputs skipped, 64 usage, 130 or 143 stopped by a signal; \
-                unless the status is 0 or 2 nothing is written. A byte of a path that is not UTF-8 is written \\xNN; the JSON lines also have path_hex.
+                unless the status is 0 or 2 neither file is. What an interrupted run did (a signal, a full disk, a kill) stays in FILE.partial, \
+                and --resume goes on from there, to the same bytes. A byte of a path that is not UTF-8 is written \\xNN; the JSON lines also have path_hex.
 
                 Examples:
                   hssl-extract --model base-int8.safetensors photos/ --output embeddings.npy
                   hssl-extract --model base.safetensors a.jpg b.png --features cls+mean --normalize --output two.csv
                   hssl-extract --model base.safetensors DATA/t10k --features patch --output patches.safetensors
+                  hssl-extract --model base.safetensors photos/ --output embeddings.npy --resume   # after an interruption, or begin
                   find photos -name '*.jpg' -print0 | hssl-extract --model base.safetensors - --null --output - | jq .path
                 """,
             version: versionText(tool: "hssl-extract", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))))
@@ -65,6 +67,9 @@ struct HSSLExtract: ParsableCommand {
 
     @Option(name: .long, help: ArgumentHelp("An input that cannot be used: skip it, or fail.", valueName: "skip|fail"))
     var onError: ErrorPolicy = .skip
+
+    @Flag(name: .long, help: "Go on with what an interrupted run of the same command left in FILE.partial; begin where there is nothing, do nothing where FILE is complete.")
+    var resume = false
 
     @Flag(name: .long, help: "Paths on standard input end in NUL instead of a newline.")
     var null = false
@@ -93,6 +98,7 @@ struct HSSLExtract: ParsableCommand {
     func validate() throws {
         if inputs.isEmpty { throw ValidationError("give at least one input: an image, a folder, an IDX prefix, or - for paths on standard input") }
         if !(1...4096).contains(batchSize) { throw ValidationError("--batch-size must be from 1 to 4096, not \(batchSize)") }
+        if resume, output == EmbeddingFormat.standardOutput { throw ValidationError("--resume goes on with a file; --output - streams") }
         if null, !inputs.contains("-") { throw ValidationError("--null is about paths on standard input: give - as an input") }
         do {
             let format = try EmbeddingFormat(path: output)

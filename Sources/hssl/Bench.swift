@@ -66,14 +66,14 @@ struct Bench: ParsableCommand {
             let target = try json.map { try JSONTarget($0) }
             let architecture = try model.resolve()
             let rows = GemmBenchmark(repeats: max(1, steps)).run(architecture)
-            try target?.write(JSONValue.array(rows.map { row in
+            let document = JSONValue.array(rows.map { row in
                 ["kind": .string(row.kind), "isa": .string(row.isa), "m": .integer(row.m), "n": .integer(row.n), "k": .integer(row.k),
                  "operations_per_second": .number(row.operationsPerSecond), "peak_fraction": .number(row.peakFraction)]
-            }).text())
-            if json == "-" { return }
-            for row in rows {
-                print("\(row.isa)  \(row.kind)  \(row.m)×\(row.n)×\(row.k)  \(Int(row.operationsPerSecond / 1e9)) Gop/s  \(Int((row.peakFraction * 100).rounded())) % of peak")
+            })
+            let lines = rows.map { row in
+                "\(row.isa)  \(row.kind)  \(row.m)×\(row.n)×\(row.k)  \(Int(row.operationsPerSecond / 1e9)) Gop/s  \(Int((row.peakFraction * 100).rounded())) % of peak"
             }
+            try JSONTarget.report(lines, document.text(), to: target)
         }
     }
 
@@ -92,11 +92,13 @@ struct Bench: ParsableCommand {
             shared.apply()
             let target = try json.map { try JSONTarget($0) }
             let result = try ExtractBenchmark(architecture: model.resolve(), precision: work.precision, batchSize: work.batchSize, steps: work.steps).run()
-            try target?.write((["images_per_second": .number(result.imagesPerSecond), "peak_rss_bytes": .integer(result.peakRSSBytes),
-                                "peak_fraction": .number(result.peakFraction), "operations_per_image": .number(result.operationsPerImage),
-                                "threads": .integer(shared.threadCount)] as JSONValue).text())
-            if json == "-" { return }
-            print("\((result.imagesPerSecond * 10).rounded() / 10) images/s, \(Int((result.peakFraction * 100).rounded())) % of the \(work.precision.rawValue) peak, \(result.peakRSSBytes >> 20) MB")
+            let document: JSONValue = [
+                "images_per_second": .number(result.imagesPerSecond), "peak_rss_bytes": .integer(result.peakRSSBytes),
+                "peak_fraction": .number(result.peakFraction), "operations_per_image": .number(result.operationsPerImage),
+                "threads": .integer(shared.threadCount),
+            ]
+            let line = "\((result.imagesPerSecond * 10).rounded() / 10) images/s, \(Int((result.peakFraction * 100).rounded())) % of the \(work.precision.rawValue) peak, \(result.peakRSSBytes >> 20) MB"
+            try JSONTarget.report([line], document.text(), to: target)
         }
     }
 
@@ -142,11 +144,14 @@ struct Bench: ParsableCommand {
             let result = try benchmark.run(microBatch: microBatch, plain: plain)
             var parts = JSONObject()
             for (part, share) in result.shares { parts[part] = .number(share) }
-            try target?.write((["images_per_second": .number(result.imagesPerSecond), "peak_rss_bytes": .integer(result.peakRSSBytes),
-                                "micro_batch": .integer(result.microBatch), "optimizer_states": .string(benchmark.moments.rawValue), "time": .object(parts), "threads": .integer(shared.threadCount)] as JSONValue).text())
-            if json == "-" { return }
-            print("\((result.imagesPerSecond * 100).rounded() / 100) images/s in micro-batches of \(result.microBatch), \(result.peakRSSBytes >> 20) MB")
-            for (part, share) in result.shares { print("  \(part): \((share * 1000).rounded() / 10) %") }
+            let document: JSONValue = [
+                "images_per_second": .number(result.imagesPerSecond), "peak_rss_bytes": .integer(result.peakRSSBytes),
+                "micro_batch": .integer(result.microBatch), "optimizer_states": .string(benchmark.moments.rawValue),
+                "time": .object(parts), "threads": .integer(shared.threadCount),
+            ]
+            let lines = ["\((result.imagesPerSecond * 100).rounded() / 100) images/s in micro-batches of \(result.microBatch), \(result.peakRSSBytes >> 20) MB"]
+                + result.shares.map { part, share in "  \(part): \((share * 1000).rounded() / 10) %" }
+            try JSONTarget.report(lines, document.text(), to: target)
         }
     }
 }

@@ -63,19 +63,55 @@ extension SharedOptions {
 struct JSONTarget {
     private let path: String
     private let output: JSONOutput?
+    /// A pipe or device, which is opened once.
+    private let stream: AtomicFile?
 
-    /// Call before anything else is printed.
+    /// Call before the work begins and before anything is printed: what cannot be written is refused here.
     init(_ path: String) throws {
         self.path = path
         output = path == "-" ? JSONOutput() : nil
-        if path == "-", output == nil { throw CommandError("--json -: standard output cannot be kept") }
+        if path == "-" {
+            stream = nil
+            if output == nil { throw CommandError("--json -: standard output cannot be kept") }
+        } else {
+            do {
+                let isStream = try OutputTarget(path).isStraight
+                let file = try AtomicFile(path: path)
+                // A long run that is killed shall not leave a temporary: the file is made again at the end.
+                if !isStream { file.abort() }
+                stream = isStream ? file : nil
+            } catch {
+                throw CommandError("--json \(error)")
+            }
+        }
     }
 
     func write(_ document: String) throws {
         if let output {
             guard output.write(document) else { throw CommandError("--json -: standard output is closed or full") }
         } else {
-            try AtomicFile.write(Array((document + "\n").utf8), to: path)
+            let bytes = Array((document + "\n").utf8)
+            do {
+                if let stream {
+                    try stream.write(bytes)
+                    try stream.commit()
+                } else {
+                    try AtomicFile.write(bytes, to: path)
+                }
+            } catch {
+                throw CommandError("--json \(error)")
+            }
+        }
+    }
+
+    /// Shows what a command found: `lines` for people on standard output, unless the document is there; then the
+    /// document. Figures that cost an hour are shown also where the document cannot be written.
+    static func report(_ lines: [String], _ document: @autoclosure () -> String, to target: JSONTarget?) throws {
+        let isDocument = target?.output != nil
+        if !isDocument { for line in lines { print(line) } }
+        do { try target?.write(document()) } catch {
+            if isDocument { for line in lines { StandardError.shared.print(line) } }
+            throw error
         }
     }
 }

@@ -28,15 +28,15 @@ struct Inspect: ParsableCommand {
         let rows = contents.tensors.map { tensor in
             Row(name: tensor.name, dtype: tensor.dtype.rawValue, shape: tensor.shape, bytes: tensor.bytes.count)
         }
-        if let target {
-            try target.write(document(contents, rows).text())
-            if json == "-" { return }
-        }
-        print(Self.table(rows))
         let total = rows.reduce(0) { $0 + $1.bytes }
         let elements = rows.reduce(0) { $0 + $1.shape.reduce(1, *) }
-        print("\(rows.count) tensors, \(elements) values, \(total) bytes of data, \(contents.byteCounts.header) of header")
-        for key in contents.metadata.keys.sorted() { print("\(oneLine(key)): \(oneLine(contents.metadata[key] ?? "", limit: 2_000))") }
+        let lines = [
+            Self.table(rows),
+            "\(rows.count) tensors, \(elements) values, \(total) bytes of data, \(contents.byteCounts.header) of header",
+        ] + contents.metadata.keys.sorted().map { key in
+            "\(oneLine(key)): \(oneLine(contents.metadata[key] ?? "", limit: 2_000))"
+        }
+        try JSONTarget.report(lines, document(contents, rows).text(), to: target)
     }
 
     private struct Row {

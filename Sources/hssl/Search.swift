@@ -68,9 +68,8 @@ struct Search: ParsableCommand {
         }, notice: { log.warning("\($0)") })
         if outcome.summary.step < last { bar.finish(done: outcome.summary.step) }
 
-        if let target { try target.write(outcome.json) }
+        try JSONTarget.report((outcome.result?.table).map { [$0] } ?? [], outcome.json, to: target)
         if let result = outcome.result {
-            if json != "-" { print(result.table) }
             guard let winner = result.winner else {
                 throw CommandError("\(result.failure ?? ""); \(options.output)/report.html has the figures")
             }

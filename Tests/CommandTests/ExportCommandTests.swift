@@ -9,10 +9,18 @@ final class ExportCommandTests: CommandTestCase {
         for network in ["teacher", "student"] {
             for (precision, largest) in [("float32", 0.0), ("float16", 1.0 / 2048), ("int8", 1.0 / 254)] {
                 let name = "\(network)-\(precision).safetensors"
-                let result = try run(
-                    "hssl", "export", "run", "--output", name, "--network", network, "--precision", precision)
+                // Plain codes, which are compared with the weights below.
+                let plain = precision == "int8" ? ["--smooth", "off"] : []
+                let result = try start(
+                    "hssl", ["export", "run", "--output", name, "--network", network, "--precision", precision] + plain
+                ).collect()
                 XCTAssertEqual(result.status, 0, result.error)
-                XCTAssertEqual(result.output + result.error, "", "success is silent")
+                if precision == "int8" {
+                    let figure = #"^int8 against float32: mean cosine (0\.9|1\.0)\d{4}, least \d\.\d{5} over 16 "#
+                    XCTAssertNotNil(result.output.range(of: figure, options: .regularExpression), result.output)
+                } else {
+                    XCTAssertEqual(result.output + result.error, "", "success is silent")
+                }
                 let file = try SafetensorsFile(path: root + "/" + name)
                 XCTAssertFalse(
                     file.names.contains {
@@ -109,6 +117,23 @@ final class ExportCommandTests: CommandTestCase {
         let toInt8 = try run(
             "hssl", "export", "base.safetensors", "--output", "int8.safetensors", "--precision", "int8")
         XCTAssertEqual(toInt8.status, 0, toInt8.error)
+        XCTAssertTrue(toInt8.output.contains(" over 16 generated images\n"), toInt8.output)
+        let calibrated = try run(
+            "hssl", "export", "base.safetensors", "--output", "int8.safetensors", "--precision", "int8",
+            "--calibration", "t10k", "--smooth", "on")
+        XCTAssertEqual(calibrated.status, 0, calibrated.error)
+        XCTAssertTrue(calibrated.output.contains(" over 20 images of t10k\nsmoothed: "), calibrated.output)
+        let stored = try run("hssl", "inspect", "int8.safetensors").output
+        XCTAssertTrue(stored.contains(#""calibration":"t10k""#) && stored.contains(#""int8":{"cosine":0.9"#), stored)
+        try assertFails(
+            1, "nope", "export", "base.safetensors", "--output", "x.safetensors", "--precision", "int8",
+            "--calibration", "nope")
+        try assertFails(
+            64, "--calibration is about --precision int8", "export", "run", "--output", "x.safetensors",
+            "--calibration", "t10k")
+        try assertFails(64, "--smooth is about", "export", "run", "--output", "x.safetensors", "--smooth", "on")
+        try assertFails(
+            64, "--smooth", "export", "run", "--output", "x.safetensors", "--precision", "int8", "--smooth", "some")
         try assertFails(
             1, "int8.safetensors: its weights are int8 codes", "export", "int8.safetensors", "--output", "x.safetensors"
         )

@@ -236,23 +236,4 @@ final class ExtractCommandTests: XCTestCase {
         let kept = try extract([image, "--output", folder + "/out.npy", "--memory-limit", "400M"])
         XCTAssertEqual(kept.status, 0, kept.error)
     }
-
-    func testSignalsLeaveNothingHalfWritten() throws {
-        try writeRandomModel(model, imageSize: 112, embedDim: 192, depth: 12)
-        for i in 0..<300 { _ = try write(testImage(seed: i, width: 16, height: 16), "images/\(i).png") }
-        for (signal, status) in [(SIGINT, Int32(130)), (SIGTERM, 143), (SIGHUP, 143)] {
-            let result = try runCommand(
-                "hssl-extract", ["--model", model, folder + "/images", "--output", folder + "/out.npy", "--batch-size", "1"],
-                environment: ["HSSL_ISA": "scalar"], in: folder
-            ) { process in
-                // The temporary shows that work has begun.
-                for _ in 0..<400 where try FileManager.default.contentsOfDirectory(atPath: folder).allSatisfy({ !$0.hasPrefix(".out.npy") }) { usleep(25_000) }
-                usleep(50_000)
-                kill(process.processIdentifier, signal)
-            }
-            XCTAssertEqual(result.status, status, result.error)
-            XCTAssertTrue(result.error.contains("of 300 inputs: \(folder)/out.npy is not written"), result.error)
-            XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.contains("out.npy") }, [])
-        }
-    }
 }

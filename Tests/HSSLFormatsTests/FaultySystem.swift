@@ -10,6 +10,8 @@ final class FaultySystem: @unchecked Sendable {  // tests use it from one thread
         case writeAt(Int32, [UInt8], Int)
         case synchronize(Int32)
         case rename(String, String)
+        case link(String, String)
+        case truncate(Int32, Int)
         case unlink(String)
         case close(Int32)
     }
@@ -69,6 +71,14 @@ final class FaultySystem: @unchecked Sendable {  // tests use it from one thread
                 interrupted = interruptions
                 if let failure = enter() { return failure }
                 return isWhole(live.rename(old, new), .rename(old, new))
+            },
+            link: { [self] old, new in
+                if let failure = enter() { return failure }
+                return isWhole(live.link(old, new), .link(old, new))
+            },
+            truncate: { [self] descriptor, count in
+                if let failure = enter() { return failure }
+                return isWhole(live.truncate(descriptor, count), .truncate(descriptor, count))
             },
             unlink: { [self] path in isWhole(live.unlink(path), .unlink(path)) },
             close: { [self] descriptor in
@@ -138,6 +148,13 @@ struct CrashModel {
         case .rename(let old, let new):
             current[new] = current.removeValue(forKey: old)
             pending.append(current)
+        case .link(let old, let new):
+            current[new] = current[old]
+            pending.append(current)
+        case .truncate(let descriptor, let count):
+            if let file = fileOfDescriptor[descriptor] {
+                files[file].written = Array(files[file].written.prefix(count))
+            }
         case .unlink(let path):
             current[path] = nil
             pending.append(current)

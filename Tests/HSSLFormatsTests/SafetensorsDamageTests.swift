@@ -107,7 +107,7 @@ final class SafetensorsDamageTests: XCTestCase {
                 do {
                     let file = try open(Data(mutated), folder)
                     for tensor in file.tensors {
-                        XCTAssertEqual(tensor.shape.reduce(tensor.dtype.size, *), tensor.bytes.count)
+                        XCTAssertEqual(tensor.dtype.bytes(tensor.shape.reduce(1, *)), tensor.bytes.count)
                     }
                 } catch {
                     XCTAssertTrue(error is SafetensorsError, "\(error)")

@@ -199,7 +199,7 @@ final class SafetensorsHostileTests: XCTestCase {
             try fault(file(#"{"a":{"data_offsets":[0,4],"data_offsets":[0,4]}}"#)),
             .duplicateField(tensor: "a", field: "data_offsets"))
         XCTAssertEqual(try fault(file(#"{"a":{"strides":[1]}}"#)), .unknownField(tensor: "a", field: "strides"))
-        for dtype in ["F33", "f32", "", "F8_E4M3", "COMPLEX64", String(repeating: "F", count: 1000)] {
+        for dtype in ["F33", "f32", "", "F8", "F4_E2M1", "COMPLEX64", String(repeating: "F", count: 1000)] {
             guard case .unknownDType("a", _) = try fault(file("{\(tensor(dtype: dtype))}", dataBytes: 4)) else {
                 return XCTFail(dtype)
             }

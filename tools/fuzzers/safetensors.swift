@@ -15,7 +15,7 @@ public func fuzz(_ data: UnsafePointer<UInt8>, _ size: Int) -> CInt {
     }
     var covered = 0
     for (index, entry) in header.entries.enumerated() {
-        precondition(header.shape(of: entry).reduce(entry.dtype.size, *) == entry.end - entry.begin)
+        precondition(entry.dtype.bytes(header.shape(of: entry).reduce(1, *)) == entry.end - entry.begin)
         precondition(entry.begin == covered)
         precondition(header.index(of: header.name(of: entry)) == index)
         covered = entry.end

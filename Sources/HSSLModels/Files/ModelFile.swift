@@ -56,6 +56,9 @@ public struct ModelFile: Sendable {
         }
     }
 
+    /// Tells this file from another one.
+    package var fingerprint: String { file.fingerprint }
+
     /// Whether the metadata say that this is a deployed model.
     package static func isModel(_ file: SafetensorsFile) -> Bool { file.metadata[ModelArchitecture.key] != nil }
 

@@ -13,6 +13,29 @@ public struct ModelProvenance: Equatable, Sendable {
     public var precision: String
     /// Version of the program that trained it.
     public var version: String
+    /// Of an int8 file: how near its features are to the float32 model's; nil where nobody measured.
+    public var int8: Int8Figures?
+
+    public struct Int8Figures: Equatable, Sendable {
+        /// Of the global features, over `images` images of `source`.
+        public var meanCosine: Double
+        public var leastCosine: Double
+        public var images: Int
+        /// A data set, or `generated`.
+        public var source: String
+        /// Without moved scales.
+        public var plainMeanCosine: Double
+        /// Layers whose channels' scales were moved into the weights behind them.
+        public var smoothedGroups: Int
+
+        package init(
+            meanCosine: Double, leastCosine: Double, images: Int, source: String, plainMeanCosine: Double,
+            smoothedGroups: Int
+        ) {
+            (self.meanCosine, self.leastCosine, self.images, self.source) = (meanCosine, leastCosine, images, source)
+            (self.plainMeanCosine, self.smoothedGroups) = (plainMeanCosine, smoothedGroups)
+        }
+    }
 
     public init(method: String, head: String, data: String, epochs: Int, precision: String, version: String) {
         self.method = method
@@ -94,10 +117,18 @@ extension ModelProvenance {
     static let key = "hssl.provenance"
 
     var json: JSONValue {
-        [
+        var object: JSONObject = [
             "method": .string(method), "head": .string(head), "data": .string(data), "epochs": .integer(epochs),
             "precision": .string(precision), "version": .string(version),
         ]
+        object["int8"] = int8.map { int8 in
+            [
+                "cosine": .number(int8.meanCosine), "least_cosine": .number(int8.leastCosine),
+                "images": .integer(int8.images), "calibration": .string(int8.source),
+                "cosine_unsmoothed": .number(int8.plainMeanCosine), "smoothed_layers": .integer(int8.smoothedGroups),
+            ]
+        }
+        return .object(object)
     }
 
     /// Lenient: nothing is computed from it, and other writers may say more.
@@ -107,6 +138,14 @@ extension ModelProvenance {
             method: try text("method"), head: try text("head"), data: try text("data"),
             epochs: try json.member("epochs", in: Self.key)?.asInteger ?? 0, precision: try text("precision"),
             version: try text("version"))
+        guard let object = try json.member("int8", in: Self.key), case .object = object else { return }
+        func number(_ key: String) throws -> Double { try object.member(key, in: Self.key)?.asNumber ?? 0 }
+        int8 = Int8Figures(
+            meanCosine: try number("cosine"), leastCosine: try number("least_cosine"),
+            images: try object.member("images", in: Self.key)?.asInteger ?? 0,
+            source: try object.member("calibration", in: Self.key)?.asString ?? "",
+            plainMeanCosine: try number("cosine_unsmoothed"),
+            smoothedGroups: try object.member("smoothed_layers", in: Self.key)?.asInteger ?? 0)
     }
 }
 

@@ -50,13 +50,11 @@ struct KNN: ParsableCommand {
         let result = try WeightedKNN.evaluate(
             index: index, labels: data.trainLabels, queries: data.test, queryLabels: data.testLabels,
             neighbors: neighbors ?? [], temperature: temperature)
-        if let target { try target.write(result.json) }
-        if json != "-" {
-            print("\(result.queryCount) images against \(result.referenceCount), \(result.dimension) dimensions, temperature \(temperature)")
-            for accuracy in result.accuracies {
-                print("k = \(accuracy.k): top-1 \(Pretrain.percent(accuracy.top1)), top-5 \(Pretrain.percent(accuracy.top5))")
-            }
+        let counts = "\(result.queryCount) images against \(result.referenceCount), \(result.dimension) dimensions"
+        let lines = ["\(counts), temperature \(temperature)"] + result.accuracies.map { accuracy in
+            "k = \(accuracy.k): top-1 \(Pretrain.percent(accuracy.top1)), top-5 \(Pretrain.percent(accuracy.top5))"
         }
+        try JSONTarget.report(lines, result.json, to: target)
         if !data.isComplete { throw Exit(.partly) }
     }
 }
