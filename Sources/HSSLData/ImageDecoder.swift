@@ -76,6 +76,19 @@ public enum ImageDecoder {
         try data.withUnsafeBufferPointer { try decode($0, name: name, limits: limits) }
     }
 
+    /// Width and height of an image file, upright, without decoding it.
+    ///
+    /// - Throws: ``DataError``, naming `path`.
+    package static func size(path: String, limits: DecodeLimits = .default) throws -> (width: Int, height: Int) {
+        let data: [UInt8]
+        do { data = try readFile(at: path, limit: limits.bytes) } catch { throw DataError(.unreadable, error) }
+        var native = limits.native
+        var info = cimage_info()
+        try check(path) { cimage_probe(data, data.count, &native, &info, $0) }
+        let (width, height) = (Int(info.width), Int(info.height))
+        return info.orientation >= 5 ? (height, width) : (width, height)
+    }
+
     static func decode(_ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits) throws -> RGBImage {
         var native = limits.native
         var info = cimage_info()

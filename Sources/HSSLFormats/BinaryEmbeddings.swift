@@ -45,6 +45,7 @@ final class NPYWriter: EmbeddingWriter {
 
 /// A safetensors file with the one tensor `embeddings` [rows, …] of float32.
 final class SafetensorsEmbeddingWriter: EmbeddingWriter {
+    static let tensorName = "embeddings"
     private(set) var rowCount = 0
     private let row: EmbeddingRow
     private let file: AtomicFile

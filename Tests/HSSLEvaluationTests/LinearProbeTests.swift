@@ -154,8 +154,8 @@ final class LinearProbeTests: XCTestCase {
     }
 
     func testSameBitsAtAnyThreadCountAndSeedsDiffer() throws {
-        let (features, labels) = clusters(400, dimension: 200, classes: 6, noise: 4, seed: 3)
-        let probe = try LinearProbe(features: features, dimension: 200, labels: labels)
+        let (features, labels) = clusters(400, dimension: 70, classes: 6, noise: 4, seed: 3)
+        let probe = try LinearProbe(features: features, dimension: 70, labels: labels)
         let threads = hssl_get_threads()
         defer { hssl_set_threads(threads) }
         func figures(_ count: Int32, seed: UInt64 = 0) throws -> LinearProbeResult {

@@ -20,6 +20,15 @@ struct Evaluate: ParsableCommand {
     }
 }
 
+extension Array {
+    /// Moves the elements out, so that whoever gets them may change them in place.
+    mutating func take() -> [Element] {
+        var taken: [Element] = []
+        swap(&taken, &self)
+        return taken
+    }
+}
+
 extension Features: ExpressibleByArgument {}
 
 extension FolderLabels: ExpressibleByArgument {}
