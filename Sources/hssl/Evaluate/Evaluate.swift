@@ -11,7 +11,7 @@ struct Evaluate: ParsableCommand {
               hssl evaluate linear --model base.safetensors --train DATA/train --test DATA/t10k --labels-per-class 10
               hssl evaluate knn --raw-pixels 28 --train DATA/train --test DATA/t10k
             """,
-        subcommands: [KNN.self, Linear.self])
+        subcommands: [KNN.self, Linear.self, RetrievalCommand.self, SegmentationCommand.self])
 
     /// Positive finite numbers or counts, separated by commas; nil where one is not.
     static func list<Number>(_ text: String, _ number: (Substring) -> Number?) -> [Number]? {
