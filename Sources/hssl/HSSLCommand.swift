@@ -40,7 +40,7 @@ struct HSSLCommand: ParsableCommand {
                   hssl inspect base-int8.safetensors
                 """,
             version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
-            subcommands: [Pretrain.self, RecipeCommand.self, Export.self, Evaluate.self, Inspect.self, Bench.self])
+            subcommands: [Pretrain.self, RecipeCommand.self, Export.self, Evaluate.self, ReportCommand.self, Inspect.self, Bench.self])
     }
 }
 
