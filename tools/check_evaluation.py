@@ -107,7 +107,8 @@ def main() -> int:
         rows = np.concatenate([
             random.permutation(np.where(train_labels == label)[0])[:max(1, round(0.01 * np.sum(train_labels == label)))]
             for label in np.unique(train_labels)])
-        fit = LogisticRegression(C=1 / (np.median(strengths) * len(rows)), max_iter=2000).fit(x[rows], train_labels[rows])
+        fit = LogisticRegression(C=1 / (np.median(strengths) * len(rows)), max_iter=2000)
+        fit.fit(x[rows], train_labels[rows])
         scores.append(fit.score(t, test_labels))
     error = np.std(scores) / 30 ** 0.5 + np.std([draw["top1"] for draw in figures["draws"]]) / 10 ** 0.5
     # Other draws: beside the bound, two standard errors of the two means.

@@ -1,5 +1,5 @@
-// The largest numbers of rows, and the order of all of them. No arithmetic, so no rows by instruction set: comparisons of
-// a whole block against one number vectorise by themselves.
+// The largest numbers of rows, and the order of all of them. No arithmetic, so no rows by instruction set: comparisons
+// of a whole block against one number vectorise by themselves.
 #include <string.h>
 
 #include "elementwise/partition.h"

@@ -30,8 +30,8 @@ final class CurvatureGuess {
             for first in stride(from: 0, to: count, by: rows) {
                 let x = start + first * dimension
                 hssl_gemm_f32_unpacked(
-                    dimension, dimension, min(rows, count - first), x, 1, dimension, x, dimension, 1, &result, dimension,
-                    first > 0, nil, workspace.start)
+                    dimension, dimension, min(rows, count - first), x, 1, dimension, x, dimension, 1, &result,
+                    dimension, first > 0, nil, workspace.start)
             }
         }
         hssl_scale(result.count, 1 / Float(count), &result)

@@ -28,7 +28,8 @@ public struct RetrievalResult: Equatable, Sendable {
 /// Each image of a set as the query for the others, ranked by cosine; those of its class are what it should find.
 ///
 /// Average precision of a query: the mean over the relevant images of the share of relevant ones up to it. Recall at k:
-/// the share of queries with a relevant image among the first k, as in metric learning (Song et al. 2016). Equal cosines
+/// the share of queries with a relevant image among the first k, as in metric learning (Song et al. 2016). Equal
+/// cosines
 /// keep the order of the images. An image without another one of its class is no query.
 public enum Retrieval {
     public static let defaultCounts = [1, 5, 10]

@@ -38,7 +38,8 @@ public struct MaskedImages: Sendable {
 
     /// The colours 0xRRGGBB of an image's mask in the crop that its features see, [crop, crop].
     ///
-    /// - Throws: `DataError` for a mask that cannot be read, ``EvaluationError`` for one of another size than its image.
+    /// - Throws: `DataError` for a mask that cannot be read, ``EvaluationError`` for one of another size than its
+    /// image.
     public func mask(_ index: Int, _ preprocessing: Preprocessing) throws -> [Int] {
         let path = masks[index]
         let mask = try ImageDecoder.decode(path: path)
@@ -91,7 +92,8 @@ public struct SegmentationResult: Equatable, Sendable {
 /// A linear head on frozen patch features: each patch learns the class that most of its pixels have; its logits are
 /// spread bilinearly over the pixels of the crop, as DINOv2's linear segmentation does.
 ///
-/// The strength of the penalty is chosen as ``LinearProbe`` does, patches of an image held out together. Pixels are those
+/// The strength of the penalty is chosen as ``LinearProbe`` does, patches of an image held out together. Pixels are
+/// those
 /// of the model's input: masks are resized by the nearest pixel and cropped as the images are.
 public struct Segmentation {
     private let grid: Int

@@ -67,7 +67,8 @@ final class EvaluateCommandTests: CommandTestCase {
         XCTAssertEqual((share["draws"] as? [[String: Any]])?.first?["l2"] as? Double, 0.01)
         for (text, arguments) in [
             ("--fraction", ["--fraction", "1.5"]), ("--fraction and", ["--fraction", "0.1", "--labels-per-class", "1"]),
-            ("--labels-per-class", ["--labels-per-class", "0"]), ("--l2", ["--l2", "1,x"]), ("--draws", ["--draws", "0"]),
+            ("--labels-per-class", ["--labels-per-class", "0"]), ("--l2", ["--l2", "1,x"]),
+            ("--draws", ["--draws", "0"]),
         ] {
             let result = try start(
                 "hssl", ["evaluate", "linear", "--raw-pixels", "12", "--train", "train", "--test", "t10k"] + arguments
@@ -100,7 +101,8 @@ final class EvaluateCommandTests: CommandTestCase {
             XCTAssertEqual(results.map(\.status), [0, 0], results[0].error)
             XCTAssertEqual(results[0].output, results[1].output, command)
         }
-        let retrieval = try [["--embeddings", "t10k.safetensors"], ["--model", "base.safetensors", "--data", "t10k"]].map {
+        let sources = [["--embeddings", "t10k.safetensors"], ["--model", "base.safetensors", "--data", "t10k"]]
+        let retrieval = try sources.map {
             try start("hssl", ["evaluate", "retrieval", "--k", "1,3", "--json", "-"] + $0).collect()
         }
         XCTAssertEqual(retrieval.map(\.status), [0, 0], retrieval[0].error)

@@ -97,8 +97,9 @@ struct EmbeddingPage {
     private static func number(_ value: Double) -> String { String(format: "%.1f", value) }
 
     static func escaped(_ text: String) -> String {
-        PathBytes.readable(text).replacingOccurrences(of: "&", with: "&amp;").replacingOccurrences(of: "<", with: "&lt;")
-            .replacingOccurrences(of: ">", with: "&gt;").replacingOccurrences(of: "\"", with: "&quot;")
+        PathBytes.readable(text).replacingOccurrences(of: "&", with: "&amp;")
+            .replacingOccurrences(of: "<", with: "&lt;").replacingOccurrences(of: ">", with: "&gt;")
+            .replacingOccurrences(of: "\"", with: "&quot;")
     }
 
     private static let style = """

@@ -2,7 +2,8 @@ import Foundation
 import HSSLData
 import HSSLFormats
 
-/// What an embeddings file holds, on one page that needs no other file, no script and no network: a map by the first two
+/// What an embeddings file holds, on one page that needs no other file, no script and no network: a map by the first
+/// two
 /// principal components, nearest neighbours and the pairs that are most alike; of patch features their first three
 /// principal components as colours beside each image.
 ///

@@ -70,8 +70,8 @@ struct KNN: ParsableCommand {
             labels += $1
         }
         let result = try WeightedKNN.evaluate(
-            search, labels: data.trainLabels(labels), queryLabels: data.testLabels(test.labels), neighbors: neighbors ?? [],
-            temperature: temperature)
+            search, labels: data.trainLabels(labels), queryLabels: data.testLabels(test.labels),
+            neighbors: neighbors ?? [], temperature: temperature)
         if let target { try target.write(result.json) }
         if json != "-" {
             print("\(result.queryCount) images against \(result.referenceCount), \(result.dimension) dimensions, temperature \(temperature)")
