@@ -287,6 +287,17 @@ void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *
                                       float inverse_temperature, const float *log_sum_exp, const float *weight,
                                       float *dz);
 
+/// The k largest of a stream of numbers for every row, of equal ones those that came first. values and indices [rows, k]
+/// hold the min(k, kept) best of the `kept` numbers before; x has the next `columns`, whose indices begin at `first`,
+/// higher than all before. Not sorted: the worst is at place 0. No NaN.
+void hssl_keep_largest(ptrdiff_t rows, ptrdiff_t columns, const float *x, ptrdiff_t ldx, int32_t first, ptrdiff_t k,
+                       ptrdiff_t kept, float *values, int32_t *indices);
+/// order [rows, columns]: the columns of every row from the largest number to the smallest, equal ones as they stand. No
+/// NaN. A workspace is for the thread count of the moment.
+size_t hssl_sort_descending_workspace_size(ptrdiff_t columns);
+void hssl_sort_descending(ptrdiff_t rows, ptrdiff_t columns, const float *x, ptrdiff_t ldx, int32_t *order,
+                          void *workspace);
+
 // MARK: attention — softmax(Q·Kᵀ/√d)·V, exact. A workspace is for the thread count of the moment: ask again after
 // hssl_set_threads.
 

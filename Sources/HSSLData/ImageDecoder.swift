@@ -135,6 +135,16 @@ public enum ImageDecoder {
         try ImageHeader(data, name: name, limits: limits).decode(data, name: name, limits: limits).0
     }
 
+    /// Width and height of an image file, upright, without decoding it.
+    ///
+    /// - Throws: ``DataError``, naming `path`.
+    package static func size(path: String, limits: DecodeLimits = .default) throws -> (width: Int, height: Int) {
+        let data: [UInt8]
+        do { data = try readFile(at: path, limit: limits.bytes) } catch { throw DataError(.unreadable, error) }
+        let header = try ImageHeader(data, name: path, limits: limits)
+        return (header.width, header.height)
+    }
+
     /// Runs a C function that writes its message into the given buffer.
     static func check(_ name: String, _ body: (UnsafeMutablePointer<CChar>) -> cimage_status) throws(DataError) {
         let failure: DataError? =

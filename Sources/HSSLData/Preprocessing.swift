@@ -27,7 +27,7 @@ extension Preprocessing {
     }
 
     /// The crop before normalisation, [crop, crop, 3].
-    func cropped(_ image: RGBImage) -> RGBImage {
+    package func cropped(_ image: RGBImage) -> RGBImage {
         var plan = plan(width: image.width, height: image.height)
         let pixels = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
             withUnsafeTemporaryAllocation(byteCount: hssl_resize_bicubic_workspace_size(&plan), alignment: 64) { workspace in
@@ -44,6 +44,25 @@ extension Preprocessing {
         { width, height in
             side == 0 ? 0 : 3 * side * (max(width, height) + 8) + 48 * (width + height) + 6 * side * side + (1 << 16)
         }
+    }
+
+    /// The crop of a picture whose values are names, not quantities: the nearest pixel of each place, as Pillow's NEAREST
+    /// takes it. [crop, crop, 3].
+    package func nearest(_ image: RGBImage) -> [UInt8] {
+        let plan = plan(width: image.width, height: image.height)
+        func sources(_ first: Int, _ out: Int, _ side: Int) -> [Int] {
+            (0..<crop).map { min((2 * (first + $0) + 1) * side / (2 * out), side - 1) }
+        }
+        let columns = sources(plan.crop_left, plan.out_width, image.width)
+        var result: [UInt8] = []
+        result.reserveCapacity(count)
+        for y in sources(plan.crop_top, plan.out_height, image.height) {
+            for x in columns {
+                let place = 3 * (y * image.width + x)
+                result += image.pixels[place..<(place + 3)]
+            }
+        }
+        return result
     }
 
     private func plan(width: Int, height: Int) -> hssl_resize {

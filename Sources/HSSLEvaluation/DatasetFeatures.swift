@@ -19,15 +19,43 @@ public struct DatasetFeatures: Sendable {
     /// - Parameters:
     ///   - indices: which images, in which order; nil: all.
     ///   - loaderThreads: decode and prepare while the model runs.
-    ///   - progress: told how many images are done.
     public init(
         _ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing,
-        features: Features = .cls, loaderThreads: Int = 2, progress: (Int) -> Void = { _ in }
+        features: Features = .cls, loaderThreads: Int = 2
     ) throws {
-        let width = session.model.rowCount(features)
-        try self.init(
-            dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads,
-            progress: progress
+        try self.init(count: indices?.count ?? dataset.count, dimension: session.model.rowCount(features)) { body in
+            try Self.stream(
+                dataset, indices: indices, session: session, preprocessing: preprocessing, features: features,
+                loaderThreads: loaderThreads, body)
+        }
+    }
+
+    /// Gathers what a stream gives.
+    ///
+    /// - Parameter count: images to expect.
+    public init(
+        count: Int, dimension: Int,
+        stream: (_ body: (ArraySlice<Float>, [Int]) throws -> Void) throws -> [(index: Int, reason: String)]
+    ) throws {
+        var values: [Float] = [], kept: [Int] = []
+        values.reserveCapacity(count * dimension)
+        unreadable = try stream {
+            values += $0
+            kept += $1
+        }
+        (self.values, self.dimension, indices) = (values, dimension, kept)
+    }
+
+    /// Features of a model, some images at a time.
+    ///
+    /// - Parameter body: gets [images, dimension] and their places in the data set, in the order asked for.
+    /// - Returns: what could not be read.
+    public static func stream(
+        _ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing,
+        features: Features = .cls, loaderThreads: Int = 2, _ body: (ArraySlice<Float>, [Int]) throws -> Void
+    ) throws -> [(index: Int, reason: String)] {
+        try stream(
+            dataset, indices, preprocessing, session.model.rowCount(features), loaderThreads, body
         ) { pixels, count, output in
             try session.extract(images: pixels, count: count, features: features, into: &output)
         }
@@ -36,15 +64,12 @@ public struct DatasetFeatures: Sendable {
     /// The prepared pixels themselves, as the baseline that features must beat.
     ///
     /// - Parameter channels: 3, or 1 for the first alone, which says everything of grey images.
-    public init(
-        pixelsOf dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, channels: Int = 3,
-        loaderThreads: Int = 2, progress: (Int) -> Void = { _ in }
-    ) throws {
+    public static func streamPixels(
+        of dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, channels: Int = 3,
+        loaderThreads: Int = 2, _ body: (ArraySlice<Float>, [Int]) throws -> Void
+    ) throws -> [(index: Int, reason: String)] {
         let width = preprocessing.count / 3 * channels
-        try self.init(
-            dataset, indices: indices, preprocessing: preprocessing, dimension: width, loaderThreads: loaderThreads,
-            progress: progress
-        ) { pixels, count, output in
+        return try stream(dataset, indices, preprocessing, width, loaderThreads, body) { pixels, count, output in
             for image in 0..<count {
                 let first = image * preprocessing.count
                 output.replaceSubrange((image * width)..<((image + 1) * width), with: pixels[first..<(first + width)])
@@ -52,30 +77,26 @@ public struct DatasetFeatures: Sendable {
         }
     }
 
-    private init(
-        _ dataset: Dataset, indices: [Int]?, preprocessing: Preprocessing, dimension: Int, loaderThreads: Int,
-        progress: (Int) -> Void, compute: ([Float], Int, inout [Float]) throws -> Void
-    ) throws {
+    private static func stream(
+        _ dataset: Dataset, _ indices: [Int]?, _ preprocessing: Preprocessing, _ dimension: Int, _ loaderThreads: Int,
+        _ body: (ArraySlice<Float>, [Int]) throws -> Void, compute: ([Float], Int, inout [Float]) throws -> Void
+    ) throws -> [(index: Int, reason: String)] {
         let wanted = indices ?? Array(0..<dataset.count)
-        let chunk = Self.chunk
         let loader = PrefetchLoader(
             count: (wanted.count + chunk - 1) / chunk, threads: loaderThreads, capacity: 2 * loaderThreads
         ) { item in
             PreparedImages(dataset, Array(wanted[item * chunk..<min((item + 1) * chunk, wanted.count)]), preprocessing)
         }
         defer { loader.stop() }
-        var values: [Float] = [], kept: [Int] = [], unreadable: [(index: Int, reason: String)] = []
-        values.reserveCapacity(wanted.count * dimension)
+        var unreadable: [(index: Int, reason: String)] = []
         var rows = [Float](repeating: 0, count: chunk * dimension)
         while let images = try loader.next()?.get() {
             unreadable += images.unreadable
             if images.indices.isEmpty { continue }
             try compute(images.pixels, images.indices.count, &rows)
-            values += rows[..<(images.indices.count * dimension)]
-            kept += images.indices
-            progress(kept.count + unreadable.count)
+            try body(rows[..<(images.indices.count * dimension)], images.indices)
         }
-        (self.values, self.dimension, self.indices, self.unreadable) = (values, dimension, kept, unreadable)
+        return unreadable
     }
 }
 

@@ -1,6 +1,6 @@
 /// Every feature less its mean, divided by its standard deviation. A constant feature becomes 0.
 struct FeatureScaling: Sendable {
-    private let mean: [Float]
+    let mean: [Float]
     private let inverse: [Float]
     private var dimension: Int { mean.count }
 

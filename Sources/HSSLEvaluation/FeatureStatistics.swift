@@ -7,8 +7,8 @@ public struct FeatureStatistics: Equatable, Sendable {
     /// - Parameter features: [count, dimension], row-major; not necessarily normalised.
     /// - Throws: ``EvaluationError`` when there are none, when the sizes disagree or when a value is NaN or infinite.
     public init(features: [Float], dimension: Int) throws(EvaluationError) {
-        let count = try FeatureIndex.rows(of: features, dimension: dimension, what: "image")
-        let blockRows = min(count, FeatureIndex.blockRows)
+        let count = try FeatureRows.count(of: features, dimension: dimension, what: "image")
+        let blockRows = min(count, NearestSearch.blockRows)
         var block = [Float](repeating: 0, count: blockRows * dimension)
         // Welford's update: the difference of large sums would lose the small spread of a collapsing network.
         var mean = [Double](repeating: 0, count: dimension)
@@ -16,7 +16,7 @@ public struct FeatureStatistics: Equatable, Sendable {
         var seen = 0.0
         for first in stride(from: 0, to: count, by: blockRows) {
             let rows = min(blockRows, count - first)
-            FeatureIndex.normalize(features, from: first, rows: rows, dimension: dimension, into: &block)
+            FeatureRows.normalize(features, from: first, rows: rows, dimension: dimension, into: &block)
             for row in 0..<rows {
                 seen += 1
                 for d in 0..<dimension {

@@ -25,8 +25,10 @@ struct LimitedMemoryBFGS {
     private var slope = 0.0
     private var step = 1.0
     private var halvings = 0
-    /// Newest last: steps, changes of the gradient and 1/⟨step, change⟩.
-    private var history: [(step: [Float], change: [Float], inverse: Double)] = []
+    /// Newest last: steps, changes y of the gradient, 1/⟨step, y⟩ and ⟨y, H₀·y⟩.
+    private var history: [(step: [Float], change: [Float], inverse: Double, scaled: Double)] = []
+    /// H₀, up to a factor; nil: the identity.
+    private let inverseCurvature: (([Float]) -> [Float])?
 
     private static let historyLength = 10
     private static let sufficientDecrease = 1e-4
@@ -38,8 +40,12 @@ struct LimitedMemoryBFGS {
     ///   - start: the first point to evaluate.
     ///   - tolerance: of the largest element of the gradient.
     ///   - limit: of accepted steps.
-    init(start: [Float], tolerance: Double, limit: Int) {
+    ///   - inverseCurvature: multiplies by a guess of the inverse of the second derivatives.
+    init(
+        start: [Float], tolerance: Double, limit: Int, inverseCurvature: (([Float]) -> [Float])? = nil
+    ) {
         point = start
+        self.inverseCurvature = inverseCurvature
         self.tolerance = tolerance
         self.limit = limit
     }
@@ -67,7 +73,8 @@ struct LimitedMemoryBFGS {
         let curvature = Self.dot(move, change)
         if curvature > 1e-12 * Self.dot(change, change) {
             if history.count == Self.historyLength { history.removeFirst() }
-            history.append((move, change, 1 / curvature))
+            let scaled = inverseCurvature.map { Self.dot(change, $0(change)) } ?? Self.dot(change, change)
+            history.append((move, change, 1 / curvature, scaled))
         }
         take(loss, gradient, falling: last.loss - loss > Self.lossResolution * abs(last.loss))
     }
@@ -90,8 +97,8 @@ struct LimitedMemoryBFGS {
             direction = downhill(gradient)
             slope = Self.dot(direction, gradient)
         }
-        // Without a history the gradient says nothing of the length of the step.
-        step = history.isEmpty ? 1 / max(1, (-slope).squareRoot()) : 1
+        // Without a history or a guess the gradient says nothing of the length of the step.
+        step = history.isEmpty && inverseCurvature == nil ? 1 / max(1, (-slope).squareRoot()) : 1
         halvings = 0
         point = Self.sum(point, step, direction)
     }
@@ -104,8 +111,9 @@ struct LimitedMemoryBFGS {
             shares[i] = pair.inverse * Self.dot(pair.step, q)
             Self.add(-shares[i], pair.change, to: &q)
         }
+        if let inverseCurvature { q = inverseCurvature(q) }
         if let newest = history.last {
-            let scale = 1 / (newest.inverse * Self.dot(newest.change, newest.change))
+            let scale = 1 / (newest.inverse * newest.scaled)
             for i in q.indices { q[i] = Float(Double(q[i]) * scale) }
         }
         for (i, pair) in history.enumerated() {
@@ -115,7 +123,7 @@ struct LimitedMemoryBFGS {
         return q
     }
 
-    private static func dot(_ a: [Float], _ b: [Float]) -> Double {
+    static func dot(_ a: [Float], _ b: [Float]) -> Double {
         a.withUnsafeBufferPointer { a in
             b.withUnsafeBufferPointer { b in
                 // Four sums, so that one addition need not wait for the last.

@@ -27,6 +27,8 @@ public struct LinearProbe: Sendable {
     public static let fallbackStrength = 0.1
     public static let crossValidationLimit = 5_000
     static let foldCount = 5
+    /// Steps of each candidate: stopping there is a penalty of its own, and what comes behind it changes no choice.
+    static let candidateIterations = 100
 
     /// Standardised, [count, dimension].
     private let features: [Float]
@@ -47,7 +49,7 @@ public struct LinearProbe: Sendable {
     /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or fewer than two classes.
     public init(features: consuming [Float], dimension: Int, labels: [Int]) throws(EvaluationError) {
         var own = features
-        let count = try FeatureIndex.rows(of: own, dimension: dimension, what: "train")
+        let count = try FeatureRows.count(of: own, dimension: dimension, what: "train")
         guard labels.count == count else {
             throw EvaluationError("\(count) train images have \(labels.count) labels")
         }
@@ -77,7 +79,7 @@ public struct LinearProbe: Sendable {
         queries: [Float], queryLabels: [Int], budget: LabelBudget = .all, draws: Int = 5, seed: UInt64 = 0,
         strengths: [Double] = defaultStrengths, progress: (_ draw: Int, _ walks: Int) -> Void = { _, _ in }
     ) throws(EvaluationError) -> LinearProbeResult {
-        let queryCount = try FeatureIndex.rows(of: queries, dimension: dimension, what: "test")
+        let queryCount = try FeatureRows.count(of: queries, dimension: dimension, what: "test")
         guard queryLabels.count == queryCount else {
             throw EvaluationError("\(queryCount) test images have \(queryLabels.count) labels")
         }
@@ -85,11 +87,12 @@ public struct LinearProbe: Sendable {
             throw EvaluationError("the strengths must be at least 0, not \(strengths)")
         }
         guard draws >= 1 else { throw EvaluationError("draws must be at least 1, not \(draws)") }
+        let guesses = guesses(strengths)
         var results: [LinearProbeDraw] = []
         for draw in 0..<(budget == .all ? 1 : draws) {
             let (rows, folds) = try chosen(budget, seed: seed, draw: draw)
             let regression = regression(rows: rows, folds: folds)
-            let (solution, strength, heldOut) = fit(regression, strengths) { progress(draw, $0) }
+            let (solution, strength, heldOut) = fit(regression, strengths, guesses) { progress(draw, $0) }
             let (top1, top5) = judge(solution, queries, queryLabels)
             results.append(
                 LinearProbeDraw(
@@ -99,6 +102,31 @@ public struct LinearProbe: Sendable {
         return LinearProbeResult(
             trainCount: count, testCount: queryCount, classCount: classCount, dimension: dimension, budget: budget,
             draws: results)
+    }
+
+    /// A classifier of all rows.
+    ///
+    /// - Parameter folds: one for each row, 0 ..< 5: rows that are held out together, as patches of an image are.
+    func classifier(
+        folds: [Int], strengths: [Double], progress: (Int) -> Void
+    ) -> (LogisticRegression.Solution, strength: Double, heldOutTop1: Double?) {
+        fit(regression(rows: nil, folds: folds), strengths, guesses(strengths), progress: progress)
+    }
+
+    /// Rows as they come from the model, standardised as the training rows were.
+    func standardize(_ rows: inout [Float]) { scaling.apply(to: &rows) }
+
+    private func guesses(_ strengths: [Double]) -> [Double: CurvatureGuess] {
+        var guesses: [Double: CurvatureGuess] = [:]
+        if dimension <= CurvatureGuess.largestDimension {
+            let covariance = CurvatureGuess.covariance(of: features, dimension: dimension)
+            // Of the weakest one serves all.
+            for strength in Set((strengths + [Self.fallbackStrength]).map { max($0, CurvatureGuess.leastStrength) }) {
+                guesses[strength] = CurvatureGuess(
+                    covariance: covariance, dimension: dimension, classCount: classCount, strength: strength)
+            }
+        }
+        return guesses
     }
 
     /// The rows whose labels are used (nil: all) and the fold of each: classes are spread evenly over the folds.
@@ -147,23 +175,32 @@ public struct LinearProbe: Sendable {
     }
 
     private func fit(
-        _ regression: LogisticRegression, _ strengths: [Double], progress: (Int) -> Void
+        _ regression: LogisticRegression, _ strengths: [Double], _ guesses: [Double: CurvatureGuess],
+        progress: (Int) -> Void
     ) -> (LogisticRegression.Solution, strength: Double, heldOutTop1: Double?) {
+        func guess(_ problem: LogisticRegression.Problem) -> CurvatureGuess? {
+            guesses[max(problem.strength, CurvatureGuess.leastStrength)]
+        }
         let rows = regression.labels.count
         var perClass = [Int](repeating: 0, count: classCount)
         for label in regression.labels { perClass[label] += 1 }
-        let canHoldOut = perClass.allSatisfy { $0 >= 2 }
+        let canHoldOut = perClass.allSatisfy { $0 >= 2 } && Set(regression.folds).count > 1
         guard strengths.count > 1, canHoldOut else {
             let strength = strengths.count == 1 ? strengths[0] : Self.fallbackStrength
             let problem = LogisticRegression.Problem(strength: strength, heldOutFold: nil)
-            return (regression.fit([problem], progress: progress)[0], strength, nil)
+            return (regression.fit([problem], guesses: [guess(problem)], progress: progress)[0], strength, nil)
         }
-        let folds = rows < Self.crossValidationLimit ? Array(0..<Self.foldCount) : [0]
+        let folds = rows < Self.crossValidationLimit ? Set(regression.folds).sorted() : [0]
         let problems = strengths.flatMap { strength in
             folds.map { LogisticRegression.Problem(strength: strength, heldOutFold: $0) }
         }
         var walks = 0
-        let solutions = regression.fit(problems) { walks = $0; progress($0) }
+        let solutions = regression.fit(
+            problems, guesses: problems.map(guess), limit: Self.candidateIterations
+        ) {
+            walks = $0
+            progress($0)
+        }
         let scores = strengths.indices.map { s in
             folds.indices.reduce(into: HeldOutScore()) { score, f in
                 let number = s * folds.count + f
@@ -174,7 +211,7 @@ public struct LinearProbe: Sendable {
         let problem = LogisticRegression.Problem(strength: strengths[best], heldOutFold: nil)
         // What was found without the held-out part is close to what all of it gives.
         let start = solutions[best * folds.count]
-        let whole = regression.fit([problem], start: [start]) { progress(walks + $0) }
+        let whole = regression.fit([problem], start: [start], guesses: [guess(problem)]) { progress(walks + $0) }
         return (whole[0], strengths[best], scores[best].accuracy)
     }
 

@@ -33,7 +33,7 @@ struct LogisticRegression {
 
     /// Of the largest element of the gradient: scikit-learn's.
     static let tolerance = 1e-4
-    static let mostIterations = 500
+    static let mostIterations = 300
     /// Columns (problems × classes) that are evaluated together, if more than one problem has them: a bound on memory.
     private static let columns = 1024
     /// Floats of a tile of features or logits.
@@ -43,15 +43,19 @@ struct LogisticRegression {
 
     /// - Parameters:
     ///   - start: where to begin, one for each problem; nil: at 0.
+    ///   - guesses: one for each problem.
+    ///   - limit: of the steps of each.
     ///   - progress: told after every walk over the features how many there were.
     func fit(
-        _ problems: [Problem], start: [Solution]? = nil, progress: (Int) -> Void = { _ in }
+        _ problems: [Problem], start: [Solution]? = nil, guesses: [CurvatureGuess?] = [],
+        limit: Int = mostIterations, progress: (Int) -> Void = { _ in }
     ) -> [Solution] {
         let size = classCount * (dimension + 1)
         var optimizers = problems.indices.map { i in
             LimitedMemoryBFGS(
                 start: start.map { $0[i].weights + $0[i].biases } ?? [Float](repeating: 0, count: size),
-                tolerance: Self.tolerance, limit: Self.mostIterations)
+                tolerance: Self.tolerance, limit: limit,
+                inverseCurvature: guesses.isEmpty ? nil : guesses[i].map { guess in { guess.times($0) } })
         }
         let together = max(1, Self.columns / classCount)
         var walks = 0

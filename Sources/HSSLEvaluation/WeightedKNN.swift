@@ -45,30 +45,35 @@ public enum WeightedKNN {
     public static let defaultTemperature = 0.07
 
     /// - Parameters:
-    ///   - index: reference features.
+    ///   - search: of the queries, with all references added; its k is at least the largest of `neighbors` or the
+    ///     number of references.
     ///   - labels: one for each reference; any integers.
-    ///   - queries: [queryCount, index.dimension], row-major.
     ///   - queryLabels: one for each query.
     ///   - neighbors: the k to evaluate, each at least 1; those beyond the reference count become it, repeats are
     ///     dropped.
     /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or a k or temperature that is
     ///   not positive.
     public static func evaluate(
-        index: FeatureIndex, labels: [Int], queries: [Float], queryLabels: [Int], neighbors: [Int] = defaultNeighbors,
+        _ search: NearestSearch, labels: [Int], queryLabels: [Int], neighbors: [Int] = defaultNeighbors,
         temperature: Double = defaultTemperature
     ) throws(EvaluationError) -> KNNResult {
-        guard labels.count == index.count else {
-            throw EvaluationError("\(index.count) references have \(labels.count) labels")
-        }
-        guard queryLabels.count * index.dimension == queries.count else {
-            throw EvaluationError("\(queries.count / index.dimension) queries have \(queryLabels.count) labels")
-        }
         guard temperature > 0, temperature.isFinite else {
             throw EvaluationError("the temperature must be above 0, not \(temperature)")
         }
         if let bad = neighbors.first(where: { $0 < 1 }) { throw EvaluationError("k must be at least 1, not \(bad)") }
-        let counts = Set(neighbors.map { min($0, index.count) }).sorted()
+        // The first query's neighbours bring in what still waits.
+        let first = try search.neighbors(of: 0)
+        guard labels.count == search.referenceCount else {
+            throw EvaluationError("\(search.referenceCount) references have \(labels.count) labels")
+        }
+        guard queryLabels.count == search.queryCount else {
+            throw EvaluationError("\(search.queryCount) queries have \(queryLabels.count) labels")
+        }
+        let counts = Set(neighbors.map { min($0, labels.count) }).sorted()
         guard let largest = counts.last else { throw EvaluationError("no k was given") }
+        guard largest <= first.count else {
+            throw EvaluationError("a search of \(search.k) neighbours cannot say what \(largest) are")
+        }
 
         // Labels become 0 ..< classes in rising order, so that ties go to the lower label whatever the numbers are.
         let distinct = Set(labels).sorted()
@@ -78,8 +83,9 @@ public enum WeightedKNN {
         var hits1 = [Int](repeating: 0, count: counts.count)
         var hits5 = hits1
 
-        try index.nearest(queries: queries, k: largest) { query, found in
-            guard let truth = classOf[queryLabels[query]], let best = found.first else { return }
+        for query in 0..<search.queryCount {
+            let found = try search.neighbors(of: query)
+            guard let truth = classOf[queryLabels[query]], let best = found.first else { continue }
             var next = 0
             for (rank, neighbor) in found.enumerated() {
                 // Relative to the best: the same order of votes, and no overflow at small temperatures.
@@ -102,8 +108,8 @@ public enum WeightedKNN {
                 top5: Double(hits5[i]) / Double(queryLabels.count))
         }
         return KNNResult(
-            referenceCount: index.count, queryCount: queryLabels.count, classCount: distinct.count,
-            dimension: index.dimension, temperature: temperature, accuracies: accuracies)
+            referenceCount: labels.count, queryCount: queryLabels.count, classCount: distinct.count,
+            dimension: search.dimension, temperature: temperature, accuracies: accuracies)
     }
 }
 

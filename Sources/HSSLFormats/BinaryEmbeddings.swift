@@ -52,6 +52,7 @@ final class NPYWriter: EmbeddingWriter {
 
 /// A safetensors file with the one tensor `embeddings` [rows, …] of float32.
 final class SafetensorsEmbeddingWriter: EmbeddingWriter {
+    static let tensorName = "embeddings"
     private(set) var rowCount: Int
     private let row: EmbeddingRow
     private let file: any SeekableSink

@@ -4,9 +4,29 @@ package struct NPYArray: Equatable, Sendable {
     package let shape: [Int]
     package let values: [Float]
 
+    /// - Throws: `FileError` for anything else than a whole file of such an array.
+    package init(path: String) throws(FileError) {
+        self = try MappedFile(path: path).withBytes { (bytes) throws(FileError) in
+            try NPYArray(bytes: bytes, path: path)
+        }
+    }
+
     /// - Parameter path: what errors name.
     /// - Throws: `FileError` for anything else than a whole file of such an array.
     package init(bytes: [UInt8], path: String) throws(FileError) {
+        var result: Result<NPYArray, FileError>?
+        bytes.withUnsafeBytes { bytes in
+            do throws(FileError) {
+                result = .success(try NPYArray(bytes: bytes, path: path))
+            } catch {
+                result = .failure(error)
+            }
+        }
+        guard let result else { throw FileError(path: path, reason: "not an npy file") }
+        self = try result.get()
+    }
+
+    private init(bytes: UnsafeRawBufferPointer, path: String) throws(FileError) {
         func refuse(_ reason: String) -> FileError { FileError(path: path, reason: reason) }
         guard bytes.count >= 10, bytes[0] == 0x93, bytes[1..<6].elementsEqual("NUMPY".utf8) else {
             throw refuse("not an npy file")
@@ -23,7 +43,7 @@ package struct NPYArray: Equatable, Sendable {
         guard length <= 10_000 else { throw refuse("an npy header of \(length) bytes, more than 10000") }
         let dataStart = textStart + length
 
-        var parser = PythonDictionaryParser(text: bytes[textStart..<dataStart])
+        var parser = PythonDictionaryParser(text: Array(bytes[textStart..<dataStart])[...])
         guard let header = parser.parse() else { throw refuse("malformed npy header") }
         guard header.descr == "<f4" else {
             throw refuse("npy dtype '\(oneLine(header.descr))' is not supported, only '<f4'")
@@ -42,8 +62,10 @@ package struct NPYArray: Equatable, Sendable {
             throw refuse("the npy shape \(header.shape) needs \(expected) bytes of data, the file has \(found)")
         }
         shape = header.shape
-        values = bytes.withUnsafeBytes { bytes in
-            (0..<expected / 4).map { bytes.loadUnaligned(fromByteOffset: dataStart + 4 * $0, as: Float.self) }
+        values = [Float](unsafeUninitializedCapacity: expected / 4) { buffer, count in
+            UnsafeMutableRawBufferPointer(buffer).copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: bytes[dataStart..<(dataStart + expected)]))
+            count = expected / 4
         }
     }
 }

@@ -42,8 +42,8 @@ struct HSSLCommand: ParsableCommand {
                 """,
             version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
             subcommands: [
-                Pretrain.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, Inspect.self,
-                Bench.self,
+                Pretrain.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, ReportCommand.self,
+                Inspect.self, Bench.self,
             ])
     }
 }

@@ -134,7 +134,8 @@ final class LinearProbeTests: XCTestCase {
         XCTAssertEqual(all.draws[0].labels, 600)
         XCTAssertGreaterThan(all.top1, 0.6)
         XCTAssertGreaterThan(all.top5, all.top1)
-        XCTAssertEqual(try XCTUnwrap(all.draws[0].heldOutTop1), all.top1, accuracy: 0.1, "the held-out part tells the test")
+        XCTAssertEqual(try XCTUnwrap(all.draws[0].heldOutTop1), all.top1, accuracy: 0.1,
+            "the held-out part tells the test")
         let few = try probe.evaluate(queries: queries, queryLabels: queryLabels, budget: .perClass(4), draws: 3)
         XCTAssertEqual(few.draws.map(\.labels), [24, 24, 24])
         XCTAssertLessThan(few.top1, all.top1)
@@ -154,8 +155,8 @@ final class LinearProbeTests: XCTestCase {
     }
 
     func testSameBitsAtAnyThreadCountAndSeedsDiffer() throws {
-        let (features, labels) = clusters(400, dimension: 200, classes: 6, noise: 4, seed: 3)
-        let probe = try LinearProbe(features: features, dimension: 200, labels: labels)
+        let (features, labels) = clusters(400, dimension: 70, classes: 6, noise: 4, seed: 3)
+        let probe = try LinearProbe(features: features, dimension: 70, labels: labels)
         let threads = hssl_get_threads()
         defer { hssl_set_threads(threads) }
         func figures(_ count: Int32, seed: UInt64 = 0) throws -> LinearProbeResult {
@@ -202,8 +203,10 @@ final class LinearProbeTests: XCTestCase {
         let result = LinearProbeResult(
             trainCount: 4, testCount: 2, classCount: 2, dimension: 1, budget: .perClass(1),
             draws: [
-                LinearProbeDraw(labels: 2, strength: 0.1, heldOutTop1: nil, top1: 0.5, top5: 1, iterations: 7, converged: true),
-                LinearProbeDraw(labels: 2, strength: 0.1, heldOutTop1: 0.25, top1: 1, top5: 1, iterations: 8, converged: false),
+                LinearProbeDraw(labels: 2, strength: 0.1, heldOutTop1: nil, top1: 0.5, top5: 1,
+                    iterations: 7, converged: true),
+                LinearProbeDraw(labels: 2, strength: 0.1, heldOutTop1: 0.25, top1: 1, top5: 1,
+                    iterations: 8, converged: false),
             ])
         XCTAssertEqual(result.top1, 0.75)
         XCTAssertEqual(try XCTUnwrap(result.top1StandardDeviation), 0.125.squareRoot(), accuracy: 1e-12)

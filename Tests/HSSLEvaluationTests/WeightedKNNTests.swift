@@ -52,16 +52,25 @@ final class WeightedKNNTests: XCTestCase {
         return (top1, top5)
     }
 
+    /// References come in pieces that are no blocks.
+    private func search(_ references: [Float], _ queries: [Float], dimension: Int, k: Int) throws -> NearestSearch {
+        let search = try NearestSearch(queries: queries, dimension: dimension, k: k)
+        for first in stride(from: 0, to: references.count, by: 300 * dimension) {
+            try search.add(references[first..<min(first + 300 * dimension, references.count)])
+        }
+        return search
+    }
+
     func testEqualsANaiveReferenceAcrossBlockBoundaries() throws {
         // More references than one block and queries than one tile, neither a multiple.
         let dimension = 12
         let (reference, labels) = clusters(
-            FeatureIndex.blockRows + 77, dimension: dimension, classes: 23, noise: 2.2, seed: 1)
+            NearestSearch.blockRows + 77, dimension: dimension, classes: 23, noise: 2.2, seed: 1)
         let (queries, queryLabels) = clusters(
-            FeatureIndex.queryRows + 9, dimension: dimension, classes: 23, noise: 2.2, seed: 2)
-        let index = try FeatureIndex(features: reference, dimension: dimension)
+            NearestSearch.queryRows + 9, dimension: dimension, classes: 23, noise: 2.2, seed: 2)
+        let found = try search(reference, queries, dimension: dimension, k: labels.count)
         let result = try WeightedKNN.evaluate(
-            index: index, labels: labels, queries: queries, queryLabels: queryLabels, neighbors: [200, 1, 10, 5000],
+            found, labels: labels, queryLabels: queryLabels, neighbors: [200, 1, 10, 5000],
             temperature: 0.07)
         XCTAssertEqual(result.accuracies.map(\.k), [1, 10, 200, labels.count], "sorted, and clipped to the references")
         XCTAssertEqual(result.classCount, 23)
@@ -83,31 +92,31 @@ final class WeightedKNNTests: XCTestCase {
         var reference: [Float] = []
         for i in 0..<100 { reference += [Float(1 << (i % 4)), 0] }
         for _ in 0..<10 { reference += [0, 2] }
-        let index = try FeatureIndex(features: reference, dimension: 2)
-        let found = try index.nearest(queries: [5, 0, 0, 1, 1, 0], k: 7)
+        let seven = try search(reference, [5, 0, 0, 1, 1, 0], dimension: 2, k: 7)
+        let found = try (0..<3).map { try seven.neighbors(of: $0) }
         XCTAssertEqual(found[0].map(\.index), [0, 1, 2, 3, 4, 5, 6])
         XCTAssertEqual(found[1].map(\.index), [100, 101, 102, 103, 104, 105, 106])
         XCTAssertEqual(found[2], found[0])
         XCTAssertEqual(found[0].first?.similarity, 1)
-        let all = try index.nearest(queries: [0, 1], k: 1000)[0]
+        let all = try search(reference, [0, 1], dimension: 2, k: 1000).neighbors(of: 0)
         XCTAssertEqual(all.map(\.index), Array(100..<110) + Array(0..<100))
     }
 
     func testSmallTemperatureWeighsOnlyTheNearest() throws {
-        let index = try FeatureIndex(features: [1, 0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1], dimension: 2)
+        let found = try search([1, 0, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1], [1, 0], dimension: 2, k: 4)
         let labels = [7, 4, 4, 4]
         let sharp = try WeightedKNN.evaluate(
-            index: index, labels: labels, queries: [1, 0], queryLabels: [7], neighbors: [4], temperature: 1e-6)
+            found, labels: labels, queryLabels: [7], neighbors: [4], temperature: 1e-6)
         XCTAssertEqual(sharp.accuracies, [KNNAccuracy(k: 4, top1: 1, top5: 1)])
         let flat = try WeightedKNN.evaluate(
-            index: index, labels: labels, queries: [1, 0], queryLabels: [7], neighbors: [4], temperature: 100)
+            found, labels: labels, queryLabels: [7], neighbors: [4], temperature: 100)
         XCTAssertEqual(flat.accuracies, [KNNAccuracy(k: 4, top1: 0, top5: 1)])
     }
 
     func testEqualVotesGoToTheLowerLabelAndStrangersNeverHit() throws {
-        let index = try FeatureIndex(features: [1, 0, 1, 0], dimension: 2)
+        let found = try search([1, 0, 1, 0], [1, 0, 1, 0, 1, 0], dimension: 2, k: 2)
         let result = try WeightedKNN.evaluate(
-            index: index, labels: [9, 3], queries: [1, 0, 1, 0, 1, 0], queryLabels: [3, 9, 42], neighbors: [2])
+            found, labels: [9, 3], queryLabels: [3, 9, 42], neighbors: [2])
         XCTAssertEqual(result.accuracies, [KNNAccuracy(k: 2, top1: 1.0 / 3, top5: 2.0 / 3)])
         XCTAssertEqual(
             result.json,
@@ -131,26 +140,32 @@ final class WeightedKNNTests: XCTestCase {
             do { try body() } catch { return "\(error)" }
             return "accepted"
         }
-        XCTAssertEqual(message { _ = try FeatureIndex(features: [], dimension: 3) }, "there are no reference features")
+        func opened(_ queries: [Float], _ dimension: Int, k: Int = 1) throws -> NearestSearch {
+            try NearestSearch(queries: queries, dimension: dimension, k: k)
+        }
+        XCTAssertEqual(message { _ = try opened([], 3) }, "there are no query features")
+        XCTAssertEqual(message { _ = try opened([1, 2], 3) }, "2 query values are not whole rows of 3")
+        XCTAssertEqual(message { _ = try opened([1, .nan], 2) }, "the query features hold NaN or infinity")
+        XCTAssertEqual(message { _ = try opened([1, 2], 2, k: 0) }, "k must be at least 1, not 0")
         XCTAssertEqual(
-            message { _ = try FeatureIndex(features: [1, 2], dimension: 3) },
-            "2 reference values are not whole rows of 3")
-        XCTAssertEqual(
-            message { _ = try FeatureIndex(features: [1, .nan], dimension: 2) },
+            message { _ = try search([1, .infinity], [1, 2], dimension: 2, k: 1).neighbors(of: 0) },
             "the reference features hold NaN or infinity")
-        let index = try FeatureIndex(features: [1, 2], dimension: 2)
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
-            index: index, labels: [1, 2], queries: [1, 1], queryLabels: [1]) },
-                       "1 references have 2 labels")
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
-            index: index, labels: [1], queries: [1, 1], queryLabels: []) },
-                       "1 queries have 0 labels")
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
-            index: index, labels: [1], queries: [1, 1], queryLabels: [1], neighbors: [0]) },
-                       "k must be at least 1, not 0")
-        XCTAssertEqual(message { _ = try WeightedKNN.evaluate(
-            index: index, labels: [1], queries: [1, 1], queryLabels: [1], temperature: 0) },
-                       "the temperature must be above 0, not 0.0")
+        XCTAssertEqual(
+            message { _ = try search([1, 2, 3], [1, 2], dimension: 2, k: 1).neighbors(of: 0) },
+            "3 reference values are not whole rows of 2")
+        func refused(_ labels: [Int], _ queryLabels: [Int], k: [Int] = [1], temperature: Double = 1) -> String {
+            message {
+                _ = try WeightedKNN.evaluate(
+                    search([1, 2, 2, 1], [1, 1], dimension: 2, k: 1), labels: labels, queryLabels: queryLabels,
+                    neighbors: k, temperature: temperature)
+            }
+        }
+        XCTAssertEqual(refused([1], [1]), "2 references have 1 labels")
+        XCTAssertEqual(refused([1, 2], []), "1 queries have 0 labels")
+        XCTAssertEqual(refused([1, 2], [1], k: [0]), "k must be at least 1, not 0")
+        XCTAssertEqual(refused([1, 2], [1], k: []), "no k was given")
+        XCTAssertEqual(refused([1, 2], [1], k: [2]), "a search of 1 neighbours cannot say what 2 are")
+        XCTAssertEqual(refused([1, 2], [1], temperature: 0), "the temperature must be above 0, not 0.0")
     }
 
     func testFeatureSpread() throws {

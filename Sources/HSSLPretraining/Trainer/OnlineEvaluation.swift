@@ -12,6 +12,8 @@ import HSSLRuntime
 /// a model.
 struct OnlineEvaluation {
     static let queries = 2_000
+    private static let neighbors = 20
+    private static let shownNeighbors = 8
 
     private let dataset: Dataset
     /// 0: never, or no labels.
@@ -49,19 +51,24 @@ struct OnlineEvaluation {
     func run(_ network: Network, illustrations: Int = 0) throws -> Result {
         let model = try Model(architecture: architecture, parameters: network.parameters, prefix: "base.")
         let session = try Session(model: model, threads: Int(hssl_get_threads()))
-        let references = try DatasetFeatures(dataset, indices: reference, session: session, preprocessing: preprocessing)
         let queries = try DatasetFeatures(dataset, indices: query, session: session, preprocessing: preprocessing)
-        let index = try FeatureIndex(features: references.values, dimension: references.dimension)
+        let search = try NearestSearch(queries: queries.values, dimension: queries.dimension, k: Self.neighbors)
+        var references: [Int] = []
+        _ = try DatasetFeatures.stream(dataset, indices: reference, session: session, preprocessing: preprocessing) {
+            try search.add($0)
+            references += $1
+        }
         var top1: Double?
         if dataset.hasLabels {
-            top1 = try WeightedKNN.evaluate(index: index, labels: references.indices.map { dataset.label($0) ?? 0 }, queries: queries.values,
-                                            queryLabels: queries.indices.map { dataset.label($0) ?? 0 }, neighbors: [20]).headline?.top1
+            top1 = try WeightedKNN.evaluate(
+                search, labels: references.map { dataset.label($0) ?? 0 },
+                queryLabels: queries.indices.map { dataset.label($0) ?? 0 }, neighbors: [Self.neighbors]
+            ).headline?.top1
         }
         var neighbors: [(query: Int, nearest: [Int])] = []
-        if illustrations > 0 {
-            let shown = min(illustrations, queries.indices.count)
-            let nearest = try index.nearest(queries: Array(queries.values[..<(shown * queries.dimension)]), k: 8)
-            neighbors = zip(queries.indices, nearest).map { (query: $0, nearest: $1.map { references.indices[$0.index] }) }
+        for place in 0..<min(illustrations, queries.indices.count) {
+            let nearest = try search.neighbors(of: place).prefix(Self.shownNeighbors)
+            neighbors.append((query: queries.indices[place], nearest: nearest.map { references[$0.index] }))
         }
         return Result(top1: top1, neighbors: neighbors)
     }

@@ -1,15 +1,15 @@
 import ArgumentParser
+import CSupport
 import HSSLCommandLine
 import HSSLData
 import HSSLEvaluation
 import HSSLFormats
-import HSSLGraph
 import HSSLModels
 import HSSLPretraining
 import HSSLRuntime
 import Logging
 
-/// Where the vectors of images come from.
+/// Where the vectors of images come from, if not from a file of embeddings.
 struct FeatureOptions: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("Model file (hssl export).", valueName: "file"))
     var model: String?
@@ -24,8 +24,8 @@ struct FeatureOptions: ParsableArguments {
         help: ArgumentHelp("Instead of a model: a recipe's base with its initial weights.", valueName: "recipe"))
     var untrained: String?
 
-    @Option(name: .long, help: ArgumentHelp("cls, mean or cls+mean.", valueName: "features"))
-    var features: Features = .cls
+    @Option(name: .long, help: ArgumentHelp("cls (the default), mean or cls+mean.", valueName: "features"))
+    var features: Features?
 
     @Option(name: .long, help: folderLabelsHelp)
     var labels: FolderLabels?
@@ -33,9 +33,6 @@ struct FeatureOptions: ParsableArguments {
     @OptionGroup var decode: DecodeOptions
 
     func validate() throws {
-        if [model != nil, rawPixels != nil, untrained != nil].count(where: { $0 }) != 1 {
-            throw ValidationError("give one of --model, --raw-pixels and --untrained")
-        }
         if let rawPixels, !(1...1024).contains(rawPixels) {
             throw ValidationError("--raw-pixels must be from 1 to 1024, not \(rawPixels)")
         }
@@ -44,9 +41,25 @@ struct FeatureOptions: ParsableArguments {
         }
     }
 
+    /// Either embeddings, by the flag named, or one source of features.
+    func check(embeddings: String?) throws {
+        let given = [
+            ("--model", model != nil), ("--raw-pixels", rawPixels != nil), ("--untrained", untrained != nil),
+            ("--features", features != nil), ("--labels", labels != nil),
+        ].filter(\.1)
+        if let embeddings, let first = given.first {
+            throw ValidationError("\(embeddings) has features and names already: \(first.0) would do nothing")
+        }
+        if embeddings == nil, [model != nil, rawPixels != nil, untrained != nil].count(where: { $0 }) != 1 {
+            throw ValidationError("give one of --model, --raw-pixels and --untrained, or embeddings")
+        }
+    }
+
     /// A labelled data set: an error where it has no labels or a class without images.
-    func labelled(_ path: String) throws -> Dataset {
-        let dataset = try Dataset(path: path, limits: decode.limits, folderLabels: labels)
+    ///
+    /// - Parameter limits: of decoding an image; nil: as the flags say.
+    func labelled(_ path: String, limits: DecodeLimits? = nil) throws -> Dataset {
+        let dataset = try Dataset(path: path, limits: limits ?? decode.limits, folderLabels: labels)
         guard dataset.hasLabels else {
             throw CommandError(
                 "\(path): has no labels; this needs an ImageFolder with class folders or an IDX pair (\(dataset.summary))")
@@ -55,42 +68,138 @@ struct FeatureOptions: ParsableArguments {
         return dataset
     }
 
-    /// Opens the model, if there is one, and gives what makes vectors of a data set's images.
+    /// Labelled images of data sets, whose features are computed when they are asked for.
     ///
+    /// - Parameter limits: of decoding an image.
+    func open(_ paths: [String], _ shared: SharedOptions, limits: DecodeLimits? = nil) throws -> [LabelledImages] {
+        let datasets = try paths.map { try labelled($0, limits: limits) }
+        let extract = try extractor(threads: shared.threadCount, isGrey: datasets.allSatisfy(\.isGrey))
+        for dataset in datasets { Logger(label: "hssl").info("\(dataset.summary)") }
+        return datasets.map { dataset in
+            LabelledImages(
+                source: dataset.path, classNames: dataset.classNames, count: dataset.count,
+                dimension: extract.dimension, faults: dataset.faults.map { "\($0)" },
+                label: { dataset.label($0) ?? 0 },
+                stream: { try extract.run(dataset, $0, $1).map(\.reason) })
+        }
+    }
+
+    private typealias Body = (ArraySlice<Float>, [Int]) throws -> Void
+    private typealias Extractor = (
+        dimension: Int, run: (Dataset, [Int]?, Body) throws -> [(index: Int, reason: String)]
+    )
+
     /// - Parameter isGrey: all images that will come are grey: of raw pixels one channel is enough.
-    func extractor(threads: Int, isGrey: Bool) throws -> (Dataset, [Int]?, ProgressLabel?) throws -> DatasetFeatures {
+    private func extractor(threads: Int, isGrey: Bool) throws -> Extractor {
         if let rawPixels {
             let preprocessing = try Preprocessing(
                 resize: rawPixels, crop: rawPixels, mean: [0, 0, 0], std: [1, 1, 1])
-            return { dataset, indices, label in
-                var bar = label?.bar(total: indices?.count ?? dataset.count)
-                let result = try DatasetFeatures(
-                    pixelsOf: dataset, indices: indices, preprocessing: preprocessing, channels: isGrey ? 1 : 3,
-                    loaderThreads: threads) { bar?.update(done: $0) }
-                bar?.finish(done: result.indices.count)
-                return result
-            }
+            let channels = isGrey ? 1 : 3
+            return (rawPixels * rawPixels * channels, { dataset, indices, body in
+                try DatasetFeatures.streamPixels(
+                    of: dataset, indices: indices, preprocessing: preprocessing, channels: channels,
+                    loaderThreads: threads, body)
+            })
         }
-        let source: Model
-        if let model {
-            source = try Model(path: model)
-        } else {
-            source = try UntrainedBase.model(
-                recipe: Recipe.load(path: untrained ?? "", architectures: ModelArchitecture.names))
-        }
+        let source = try Self.base(model: model, untrained: untrained)
         guard let preprocessing = source.preprocessing else {
             throw CommandError("the model does not say how its images are prepared")
         }
-        let features = self.features
+        let features = self.features ?? .cls
         let session = try Session(model: source, threads: threads)
-        return { dataset, indices, label in
-            var bar = label?.bar(total: indices?.count ?? dataset.count)
-            let result = try DatasetFeatures(
+        return (source.rowCount(features), { dataset, indices, body in
+            try DatasetFeatures.stream(
                 dataset, indices: indices, session: session, preprocessing: preprocessing, features: features,
-                loaderThreads: threads) { bar?.update(done: $0) }
-            bar?.finish(done: result.indices.count)
-            return result
+                loaderThreads: threads, body)
+        })
+    }
+
+    /// The model of `--model` or `--untrained`.
+    static func base(model: String?, untrained: String?) throws -> Model {
+        if let model { return try Model(path: model) }
+        return try UntrainedBase.model(
+            recipe: Recipe.load(path: untrained ?? "", architectures: ModelArchitecture.names))
+    }
+}
+
+/// Images with labels and, as a stream, features.
+struct LabelledImages {
+    /// What errors name.
+    let source: String
+    let classNames: [String]
+    let count: Int
+    let dimension: Int
+    let faults: [String]
+    let label: (Int) -> Int
+    /// Gives [images, dimension] and their places for all images or those asked for, and returns why some had none.
+    let stream: ([Int]?, (ArraySlice<Float>, [Int]) throws -> Void) throws -> [String]
+
+    init(
+        source: String, classNames: [String], count: Int, dimension: Int, faults: [String],
+        label: @escaping (Int) -> Int,
+        stream: @escaping ([Int]?, (ArraySlice<Float>, [Int]) throws -> Void) throws -> [String]
+    ) {
+        (self.source, self.classNames, self.count, self.dimension) = (source, classNames, count, dimension)
+        (self.faults, self.label, self.stream) = (faults, label, stream)
+    }
+
+    /// The rows of an embeddings file, with the classes that its index tells.
+    init(embeddings path: String) throws {
+        let stored = try StoredEmbeddings(path: path)
+        guard stored.rowShape.count == 1 else {
+            throw CommandError("\(path): has rows of shape \(stored.rowShape): patch features; this needs one vector an image")
         }
+        let known = try ImageLabels(names: stored.names, source: path)
+        let dimension = stored.rowShape[0]
+        self.init(
+            source: path, classNames: known.classNames, count: stored.count, dimension: dimension, faults: [],
+            label: { known.labels[$0] },
+            stream: { indices, body in
+                guard let indices else {
+                    for first in stride(from: 0, to: stored.count, by: 1024) {
+                        let rows = first..<min(first + 1024, stored.count)
+                        try body(
+                            stored.values[(rows.lowerBound * dimension)..<(rows.upperBound * dimension)], Array(rows))
+                    }
+                    return []
+                }
+                for row in indices { try body(stored.values[(row * dimension)..<((row + 1) * dimension)], [row]) }
+                return []
+            })
+        Logger(label: "hssl").info("\(path): \(count) embeddings, labels: \(classNames.count) classes")
+    }
+
+    /// The features of all images or of those asked for, their labels, and whether none was skipped; what was is said.
+    ///
+    /// - Parameter body: gets [images, dimension] and the labels.
+    func forEachBlock(
+        _ indices: [Int]?, _ progress: String, _ shared: SharedOptions,
+        _ body: (ArraySlice<Float>, [Int]) throws -> Void
+    ) throws -> Bool {
+        var bar = ProgressLabel(progress, shared)?.bar(total: indices?.count ?? count)
+        var done = 0
+        let unreadable = try stream(indices) { values, places in
+            try body(values, places.map(label))
+            done += places.count
+            bar?.update(done: done)
+        }
+        bar?.finish(done: done)
+        for reason in faults + unreadable { Logger(label: "hssl").warning("skipped \(reason)") }
+        guard done > 0 else { throw CommandError("\(source): no image could be read") }
+        return faults.isEmpty && unreadable.isEmpty
+    }
+
+    /// The same at once: [images, dimension] and the labels.
+    func load(
+        _ indices: [Int]?, _ progress: String, _ shared: SharedOptions
+    ) throws -> (values: [Float], labels: [Int], isComplete: Bool) {
+        var values: [Float] = [], labels: [Int] = []
+        values.reserveCapacity((indices?.count ?? count) * dimension)
+        let isComplete = try forEachBlock(indices, progress, shared) {
+            values += $0
+            labels += $1
+        }
+        return (values, labels, isComplete)
     }
 }
 
@@ -105,84 +214,4 @@ struct ProgressLabel {
     }
 
     func bar(total: Int) -> ProgressBar { ProgressBar(label: text, unit: "images", total: total) }
-}
-
-/// A labelled set of images to learn from and one to judge by.
-struct TrainAndTest: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("Labelled images to learn from: ImageFolder or IDX prefix.", valueName: "data"))
-    var train: String
-
-    @Option(name: .long, help: ArgumentHelp("Labelled images to classify.", valueName: "data"))
-    var test: String
-
-    @Option(
-        name: .long, help: ArgumentHelp("Use only the first n train images, in a fixed shuffled order.", valueName: "n"))
-    var trainImages: Int?
-
-    func validate() throws {
-        if let trainImages, trainImages < 1 {
-            throw ValidationError("--train-images must be at least 1, not \(trainImages)")
-        }
-    }
-
-    /// Features and labels of both sets; classes of the test set that the train set lacks are refused.
-    func load(_ options: FeatureOptions, _ shared: SharedOptions) throws -> LabelledSets {
-        let log = Logger(label: "hssl")
-        let train = try options.labelled(train), test = try options.labelled(test)
-        let classes = try ClassMatching(reference: train.classNames, query: test.classNames)
-        try requireClasses(of: test, in: train, classes)
-        let extract = try options.extractor(threads: shared.threadCount, isGrey: train.isGrey && test.isGrey)
-        for dataset in [train, test] { log.info("\(dataset.summary)") }
-        let trainFeatures = try extract(train, subset(of: train), ProgressLabel("train", shared))
-        let testFeatures = try extract(test, nil, ProgressLabel("test", shared))
-        let faults = [train, test].flatMap { $0.faults.map { "\($0)" } }
-            + trainFeatures.unreadable.map(\.reason) + testFeatures.unreadable.map(\.reason)
-        for reason in faults { log.warning("skipped \(reason)") }
-        if let text = repairedText(train.repairedCount + test.repairedCount) { log.info("\(text)") }
-        guard !trainFeatures.indices.isEmpty, !testFeatures.indices.isEmpty else {
-            throw CommandError("\(trainFeatures.indices.isEmpty ? self.train : self.test): no image could be read")
-        }
-        return LabelledSets(
-            train: trainFeatures.values,
-            trainLabels: trainFeatures.indices.compactMap { train.label($0).map { classes.referenceLabels[$0] } },
-            test: testFeatures.values,
-            testLabels: testFeatures.indices.compactMap { test.label($0).flatMap { classes.queryLabels[$0] } },
-            dimension: trainFeatures.dimension, isComplete: faults.isEmpty)
-    }
-
-    /// Every class that has test images must have train images; the test set may have fewer classes.
-    private func requireClasses(of test: Dataset, in train: Dataset, _ classes: ClassMatching) throws {
-        let known = Set((0..<train.count).compactMap { train.label($0).map { classes.referenceLabels[$0] } })
-        let asked = Set((0..<test.count).compactMap { test.label($0) }).sorted()
-        let missing = asked.filter { label in classes.queryLabels[label].map { !known.contains($0) } ?? true }
-        guard !missing.isEmpty else { return }
-        let names = missing.prefix(5).map { "'\(test.classNames[$0])'" }.joined(separator: ", ")
-            + (missing.count > 5 ? ", …" : "")
-        throw CommandError("\(self.test): \(missing.count) of its \(asked.count) classes are not in \(self.train): \(names)")
-    }
-
-    /// A fixed random subset of the train images, in the data set's order.
-    private func subset(of dataset: Dataset) -> [Int]? {
-        guard let trainImages, trainImages < dataset.count else { return nil }
-        var random = CounterRandom(seed: 0, stream: 0x5355_4253)
-        return random.shuffled(0..<dataset.count).prefix(trainImages).sorted()
-    }
-}
-
-/// Vectors [count, dimension] of two sets and their labels, in the train set's numbers.
-struct LabelledSets {
-    var train: [Float]
-    let trainLabels: [Int]
-    let test: [Float]
-    let testLabels: [Int]
-    let dimension: Int
-    /// No image was skipped.
-    let isComplete: Bool
-
-    /// Moves the train vectors out, so that whoever gets them may change them in place.
-    mutating func takeTrain() -> [Float] {
-        var taken: [Float] = []
-        swap(&taken, &train)
-        return taken
-    }
 }

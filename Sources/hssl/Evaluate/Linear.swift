@@ -17,6 +17,7 @@ struct Linear: ParsableCommand {
               hssl evaluate linear --model base.safetensors --train photos/train --test photos/val --fraction 0.01 --json -
               hssl evaluate linear --model base.safetensors --train DATA/train --test DATA/t10k --labels-per-class 10
               hssl evaluate linear --raw-pixels 28 --train DATA/train --test DATA/t10k      # the baseline without a model
+              hssl evaluate linear --train-embeddings train.npy --test-embeddings t10k.npy  # what hssl-extract wrote
             """)
 
     @OptionGroup var source: FeatureOptions
@@ -48,6 +49,7 @@ struct Linear: ParsableCommand {
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
+        try sets.check(source)
         if fraction != nil, labelsPerClass != nil {
             throw ValidationError("give one of --fraction and --labels-per-class")
         }
@@ -74,14 +76,15 @@ struct Linear: ParsableCommand {
     func run() throws {
         shared.apply()
         let target = try json.map { try JSONTarget($0) }
-        var data = try sets.load(source, shared)
-        // The probe standardises in place: the features move into it.
+        let data = try sets.open(source, shared)
+        var train = try data.train.load(data.trainIndices, "train", shared)
         let probe = try LinearProbe(
-            features: data.takeTrain(), dimension: data.dimension, labels: data.trainLabels)
+            features: train.values.take(), dimension: data.train.dimension, labels: data.trainLabels(train.labels))
+        let test = try data.test.load(nil, "test", shared)
         var bar = ProgressLabel("fit", shared).map { ProgressBar(label: $0.text, unit: "walks", total: 0) }
         var (walks, lastDraw, before) = (0, 0, 0)
         let result = try probe.evaluate(
-            queries: data.test, queryLabels: data.testLabels, budget: budget, draws: draws, seed: seed,
+            queries: test.values, queryLabels: data.testLabels(test.labels), budget: budget, draws: draws, seed: seed,
             strengths: strengths ?? []
         ) { draw, count in
             if draw != lastDraw { (lastDraw, before) = (draw, walks) }
@@ -92,25 +95,26 @@ struct Linear: ParsableCommand {
         for draw in result.draws where !draw.converged {
             Logger(label: "hssl").warning("λ = \(draw.strength): not converged after \(draw.iterations) steps")
         }
-        if let target { try target.write(result.json) }
-        if json != "-" { show(result) }
-        if !data.isComplete { throw Exit(.partly) }
+        try JSONTarget.report(lines(result), result.json, to: target)
+        if !(train.isComplete && test.isComplete) { throw Exit(.partly) }
     }
 
-    private func show(_ result: LinearProbeResult) {
+    private func lines(_ result: LinearProbeResult) -> [String] {
         let used = result.draws[0].labels
         let labels =
             switch result.budget {
             case .all: "all \(used) labels"
             case .fraction, .perClass: "\(used) of \(result.trainCount) labels, mean of \(result.draws.count) draws"
             }
-        print("\(result.testCount) images, \(result.classCount) classes, \(labels), \(result.dimension) dimensions")
         let spread = result.top1StandardDeviation.map { " ± \(Pretrain.percent($0))" } ?? ""
-        print("linear: top-1 \(Pretrain.percent(result.top1))\(spread), top-5 \(Pretrain.percent(result.top5))")
         let strengths = Set(result.draws.map(\.strength)).sorted().map { "\($0)" }.joined(separator: ", ")
         let heldOut = result.draws.compactMap(\.heldOutTop1)
         let how = heldOut.isEmpty
             ? "given" : "top-1 \(Pretrain.percent(heldOut.reduce(0, +) / Double(heldOut.count))) on what was held out"
-        print("λ = \(strengths) (\(how))")
+        return [
+            "\(result.testCount) images, \(result.classCount) classes, \(labels), \(result.dimension) dimensions",
+            "linear: top-1 \(Pretrain.percent(result.top1))\(spread), top-5 \(Pretrain.percent(result.top5))",
+            "λ = \(strengths) (\(how))",
+        ]
     }
 }
