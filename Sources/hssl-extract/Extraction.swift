@@ -27,8 +27,9 @@ struct Extraction {
         preprocessing = model.preprocessing
         modelFingerprint = model.fingerprint
         if options.memoryLimit != nil { hssl_return_freed_memory() }
+        // A limit that leaves nothing is refused further down, with what the model needs.
         let mostBytes = options.memoryLimit.map {
-            max(0, $0.bytes - Int(hssl_peak_rss()) - Self.unseenBytes - options.threads << 20)
+            max(Self.leastListBytes, $0.bytes - Int(hssl_peak_rss()) - Self.unseenBytes - options.threads << 20)
         } ?? .max
         inputs = try InputList(
             arguments: options.inputs, separator: UInt8(ascii: options.null ? "\0" : "\n"), mostBytes: mostBytes)
@@ -63,6 +64,8 @@ struct Extraction {
 
     /// Code that has not run yet, and the C heap.
     private static let unseenBytes = 8 << 20
+    /// Some ten thousand paths.
+    private static let leastListBytes = 1 << 20
     /// Enough for a picture of a few hundred pixels a side: larger ones are refused one by one, with what they need.
     private static let leastDecodeBytes = 1 << 20
 

@@ -87,8 +87,10 @@ final class GroupNormKernelTests: KernelRowTestCase {
                 for output in names.indices {
                     // A few nearly equal elements have a large rstd, which magnifies the rounding of the mean.
                     let bound = names[output] == "dx" && s.positions * s.width < 4 ? 1e-4 : bound
+                    // Elements of size 1 that cancel: a mean is as exact as they are, however near to 0 it is.
+                    let floor = names[output] == "mean" ? 0.1 : 1e-3
                     assertClose(
-                        actual[output], expected[output], bound, floor: 1e-3,
+                        actual[output], expected[output], bound, floor: floor,
                         "\(names[output]) \(s), row \(isa.rawValue)")
                 }
             }

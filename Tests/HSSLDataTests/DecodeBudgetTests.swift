@@ -32,7 +32,7 @@ final class DecodeBudgetTests: XCTestCase {
         let budget = DecodeBudget(bytes: 100)
         budget.take(60)
         let order = Mutex<[String]>([])
-        let threads = [("large", 90), ("small", 10)].map { name, bytes in
+        let threads = [("large", 90), ("small", 20)].map { name, bytes in
             let thread = Thread {
                 budget.take(bytes)
                 order.withLock { $0.append(name) }

@@ -17,7 +17,7 @@ final class AugmentationTests: XCTestCase {
 
     private func configuration(_ change: (inout Recipe.Data) -> Void = { _ in }) throws -> Recipe.Data {
         var data = try Recipe.parse(
-            "model: {architecture: a, image_size: 8, patch_size: 4}", file: "r", architectures: ["a"]).data
+            "model: {architecture: a, image_size: 224, patch_size: 4}", file: "r", architectures: ["a"]).data
         data.localCrops = 2
         data.localCropsSize = 16
         change(&data)

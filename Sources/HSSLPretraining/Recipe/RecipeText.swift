@@ -21,13 +21,14 @@ extension Recipe {
 
     /// The first key by which two recipes give a run other weights, and both values.
     package func firstDifference(to other: Recipe) -> (key: String, mine: String, others: String)? {
-        for section in Recipe.sections() where section.decidesWeights {
-            for key in section.keys {
-                let path = "\(section.name).\(key.name)"
-                func value(_ recipe: Recipe) -> Field? { recipe.reads(path) ? key.meaning(recipe) : nil }
-                let mine = value(self), others = value(other)
-                if mine != others { return (path, mine?.yaml ?? "absent", others?.yaml ?? "absent") }
-            }
+        let keys = Recipe.sections().filter(\.decidesWeights)
+            .flatMap { section in section.keys.map { (path: "\(section.name).\($0.name)", key: $0) } }
+        // A choice says more than the keys that come or go with it.
+        let choices = Set(Recipe.selectors.map(\.path))
+        for (path, key) in keys.filter({ choices.contains($0.path) }) + keys {
+            func value(_ recipe: Recipe) -> Field? { recipe.reads(path) ? key.meaning(recipe) : nil }
+            let mine = value(self), others = value(other)
+            if mine != others { return (path, mine?.yaml ?? "absent", others?.yaml ?? "absent") }
         }
         return nil
     }

@@ -83,11 +83,11 @@ package struct InitialBase {
     package func warnings(_ recipe: Recipe) -> [String] {
         var warnings: [String] = []
         let rate = recipe.optimizer.learningRate
-        let most = 2e-4
-        if rate > most {
+        let usual = recipe.defaultInitializedRate, most = max(2e-4, usual)
+        if rate > most * 1.001 {
             warnings.append(
                 "optimizer.learning_rate \(rate) is one for a base that begins with nothing: from "
-                    + "\(file.path) it would forget what it knows (at most \(most); the default is \(recipe.defaultInitializedRate))"
+                    + "\(file.path) it would forget what it knows (at most \(most); the default is \(usual))"
             )
         }
         func differs(_ mine: [Double], _ own: [Float]) -> Bool {
@@ -105,8 +105,8 @@ package struct InitialBase {
 extension Recipe {
     /// The learning rate of a recipe that goes on from a base and says none.
     fileprivate var defaultInitializedRate: Double {
-        var recipe = Recipe()
-        Recipe.objectiveVariants.first { $0.name == objective.name }?.defaults(&recipe)
+        var recipe = self
+        recipe.fitDefaults()
         return recipe.optimizer.learningRate * Self.initializedRate
     }
 }
