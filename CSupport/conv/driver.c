@@ -36,11 +36,20 @@ static void convolve(ptrdiff_t batch, const hssl_conv_shape *shape, const float 
     });
 }
 
+void hssl_depthwise_conv_pack(ptrdiff_t C, ptrdiff_t k, const float *weight, void *packed) {
+    pack(C, k * k, weight, false, packed);
+}
+
+void hssl_depthwise_conv_packed(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
+                                const void *packed, const float *bias, float *y) {
+    const hssl_conv_shape shape = {h, w, C, k};
+    convolve(batch, &shape, x, packed, bias, y);
+}
+
 void hssl_depthwise_conv(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
                          const float *weight, const float *bias, float *y, void *workspace) {
-    const hssl_conv_shape shape = {h, w, C, k};
-    pack(C, k * k, weight, false, workspace);
-    convolve(batch, &shape, x, workspace, bias, y);
+    hssl_depthwise_conv_pack(C, k, weight, workspace);
+    hssl_depthwise_conv_packed(batch, h, w, C, k, x, workspace, bias, y);
 }
 
 void hssl_depthwise_conv_backward_input(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k,

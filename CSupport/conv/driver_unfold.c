@@ -51,11 +51,17 @@ void hssl_unfold_backward(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C
 }
 
 /// The windows that are whole along a line: k floats each, `stride` apart in the line and `distance` apart in y. k is a
-/// constant where it is common.
+/// constant where it is common, and 5 to 7 floats are two overlapping copies of four.
 static inline __attribute__((always_inline)) void copy_lines(
     ptrdiff_t k, ptrdiff_t count, ptrdiff_t stride, ptrdiff_t distance, const float *line, float *y) {
-    for (ptrdiff_t j = 0; j < count; ++j, line += stride, y += distance)
-        for (ptrdiff_t v = 0; v < k; ++v) y[v] = line[v];
+    for (ptrdiff_t j = 0; j < count; ++j, line += stride, y += distance) {
+        if (k >= 4 && k <= 7) {
+            memcpy(y, line, 4 * sizeof *y);
+            memcpy(y + k - 4, line + k - 4, 4 * sizeof *y);
+        } else {
+            for (ptrdiff_t v = 0; v < k; ++v) y[v] = line[v];
+        }
+    }
 }
 
 /// Windows begin ..< end along a line, position by position; window 0 begins `padding` before it.
@@ -68,6 +74,9 @@ static void copy_partly(const hssl_window_shape *s, ptrdiff_t padding, ptrdiff_t
         }
     }
 }
+
+/// Windows that are filled line by line stay in L1 meanwhile.
+enum { RUN_FLOATS = 6144 };
 
 // Walks the lines of the image, each through all windows.
 void hssl_unfold_image_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t from_window, ptrdiff_t count,
@@ -107,12 +116,15 @@ void hssl_unfold_image(ptrdiff_t batch, ptrdiff_t C, ptrdiff_t H, ptrdiff_t W, p
         return;
     }
     const hssl_window_shape shape = hssl_windows_of(H, W, C, k, stride, padding);
-    const ptrdiff_t rows = batch * shape.out_h, width = shape.out_w * C * k * k;
-    const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
+    const ptrdiff_t rows = batch * shape.out_h, window = C * k * k;
+    const ptrdiff_t some = hssl_max(1, RUN_FLOATS / window);
+    const int threads = hssl_team((double)(rows * shape.out_w * window) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
-            hssl_unfold_image_run(&shape, r % shape.out_h, 0, shape.out_w, image + r / shape.out_h * C * H * W,
-                                  y + r * width);
+            for (ptrdiff_t j = 0; j < shape.out_w; j += some) {
+                hssl_unfold_image_run(&shape, r % shape.out_h, j, hssl_min(some, shape.out_w - j),
+                                      image + r / shape.out_h * C * H * W, y + (r * shape.out_w + j) * window);
+            }
         }
     });
 }

@@ -100,7 +100,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         line = PANEL * g->b_element;
     const char *const panel = (const char *)g->b + p * g->K * line,
         *const following = g->output ? g->output->next_packed_b : NULL;
-    const hssl_gemm_target target = hssl_gemm_target_at(task.m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
+    hssl_gemm_target target = hssl_gemm_target_at(task.m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
+    if (!target.bias && !g->accumulate) target.bias = hssl_gemm_zeros;
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool last = k + KC >= g->K;

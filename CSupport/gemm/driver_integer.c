@@ -31,6 +31,7 @@ static hssl_gemm_target target_at(const problem *g, ptrdiff_t m, ptrdiff_t n) {
     if (g->half) target.half = g->half + m * g->ldc + n;
     target.a_scale = g->a_scale + m;
     if (g->b_scale) target.b_scale = g->b_scale + n;
+    if (!target.bias && !g->accumulate) target.bias = hssl_gemm_zeros;
     return target;
 }
 

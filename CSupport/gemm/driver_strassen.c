@@ -9,6 +9,8 @@
 enum { STRASSEN_KC = 384 };  // terms of a block, even: sums of A for 197 rows are 360 KB, which stay in L2
 // half of it are the 24 vectors of a quadrant, which a product takes through the output stage
 enum { STRASSEN_LEAST_K = 48 };
+// columns: with fewer panels the sums of A cost more than they save
+enum { STRASSEN_LEAST_N = 3 * PANEL };
 enum { STRASSEN_SUMS = 5 };  // of five products the operand of A is a sum
 enum { GROUP_FLOATS = STRASSEN_SUMS * STRASSEN_HALF * STRASSEN_KC / 2 };
 
@@ -32,7 +34,7 @@ ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row) {
 }
 
 size_t hssl_gemm_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K) {
-    if (M < STRASSEN_ROWS || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_LEAST_K
+    if (M < STRASSEN_ROWS || N < STRASSEN_LEAST_N || N % PANEL != 0 || K % 2 != 0 || K < STRASSEN_LEAST_K
         || !hssl_gemm_select_f32()->strassen) {
         return 0;
     }
@@ -93,10 +95,9 @@ static void add_quadrants(const problem *p, ptrdiff_t group) {
 
 /// What this K block does to C at (m, n).
 static hssl_gemm_target target_at(const problem *p, ptrdiff_t m, ptrdiff_t n) {
-    static const float zeros[PANEL];
     hssl_gemm_target target = hssl_gemm_target_at(m, n, p->c, p->ldc, false, &p->output);
     if (!is_last(p)) target.activation = HSSL_ACTIVATION_NONE;
-    if (!is_last(p) || !target.bias) target.bias = zeros;
+    if (!is_last(p) || !target.bias) target.bias = hssl_gemm_zeros;
     if (p->k == 0) return target;
     if (target.activation == HSSL_ACTIVATION_NONE) {
         target.residual = target.c;

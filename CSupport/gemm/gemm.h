@@ -104,6 +104,9 @@ static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
     return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || !t->residual);
 }
 
+/// The bias of a tile that has none, so that it can be pipelined: x + 0 is x (but 0 for −0).
+static const float hssl_gemm_zeros[PANEL];
+
 /// A register-only loop over at least 16 independent accumulators; returns the operations done (a multiply and an add
 /// are two).
 typedef double hssl_peak_f32_fn(ptrdiff_t iterations);

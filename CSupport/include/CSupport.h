@@ -218,12 +218,12 @@ void hssl_l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, con
                                 float *dx);
 
 /// y = (x − mean)·rstd·weight + bias over x [batch, positions, C], where mean and rstd are those of a sample's group of
-/// C/groups neighbouring channels over all positions (biased variance). weight and bias [C]; groups divides C. mean and
-/// rstd [batch, groups] are stored unless NULL. y may be x.
+/// C/groups neighbouring channels over all positions (biased variance). weight and bias [C]; groups divides C ≤
+/// HSSL_GROUP_NORM_CHANNELS. mean and rstd [batch, groups] are stored unless NULL. y may be x. Same bits on every row.
+enum { HSSL_GROUP_NORM_CHANNELS = 8192 };
 void hssl_group_norm(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x,
                      const float *weight, const float *bias, float epsilon, float *y, float *mean, float *rstd);
 /// dx (=, not +=) [batch, positions, C], apart from x and dy; dweight and dbias [C] are added to (NULL: not computed).
-/// C ≤ 32768.
 void hssl_group_norm_backward(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x,
                               const float *weight, const float *mean, const float *rstd, const float *dy, float *dx,
                               float *dweight, float *dbias);
@@ -325,6 +325,11 @@ void hssl_attention_biased_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t
 size_t hssl_depthwise_conv_workspace_size(ptrdiff_t C, ptrdiff_t k);
 void hssl_depthwise_conv(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
                          const float *weight, const float *bias, float *y, void *workspace);
+/// The same in two: the weight as kernels read it, [k·k, C rounded up to 16] (a workspace's bytes), then the
+/// convolution.
+void hssl_depthwise_conv_pack(ptrdiff_t C, ptrdiff_t k, const float *weight, void *packed);
+void hssl_depthwise_conv_packed(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
+                                const void *packed, const float *bias, float *y);
 void hssl_depthwise_conv_backward_input(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k,
                                         const float *dy, const float *weight, float *dx, void *workspace);
 /// dweight [C,1,k,k] and dbias [C] are added to.
@@ -427,7 +432,7 @@ typedef enum {
     // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
     HSSL_STEP_LAYER_NORM_QUANTIZE,
     // (positions, C, groups): x, weight, bias, epsilon, then activation, residual, last_activation → y, which is none
-    // of them
+    // of them, or u8 `codes` with y_scale [positions], or both
     HSSL_STEP_GROUP_NORM,
     // (rows, D): y = last_activation(activation(x) + residual); y may be x, with no first activation also the residual
     HSSL_STEP_ELEMENTWISE,
@@ -438,7 +443,7 @@ typedef enum {
     // (batch, tokens, heads, head_dim, windows): x qkv, weight: bias, bias: mask → y; workspace, see
     // hssl_attention_biased
     HSSL_STEP_ATTENTION_BIASED,
-    HSSL_STEP_DEPTHWISE_CONV,         // (h, w, C, k): x, weight, bias → y; workspace
+    HSSL_STEP_DEPTHWISE_CONV,         // (h, w, C, k): x, weight packed, bias → y
     HSSL_STEP_MAX_POOL,               // (h, w, C, k, stride, padding): x → y
     HSSL_STEP_AVERAGE_POOL,           // same
     // (batch, from, to, D): x, index int32 [to] in `weight` → y[b, i] = x[b, index[i]], 0 where that is −1, + residual
@@ -458,13 +463,15 @@ typedef struct {
     hssl_plan_activation last_activation;  // after it
     float epsilon;
     ptrdiff_t size[6];
-    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone. Scales of rows are 4 apart.
+    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone (of windows: the output's). Scales
+    /// of rows are 4 apart.
     ptrdiff_t x_pitch, residual_pitch, y_pitch;
-    /// Steps from this one on that form a chain, at least 1. Those of a longer chain treat rows alone, as many each,
+    /// Steps from this one on that form a chain, at least 1. A chain may begin with the windows of a grid that none of its
+    /// other steps touches. Those of a longer chain treat rows alone, as many each,
     /// and row r of each reads only row r of what the chain has written: a thread may take its rows through all of
     /// them.
     ptrdiff_t chain;
-    hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, y_scale, workspace;
+    hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, codes, y_scale, workspace;
 } hssl_plan_step;
 
 typedef struct {

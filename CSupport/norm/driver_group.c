@@ -1,27 +1,104 @@
-// Group norm: threads share samples and, where these are few, the groups of a sample.
+// Group norm. Forward: threads share the samples; where these are few, segments of a sample's positions for its
+// statistics and its rows for what becomes of them. Backward: samples, then groups.
+#include <math.h>
+#include <string.h>
+
 #include "elementwise/partition.h"
 #include "norm/norm.h"
 
-/// Pieces that the groups of a sample are cut into.
-static ptrdiff_t pieces_of(ptrdiff_t batch, ptrdiff_t groups, int threads) {
-    return batch >= threads ? 1 : hssl_min(groups, hssl_ceil_div(threads, hssl_max(batch, 1)));
+enum {
+    SEGMENT = 48,                         // positions, at least, whose sums are one
+    SEGMENTS = 16,
+    SUMS = 2 * HSSL_GROUP_NORM_CHANNELS,  // on the stack: 128 KB
+    COLUMNS = 64,                         // channels, at least, of a thread
+};
+
+typedef struct { ptrdiff_t positions, C, segments; const float *x; double *sums; } statistics;
+
+/// Σ x of a segment's channels, then Σ x²: [segment][2][C].
+static double *sums_of(const statistics *s, ptrdiff_t segment) { return s->sums + segment * 2 * s->C; }
+
+static void sum_segment(const statistics *s, ptrdiff_t segment, hssl_range channels) {
+    const ptrdiff_t first = hssl_split(s->positions, s->segments, segment),
+        end = hssl_split(s->positions, s->segments, segment + 1);
+    double *const sums = sums_of(s, segment) + channels.begin;
+    hssl_norm_selected()->group_sums(end - first, channels.end - channels.begin, s->C,
+                                     s->x + first * s->C + channels.begin, sums, sums + s->C);
+}
+
+void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+                           float epsilon, float *center, float *slope, float *mean, float *rstd) {
+    double sums[SUMS];
+    // How positions are cut depends on the shape alone, and so do the sums. An even number serves two threads alike,
+    // which find here the rows that they wrote.
+    const ptrdiff_t most = hssl_min(hssl_min(positions / SEGMENT, SEGMENTS), SUMS / (2 * C));
+    const ptrdiff_t segments = most < 2 ? 1 : most / 2 * 2;
+    const statistics s = {positions, C, segments, x, sums};
+    const int threads = hssl_team((double)(positions * C) * HSSL_WORK_STREAM);
+    const int columns = (int)hssl_min(hssl_ceil_div(C, COLUMNS), hssl_ceil_div(threads, segments));
+    HSSL_TEAM(threads, part, {
+        for (ptrdiff_t t = hssl_split(segments * columns, threads, part);
+             t < hssl_split(segments * columns, threads, part + 1); ++t) {
+            sum_segment(&s, t / columns, hssl_range_of(C, 16, (int)(t % columns), columns));
+        }
+    });
+    for (ptrdiff_t segment = 1; segment < segments; ++segment) {
+        const double *const from = sums_of(&s, segment);
+        for (ptrdiff_t c = 0; c < 2 * C; ++c) sums[c] += from[c];
+    }
+    const ptrdiff_t width = C / groups;
+    for (ptrdiff_t g = 0; g < groups; ++g) {
+        double sum = 0, squares = 0;
+        for (ptrdiff_t c = g * width; c < (g + 1) * width; ++c) {
+            sum += sums[c];
+            squares += sums[C + c];
+        }
+        const double elements = (double)(positions * width), average = sum / elements;
+        const double variance = squares / elements - average * average;
+        // Not below zero, where NaN stays.
+        const float scale = (float)(1 / sqrt((variance < 0 ? 0 : variance) + epsilon));
+        if (mean) mean[g] = (float)average;
+        if (rstd) rstd[g] = scale;
+        for (ptrdiff_t c = g * width; c < (g + 1) * width; ++c) {
+            center[c] = (float)average;
+            slope[c] = scale * weight[c];
+        }
+    }
+}
+
+typedef struct {
+    ptrdiff_t positions, C, groups;
+    const float *weight, *bias;
+    float epsilon;
+} settings;
+
+static void normalize_sample(const settings *s, const float *x, float *y, float *mean, float *rstd) {
+    float center[HSSL_GROUP_NORM_CHANNELS], slope[HSSL_GROUP_NORM_CHANNELS];
+    hssl_group_statistics(s->positions, s->C, s->groups, x, s->weight, s->epsilon, center, slope, mean, rstd);
+    const hssl_norm_kernels *const kernels = hssl_norm_selected();
+    const hssl_group_map map = {center, slope, s->bias, -INFINITY, -INFINITY};
+    const int threads = hssl_team((double)(s->positions * s->C) * HSSL_WORK_STREAM);
+    HSSL_TEAM(threads, part, {
+        const hssl_range r = hssl_range_of(s->positions, 1, part, threads);
+        kernels->group_apply(r.end - r.begin, s->C, x + r.begin * s->C, &map, NULL, y + r.begin * s->C);
+    });
 }
 
 void hssl_group_norm(ptrdiff_t batch, ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x,
                      const float *weight, const float *bias, float epsilon, float *y, float *mean, float *rstd) {
-    const hssl_norm_kernels *kernels = hssl_norm_selected();
-    const hssl_group_shape shape = {positions, C, groups};
-    const int threads = hssl_team((double)(batch * positions * C) * HSSL_WORK_STREAM);
-    const ptrdiff_t pieces = pieces_of(batch, groups, threads), tasks = batch * pieces;
+    const settings settings = {positions, C, groups, weight, bias, epsilon};
+    const int team = hssl_team((double)(batch * positions * C) * HSSL_WORK_STREAM), threads = batch < team ? 1 : team;
     HSSL_TEAM(threads, part, {
-        for (ptrdiff_t t = hssl_split(tasks, threads, part); t < hssl_split(tasks, threads, part + 1); ++t) {
-            const ptrdiff_t b = t / pieces;
-            const hssl_range g = hssl_range_of(groups, 1, (int)(t % pieces), (int)pieces);
-            kernels->group_norm(&shape, g.begin, g.end, x + b * positions * C, weight, bias, epsilon,
-                                y + b * positions * C, mean ? mean + b * groups : NULL,
-                                rstd ? rstd + b * groups : NULL);
+        for (ptrdiff_t b = hssl_split(batch, threads, part); b < hssl_split(batch, threads, part + 1); ++b) {
+            normalize_sample(&settings, x + b * positions * C, y + b * positions * C, mean ? mean + b * groups : NULL,
+                             rstd ? rstd + b * groups : NULL);
         }
     });
+}
+
+/// Pieces that the groups of a sample are cut into.
+static ptrdiff_t pieces_of(ptrdiff_t batch, ptrdiff_t groups, int threads) {
+    return batch >= threads ? 1 : hssl_min(groups, hssl_ceil_div(threads, hssl_max(batch, 1)));
 }
 
 /// Floats on the stack for what samples add to dweight and dbias: 256 KB.

@@ -8,6 +8,10 @@
 /// One sample of a group norm: [positions, C], whose channels form groups of C/groups neighbours.
 typedef struct { ptrdiff_t positions, C, groups; } hssl_group_shape;
 
+/// What group norm does to an element of channel c once its statistics are known: (x − center)·slope + bias, at least
+/// `least`; then a residual, and the sum at least `last_least`. A floor is 0 (ReLU, which keeps NaN) or −∞.
+typedef struct { const float *center, *slope, *bias; float least, last_least; } hssl_group_map;
+
 typedef struct {
     void (*layer_norm)(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias,
                        float epsilon, float *y, float *mean, float *rstd);
@@ -20,11 +24,14 @@ typedef struct {
     void (*l2_normalize)(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
     void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm,
                                   const float *dy, float *dx);
-    /// Groups begin ..< end of one sample; mean, rstd [groups] stored unless NULL. Channels of other groups are neither
-    /// read nor written.
-    void (*group_norm)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x,
-                       const float *weight, const float *bias, float epsilon, float *y, float *mean, float *rstd);
-    /// Likewise dx; and what the sample adds to dweight and dbias [C] (=, not +=), for the driver to add up.
+    /// Σ x and Σ x² over the positions, one of each of n channels; positions are C floats apart. The same bits on every
+    /// row.
+    void (*group_sums)(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, const float *x, double *sums, double *squares);
+    /// y = map(x) + residual (NULL: 0) of [positions, C], floors included; y may be x or residual. Same bits likewise.
+    void (*group_apply)(ptrdiff_t positions, ptrdiff_t C, const float *x, const hssl_group_map *map,
+                        const float *residual, float *y);
+    /// Groups begin ..< end of one sample: dx, where channels of other groups are neither read nor written; and what
+    /// the sample adds to dweight and dbias [C] (=, not +=), for the driver to add up.
     void (*group_norm_backward)(const hssl_group_shape *shape, ptrdiff_t begin, ptrdiff_t end, const float *x,
                                 const float *weight, const float *mean, const float *rstd, const float *dy, float *dx,
                                 float *dweight, float *dbias);
@@ -32,6 +39,10 @@ typedef struct {
 
 /// The row of the selected instruction set.
 const hssl_norm_kernels *hssl_norm_selected(void);
+
+/// center and slope [C], mean and rstd [groups] (NULL: not stored) of one sample. C ≤ HSSL_GROUP_NORM_CHANNELS.
+void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+                           float epsilon, float *center, float *slope, float *mean, float *rstd);
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_norm_kernels table;
 #include "norm/kernels.inc"

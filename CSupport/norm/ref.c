@@ -1,5 +1,6 @@
-// The scalar row of the norm family: the formulas as written, sums in float64. Only the forward adds in the order of
-// the vector rows, with their bits: its output is quantised in int8 models.
+// The scalar row of the norm family: the formulas as written, sums in float64. Only the forwards of layer and group
+// norm add in the order of the vector rows, with their bits: their output is quantised in int8 models.
+#include "base/base.h"
 #include "norm/norm.h"
 #include <math.h>
 
@@ -82,26 +83,35 @@ static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, c
     }
 }
 
-static void group_norm(const hssl_group_shape *s, ptrdiff_t begin, ptrdiff_t end, const float *x, const float *weight,
-                       const float *bias, float epsilon, float *y, float *mean, float *rstd) {
-    const ptrdiff_t C = s->C, width = C / s->groups;
-    const double count = (double)(s->positions * width);
-    for (ptrdiff_t g = begin; g < end; g++) {
-        double center = 0, squares = 0;
-        for (ptrdiff_t p = 0; p < s->positions; p++)
-            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) center += x[p * C + c];
-        center /= count;
-        for (ptrdiff_t p = 0; p < s->positions; p++)
-            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) {
-                squares += (x[p * C + c] - center) * (x[p * C + c] - center);
+/// Blocks of 32 positions around their first, in float32, then float64: as the vector rows add.
+static void group_sums(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, const float *x, double *sums, double *squares) {
+    enum { BLOCK = 32 };
+    for (ptrdiff_t c = 0; c < n; c++) {
+        sums[c] = squares[c] = 0;
+        for (ptrdiff_t p = 0; p < positions; p += BLOCK) {
+            const ptrdiff_t rows = hssl_min(BLOCK, positions - p);
+            const float first = x[p * C + c];
+            float sum = 0, square = 0;
+            for (ptrdiff_t r = 1; r < rows; r++) {
+                const float d = x[(p + r) * C + c] - first;
+                sum += d;
+                square = fmaf(d, d, square);
             }
-        const double scale = 1 / sqrt(squares / count + epsilon);
-        for (ptrdiff_t p = 0; p < s->positions; p++)
-            for (ptrdiff_t c = g * width; c < (g + 1) * width; c++) {
-                y[p * C + c] = (float)((x[p * C + c] - center) * scale * weight[c] + bias[c]);
-            }
-        if (mean) mean[g] = (float)center;
-        if (rstd) rstd[g] = (float)scale;
+            const double center = first, moved = sum, total = center * (double)rows + moved;
+            sums[c] += total;
+            squares[c] += square + center * (total + moved);
+        }
+    }
+}
+
+static void group_apply(ptrdiff_t positions, ptrdiff_t C, const float *x, const hssl_group_map *map,
+                        const float *residual, float *y) {
+    for (ptrdiff_t i = 0; i < positions * C; i++) {
+        const ptrdiff_t c = i % C;
+        float value = fmaf(x[i] - map->center[c], map->slope[c], map->bias[c]);
+        value = value < map->least ? map->least : value;
+        if (residual) value += residual[i];
+        y[i] = value < map->last_least ? map->last_least : value;
     }
 }
 
@@ -135,5 +145,5 @@ static void group_norm_backward(const hssl_group_shape *s, ptrdiff_t begin, ptrd
 
 const hssl_norm_kernels hssl_norm__scalar = {
     layer_norm, layer_norm_backward_input, layer_norm_backward_weight, l2_normalize, l2_normalize_backward,
-    group_norm, group_norm_backward,
+    group_sums, group_apply, group_norm_backward,
 };

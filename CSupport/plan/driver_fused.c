@@ -2,12 +2,15 @@
 // nearest caches.
 #include "plan/fused.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "conv/conv.h"
 #include "elementwise/partition.h"
+#include "norm/norm.h"
 
 enum { FUSED_ROWS = 8 };       // of HSSL_PLAN_FUSED_FLOATS in all: a stack block of 64 KB at most
+enum { CODED_FLOATS = 6144 };  // of rows that become codes while they are in L1
 enum { QUANTIZE_WORK = 24 };   // of an element that is made and becomes a code, in the units of hssl_team
 
 void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias,
@@ -28,18 +31,27 @@ void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, 
 
 typedef struct {
     hssl_window_shape shape;
-    bool image;
-    ptrdiff_t K, ldq, width, runs;  // at most `width` windows of a row of them at a time, `runs` times a row
+    bool image, coded;
+    ptrdiff_t K, ldq;
     const float *x;
-    uint8_t *codes;
+    void *y;
     float *scale;
 } unfolding;
 
-static void unfold_run(const unfolding *u, ptrdiff_t run) {
-    _Alignas(64) float windows[HSSL_PLAN_FUSED_FLOATS];
-    const ptrdiff_t row = run / u->runs, column = run % u->runs * u->width;
-    const ptrdiff_t count = hssl_min(u->width, u->shape.out_w - column);
-    const ptrdiff_t first = row * u->shape.out_w + column, k = u->shape.k;
+static unfolding unfolding_of(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, void *y, float *scale) {
+    unfolding u = {.image = kind == HSSL_STEP_UNFOLD_IMAGE || kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,
+                   .coded = kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE || kind == HSSL_STEP_UNFOLD_QUANTIZE,
+                   .x = x, .y = y, .scale = scale};
+    u.shape = u.image ? hssl_windows_of(size[1], size[2], size[0], size[3], size[4], size[5])
+                      : hssl_windows_of(size[0], size[1], size[2], size[3], size[4], size[5]);
+    u.K = u.shape.C * u.shape.k * u.shape.k;
+    u.ldq = hssl_round_up(u.K, 4);
+    return u;
+}
+
+/// `count` windows from number `first` on, all in one row of windows, to `windows`.
+static void unfold_some(const unfolding *u, ptrdiff_t first, ptrdiff_t count, float *windows) {
+    const ptrdiff_t row = first / u->shape.out_w, column = first % u->shape.out_w, k = u->shape.k;
     if (!u->image) {
         hssl_unfold_run(&u->shape, row, column, count, u->x, windows);
     } else if (k == u->shape.stride && u->shape.padding == 0) {
@@ -47,30 +59,35 @@ static void unfold_run(const unfolding *u, ptrdiff_t run) {
     } else {
         hssl_unfold_image_run(&u->shape, row, column, count, u->x, windows);
     }
-    hssl_quantize_rows_u8(count, u->K, windows, u->K, u->codes + first * u->ldq, u->ldq, u->scale + first);
 }
 
-static void unfold_quantize(unfolding u) {
-    u.K = u.shape.C * u.shape.k * u.shape.k;
-    u.ldq = hssl_round_up(u.K, 4);
-    u.width = hssl_max(1, hssl_min(u.shape.out_w, HSSL_PLAN_FUSED_FLOATS / u.K));
-    u.runs = hssl_ceil_div(u.shape.out_w, u.width);
-    const ptrdiff_t runs = u.shape.out_h * u.runs;
-    const int team = hssl_team(QUANTIZE_WORK * (double)(u.shape.out_h * u.shape.out_w) * (double)u.K);
-    HSSL_TEAM(team, part, {
-        const ptrdiff_t end = hssl_split(runs, team, part + 1);
-        for (ptrdiff_t run = hssl_split(runs, team, part); run < end; ++run) unfold_run(&u, run);
-    });
+static void unfold_rows(const unfolding *u, ptrdiff_t first, ptrdiff_t end) {
+    const ptrdiff_t out_w = u->shape.out_w, some = hssl_max(1, CODED_FLOATS / u->K);
+    for (ptrdiff_t r = first; r < end;) {
+        const ptrdiff_t count = hssl_min(hssl_min(some, end - r), out_w - r % out_w);
+        if (u->coded) {
+            _Alignas(64) float windows[HSSL_PLAN_FUSED_FLOATS];
+            unfold_some(u, r, count, windows);
+            hssl_quantize_rows_u8(
+                count, u->K, windows, u->K, (uint8_t *)u->y + r * u->ldq, u->ldq, u->scale + r);
+        } else {
+            unfold_some(u, r, count, (float *)u->y + r * u->K);
+        }
+        r += count;
+    }
 }
 
-void hssl_plan_unfold_image_quantize(const ptrdiff_t size[6], const float *image, uint8_t *codes, float *scale) {
-    const hssl_window_shape shape = hssl_windows_of(size[1], size[2], size[0], size[3], size[4], size[5]);
-    unfold_quantize((unfolding){.shape = shape, .image = true, .x = image, .codes = codes, .scale = scale});
+void hssl_plan_unfold_rows(hssl_plan_kind kind, const ptrdiff_t size[6], ptrdiff_t first, ptrdiff_t end, const float *x,
+                           void *y, float *scale) {
+    const unfolding u = unfolding_of(kind, size, x, y, scale);
+    unfold_rows(&u, first, end);
 }
 
-void hssl_plan_unfold_quantize(const ptrdiff_t size[6], const float *x, uint8_t *codes, float *scale) {
-    const hssl_window_shape shape = hssl_windows_of(size[0], size[1], size[2], size[3], size[4], size[5]);
-    unfold_quantize((unfolding){.shape = shape, .x = x, .codes = codes, .scale = scale});
+void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, void *y, float *scale) {
+    const unfolding u = unfolding_of(kind, size, x, y, scale);
+    const ptrdiff_t rows = u.shape.out_h * u.shape.out_w;
+    const int team = hssl_team((u.coded ? QUANTIZE_WORK : HSSL_WORK_STREAM) * (double)rows * (double)u.K);
+    HSSL_TEAM(team, part, { unfold_rows(&u, hssl_split(rows, team, part), hssl_split(rows, team, part + 1)); });
 }
 
 static const float *activated(hssl_plan_activation activation, ptrdiff_t n, const float *x, float *y) {
@@ -91,6 +108,43 @@ void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float 
     }
     value = activated(last, n, value, y);
     if (value != y) memcpy(y, value, (size_t)n * sizeof(float));
+}
+
+static bool is_floor(hssl_plan_activation activation) {
+    return activation == HSSL_PLAN_IDENTITY || activation == HSSL_PLAN_RELU;
+}
+
+/// Rows of the result, to y.
+static void normalize_rows(const hssl_plan_group *g, const hssl_group_map *map, bool in_map, hssl_range rows,
+                           float *y) {
+    const ptrdiff_t at = rows.begin * g->C, count = rows.end - rows.begin;
+    const float *const residual = g->residual ? g->residual + at : NULL;
+    hssl_norm_selected()->group_apply(count, g->C, g->x + at, map, in_map ? residual : NULL, y);
+    if (!in_map) hssl_plan_elementwise(count * g->C, g->first, y, residual, g->last, y);
+}
+
+void hssl_plan_group_norm(const hssl_plan_group *g) {
+    float center[HSSL_GROUP_NORM_CHANNELS], slope[HSSL_GROUP_NORM_CHANNELS];
+    hssl_group_statistics(g->positions, g->C, g->groups, g->x, g->weight, g->epsilon, center, slope, NULL, NULL);
+    const bool in_map = is_floor(g->first) && is_floor(g->last);
+    const hssl_group_map map = {center, slope, g->bias, in_map && g->first == HSSL_PLAN_RELU ? 0 : -INFINITY,
+                                in_map && g->last == HSSL_PLAN_RELU ? 0 : -INFINITY};
+    const ptrdiff_t height = hssl_max(1, CODED_FLOATS / g->C), ldq = hssl_round_up(g->C, 4);
+    const int team = hssl_team((g->codes ? QUANTIZE_WORK : HSSL_WORK_STREAM) * (double)(g->positions * g->C));
+    HSSL_TEAM(team, part, {
+        const hssl_range rows = hssl_range_of(g->positions, 1, part, team);
+        if (!g->codes) {
+            normalize_rows(g, &map, in_map, rows, g->y + rows.begin * g->C);
+        } else {
+            for (ptrdiff_t r = rows.begin; r < rows.end; r += height) {
+                _Alignas(64) float block[HSSL_GROUP_NORM_CHANNELS];
+                const hssl_range some = {r, hssl_min(r + height, rows.end)};
+                float *const y = g->y ? g->y + r * g->C : block;
+                normalize_rows(g, &map, in_map, some, y);
+                hssl_quantize_rows_u8(some.end - r, g->C, y, g->C, g->codes + r * ldq, ldq, g->scale + r);
+            }
+        }
+    });
 }
 
 void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,

@@ -45,6 +45,10 @@ static bool is_float_linear(const hssl_plan_step *step) {
     return step->kind == HSSL_STEP_LINEAR_F32 || step->kind == HSSL_STEP_LINEAR_F16;
 }
 
+static bool is_unfold(const hssl_plan_step *step) {
+    return step->kind >= HSSL_STEP_UNFOLD_IMAGE && step->kind <= HSSL_STEP_UNFOLD_QUANTIZE;
+}
+
 // `following`: see hssl_gemm_output.
 static hssl_gemm_output output_of(const image_run *run, const hssl_plan_step *step, const void *following) {
     return (hssl_gemm_output){.bias = at(run, step->bias), .activation = (hssl_activation)step->activation,
@@ -82,10 +86,8 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     const void *bias = at(run, step->bias), *residual = at(run, step->residual);
     void *y = at(run, step->y), *y_scale = at(run, step->y_scale), *workspace = at(run, step->workspace);
     switch (step->kind) {
-    case HSSL_STEP_UNFOLD_IMAGE: hssl_unfold_image(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
-    case HSSL_STEP_UNFOLD_IMAGE_QUANTIZE: hssl_plan_unfold_image_quantize(s, x, y, y_scale); break;
-    case HSSL_STEP_UNFOLD: hssl_unfold(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
-    case HSSL_STEP_UNFOLD_QUANTIZE: hssl_plan_unfold_quantize(s, x, y, y_scale); break;
+    case HSSL_STEP_UNFOLD_IMAGE: case HSSL_STEP_UNFOLD_IMAGE_QUANTIZE:
+    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE: hssl_plan_unfold(step->kind, s, x, y, y_scale); break;
     case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, s[0], following); break;
     case HSSL_STEP_LINEAR_U8S8: case HSSL_STEP_LINEAR_U8S8_F16: run_codes_linear(run, step, following); break;
     case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale); break;
@@ -97,8 +99,10 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         hssl_plan_layer_norm_quantize(s[0], s[1], x, weight, bias, step->epsilon, y, y_scale);
         break;
     case HSSL_STEP_GROUP_NORM:
-        hssl_group_norm(1, s[0], s[1], s[2], x, weight, bias, step->epsilon, y, NULL, NULL);
-        hssl_plan_elementwise(s[0] * s[1], step->activation, y, residual, step->last_activation, y);
+        hssl_plan_group_norm(&(hssl_plan_group){
+            .positions = s[0], .C = s[1], .groups = s[2], .x = x, .weight = weight, .bias = bias, .residual = residual,
+            .epsilon = step->epsilon, .first = step->activation, .last = step->last_activation, .y = y,
+            .codes = at(run, step->codes), .scale = y_scale});
         break;
     case HSSL_STEP_ELEMENTWISE:
         hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y);
@@ -113,7 +117,7 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     case HSSL_STEP_ATTENTION_BIASED:
         hssl_attention_biased(s[0], s[1], s[2], s[3], weight, bias, s[4], x, y, NULL, workspace);
         break;
-    case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv(1, s[0], s[1], s[2], s[3], x, weight, bias, y, workspace); break;
+    case HSSL_STEP_DEPTHWISE_CONV: hssl_depthwise_conv_packed(1, s[0], s[1], s[2], s[3], x, weight, bias, y); break;
     case HSSL_STEP_MAX_POOL: hssl_max_pool(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y, NULL); break;
     case HSSL_STEP_AVERAGE_POOL: hssl_average_pool(1, s[0], s[1], s[2], s[3], s[4], s[5], x, y); break;
     case HSSL_STEP_PERMUTE:
@@ -147,11 +151,52 @@ static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, 
     return has_float_products ? hssl_gemm_cut(rows, row) : row;
 }
 
+// Rows first ..< end of all steps of a chain. `following`: of its last product.
+static void run_rows_of_chain(const image_run *run, const hssl_plan_step *steps, ptrdiff_t first, ptrdiff_t end,
+                              const void *following) {
+    for (ptrdiff_t s = 0; s < steps->chain; ++s) {
+        const void *next = following;
+        for (ptrdiff_t later = steps->chain - 1; later > s; --later) {
+            if (is_linear(steps + later)) next = at(run, steps[later].weight);
+        }
+        if (is_unfold(steps + s)) {
+            hssl_plan_unfold_rows(steps[s].kind, steps[s].size, first, end, at(run, steps[s].x), at(run, steps[s].y),
+                                  at(run, steps[s].y_scale));
+        } else if (is_float_linear(steps + s)) {
+            run_float_linear(run, steps + s, first, end, next);
+        } else {
+            const hssl_plan_step step = rows_of_step(steps[s], first, end - first);
+            run_step(run, &step, next);
+        }
+    }
+}
+
+// Bytes of windows that are multiplied while they are in L2, and rows that are enough for a pass over the weights.
+enum { WINDOW_BYTES = 384 << 10, LEAST_WINDOWS = 96 };
+
+// A chain that begins with windows goes some rows at a time.
+static void run_part_of_chain(const image_run *run, const hssl_plan_step *steps, ptrdiff_t first, ptrdiff_t end,
+                              bool has_float_products) {
+    const hssl_plan_step *const last = steps + steps->chain - 1;
+    const void *const following = following_weights(run, last);
+    if (!is_unfold(steps)) {
+        run_rows_of_chain(run, steps, first, end, following);
+        return;
+    }
+    const ptrdiff_t some = hssl_max(LEAST_WINDOWS, WINDOW_BYTES / steps->y_pitch);
+    for (ptrdiff_t next; first < end; first = next) {
+        next = first + some;
+        if (has_float_products) next = hssl_gemm_cut(last->size[0], next);
+        if (next <= first || next + some / 2 > end) next = end;
+        run_rows_of_chain(run, steps, first, next, next < end ? at(run, last->weight) : following);
+    }
+}
+
 // Each thread takes its rows through the whole chain. That is one meeting of the threads instead of one a step, and
 // what a thread wrote it reads itself: where lines travel slowly between cores, batch 1 gains up to a third. One thread
 // gains nothing, so there the steps run one by one.
 static void run_chain(const image_run *run, const hssl_plan_step *steps) {
-    const ptrdiff_t rows = steps->size[0], units = hssl_ceil_div(rows, CHAIN_UNIT);
+    const ptrdiff_t rows = steps[steps->chain - 1].size[0], units = hssl_ceil_div(rows, CHAIN_UNIT);
     double work = 0;
     bool has_float_products = false;
     for (ptrdiff_t s = 0; s < steps->chain; ++s) {
@@ -159,21 +204,17 @@ static void run_chain(const image_run *run, const hssl_plan_step *steps) {
         if (is_linear(steps + s)) work += 0.5 * (double)rows * (double)steps[s].size[1] * (double)steps[s].size[2];
     }
     const int team = hssl_team(work);
+    if (team == 1 && is_unfold(steps)) {
+        run_part_of_chain(run, steps, 0, rows, has_float_products);
+        return;
+    }
     if (team == 1 || units < CHAIN_UNITS_A_THREAD * team) {
         for (ptrdiff_t s = 0; s < steps->chain; ++s) run_step(run, steps + s, following_weights(run, steps + s));
         return;
     }
     HSSL_TEAM(team, part, {
-        const ptrdiff_t first = chain_cut(rows, units, team, part, has_float_products);
-        const ptrdiff_t end = chain_cut(rows, units, team, part + 1, has_float_products);
-        for (ptrdiff_t s = 0; s < steps->chain; ++s) {
-            if (is_float_linear(steps + s)) {
-                run_float_linear(run, steps + s, first, end, following_weights(run, steps + s));
-                continue;
-            }
-            const hssl_plan_step step = rows_of_step(steps[s], first, end - first);
-            run_step(run, &step, following_weights(run, steps + s));
-        }
+        run_part_of_chain(run, steps, chain_cut(rows, units, team, part, has_float_products),
+                          chain_cut(rows, units, team, part + 1, has_float_products), has_float_products);
     });
 }
 
@@ -192,7 +233,8 @@ static void run_image(const void *job, ptrdiff_t i, int part) {
                            (char *)batch->features + (size_t)i * plan->features_bytes, arena,
                            arena + plan->arena_bytes};
     for (ptrdiff_t s = 0; s < plan->step_count; s += plan->steps[s].chain) {
-        if (plan->steps[s].chain > 1) run_chain(&run, plan->steps + s);
+        // A float product alone is a chain, too: its scheme's sums of A stay with the thread that multiplies them.
+        if (plan->steps[s].chain > 1 || is_float_linear(plan->steps + s)) run_chain(&run, plan->steps + s);
         else run_step(&run, plan->steps + s, following_weights(&run, plan->steps + s));
     }
 }

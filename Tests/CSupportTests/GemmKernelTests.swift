@@ -53,7 +53,7 @@ final class GemmKernelTests: XCTestCase {
     /// Rows with and without a group, K blocks whole and short, every stage that inference has, the rows in pieces as
     /// threads take them. Shapes that the scheme does not fit are products all the same.
     func testProductsOfInference() {
-        let checker = GemmChecker(M: 197, N: 192, K: 1152)
+        let checker = GemmChecker(M: 197, N: 256, K: 1152)
         let stages: [(inout GemmCase) -> Void] = [
             { _ in }, { $0.bias = true }, { ($0.bias, $0.gelu) = (true, true) },
             { ($0.bias, $0.residual) = (true, true) },
@@ -63,7 +63,7 @@ final class GemmKernelTests: XCTestCase {
         ]
         withEachInstructionSet { isa in
             for M in [23, 24, 48, 53, 71, 99, 197] {
-                for (N, K) in [(64, 384), (192, 48), (128, 400), (64, 1152), (128, 770), (100, 384), (64, 385)] {
+                for (N, K) in [(64, 384), (192, 48), (192, 400), (256, 1152), (192, 770), (100, 384), (192, 385)] {
                     for (number, stage) in stages.enumerated() {
                         var g = GemmCase(M: M, N: N, K: K)
                         stage(&g)
@@ -80,7 +80,7 @@ final class GemmKernelTests: XCTestCase {
 
     /// Neither the threads nor where rows are cut change a bit.
     func testCutsAndThreadsDoNotMatter() {
-        let N = 128, K = 770
+        let N = 192, K = 770
         var b = [Float](repeating: 0, count: N * K), halves = [UInt16](repeating: 0, count: N * K)
         var packed = [UInt8](repeating: 0, count: hssl_gemm_f32_packed_size(N, K)), packedHalves = [UInt8](
             repeating: 0, count: hssl_gemm_f16_packed_size(N, K))

@@ -45,6 +45,23 @@ final class LoweringTests: XCTestCase {
         XCTAssertEqual(withWorkspace.last?.size ?? [197, 768, 384, 1152], [197, 768, 384, 1152])
     }
 
+    /// Of a ResNet's products of codes only the two after the max pool read what a step of its own quantised. Nothing
+    /// else reads the result of a block's second norm, which has codes alone.
+    func testGroupNormsMakeCodes() throws {
+        let trace = try ModelTrace(ModelArchitecture(named: "resnet50_gn", imageSize: 224))
+        let steps = try lower(trace.tape, trace.global, .int8).steps
+        let norms = steps.filter { $0.kind == HSSL_STEP_GROUP_NORM }
+        XCTAssertEqual(norms.count, 1 + 16 * 3 + 4)
+        XCTAssertEqual(norms.filter { $0.codes != .none }.count, 16 + 15)
+        XCTAssertEqual(norms.filter { $0.y == .none }.count, 16)
+        XCTAssertEqual(norms.filter { ($0.codes == .none) != ($0.yScale == .none) }.count, 0)
+        XCTAssertEqual(steps.filter { $0.kind == HSSL_STEP_QUANTIZE }.map(\.size), [[56 * 56, 64]])
+        let floats = try lower(trace.tape, trace.global).steps
+        XCTAssertEqual(floats.filter { $0.codes != .none }.count, 0)
+        // Residual connections and activations are part of the norms.
+        XCTAssertEqual(floats.filter { $0.kind == HSSL_STEP_ELEMENTWISE }.count, 0)
+    }
+
     /// Beyond, the sums of probabilities would not fit 32 bits.
     func testAttentionOfVeryManyTokensStaysInFloats() throws {
         for (tokens, kind) in [
@@ -114,7 +131,10 @@ final class LoweringTests: XCTestCase {
             let steps = try lower(trace.tape, trace.global, precision).steps
             let chains = RowChains.ranges(steps)
             XCTAssertEqual(chains.flatMap(Array.init), Array(steps.indices))
-            for chain in chains where chain.count > 1 { XCTAssertEqual(Set(steps[chain].map { $0.size[0] }).count, 1) }
+            // The patches of the image may begin one; their size is the image's.
+            for chain in chains where chain.count > 1 {
+                XCTAssertEqual(Set(steps[chain].filter { $0.xPitch > 0 }.map { $0.size[0] }).count, 1)
+            }
             XCTAssertEqual(
                 chains.filter { $0.count == length && steps[$0.lowerBound].size[0] == 197 }.count, 11, "\(precision)")
             XCTAssertEqual(steps.filter { $0.chain == length }.count, 11)

@@ -39,6 +39,8 @@ struct ConstantTable {
         /// A weight [outputs, inputs] for one product; integers are followed by the scales at
         /// `ConstantTable.scaleOffset`.
         case product(ProductForm, outputs: Int, inputs: Int)
+        /// A weight [channels, kernel, kernel] as the convolution reads it.
+        case depthwise(channels: Int, kernel: Int)
         case index([Int32])
     }
 
@@ -90,6 +92,7 @@ struct ConstantTable {
         switch form {
         case .floats: count * 4
         case .index(let index): index.count * 4
+        case .depthwise(let channels, let kernel): hssl_depthwise_conv_workspace_size(channels, kernel)
         case .product(let form, let outputs, let inputs):
             form == .int8
                 ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4
@@ -119,6 +122,8 @@ struct ConstantTable {
                 }
             case (.product(let form, let outputs, let inputs), let expression?):
                 try Self.pack(expression, form, outputs, inputs, to: target, weights)
+            case (.depthwise(let channels, let kernel), let expression?):
+                hssl_depthwise_conv_pack(channels, kernel, try Self.values(expression, weights), target)
             case (_, nil): break
             }
         }

@@ -97,6 +97,10 @@ struct Emission {
         case .layerNorm(let weight, let bias, let epsilon): emitNorm(node, floats(weight), floats(bias), epsilon)
         case .groupNorm(let groups, let weight, let bias, let epsilon):
             let (positions, _) = try node.grid(node.inputShape)
+            guard node.width <= Int(HSSL_GROUP_NORM_CHANNELS) else {
+                throw RuntimeError(
+                    "a group norm of \(node.width) channels is not supported (at most \(HSSL_GROUP_NORM_CHANNELS))")
+            }
             var step = PlanStep(
                 kind: HSSL_STEP_GROUP_NORM, size: [positions, node.width, groups], x: address(node.x),
                 weight: floats(weight), bias: floats(bias))
@@ -104,7 +108,8 @@ struct Emission {
                 node.stage.activation.native, node.stage.last.native, epsilon
             )
             setResidual(of: &step, node, first: 0, pitch: 0)
-            step.y = address(node.output)
+            if let codes = node.codes { (step.codes, step.yScale) = place(codes.value) }
+            if node.codes?.alone != true { step.y = address(node.output) }
             steps.append(step)
         case .elementwise: emitElementwise(node)
         case .scaleChannels(let factors):
@@ -130,18 +135,18 @@ struct Emission {
                 source == .image
                 ? (isCoded ? HSSL_STEP_UNFOLD_IMAGE_QUANTIZE : HSSL_STEP_UNFOLD_IMAGE)
                 : isCoded ? HSSL_STEP_UNFOLD_QUANTIZE : HSSL_STEP_UNFOLD
-            steps.append(
-                PlanStep(
-                    kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: address(node.x),
-                    y: place.values, yScale: place.scales))
+            var step = PlanStep(
+                kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: address(node.x),
+                y: place.values, yScale: place.scales)
+            step.yPitch = isCoded ? ProductForm.leading(node.width) : 4 * node.width
+            steps.append(step)
         case .depthwiseConv(let kernel, let weight, let bias):
             _ = try node.grid(node.shape)
-            let workspace = allocate(byteCount: hssl_depthwise_conv_workspace_size(node.width, kernel))
             steps.append(
                 PlanStep(
                     kind: HSSL_STEP_DEPTHWISE_CONV, size: node.shape.dropFirst() + [kernel], x: address(node.x),
-                    weight: floats(weight), bias: floats(bias),
-                    y: address(node.output), workspace: workspace))
+                    weight: constants.add(weight, .depthwise(channels: node.width, kernel: kernel)), bias: floats(bias),
+                    y: address(node.output)))
         case .pool(let kind, let kernel, let stride, let padding):
             _ = try node.grid(node.inputShape)
             steps.append(

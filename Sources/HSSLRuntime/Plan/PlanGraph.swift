@@ -221,6 +221,9 @@ struct PlanNode {
     /// As the operation sees them: the axis that counts samples is the first.
     let inputShape, shape: [Int]
     var stage: Stage
+    /// The value that holds the codes of the output, where the node makes them, too; and whether anything reads the
+    /// output itself.
+    var codes: (value: Int, alone: Bool)?
     /// Elements of the output that are computed; see `Demand`.
     var range = 0..<0
 

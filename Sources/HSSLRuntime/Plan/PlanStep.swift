@@ -34,6 +34,7 @@ struct PlanStep {
     var bias = Operand.none
     var residual = Operand.none
     var y = Operand.none
+    var codes = Operand.none
     var yScale = Operand.none
     var workspace = Operand.none
     var activation = HSSL_PLAN_IDENTITY
@@ -44,7 +45,7 @@ struct PlanStep {
     /// See `hssl_plan_step`; given once all steps are known.
     var chain = 1
 
-    var operands: [Operand] { [x, xScale, weight, weightScale, bias, residual, y, yScale, workspace] }
+    var operands: [Operand] { [x, xScale, weight, weightScale, bias, residual, y, codes, yScale, workspace] }
 
     mutating func replace(storage old: Int, by new: Int) {
         func renamed(_ operand: Operand) -> Operand {
@@ -53,7 +54,9 @@ struct PlanStep {
         (x, xScale, weight, weightScale, bias) = (
             renamed(x), renamed(xScale), renamed(weight), renamed(weightScale), renamed(bias)
         )
-        (residual, y, yScale, workspace) = (renamed(residual), renamed(y), renamed(yScale), renamed(workspace))
+        (residual, y, codes, yScale, workspace) = (
+            renamed(residual), renamed(y), renamed(codes), renamed(yScale), renamed(workspace)
+        )
     }
 
     /// - Parameter address: gives space and final offset.
@@ -77,6 +80,7 @@ struct PlanStep {
         step.bias = address(bias)
         step.residual = address(residual)
         step.y = address(y)
+        step.codes = address(codes)
         step.y_scale = address(yScale)
         step.workspace = address(workspace)
         return step

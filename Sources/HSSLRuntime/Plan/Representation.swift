@@ -29,7 +29,23 @@ struct Representations {
         pass.chooseAttention()
         pass.choosePermutations()
         pass.insertQuantization(&graph, &ranges)
+        Self.codeInNorms(&graph)
         all = pass.representations
+    }
+
+    /// A group norm makes the codes of its result while a row is at hand.
+    private static func codeInNorms(_ graph: inout PlanGraph) {
+        var makers: [Int: Int] = [:], taken: Set<Int> = []
+        let uses = graph.uses
+        for (index, node) in graph.nodes.enumerated() {
+            if case .groupNorm = node.work { makers[node.output] = index }
+            guard case .quantize = node.work, let maker = makers[node.x], graph.nodes[maker].codes == nil,
+                graph.nodes[maker].width == node.width, node.range == 0..<graph.counts[node.x]
+            else { continue }
+            graph.nodes[maker].codes = (node.output, alone: uses[node.x] == 1)
+            taken.insert(index)
+        }
+        graph.nodes = graph.nodes.enumerated().filter { !taken.contains($0.offset) }.map(\.element)
     }
 
     private struct Pass {

@@ -2,7 +2,8 @@ import CSupport
 
 /// Finds the steps through which a thread may take its rows without meeting the others (`hssl_plan_step.chain`).
 ///
-/// In a ViT everything from one attention to the next is such a chain.
+/// In a ViT everything from one attention to the next is such a chain. One may begin with the windows of a grid, which
+/// nothing in the chain touches: a row of windows then reads more than a row, but only of what is there already.
 enum RowChains {
     /// Consecutive ranges that cover all steps; those of one element are no chain.
     static func ranges(_ steps: [PlanStep]) -> [Range<Int>] {
@@ -13,8 +14,10 @@ enum RowChains {
             var known: [Int: Row] = [:]
             if let first = steps[begin].rowAccess {
                 add(first, to: &known)
-                while end < steps.count, steps[end].size[0] == steps[begin].size[0], let access = steps[end].rowAccess,
-                    agrees(access, with: known)
+                let grid = steps[begin].grid
+                while end < steps.count, steps[end].grid == nil, steps[end].size[0] == steps[begin].rows,
+                    let access = steps[end].rowAccess, agrees(access, with: known),
+                    access.allSatisfy({ $0.storage != grid })
                 {
                     add(access, to: &known)
                     end += 1
@@ -42,10 +45,30 @@ enum RowChains {
 }
 
 extension PlanStep {
+    fileprivate var isUnfold: Bool {
+        [
+            HSSL_STEP_UNFOLD_IMAGE, HSSL_STEP_UNFOLD_IMAGE_QUANTIZE, HSSL_STEP_UNFOLD, HSSL_STEP_UNFOLD_QUANTIZE,
+        ].contains(kind)
+    }
+
+    /// The storage that windows are taken of, −1 where that is the image; nil for other steps.
+    fileprivate var grid: Int? {
+        guard isUnfold else { return nil }
+        return if case .arena(let storage, _) = x { storage } else { -1 }
+    }
+
+    fileprivate var rows: Int {
+        guard isUnfold else { return size[0] }
+        let isImage = kind == HSSL_STEP_UNFOLD_IMAGE || kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE
+        let (sides, kernel, stride, padding) = (isImage ? size[1...2] : size[0...1], size[3], size[4], size[5])
+        return sides.reduce(1) { $0 * (($1 + 2 * padding - kernel) / stride + 1) }
+    }
+
     /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
     fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
         guard yPitch > 0 else { return nil }
-        return [(x, xPitch), (xScale, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap {
+        let input = isUnfold ? Operand.none : x
+        return [(input, xPitch), (xScale, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap {
             operand, pitch in
             if case .arena(let storage, let offset) = operand {
                 (storage, RowChains.Row(offset: offset, pitch: pitch))
