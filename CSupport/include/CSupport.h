@@ -345,7 +345,8 @@ void hssl_attention_biased_backward(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t
 size_t hssl_depthwise_conv_workspace_size(ptrdiff_t C, ptrdiff_t k);
 void hssl_depthwise_conv(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
                          const float *weight, const float *bias, float *y, void *workspace);
-/// The same in two: the weight as kernels read it, [k·k, C rounded up to 16] (a workspace's bytes), then the convolution.
+/// The same in two: the weight as kernels read it, [k·k, C rounded up to 16] (a workspace's bytes), then the
+/// convolution.
 void hssl_depthwise_conv_pack(ptrdiff_t C, ptrdiff_t k, const float *weight, void *packed);
 void hssl_depthwise_conv_packed(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff_t k, const float *x,
                                 const void *packed, const float *bias, float *y);
@@ -484,9 +485,11 @@ typedef struct {
     hssl_plan_activation last_activation;  // after it
     float epsilon;
     ptrdiff_t size[6];
-    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone. Scales of rows are 4 apart.
+    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone (of windows: the output's). Scales
+    /// of rows are 4 apart.
     ptrdiff_t x_pitch, residual_pitch, y_pitch;
-    /// Steps from this one on that form a chain, at least 1. Those of a longer chain treat rows alone, as many each,
+    /// Steps from this one on that form a chain, at least 1. A chain may begin with the windows of a grid that none of its
+    /// other steps touches. Those of a longer chain treat rows alone, as many each,
     /// and row r of each reads only row r of what the chain has written: a thread may take its rows through all of
     /// them.
     ptrdiff_t chain;
