@@ -5,9 +5,9 @@ import XCTest
 final class ResumeExtractTests: CommandTestCase {
     private let count = 300
 
-    /// Slow enough to be met at work.
+    /// Slow enough to be met at work: seconds on the scalar row.
     private func makeInputs() throws {
-        try writeRandomModel(root + "/model.safetensors", imageSize: 28, embedDim: 96, depth: 2)
+        try writeRandomModel(root + "/model.safetensors", imageSize: 28, embedDim: 96, depth: 24)
         try FileManager.default.createDirectory(atPath: root + "/images", withIntermediateDirectories: false)
         for i in 0..<count {
             let data = i % 50 == 7 ? Data("no image".utf8) : testImage(seed: i, width: 16, height: 16)

@@ -129,9 +129,7 @@ class CompatibilityTestCase: XCTestCase {
 
     /// The features of the fixture images, as a `.npy` file.
     func features(_ testCase: FeatureCase, _ fixtures: Fixtures, row: String) throws -> Data {
-        let model = testCase.model == "shipped-int8"
-            ? Fixtures.root + "/models/vit_nano-convnext2-fashion-int8.safetensors"
-            : try fixtures.path("models/\(testCase.model).safetensors")
+        let model = try fixtures.path("models/\(testCase.model).safetensors")
         var images = try fixtures.names.filter { $0.hasPrefix("images/") }.map { try fixtures.path($0) }
         // 49 patches of 96 values an image: one is enough.
         if testCase.features == "patch", testCase.model == "shipped-int8" { images = Array(images.prefix(1)) }

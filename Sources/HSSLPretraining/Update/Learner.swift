@@ -112,7 +112,8 @@ package final class Learner {
         objective.updateState(sums, pool: pool)
         optimizer.update(norms: norms, learningRate: Float(schedule.learningRate),
                          weightDecay: Float(schedule.weightDecay), clip: clipGradient,
-                         frozen: frozen.union(objective.frozen(schedule).map(\.name)), momentum: Float(schedule.teacherMomentum))
+                         frozen: frozen.union(objective.frozen(schedule).map(\.name)),
+                         momentum: Float(schedule.teacherMomentum))
         return Outcome(loss: loss, gradientNorm: total, skipped: false)
     }
 }
