@@ -53,7 +53,9 @@ def weighted_knn(train, train_labels, test, test_labels, k, temperature=0.07):
         similarity, place = (queries[first:first + 256] @ reference).topk(k, dim=1)
         votes = torch.zeros(len(place), len(classes), dtype=torch.float64)
         votes.scatter_add_(1, codes[place], (similarity / temperature).exp())
-        ranked = votes.argsort(dim=1, descending=True, stable=True) == truth[first:first + 256, None]
+        order = votes.argsort(dim=1, descending=True, stable=True)
+        # A class without a vote is no hit here; DINO's script counts one that its sort happens to put fifth.
+        ranked = (order == truth[first:first + 256, None]) & (votes.gather(1, order) > 0)
         hits[0] += int(ranked[:, :1].sum())
         hits[1] += int(ranked[:, :5].sum())
     return [hit / len(queries) for hit in hits]
