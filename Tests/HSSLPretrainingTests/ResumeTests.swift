@@ -160,7 +160,7 @@ final class ResumeTests: TrainerTestCase {
         try train(recipe(), "run", maxSteps: 2)
         let checkpoint = "ROOT/run/checkpoint.safetensors"
         XCTAssertEqual(message { try train(recipe("optimizer.learning_rate=0.001"), "run", resume: true) },
-                       "\(checkpoint): the run has another recipe: optimizer.learning_rate is 0.00075 there, 0.001 here; resume with the recipe it was started with")
+                       "\(checkpoint): the run has another recipe: optimizer.learning_rate is 0.003 there, 0.001 here; resume with the recipe it was started with")
         XCTAssertTrue(message { try train(recipe("schedule.seed=3"), "run", resume: true) }.contains("schedule.seed is 0 there, 3 here"))
         try Self.writeIDX(prefix: root + "/fewer", count: 60)
         XCTAssertEqual(message { try train(recipe(), "run", resume: true, data: "fewer") }, "\(checkpoint): was trained on 64 images, ROOT/fewer has 60")
