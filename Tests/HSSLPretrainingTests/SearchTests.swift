@@ -12,7 +12,8 @@ final class SearchTests: TrainerTestCase {
     private static let objectives = [
         "ibot": "head: {hidden_dim: 16, bottleneck_dim: 8, prototypes: 16}",
         "dino": "head: {hidden_dim: 16, bottleneck_dim: 8, prototypes: 16}",
-        "mocov3": "head: {hidden_dim: 16, out_dim: 8}", "byol": "head: {hidden_dim: 16, out_dim: 8}",
+        "mocov3": "head: {hidden_dim: 16, out_dim: 8, projector_layers: 3}",
+        "byol": "head: {hidden_dim: 16, out_dim: 8}",
         "simmim": "optimizer: {learning_rate: 1.0e-3}",
     ]
 
