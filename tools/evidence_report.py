@@ -104,7 +104,7 @@ def write(docs: pathlib.Path, results: dict) -> None:
     tools/evidence            # {total} runs, about ten hours on two cores; goes on where it stopped
 
 {there} of {total} runs are here ([results](evidence/results.jsonl)). Fashion-MNIST, {cells.EPOCHS} epochs of 60,000
-images, batch 256, int8 unless a table says otherwise, the recipe `{cells.RECIPE}` with the settings of
+images, int8 unless a table says otherwise, the recipe `{cells.RECIPE}` with the settings of
 `tools/evidence_cells.py`. k-NN of the 10,000 test images against 60,000 (k = 20) on the global feature; ± is the
 standard error over seeds. Cost is processor time of one thread. Raw pixels reach 84.59 %.
 """]
