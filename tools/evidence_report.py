@@ -46,7 +46,13 @@ def top1(found: dict) -> str:
 
 
 def cost(found: dict) -> str:
-    return f"{statistics.mean(line['cpu_seconds'] for line in found.values()):.0f}" if found else "–"
+    seconds = seconds_of(found)
+    return f"{statistics.mean(seconds):.0f}" if seconds else "–"
+
+
+def seconds_of(found: dict) -> list:
+    """Processor seconds of the runs that know theirs."""
+    return [line["cpu_seconds"] for line in found.values() if line["cpu_seconds"] is not None]
 
 
 def heads_table(runs: Runs, objective: str, base: str = "vit_nano") -> list:
@@ -70,11 +76,11 @@ def pairs_table(runs: Runs, pairs: list) -> list:
         alone, helped = runs.of(objective, base, ALONE), runs.of(objective, base, head)
         if not alone or not helped:
             continue
-        ratio = (statistics.mean(line["cpu_seconds"] for line in helped.values())
-                 / statistics.mean(line["cpu_seconds"] for line in alone.values()))
+        costs = [seconds_of(helped), seconds_of(alone)]
+        ratio = f"{statistics.mean(costs[0]) / statistics.mean(costs[1]):.2f}" if all(costs) else "–"
         gain = runs.gain(objective, base, head)
         rows.append(f"| {objective} | {base} | {head} | {len(gain)} | {top1(alone)} | {top1(helped)} | "
-                    f"{spread(gain, sign=True)} | {ratio:.2f} |")
+                    f"{spread(gain, sign=True)} | {ratio} |")
     return rows
 
 

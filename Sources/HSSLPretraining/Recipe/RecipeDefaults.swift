@@ -34,16 +34,18 @@ extension Recipe {
     /// What served best on Fashion-MNIST (docs/results.md, "Recipes, one factor at a time"): small projections, a
     /// large step, mild views. Twenty-eight pixels leave nothing to blur, and a small crop shows no object.
     private mutating func fitSmallImages() {
+        let hasPrototypes = objective.name == "ibot" || objective.name == "dino"
+        let predicts = objective.name == "mocov3" || objective.name == "byol"
         model.dropPath = 0
-        head.hiddenDim = head.hiddenDim == Head().hiddenDim ? 256 : 512
+        head.hiddenDim = hasPrototypes ? 256 : 512
         head.bottleneckDim = 64
         head.prototypes = 512
         head.outDim = 128
         head.projectorLayers = 2
         optimizer.learningRate = objective.name == "simmim" ? 1e-3 : 3e-3
         optimizer.minLearningRate = 1e-6
-        if objective.name == "mocov3" || objective.name == "byol" { optimizer.weightDecay = [0.04, 0.04] }
-        if objective.name == "ibot" || objective.name == "dino" { optimizer.teacherMomentum = 0.99 }
+        if predicts { optimizer.weightDecay = [0.04, 0.04] }
+        if hasPrototypes { optimizer.teacherMomentum = 0.99 }
         data.globalCropsScale = [max(0.4, data.globalCropsScale[0]), 1]
         data.blurProbability = [0, 0, 0]
         data.solarizeProbability = 0
