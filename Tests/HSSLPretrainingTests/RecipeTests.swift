@@ -150,6 +150,7 @@ final class RecipeTests: XCTestCase {
         let longWarmup = refusal(Self.smallest, set: ["schedule.epochs=5", "optimizer.warmup_epochs=10"])
         XCTAssertTrue(longWarmup.contains("optimizer.warmup_epochs (10.0) is more than schedule.epochs (5)"), longWarmup)
         XCTAssertTrue(refusal(Self.smallest, set: ["optimizer.min_learning_rate=1"]).contains("min_learning_rate"))
+        XCTAssertTrue(refusal(Self.smallest, set: ["auxiliary.width=8193"]).contains("8192"), "a group norm's channels")
         XCTAssertTrue(refusal("model: {architecture: vit_tiny, image_size: 2048, patch_size: 1}", set: ["schedule.batch_size=65536"])
             .contains("token rows"))
     }

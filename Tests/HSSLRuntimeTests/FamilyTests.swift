@@ -137,6 +137,17 @@ final class FamilyTests: XCTestCase {
         }
     }
 
+    /// Group norms hold a sample's channels on the stack: more are refused where sizes are read.
+    func testMoreChannelsThanAGroupNormTakesAreRefused() {
+        func sizes(_ planes: Int) -> ResNet.Configuration {
+            ResNet.Configuration(imageSize: 18, stem: .small, planes: [planes], layers: [1])
+        }
+        XCTAssertNoThrow(try sizes(2048).validate())
+        XCTAssertThrowsError(try sizes(2049).validate()) {
+            XCTAssertEqual("\($0)", "planes 2049 is not in 1 … 2048")
+        }
+    }
+
     func testFilesGiveTheFeaturesOfTheirParameters() throws {
         let path = NSTemporaryDirectory() + "hssl-family-\(ProcessInfo.processInfo.processIdentifier).safetensors"
         defer { try? FileManager.default.removeItem(atPath: path) }

@@ -17,11 +17,15 @@ extension Tensor {
         }
     }
 
+    /// Channels C that `groupNorm` takes at most.
+    package static let groupNormChannels = Int(HSSL_GROUP_NORM_CHANNELS)
+
     /// Group norm: x [B, …, C], weight and bias [C]; mean and variance of a sample over all positions of C/groups
     /// channels.
     package func groupNorm(groups: Int, weight: Tensor, bias: Tensor, epsilon: Float) -> Tensor {
         precondition(
-            shape.count >= 2 && weight.count == width && bias.count == width && width % groups == 0,
+            shape.count >= 2 && weight.count == width && bias.count == width && width % groups == 0
+                && width <= Self.groupNormChannels,
             "groupNorm: \(shape) in \(groups) groups")
         let positions = count / (shape[0] * width)
         return tape.record(.groupNorm(groups: groups, epsilon: epsilon), [self, weight, bias], shape: shape) { y, keeps in

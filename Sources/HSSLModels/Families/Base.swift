@@ -184,5 +184,7 @@ package enum ModelBounds {
     static let heads = 1...1_024
     static let stages = 1...8
     static let cells = 65_536
+    /// Channels of a layer before a group norm.
+    package static let groupNormChannels = Tensor.groupNormChannels
     static let epsilon = 1e-15...1e-2
 }

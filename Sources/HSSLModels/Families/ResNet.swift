@@ -177,7 +177,8 @@ package struct ResNet: Base {
                     ("image_size", imageSize, ModelBounds.imageSize),
                     ("number of layers", layers.count, ModelBounds.stages)])
             try Self.check("layers", layers, ModelBounds.depth)
-            try Self.check("planes", planes, 1...4_096)
+            // A bottleneck ends in four times as many channels, which a group norm takes.
+            try Self.check("planes", planes, 1...ModelBounds.groupNormChannels / 4)
             guard planes.count == layers.count else {
                 throw ModelError("planes has \(planes.count) values for \(layers.count) stages")
             }
