@@ -39,7 +39,8 @@ def run(part: str, options: argparse.Namespace) -> bool:
         return peers_small.small(3 if options.quick else 15)
     import peers_pretrain
 
-    return peers_pretrain.pretrain(rounds, seconds if options.seconds or options.quick else 20, options.configurations)
+    return peers_pretrain.pretrain(rounds, seconds if options.seconds or options.quick else 20, options.configurations,
+        options.objectives)
 
 
 def main() -> int:
@@ -57,6 +58,10 @@ def main() -> int:
         "--architecture", default="vit_small", metavar="A,…",
         help="of extract: vit_small (default), or others with commas between them: swin_tiny,convnext_tiny,resnet50_gn")
     parser.add_argument("--configurations", default="nano,small", help="of pretrain: nano, small or both (default)")
+    parser.add_argument(
+        "--objectives", metavar="O,…",
+        help="of pretrain: ibot, dino, mocov3, byol, simmim beside the same objective in PyTorch (default: the "
+        "published iBOT step alone)")
     options = parser.parse_args()
     parts = list(PARTS) if "all" in options.parts else options.parts or ["extract", "cosine"]
     reached = True
