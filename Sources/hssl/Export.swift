@@ -1,6 +1,9 @@
 import ArgumentParser
 import HSSLCommandLine
+import HSSLFormats
 import HSSLGraph
+import HSSLImport
+import HSSLModels
 import HSSLPretraining
 import Logging
 #if canImport(Glibc)
@@ -19,13 +22,18 @@ struct Export: ParsableCommand {
               hssl export runs/first --output base-int8.safetensors --precision int8
               hssl export runs/first/checkpoint.safetensors --output student.safetensors --network student --precision float16
               hssl export base.safetensors --output base-int8.safetensors --precision int8 --calibration photos/
+              hssl export base.safetensors --output base-timm --format timm
+              hssl export base.safetensors --output base-hf --format hf --precision int8 --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("Run folder, checkpoint file or model file.", valueName: "run|checkpoint|model"))
     var input: String
 
-    @Option(name: .long, help: ArgumentHelp("Model file to write.", valueName: "file"))
+    @Option(name: .long, help: ArgumentHelp("Model file to write; with --format timm or hf a folder.", valueName: "file|folder"))
     var output: String
+
+    @Option(name: .long, help: ArgumentHelp("hssl: one file, for hssl-extract; timm or hf: a folder for timm.create_model(\"local-dir:…\") or transformers' AutoModel.", valueName: "format"))
+    var format: ExportFormat = .hssl
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))
     var precision: Precision = .float32
@@ -57,15 +65,51 @@ struct Export: ParsableCommand {
     }
 
     private func export(_ int8: Int8Options) throws -> Int8Measurement? {
+        switch format {
+        case .hssl:
+            // Measuring takes its time: what cannot be written is refused before.
+            _ = try OutputTarget(output, needsSeeking: true)
+            let base = try source().prepared(precision, int8)
+            try base.writeModel(to: output)
+            return base.measurement
+        case .timm: return try exportFolder(.timm, int8)
+        case .hf: return try exportFolder(.transformers, int8)
+        }
+    }
+
+    private func exportFolder(_ library: HubExport.Library, _ int8: Int8Options) throws -> Int8Measurement? {
+        let folder = try AtomicFolder(path: output, names: HubExport.names)
+        let source = try source()
+        func hub(_ values: @escaping (String) throws -> [Float]) throws -> HubExport {
+            do {
+                return try HubExport(
+                    library, source.architecture, source.preprocessing, precision: precision, values: values)
+            } catch let error as ModelError {
+                throw FileError(path: input, reason: "--format \(format.rawValue): \(error)")
+            }
+        }
+        // Before int8 is measured: whether the library has such a network at all.
+        _ = try hub(source.values)
+        let base = try source.prepared(precision, int8)
+        let export = try hub(base.values)
+        try export.write(into: folder, metadata: base.metadata)
+        try folder.commit()
+        for note in export.notes { print("note: \(note)") }
+        return base.measurement
+    }
+
+    private func source() throws -> BaseSource {
         var status = stat()
         let isFolder = input.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
-        if !isFolder, try BaseExport.isModel(input) {
-            return try BaseExport.export(model: input, to: output, precision: precision, int8: int8)
-        }
-        let checkpoint = isFolder ? input + "/checkpoint.safetensors" : input
-        return try BaseExport.export(
-            checkpoint: checkpoint, role: network.rawValue, to: output, precision: precision, int8: int8)
+        if !isFolder, try BaseExport.isModel(input) { return try BaseSource(model: input) }
+        return try BaseSource(
+            checkpoint: isFolder ? input + "/checkpoint.safetensors" : input, role: network.rawValue)
     }
+}
+
+/// What `hssl export` writes.
+enum ExportFormat: String, ExpressibleByArgument, CaseIterable {
+    case hssl, timm, hf
 }
 
 extension Smoothing: ExpressibleByArgument {

@@ -114,9 +114,9 @@ extension Preprocessing {
 }
 
 extension ModelProvenance {
-    static let key = "hssl.provenance"
+    package static let key = "hssl.provenance"
 
-    var json: JSONValue {
+    package var json: JSONValue {
         var object: JSONObject = [
             "method": .string(method), "head": .string(head), "data": .string(data), "epochs": .integer(epochs),
             "precision": .string(precision), "version": .string(version),
@@ -150,4 +150,4 @@ extension ModelProvenance {
 }
 
 /// The float64 with the shortest text of a float32, so that 0.485 is not written as 0.48500001430511475.
-private func shortest(_ value: Float) -> JSONValue { .number(Double(value.description) ?? Double(value)) }
+package func shortest(_ value: Float) -> JSONValue { .number(Double(value.description) ?? Double(value)) }
