@@ -196,7 +196,7 @@ class Check:
         export(model, own, "hssl", "--precision", "int8", "--smooth", "off")
         library = load(folder, "hf")
         with torch.inference_mode():
-            theirs = hugging_face(library.float(), inputs).numpy()
+            theirs = hugging_face(library, inputs).numpy()
         likeness = cosine(self.ours(own, paths), theirs)
         self.line(likeness >= 0.998, f"{what}: int8 through compressed-tensors, cosine to hssl-extract {likeness:.5f}")
 

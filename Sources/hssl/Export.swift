@@ -5,7 +5,6 @@ import HSSLGraph
 import HSSLImport
 import HSSLModels
 import HSSLPretraining
-import Logging
 #if canImport(Glibc)
 import Glibc
 #endif
@@ -41,27 +40,17 @@ struct Export: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("teacher (the better features) or student.", valueName: "network"))
     var network: NetworkRole = .teacher
 
-    @Option(name: .long, help: ArgumentHelp("Images to measure int8 over: ImageFolder, flat folder or IDX prefix (default: generated ones).", valueName: "data"))
-    var calibration: String?
-
-    @Option(name: .long, help: ArgumentHelp("Move the scales of int8's outlier channels into the weights behind them, with the function unchanged (SmoothQuant): where it helps, always or never. (default: auto)", valueName: "auto|on|off"))
-    var smooth: Smoothing?
+    @OptionGroup var int8: Int8CommandOptions
 
     @OptionGroup var shared: SharedOptions
 
     enum NetworkRole: String, ExpressibleByArgument, CaseIterable { case teacher, student }
 
-    func validate() throws {
-        if precision == .int8 { return }
-        if calibration != nil { throw ValidationError("--calibration is about --precision int8, not \(precision.rawValue)") }
-        if smooth != nil { throw ValidationError("--smooth is about --precision int8, not \(precision.rawValue)") }
-    }
+    func validate() throws { try int8.validate(precision) }
 
     func run() throws {
         shared.apply()
-        let measurement = try export(Int8Options(calibration: calibration, smoothing: smooth ?? .auto))
-        for line in measurement?.lines ?? [] { print(line) }
-        if let warning = measurement?.warning { Logger(label: "hssl").warning("\(warning)") }
+        try export(int8.options)?.show()
     }
 
     private func export(_ int8: Int8Options) throws -> Int8Measurement? {
@@ -110,12 +99,4 @@ struct Export: ParsableCommand {
 /// What `hssl export` writes.
 enum ExportFormat: String, ExpressibleByArgument, CaseIterable {
     case hssl, timm, hf
-}
-
-extension Smoothing: ExpressibleByArgument {
-    public static var allValueStrings: [String] { allCases.map(\.rawValue) }
-}
-
-extension Precision: ExpressibleByArgument {
-    public static var allValueStrings: [String] { allCases.map(\.rawValue) }
 }

@@ -47,7 +47,9 @@ package struct HubExport {
             }
             layout = try TimmLayout(architecture, preprocessing, tensors).layout()
         case .transformers:
-            var layout = try TransformersLayout(architecture, preprocessing, tensors).layout()
+            var layout = try TransformersLayout(
+                architecture, preprocessing, tensors, isQuantized: precision == .int8
+            ).layout()
             layout.config["dtype"] = .string(precision == .float16 ? "float16" : "float32")
             if precision == .int8 {
                 guard !policyWeights.isEmpty else {
@@ -113,6 +115,8 @@ struct HubLayout {
         }
     }
 
+    /// The library's class.
+    let model: String
     let map: NameMap
     var spell: (String) -> String = { $0 }
     var config: JSONObject
@@ -179,7 +183,7 @@ extension HubLayout.Own {
 }
 
 extension [HubLayout.Own] {
-    subscript(_ name: String) -> HubLayout.Own? { first { $0.name == name } }
+    subscript(_ name: some StringProtocol) -> HubLayout.Own? { first { $0.name == name } }
 
     /// Positions with a row for CLS, which has none of its own: a row of zeros.
     func positionsCoveringClass(_ sizes: VisionTransformer.Configuration) -> Self {

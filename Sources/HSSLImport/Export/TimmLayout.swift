@@ -96,7 +96,7 @@ struct TimmLayout {
         let name = isGated
             ? "vit_giant_patch14\(sizes.registerTokens > 0 ? "_reg4" : "")_dinov2" : name("vit_base_patch16_224")
         return HubLayout(
-            map: Library.timmNames,
+            model: "VisionTransformer", map: Library.timmNames,
             config: config(
                 name, arguments, features: sizes.embedDim, pool: "token", first: "patch_embed.proj", classifier: "head",
                 isFixed: true), own: tensors, notes: norm(sizes.normEpsilon, of: 1e-6))
@@ -124,7 +124,7 @@ struct TimmLayout {
         let own = hasBias ? tensors : tensors.filter { !$0.name.hasSuffix("attn.qkv.bias") }
         let map = isGated ? Library.evaNames : Library.evaPlainNames
         return HubLayout(
-            map: map.followed(by: Library.timmNames),
+            model: "Eva", map: map.followed(by: Library.timmNames),
             config: config(
                 name("vit_small_patch16_dinov3"), arguments, features: sizes.embedDim, pool: "token",
                 first: "patch_embed.proj", classifier: "head", isFixed: true), own: own,
@@ -146,7 +146,7 @@ struct TimmLayout {
             "num_heads": .array(sizes.numHeads.map { .integer($0) }),
         ]
         return HubLayout(
-            map: Library.swin.map,
+            model: "SwinTransformer", map: Library.swin.map,
             config: config(
                 name("swin_tiny_patch4_window7_224"), arguments,
                 features: sizes.embedDim << (sizes.depths.count - 1), pool: "avg", first: "patch_embed.proj",
@@ -165,7 +165,7 @@ struct TimmLayout {
             "dims": .array(sizes.dims.map { .integer($0) }), "kernel_sizes": .integer(sizes.kernelSize),
         ]
         return HubLayout(
-            map: Library.convNeXt.map,
+            model: "ConvNeXt", map: Library.convNeXt.map,
             config: config(
                 name("convnext_tiny"), arguments, features: sizes.dims[3], pool: "avg", first: "stem.0",
                 classifier: "head.fc", isFixed: false), own: tensors,
@@ -185,7 +185,7 @@ struct TimmLayout {
         let isGroup = sizes.norm == .group
         let (own, norms) = isGroup ? (tensors, []) : tensors.withBatchNorms()
         return HubLayout(
-            map: Library.resNet.map,
+            model: "ResNet", map: Library.resNet.map,
             config: config(
                 isGroup ? "resnet50_gn" : "resnet50", arguments, features: 4 * sizes.planes[3], pool: "avg",
                 first: "conv1", classifier: "fc", isFixed: false), own: own,

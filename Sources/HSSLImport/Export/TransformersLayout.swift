@@ -7,9 +7,15 @@ struct TransformersLayout {
     private let architecture: ModelArchitecture
     private let preprocessing: Preprocessing
     private let tensors: [HubLayout.Own]
+    private let isQuantized: Bool
 
-    init(_ architecture: ModelArchitecture, _ preprocessing: Preprocessing, _ tensors: [HubLayout.Own]) {
+    /// - Parameter isQuantized: whether linear layers become int8 codes.
+    init(
+        _ architecture: ModelArchitecture, _ preprocessing: Preprocessing, _ tensors: [HubLayout.Own],
+        isQuantized: Bool
+    ) {
         (self.architecture, self.preprocessing, self.tensors) = (architecture, preprocessing, tensors)
+        self.isQuantized = isQuantized
     }
 
     /// - Throws: `ModelError` where transformers has no such network.
@@ -19,8 +25,11 @@ struct TransformersLayout {
         case let sizes as VisionTransformer.Configuration:
             if sizes.ropeTemperature != nil {
                 layout = dinov3(sizes)
-            } else if sizes.layerScale || sizes.registerTokens > 0 || sizes.activation == .swiglu {
+            } else if sizes.registerTokens > 0 || sizes.activation == .swiglu || sizes.layerScale && !isQuantized {
                 layout = try dinov2(sizes)
+                if isQuantized {
+                    layout.notes.append("transformers 5.24 cannot load a quantised \(layout.model): its loader converts MLPs")
+                }
             } else {
                 layout = vit(sizes)
             }
@@ -29,13 +38,14 @@ struct TransformersLayout {
         case let sizes as ResNet.Configuration: layout = try resNet(sizes)
         default: throw ModelError("transformers has no \(architecture.family) that is known here")
         }
+        layout.config["architectures"] = [.string(layout.model)]
         layout.processor = processor
         return layout
     }
 
-    private func config(_ type: String, _ model: String, _ members: JSONObject) -> JSONObject {
+    private func config(_ type: String, _ members: JSONObject) -> JSONObject {
         var config: JSONObject = [
-            "architectures": [.string(model)], "model_type": .string(type), "num_channels": 3,
+            "model_type": .string(type), "num_channels": 3,
             "image_size": .integer(architecture.imageSize),
         ]
         for key in members.keys { config[key] = members[key] }
@@ -81,9 +91,25 @@ struct TransformersLayout {
             (0..<width * width).map { $0 % (width + 1) == 0 ? 1 : 0 }
         }
         return HubLayout(
-            map: Library.vitNames, spell: Library.huggingFaceViT.spell, config: config("vit", "ViTModel", members),
-            own: tensors.positionsCoveringClass(sizes),
+            model: "ViTModel", map: Library.vitNames, spell: Library.huggingFaceViT.spell, config: config("vit", members),
+            own: multiplied(tensors.positionsCoveringClass(sizes)),
             added: [identity, HubLayout.constant("pooler.dense.bias", [width], 0)], floats: ["pooler.dense"])
+    }
+
+    /// With layer scale multiplied into the products before it: rows of codes stay the same. For a quantised Dinov2Model
+    /// transformers has no loader.
+    private func multiplied(_ tensors: [HubLayout.Own]) -> [HubLayout.Own] {
+        let scaled = [".attn.proj.": ".ls1.gamma", ".mlp.fc2.": ".ls2.gamma"]
+        return tensors.filter { !$0.name.hasSuffix(".gamma") }.map { tensor in
+            guard let (product, scale) = scaled.first(where: { tensor.name.contains($0.key) }),
+                let end = tensor.name.firstRange(of: product)?.lowerBound,
+                let gamma = tensors[tensor.name[..<end] + scale]
+            else { return tensor }
+            return HubLayout.Own(name: tensor.name, shape: tensor.shape) {
+                let (factors, width) = (try gamma.values(), tensor.shape.dropFirst().reduce(1, *))
+                return try tensor.values().enumerated().map { $0.element * factors[$0.offset / width] }
+            }
+        }
     }
 
     private func dinov2(_ sizes: VisionTransformer.Configuration) throws -> HubLayout {
@@ -97,11 +123,10 @@ struct TransformersLayout {
         if hasRegisters { members["num_register_tokens"] = .integer(sizes.registerTokens) }
         if !hasRegisters { members["use_mask_token"] = false }
         let map = isGated ? Library.dinov2GatedNames.followed(by: Library.dinov2Names) : Library.dinov2Names
+        let model = hasRegisters ? "Dinov2WithRegistersModel" : "Dinov2Model"
         return HubLayout(
-            map: map, spell: Library.huggingFaceViT.spell,
-            config: config(
-                hasRegisters ? "dinov2_with_registers" : "dinov2",
-                hasRegisters ? "Dinov2WithRegistersModel" : "Dinov2Model", members),
+            model: model, map: map, spell: Library.huggingFaceViT.spell,
+            config: config(hasRegisters ? "dinov2_with_registers" : "dinov2", members),
             own: scaled(tensors.positionsCoveringClass(sizes), sizes),
             added: hasRegisters
                 ? [HubLayout.constant("embeddings.mask_token", [1, sizes.embedDim], 0)] : [])
@@ -135,7 +160,7 @@ struct TransformersLayout {
         let width = sizes.embedDim
         let map = isGated ? Library.dinov3Names : Library.dinov3PlainNames.followed(by: Library.dinov3Names)
         return HubLayout(
-            map: map, config: config("dinov3_vit", "DINOv3ViTModel", members), own: scaled(tensors, sizes),
+            model: "DINOv3ViTModel", map: map, config: config("dinov3_vit", members), own: scaled(tensors, sizes),
             added: [HubLayout.constant("embeddings.mask_token", [1, 1, width], 0)]
                 + (sizes.registerTokens == 0 ? [HubLayout.constant("embeddings.register_tokens", [1, 0, width], 0)] : []))
     }
@@ -163,8 +188,8 @@ struct TransformersLayout {
             "mlp_ratio": 4, "qkv_bias": true, "hidden_act": "gelu", "layer_norm_eps": .number(1e-5),
         ]
         return HubLayout(
-            map: Library.huggingFaceSwin.map, spell: Library.huggingFaceSwin.spell,
-            config: config("swin", "SwinModel", members), own: tensors)
+            model: "SwinModel", map: Library.huggingFaceSwin.map, spell: Library.huggingFaceSwin.spell,
+            config: config("swin", members), own: tensors)
     }
 
     private func convNeXt(_ sizes: ConvNeXt.Configuration) throws -> HubLayout {
@@ -178,8 +203,8 @@ struct TransformersLayout {
             "layer_norm_eps": .number(sizes.headNormEpsilon),
         ]
         return HubLayout(
-            map: Library.huggingFaceConvNeXt.map, spell: Library.huggingFaceConvNeXt.spell,
-            config: config("convnext", "ConvNextModel", members), own: tensors)
+            model: "ConvNextModel", map: Library.huggingFaceConvNeXt.map, spell: Library.huggingFaceConvNeXt.spell,
+            config: config("convnext", members), own: tensors)
     }
 
     private func resNet(_ sizes: ResNet.Configuration) throws -> HubLayout {
@@ -197,7 +222,7 @@ struct TransformersLayout {
         ]
         let spell = Library.huggingFaceResNet.spell
         return HubLayout(
-            map: Library.huggingFaceResNet.map, spell: spell, config: config("resnet", "ResNetModel", members),
+            model: "ResNetModel", map: Library.huggingFaceResNet.map, spell: spell, config: config("resnet", members),
             own: own, counters: norms.map { spell($0 + ".num_batches_tracked") })
     }
 }

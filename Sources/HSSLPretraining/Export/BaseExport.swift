@@ -83,6 +83,17 @@ package struct BaseSource {
     /// Of a parameter, row-major.
     package let values: (String) throws -> [Float]
 
+    /// A model of another library.
+    ///
+    /// - Parameter values: of a parameter of the deployed model, row-major.
+    package init(
+        path: String, architecture: ModelArchitecture, preprocessing: Preprocessing, provenance: ModelProvenance,
+        values: @escaping (String) throws -> [Float]
+    ) {
+        (self.path, self.architecture, self.preprocessing) = (path, architecture, preprocessing)
+        (self.provenance, self.values, metadata, precision) = (provenance, values, [:], nil)
+    }
+
     /// - Throws: errors naming the file: not a model.
     package init(model path: String) throws {
         let model = try ModelFile(path: path)
