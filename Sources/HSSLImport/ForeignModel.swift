@@ -46,10 +46,12 @@ package struct ForeignModel {
             throw FileError(path: path, reason: "\(foreign.file ?? "its preprocessing"): \(error.reason)")
         }
         let types = Set(network.entries.values.flatMap { $0.parts.values.map(\.type) }).sorted().joined(separator: ", ")
-        provenance = ModelProvenance(
+        var provenance = ModelProvenance(
             method: "imported (\(network.convention.name))", head: "none",
             data: path.split(separator: "/").last.map(String.init) ?? path, epochs: 0, precision: types,
             version: HSSLVersion.current)
+        provenance.licence = hub.licence
+        self.provenance = provenance
 
         var report = [
             "\(oneLine(path)): \(network.library.name) names, conventions of \(network.convention.name)"

@@ -40,6 +40,11 @@ struct Export: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("teacher (the better features) or student.", valueName: "network"))
     var network: NetworkRole = .teacher
 
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Write a model card: FILE.md beside the model, README.md in a folder. One that a person wrote is kept.")
+    var card = true
+
     @OptionGroup var int8: Int8CommandOptions
 
     @OptionGroup var shared: SharedOptions
@@ -57,16 +62,34 @@ struct Export: ParsableCommand {
         switch format {
         case .hssl:
             // Measuring takes its time: what cannot be written is refused before.
-            _ = try OutputTarget(output, needsSeeking: true)
+            let target = try OutputTarget(output, needsSeeking: true)
             let base = try source().prepared(precision, int8)
             try base.writeModel(to: output)
+            if card, !target.isStraight {
+                let path = ModelCard.path(of: output)
+                let card = ModelCard(base, for: .hssl, name: Self.name(of: output), byteCount: Self.size(of: output))
+                if try !card.write(to: path) { print(Self.kept(path)) }
+            }
             return base.measurement
-        case .timm: return try exportFolder(.timm, int8)
-        case .hf: return try exportFolder(.transformers, int8)
+        case .timm: return try exportFolder(.timm, .timm, int8)
+        case .hf: return try exportFolder(.transformers, .transformers, int8)
         }
     }
 
-    private func exportFolder(_ library: HubExport.Library, _ int8: Int8Options) throws -> Int8Measurement? {
+    private static func kept(_ path: String) -> String {
+        "note: \(path) was not written by hssl export and is kept"
+    }
+
+    private static func name(of path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
+
+    private static func size(of path: String) -> Int {
+        var status = stat()
+        return path.withPath { stat($0, &status) } == 0 ? Int(status.st_size) : 0
+    }
+
+    private func exportFolder(
+        _ library: HubExport.Library, _ reader: ModelCard.Reader, _ int8: Int8Options
+    ) throws -> Int8Measurement? {
         let folder = try AtomicFolder(path: output, names: HubExport.names)
         let source = try source()
         func hub(_ values: @escaping (String) throws -> [Float]) throws -> HubExport {
@@ -82,6 +105,13 @@ struct Export: ParsableCommand {
         let base = try source.prepared(precision, int8)
         let export = try hub(base.values)
         try export.write(into: folder, metadata: base.metadata)
+        if card {
+            let size = Self.size(of: folder.path(of: HubExport.weights))
+            let card = ModelCard(
+                base, for: reader, name: Self.name(of: output), byteCount: size, notes: export.notes)
+            let path = output + "/" + HubExport.card
+            if try !card.write(to: folder.path(of: HubExport.card), inPlaceOf: path) { print(Self.kept(path)) }
+        }
         try folder.commit()
         for note in export.notes { print("note: \(note)") }
         return base.measurement

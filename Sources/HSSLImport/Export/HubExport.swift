@@ -13,7 +13,8 @@ package struct HubExport {
         case transformers
     }
 
-    private static let weights = "model.safetensors", config = "config.json"
+    package static let weights = "model.safetensors"
+    private static let config = "config.json"
     private static let processor = "preprocessor_config.json"
     /// The model card: a hub shows it.
     package static let card = "README.md"
