@@ -342,9 +342,15 @@ def imported(source: pathlib.Path, output: pathlib.Path, size: int, flags: tuple
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if result.returncode:
         raise Fault(f"hssl import: {result.stderr.strip()[-500:]}")
-    with safe_open(output, "pt") as file:
-        metadata = file.metadata()
-    return json.loads(metadata["hssl.architecture"]), json.loads(metadata["hssl.preprocessing"])
+    found = metadata(output)
+    return found["hssl.architecture"], found["hssl.preprocessing"]
+
+
+def metadata(path: pathlib.Path) -> dict:
+    """What a file of ours says of itself."""
+    with safe_open(path, "pt") as file:
+        found = file.metadata()
+    return {key: json.loads(value) for key, value in found.items() if value.startswith("{")}
 
 
 def check(name: str, case: Case, tolerance: float, count: int) -> bool:

@@ -170,20 +170,31 @@ struct TemporaryName {
 
     /// Removes what killed writers of the same target left: files of these names that no process holds a lock on.
     func removeStale(_ calls: SystemCalls) {
-        guard let stream = folder.withPath({ opendir($0) }) else { return }
-        defer { closedir(stream) }
-        while let entry = readdir(stream) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { PathBytes.string($0.prefix { $0 != 0 }) }
-            guard name.hasPrefix(prefix), name.dropFirst(prefix.count).allSatisfy({ $0.isNumber || $0 == "-" }) else {
-                continue
-            }
-            let path = "\(folder)/\(name)"
+        for path in all() {
             let descriptor = path.withPath { open($0, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) }
             if descriptor < 0 { continue }
             if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { _ = calls.unlink(path) }
             close(descriptor)
         }
     }
+
+    /// What has such a name.
+    func all() -> [String] {
+        guard let stream = folder.withPath({ opendir($0) }) else { return [] }
+        defer { closedir(stream) }
+        return entryNames(stream).filter {
+            $0.hasPrefix(prefix) && $0.dropFirst(prefix.count).allSatisfy { $0.isNumber || $0 == "-" }
+        }.map { "\(folder)/\($0)" }
+    }
+}
+
+/// What a folder holds.
+func entryNames(_ stream: OpaquePointer) -> [String] {
+    var names: [String] = []
+    while let entry = readdir(stream) {
+        names.append(withUnsafeBytes(of: &entry.pointee.d_name) { PathBytes.string($0.prefix { $0 != 0 }) })
+    }
+    return names
 }
 
 /// Tells apart the temporaries of one process.

@@ -106,7 +106,7 @@ func enclosingFolder(of path: String) -> String {
 }
 
 /// The file that a symbolic link leads to, or `path` itself.
-private func resolved(_ path: String) -> String {
+func resolved(_ path: String) -> String {
     guard let real = path.withPath({ realpath($0, nil) }) else { return path }
     defer { free(real) }
     return PathBytes.string(terminated: real)

@@ -137,12 +137,7 @@ struct Assembly {
 
     /// A convolution with the batch norm behind it: w·γ/√(σ² + ε) and β − μ·γ/√(σ² + ε).
     private mutating func convolution(_ name: String, _ shape: [Int]) throws -> () throws -> [Float] {
-        var parts = name.split(separator: ".").map(String.init)
-        let kind = parts.removeLast()
-        let convolution = parts.joined(separator: ".")
-        let last = parts.removeLast()
-        parts.append(parts.last == "downsample" ? "1" : last.replacing("conv", with: "bn"))
-        let norm = parts.joined(separator: ".")
+        let (convolution, kind, norm) = Self.batchNorm(of: name)
         if kind == "weight" { try verified(name, shape) }
         let channels = [shape[0]]
         for statistic in ["weight", "bias", "running_mean", "running_var"] {
@@ -159,7 +154,7 @@ struct Assembly {
                 throw network.fault(
                     "tensor '\(network.foreignName("\(norm).running_var"))' is negative at element \(index)")
             }
-            let factors = zip(gamma, variance).map { Double($0) / (Double($1) + 1e-5).squareRoot() }
+            let factors = zip(gamma, variance).map { Double($0) / (Double($1) + Self.batchNormEpsilon).squareRoot() }
             guard kind == "weight" else {
                 let (beta, mean) = (try values("bias"), try values("running_mean"))
                 return factors.indices.map { Float(Double(beta[$0]) - Double(mean[$0]) * factors[$0]) }
@@ -171,6 +166,18 @@ struct Assembly {
             }
             return weight
         }
+    }
+
+    static let batchNormEpsilon = 1e-5
+
+    /// Of a parameter `layer1.0.conv1.weight`: the convolution, `weight`, and the batch norm behind it.
+    static func batchNorm(of parameter: String) -> (convolution: String, kind: String, norm: String) {
+        var parts = parameter.split(separator: ".").map(String.init)
+        let kind = parts.popLast() ?? ""
+        let convolution = parts.joined(separator: ".")
+        let last = parts.popLast() ?? ""
+        parts.append(parts.last == "downsample" ? "1" : last.replacing("conv", with: "bn"))
+        return (convolution, kind, parts.joined(separator: "."))
     }
 
     // MARK: Report

@@ -9,9 +9,9 @@ package struct ForeignModel {
     /// What was taken, renamed, folded and left out, and what was assumed, one line each.
     package let report: [String]
 
-    private let path: String
-    private let provenance: ModelProvenance
-    private let values: [String: () throws -> [Float]]
+    package let path: String
+    package let provenance: ModelProvenance
+    private let loads: [String: () throws -> [Float]]
 
     /// Recognises the network and verifies every name and shape; values are read when the model is written.
     ///
@@ -33,7 +33,7 @@ package struct ForeignModel {
         var recognition = Recognition(network, hub, architecture: name, imageSize: imageSize)
         architecture = try recognition.architecture()
         var assembly = Assembly(network, nativeSize: recognition.nativeSize)
-        values = try assembly.values(of: architecture)
+        loads = try assembly.values(of: architecture)
 
         let foreign = try hub.preprocessing(network.convention.preprocessing)
         let size = architecture.imageSize
@@ -46,10 +46,12 @@ package struct ForeignModel {
             throw FileError(path: path, reason: "\(foreign.file ?? "its preprocessing"): \(error.reason)")
         }
         let types = Set(network.entries.values.flatMap { $0.parts.values.map(\.type) }).sorted().joined(separator: ", ")
-        provenance = ModelProvenance(
+        var provenance = ModelProvenance(
             method: "imported (\(network.convention.name))", head: "none",
             data: path.split(separator: "/").last.map(String.init) ?? path, epochs: 0, precision: types,
             version: HSSLVersion.current)
+        provenance.licence = hub.licence
+        self.provenance = provenance
 
         var report = [
             "\(oneLine(path)): \(network.library.name) names, conventions of \(network.convention.name)"
@@ -66,17 +68,11 @@ package struct ForeignModel {
         self.report = report
     }
 
-    /// Writes the model; atomically.
+    /// Of a parameter of the model, row-major.
     ///
-    /// - Throws: `FileError` and what reading throws; an old file then stays as it was.
-    package func write(to output: String, precision: Precision) throws {
-        // A tensor is asked for more than once where it is quantised.
-        try ModelFile.write(
-            path: output, architecture: architecture, preprocessing: preprocessing, provenance: provenance,
-            precision: precision
-        ) { name, body in
-            guard let load = values[name] else { throw ModelError("the network has no parameter '\(name)'") }
-            try load().withUnsafeBufferPointer(body)
-        }
+    /// - Throws: `FileError` for values that are not finite; what reading throws.
+    package func values(_ name: String) throws -> [Float] {
+        guard let load = loads[name] else { throw ModelError("the network has no parameter '\(name)'") }
+        return try load()
     }
 }

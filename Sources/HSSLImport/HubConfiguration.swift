@@ -34,6 +34,22 @@ struct HubConfiguration {
         try? value?.member(key, in: Self.key)
     }
 
+    // MARK: Licence
+
+    /// Of the weights: as timm's config.json has it, or the model card beside them.
+    var licence: String? {
+        if let stated = member("license", of: member("pretrained_cfg", of: model))?.asString { return stated }
+        let path = path.dropLast(Self.key.count) + "README.md"
+        guard let bytes = try? readFile(at: String(path), limit: 1 << 20) else { return nil }
+        let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
+        guard lines.first == "---", let end = lines.dropFirst().firstIndex(of: "---") else { return nil }
+        for line in lines[1..<end] where line.hasPrefix("license:") {
+            let value = line.dropFirst("license:".count).trimmed(" \"'\r")
+            return value.isEmpty || value == "unknown" ? nil : oneLine(value)
+        }
+        return nil
+    }
+
     // MARK: Model
 
     var hasModel: Bool { model != nil }
@@ -41,8 +57,11 @@ struct HubConfiguration {
     /// timm's name of the model.
     var timmName: String? { member("architecture", of: model)?.asString }
 
+    /// Of the model, or among the arguments that timm makes it with.
     func integer(_ key: String) throws -> Int? {
-        guard let value = member(key, of: model) else { return nil }
+        guard let value = member(key, of: model) ?? member(key, of: member("model_args", of: model)), value != .null else {
+            return nil
+        }
         guard let number = value.asInteger else { throw fault("\(key) is not an integer") }
         return number
     }
@@ -145,5 +164,14 @@ struct HubConfiguration {
         guard case .array(let elements)? = member(key, of: value) else { return nil }
         let numbers = elements.compactMap(\.asNumber)
         return numbers.count == 3 && elements.count == 3 ? numbers : nil
+    }
+}
+
+extension Substring {
+    /// Without these characters at both ends.
+    fileprivate func trimmed(_ characters: String) -> Substring {
+        var result = self.drop { characters.contains($0) }
+        while let last = result.last, characters.contains(last) { result.removeLast() }
+        return result
     }
 }

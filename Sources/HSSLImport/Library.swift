@@ -10,6 +10,8 @@ struct Library: Sendable {
     let anchors: [String]
     /// The names as the map has them: old spellings, numbered sequences.
     var normalise: @Sendable (_ name: String) -> String = { $0 }
+    /// The other way: what the map gives for a name of ours as the library writes it.
+    var spell: @Sendable (_ name: String) -> String = { $0 }
     let map: NameMap
 
     enum Family: String { case vit, swin, convnext, resnet }
@@ -65,32 +67,40 @@ extension Library {
             guard parts.count > 3, parts[0] == "blocks", Int(parts[1]) != nil, Int(parts[2]) != nil else { return name }
             return (["blocks"] + parts[2...]).joined(separator: ".")
         },
-        map: NameMap(
-            same: [
-                "cls_token", "pos_embed", "reg_token", "patch_embed.proj.*", "blocks.#.norm1.*", "blocks.#.norm2.*",
-                "blocks.#.attn.qkv.weight", "blocks.#.attn.qkv.bias", "blocks.#.attn.proj.*", "blocks.#.mlp.fc1.*",
-                "blocks.#.mlp.fc2.*", "blocks.#.ls1.gamma", "blocks.#.ls2.gamma", "norm.*",
-            ],
-            renamed: [
-                ("register_tokens", "reg_token"), ("storage_tokens", "reg_token"),
-                ("blocks.#.gamma_1", "blocks.$1.ls1.gamma"), ("blocks.#.gamma_2", "blocks.$1.ls2.gamma"),
-                ("blocks.#.mlp.w12.*", "blocks.$1.mlp.fc1.$2"), ("blocks.#.mlp.w3.*", "blocks.$1.mlp.fc2.$2"),
-            ],
-            parts: [
-                ("blocks.#.mlp.fc1_g.*", "blocks.$1.mlp.fc1.$2", 0, 2),
-                ("blocks.#.mlp.fc1_x.*", "blocks.$1.mlp.fc1.$2", 1, 2),
-                ("blocks.#.mlp.w1.*", "blocks.$1.mlp.fc1.$2", 0, 2),
-                ("blocks.#.mlp.w2.*", "blocks.$1.mlp.fc1.$2", 1, 2),
-                ("blocks.#.attn.q_bias", "blocks.$1.attn.qkv.bias", 0, 3),
-                ("blocks.#.attn.v_bias", "blocks.$1.attn.qkv.bias", 2, 3),
-            ],
-            left: [
-                "mask_token", "masked_embed", "head.**", "head_dist.**", "fc.**", "decoder_embed.**",
-                "decoder_blocks.**",
-                "decoder_norm.**", "decoder_pred.**", "decoder_pos_embed", "predictor.**", "rope_embed.periods",
-                "rope.**", "local_cls_norm.**", "blocks.#.attn.qkv.bias_mask", "blocks.#.attn.k_bias",
-                "dino_head.**", "ibot_head.**",
-            ]))
+        map: evaNames.followed(by: timmNames))
+
+    static let timmNames = NameMap(
+        same: [
+            "cls_token", "pos_embed", "reg_token", "patch_embed.proj.*", "blocks.#.norm1.*", "blocks.#.norm2.*",
+            "blocks.#.attn.qkv.weight", "blocks.#.attn.qkv.bias", "blocks.#.attn.proj.*", "blocks.#.mlp.fc1.*",
+            "blocks.#.mlp.fc2.*", "blocks.#.ls1.gamma", "blocks.#.ls2.gamma", "norm.*",
+        ],
+        renamed: [
+            ("register_tokens", "reg_token"), ("storage_tokens", "reg_token"),
+            ("blocks.#.mlp.w12.*", "blocks.$1.mlp.fc1.$2"), ("blocks.#.mlp.w3.*", "blocks.$1.mlp.fc2.$2"),
+        ],
+        parts: [
+            ("blocks.#.mlp.w1.*", "blocks.$1.mlp.fc1.$2", 0, 2), ("blocks.#.mlp.w2.*", "blocks.$1.mlp.fc1.$2", 1, 2),
+        ],
+        left: [
+            "mask_token", "masked_embed", "head.**", "head_dist.**", "fc.**", "decoder_embed.**", "decoder_blocks.**",
+            "decoder_norm.**", "decoder_pred.**", "decoder_pos_embed", "predictor.**", "rope_embed.periods",
+            "rope.**", "local_cls_norm.**", "blocks.#.attn.qkv.bias_mask", "blocks.#.attn.k_bias",
+            "dino_head.**", "ibot_head.**",
+        ])
+
+    /// What timm's EVA, which its DINOv3 is, calls otherwise. Its keys have no bias.
+    static let evaPlainNames = NameMap(
+        renamed: [("blocks.#.gamma_1", "blocks.$1.ls1.gamma"), ("blocks.#.gamma_2", "blocks.$1.ls2.gamma")],
+        parts: [
+            ("blocks.#.attn.q_bias", "blocks.$1.attn.qkv.bias", 0, 3),
+            ("blocks.#.attn.v_bias", "blocks.$1.attn.qkv.bias", 2, 3),
+        ])
+
+    /// With gates, which are tensors of their own.
+    static let evaNames = NameMap(parts: [
+        ("blocks.#.mlp.fc1_g.*", "blocks.$1.mlp.fc1.$2", 0, 2), ("blocks.#.mlp.fc1_x.*", "blocks.$1.mlp.fc1.$2", 1, 2),
+    ]).followed(by: evaPlainNames)
 
     static let huggingFaceViT = Library(
         name: "transformers ViT", family: .vit, anchors: ["embeddings.cls_token"],
@@ -100,42 +110,82 @@ extension Library {
             if parts[0] == "layers" { parts[0] = "layer" }
             return parts.joined(separator: ".")
         },
-        map: NameMap(
-            same: ["norm.*"],
-            renamed: [
-                ("embeddings.cls_token", "cls_token"), ("embeddings.position_embeddings", "pos_embed"),
-                ("embeddings.register_tokens", "reg_token"),
-                ("embeddings.patch_embeddings.projection.*", "patch_embed.proj.$1"),
-                ("embeddings.patch_embeddings.*", "patch_embed.proj.$1"), ("layernorm.*", "norm.$1"),
-                ("layer.#.layernorm_before.*", "blocks.$1.norm1.$2"),
-                ("layer.#.layernorm_after.*", "blocks.$1.norm2.$2"), ("layer.#.norm1.*", "blocks.$1.norm1.$2"),
-                ("layer.#.norm2.*", "blocks.$1.norm2.$2"),
-                ("layer.#.attention.output.dense.*", "blocks.$1.attn.proj.$2"),
-                ("layer.#.attention.o_proj.*", "blocks.$1.attn.proj.$2"),
-                ("layer.#.intermediate.dense.*", "blocks.$1.mlp.fc1.$2"),
-                ("layer.#.output.dense.*", "blocks.$1.mlp.fc2.$2"), ("layer.#.mlp.fc1.*", "blocks.$1.mlp.fc1.$2"),
-                ("layer.#.mlp.fc2.*", "blocks.$1.mlp.fc2.$2"), ("layer.#.mlp.weights_in.*", "blocks.$1.mlp.fc1.$2"),
-                ("layer.#.mlp.weights_out.*", "blocks.$1.mlp.fc2.$2"),
-                ("layer.#.mlp.down_proj.*", "blocks.$1.mlp.fc2.$2"),
-                ("layer.#.layer_scale1.lambda1", "blocks.$1.ls1.gamma"),
-                ("layer.#.layer_scale2.lambda1", "blocks.$1.ls2.gamma"),
-            ],
-            parts: queriesKeysValues("layer.#.attention", "blocks.$1.attn", last: 2) + [
-                ("layer.#.mlp.gate_proj.*", "blocks.$1.mlp.fc1.$2", 0, 2),
-                // Without a gate the first layer's; `Recognition` sees which.
-                ("layer.#.mlp.up_proj.*", "blocks.$1.mlp.fc1.$2", 1, 2),
-            ],
-            left: ["embeddings.mask_token", "pooler.**", "classifier.**", "rope_embeddings.**", "decoder.**"]))
+        spell: { $0.hasPrefix("layer.") ? "encoder." + $0 : $0 },
+        map: dinov3Names.followed(by: dinov2Names).followed(by: vitNames).followed(by: laterNames))
 
-    /// Both spellings of transformers: `attention.query`, `q_proj`.
-    private static func queriesKeysValues(_ module: String, _ target: String, last: Int) -> [(String, String, Int, Int)]
-    {
-        [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")].enumerated().flatMap { part, names in
-            [
-                ("\(module).attention.\(names.0).*", "\(target).qkv.$\(last)", part, 3),
-                ("\(module).self.\(names.0).*", "\(target).qkv.$\(last)", part, 3),
-                ("\(module).\(names.1).*", "\(target).qkv.$\(last)", part, 3),
-            ]
+    private static let attentionOutput = [
+        ("layer.#.attention.output.dense.*", "blocks.$1.attn.proj.$2"), ("layernorm.*", "norm.$1"),
+    ]
+    private static let embeddings = [
+        ("embeddings.cls_token", "cls_token"), ("embeddings.position_embeddings", "pos_embed"),
+        ("embeddings.register_tokens", "reg_token"),
+    ]
+    private static let leftByTransformers = [
+        "embeddings.mask_token", "pooler.**", "classifier.**", "rope_embeddings.**", "decoder.**",
+    ]
+
+    /// As `save_pretrained` writes a ViTModel.
+    static let vitNames = NameMap(
+        renamed: embeddings + attentionOutput + [
+            ("embeddings.patch_embeddings.projection.*", "patch_embed.proj.$1"),
+            ("layer.#.layernorm_before.*", "blocks.$1.norm1.$2"), ("layer.#.layernorm_after.*", "blocks.$1.norm2.$2"),
+            ("layer.#.intermediate.dense.*", "blocks.$1.mlp.fc1.$2"), ("layer.#.output.dense.*", "blocks.$1.mlp.fc2.$2"),
+        ],
+        parts: queriesKeysValues("layer.#.attention", "blocks.$1.attn", last: 2, .nested), left: leftByTransformers)
+
+    /// As it writes a Dinov2Model, or one with registers.
+    static let dinov2Names = NameMap(
+        renamed: embeddings + attentionOutput + layersOfDINO + [
+            ("embeddings.patch_embeddings.projection.*", "patch_embed.proj.$1"),
+            ("layer.#.mlp.fc1.*", "blocks.$1.mlp.fc1.$2"), ("layer.#.mlp.fc2.*", "blocks.$1.mlp.fc2.$2"),
+        ],
+        parts: queriesKeysValues("layer.#.attention", "blocks.$1.attn", last: 2, .nested), left: leftByTransformers)
+
+    /// Where a Dinov2Model has gates.
+    static let dinov2GatedNames = NameMap(renamed: [
+        ("layer.#.mlp.weights_in.*", "blocks.$1.mlp.fc1.$2"), ("layer.#.mlp.weights_out.*", "blocks.$1.mlp.fc2.$2"),
+    ])
+
+    /// As it writes a DINOv3ViTModel with gates. Without, `up_proj` is the first layer whole: `Recognition` sees which.
+    static let dinov3Names = NameMap(
+        same: ["norm.*"],
+        renamed: embeddings + layersOfDINO + [
+            ("embeddings.patch_embeddings.*", "patch_embed.proj.$1"),
+            ("layer.#.attention.o_proj.*", "blocks.$1.attn.proj.$2"),
+            ("layer.#.mlp.down_proj.*", "blocks.$1.mlp.fc2.$2"),
+        ],
+        parts: queriesKeysValues("layer.#.attention", "blocks.$1.attn", last: 2, .projections) + [
+            ("layer.#.mlp.gate_proj.*", "blocks.$1.mlp.fc1.$2", 0, 2),
+            ("layer.#.mlp.up_proj.*", "blocks.$1.mlp.fc1.$2", 1, 2),
+        ], left: leftByTransformers)
+
+    /// Where a DINOv3ViTModel has none.
+    static let dinov3PlainNames = NameMap(renamed: [("layer.#.mlp.up_proj.*", "blocks.$1.mlp.fc1.$2")])
+
+    private static let layersOfDINO = [
+        ("layer.#.norm1.*", "blocks.$1.norm1.$2"), ("layer.#.norm2.*", "blocks.$1.norm2.$2"),
+        ("layer.#.layer_scale1.lambda1", "blocks.$1.ls1.gamma"),
+        ("layer.#.layer_scale2.lambda1", "blocks.$1.ls2.gamma"),
+    ]
+
+    /// Other spellings of other versions.
+    private static let laterNames = dinov2GatedNames.followed(
+        by: NameMap(parts: queriesKeysValues("layer.#.attention", "blocks.$1.attn", last: 2, .own)))
+
+    /// How transformers calls the three products before attention: `attention.query`, `self.query`, `q_proj`.
+    private enum ProductSpelling { case nested, own, projections }
+
+    private static func queriesKeysValues(
+        _ module: String, _ target: String, last: Int, _ spelling: ProductSpelling
+    ) -> [(String, String, Int, Int)] {
+        [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")].enumerated().map { part, names in
+            let name =
+                switch spelling {
+                case .nested: "attention.\(names.0)"
+                case .own: "self.\(names.0)"
+                case .projections: names.1
+                }
+            return ("\(module).\(name).*", "\(target).qkv.$\(last)", part, 3)
         }
     }
 
@@ -181,6 +231,10 @@ extension Library {
             if parts.count > 2, parts[0] == "encoder" { parts.removeFirst() }
             return downsampleAfterStage(parts.joined(separator: "."))
         },
+        spell: { name in
+            guard name.hasPrefix("layers.") else { return name }
+            return "encoder." + movedDownsample(name, by: -1)
+        },
         map: NameMap(
             renamed: [
                 ("embeddings.patch_embeddings.projection.*", "patch_embed.proj.$1"),
@@ -208,7 +262,8 @@ extension Library {
                 ("layers.#.downsample.norm.*", "layers.$1.downsample.norm.$2"),
                 ("layers.#.downsample.reduction.weight", "layers.$1.downsample.reduction.weight"),
             ],
-            parts: queriesKeysValues("layers.#.blocks.#.attention", "layers.$1.blocks.$2.attn", last: 3),
+            parts: queriesKeysValues("layers.#.blocks.#.attention", "layers.$1.blocks.$2.attn", last: 3, .own)
+                + queriesKeysValues("layers.#.blocks.#.attention", "layers.$1.blocks.$2.attn", last: 3, .projections),
             left: [
                 "layers.#.blocks.#.attention.self.relative_position_index", "embeddings.mask_token", "pooler.**",
                 "layers.#.blocks.#.attention.relative_position_index", "classifier.**", "decoder.**",
@@ -216,13 +271,15 @@ extension Library {
             ]))
 
     /// A stage's end there is the next stage's beginning here.
-    static func downsampleAfterStage(_ name: String) -> String {
+    static func downsampleAfterStage(_ name: String) -> String { movedDownsample(name, by: 1) }
+
+    private static func movedDownsample(_ name: String, by step: Int) -> String {
         var parts = split(name).map(String.init)
         guard parts.count > 3, parts[0] == "layers", parts[2] == "downsample", let stage = Int(parts[1]), stage < 100
         else {
             return name
         }
-        parts[1] = "\(stage + 1)"
+        parts[1] = "\(stage + step)"
         return parts.joined(separator: ".")
     }
 
@@ -275,6 +332,7 @@ extension Library {
         name: "transformers ConvNeXt", family: .convnext,
         anchors: ["embeddings.patch_embeddings.weight", "embeddings.layernorm.weight"],
         normalise: { name in name.hasPrefix("encoder.") ? String(name.dropFirst("encoder.".count)) : name },
+        spell: { $0.hasPrefix("stages.") ? "encoder." + $0 : $0 },
         map: NameMap(
             renamed: [
                 ("embeddings.patch_embeddings.*", "stem.0.$1"), ("embeddings.layernorm.*", "stem.1.$1"),
@@ -312,5 +370,19 @@ extension Library {
             if parts[5] == "shortcut" { return "\(block).downsample.\(kind.1).\(parts.removeLast())" }
             guard parts.count == 9, let layer = Int(parts[6]), layer < 100 else { return name }
             return "\(block).\(kind.0)\(layer + 1).\(parts[8])"
+        },
+        spell: { name in
+            let parts = split(name)
+            func module(_ part: Substring) -> String { part.hasPrefix("bn") ? "normalization" : "convolution" }
+            if parts.count == 2 { return "embedder.embedder.\(module(parts[0])).\(parts[1])" }
+            guard parts.count > 3, parts[0].hasPrefix("layer"), let stage = Int(parts[0].dropFirst(5)) else {
+                return name
+            }
+            let block = "encoder.stages.\(stage - 1).layers.\(parts[1])"
+            if parts[2] == "downsample" {
+                return "\(block).shortcut.\(parts[3] == "1" ? "normalization" : "convolution").\(parts[4])"
+            }
+            guard let layer = parts[2].last?.wholeNumberValue else { return name }
+            return "\(block).layer.\(layer - 1).\(module(parts[2])).\(parts[3])"
         }, map: resNetMap)
 }

@@ -35,6 +35,33 @@ struct NameMap {
             return name.count == pattern.count ? filled(captured) : nil
         }
 
+        /// The foreign name that becomes `own`; nil where none does.
+        func inverted(_ own: [Substring]) -> String? {
+            guard case .take(let target, _, _) = target else { return nil }
+            let components = target.split(separator: ".")
+            guard components.count == own.count else { return nil }
+            var captured: [Int: Substring] = [:]
+            for (component, found) in zip(components, own) {
+                if component.hasPrefix("$"), let index = Int(component.dropFirst()) {
+                    captured[index] = found
+                } else if component != found {
+                    return nil
+                }
+            }
+            var index = 0
+            var result: [Substring] = []
+            for component in pattern {
+                guard component == "#" || component == "*" else {
+                    result.append(component)
+                    continue
+                }
+                index += 1
+                guard let found = captured[index], component == "*" || Int(found) != nil else { return nil }
+                result.append(found)
+            }
+            return result.joined(separator: ".")
+        }
+
         private func filled(_ captured: [Substring]) -> NameTarget {
             guard case .take(let target, let part, let count) = target else { return .leave }
             let parts = target.split(separator: ".").map { component -> Substring in
@@ -77,4 +104,31 @@ struct NameMap {
         let components = name.split(separator: ".", omittingEmptySubsequences: false)
         return rules.lazy.compactMap { $0.apply(components) }.first
     }
+
+    /// A foreign tensor that holds one of ours, or one of `of` parts of it.
+    struct Source: Equatable {
+        let name: String
+        let part: Int
+        let of: Int
+    }
+
+    /// What the library calls a tensor of ours: one name, or those of its parts in their order, without those that it
+    /// has no place for; empty: nothing.
+    func sources(_ own: String) -> [Source] {
+        let components = own.split(separator: ".", omittingEmptySubsequences: false)
+        var parts: [Source] = []
+        for rule in rules {
+            guard case .take(_, let part, let count) = rule.target, let name = rule.inverted(components) else { continue }
+            // The first rule decides whether there are parts; later ones are other spellings.
+            if count == 1, parts.isEmpty { return [Source(name: name, part: 0, of: 1)] }
+            guard count > 1, !parts.contains(where: { $0.part == part }) else { continue }
+            parts.append(Source(name: name, part: part, of: count))
+        }
+        return parts.sorted { $0.part < $1.part }
+    }
+
+    /// These rules, and where they have none, those of `other`.
+    func followed(by other: NameMap) -> NameMap { NameMap(rules: rules + other.rules) }
+
+    private init(rules: [Rule]) { self.rules = rules }
 }

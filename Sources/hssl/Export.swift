@@ -1,8 +1,10 @@
 import ArgumentParser
 import HSSLCommandLine
+import HSSLFormats
 import HSSLGraph
+import HSSLImport
+import HSSLModels
 import HSSLPretraining
-import Logging
 #if canImport(Glibc)
 import Glibc
 #endif
@@ -19,13 +21,18 @@ struct Export: ParsableCommand {
               hssl export runs/first --output base-int8.safetensors --precision int8
               hssl export runs/first/checkpoint.safetensors --output student.safetensors --network student --precision float16
               hssl export base.safetensors --output base-int8.safetensors --precision int8 --calibration photos/
+              hssl export base.safetensors --output base-timm --format timm
+              hssl export base.safetensors --output base-hf --format hf --precision int8 --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("Run folder, checkpoint file or model file.", valueName: "run|checkpoint|model"))
     var input: String
 
-    @Option(name: .long, help: ArgumentHelp("Model file to write.", valueName: "file"))
+    @Option(name: .long, help: ArgumentHelp("Model file to write; with --format timm or hf a folder.", valueName: "file|folder"))
     var output: String
+
+    @Option(name: .long, help: ArgumentHelp("hssl: one file, for hssl-extract; timm or hf: a folder for timm.create_model(\"local-dir:…\") or transformers' AutoModel.", valueName: "format"))
+    var format: ExportFormat = .hssl
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))
     var precision: Precision = .float32
@@ -33,45 +40,93 @@ struct Export: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("teacher (the better features) or student.", valueName: "network"))
     var network: NetworkRole = .teacher
 
-    @Option(name: .long, help: ArgumentHelp("Images to measure int8 over: ImageFolder, flat folder or IDX prefix (default: generated ones).", valueName: "data"))
-    var calibration: String?
+    @Flag(
+        inversion: .prefixedNo,
+        help: "Write a model card: FILE.md beside the model, README.md in a folder. One that a person wrote is kept.")
+    var card = true
 
-    @Option(name: .long, help: ArgumentHelp("Move the scales of int8's outlier channels into the weights behind them, with the function unchanged (SmoothQuant): where it helps, always or never. (default: auto)", valueName: "auto|on|off"))
-    var smooth: Smoothing?
+    @OptionGroup var int8: Int8CommandOptions
 
     @OptionGroup var shared: SharedOptions
 
     enum NetworkRole: String, ExpressibleByArgument, CaseIterable { case teacher, student }
 
-    func validate() throws {
-        if precision == .int8 { return }
-        if calibration != nil { throw ValidationError("--calibration is about --precision int8, not \(precision.rawValue)") }
-        if smooth != nil { throw ValidationError("--smooth is about --precision int8, not \(precision.rawValue)") }
-    }
+    func validate() throws { try int8.validate(precision) }
 
     func run() throws {
         shared.apply()
-        let measurement = try export(Int8Options(calibration: calibration, smoothing: smooth ?? .auto))
-        for line in measurement?.lines ?? [] { print(line) }
-        if let warning = measurement?.warning { Logger(label: "hssl").warning("\(warning)") }
+        try export(int8.options)?.show()
     }
 
     private func export(_ int8: Int8Options) throws -> Int8Measurement? {
+        switch format {
+        case .hssl:
+            // Measuring takes its time: what cannot be written is refused before.
+            let target = try OutputTarget(output, needsSeeking: true)
+            let base = try source().prepared(precision, int8)
+            try base.writeModel(to: output)
+            if card, !target.isStraight {
+                let path = ModelCard.path(of: output)
+                let card = ModelCard(base, for: .hssl, name: Self.name(of: output), byteCount: Self.size(of: output))
+                if try !card.write(to: path) { print(Self.kept(path)) }
+            }
+            return base.measurement
+        case .timm: return try exportFolder(.timm, .timm, int8)
+        case .hf: return try exportFolder(.transformers, .transformers, int8)
+        }
+    }
+
+    private static func kept(_ path: String) -> String {
+        "note: \(path) was not written by hssl export and is kept"
+    }
+
+    private static func name(of path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
+
+    private static func size(of path: String) -> Int {
+        var status = stat()
+        return path.withPath { stat($0, &status) } == 0 ? Int(status.st_size) : 0
+    }
+
+    private func exportFolder(
+        _ library: HubExport.Library, _ reader: ModelCard.Reader, _ int8: Int8Options
+    ) throws -> Int8Measurement? {
+        let folder = try AtomicFolder(path: output, names: HubExport.names)
+        let source = try source()
+        func hub(_ values: @escaping (String) throws -> [Float]) throws -> HubExport {
+            do {
+                return try HubExport(
+                    library, source.architecture, source.preprocessing, precision: precision, values: values)
+            } catch let error as ModelError {
+                throw FileError(path: input, reason: "--format \(format.rawValue): \(error)")
+            }
+        }
+        // Before int8 is measured: whether the library has such a network at all.
+        _ = try hub(source.values)
+        let base = try source.prepared(precision, int8)
+        let export = try hub(base.values)
+        try export.write(into: folder, metadata: base.metadata)
+        if card {
+            let size = Self.size(of: folder.path(of: HubExport.weights))
+            let card = ModelCard(
+                base, for: reader, name: Self.name(of: output), byteCount: size, notes: export.notes)
+            let path = output + "/" + HubExport.card
+            if try !card.write(to: folder.path(of: HubExport.card), inPlaceOf: path) { print(Self.kept(path)) }
+        }
+        try folder.commit()
+        for note in export.notes { print("note: \(note)") }
+        return base.measurement
+    }
+
+    private func source() throws -> BaseSource {
         var status = stat()
         let isFolder = input.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
-        if !isFolder, try BaseExport.isModel(input) {
-            return try BaseExport.export(model: input, to: output, precision: precision, int8: int8)
-        }
-        let checkpoint = isFolder ? input + "/checkpoint.safetensors" : input
-        return try BaseExport.export(
-            checkpoint: checkpoint, role: network.rawValue, to: output, precision: precision, int8: int8)
+        if !isFolder, try BaseExport.isModel(input) { return try BaseSource(model: input) }
+        return try BaseSource(
+            checkpoint: isFolder ? input + "/checkpoint.safetensors" : input, role: network.rawValue)
     }
 }
 
-extension Smoothing: ExpressibleByArgument {
-    public static var allValueStrings: [String] { allCases.map(\.rawValue) }
-}
-
-extension Precision: ExpressibleByArgument {
-    public static var allValueStrings: [String] { allCases.map(\.rawValue) }
+/// What `hssl export` writes.
+enum ExportFormat: String, ExpressibleByArgument, CaseIterable {
+    case hssl, timm, hf
 }

@@ -1,7 +1,9 @@
 import ArgumentParser
 import HSSLCommandLine
+import HSSLFormats
 import HSSLGraph
 import HSSLImport
+import HSSLPretraining
 
 struct Import: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -18,7 +20,7 @@ struct Import: ParsableCommand {
             Examples:
               hssl import dinov2-small/model.safetensors --output dinov2.safetensors --image-size 224
               hssl import checkpoint.pth --output mae.safetensors --architecture vit_base --source mae
-              hssl import resnet50-11ad3fa6.pth --output resnet50-int8.safetensors --precision int8
+              hssl import resnet50-11ad3fa6.pth --output resnet50-int8.safetensors --precision int8 --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("safetensors file, or one of torch.save.", valueName: "file"))
@@ -48,9 +50,12 @@ struct Import: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))
     var precision: Precision = .float32
 
+    @OptionGroup var int8: Int8CommandOptions
+
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
+        try int8.validate(precision)
         if let imageSize, imageSize < 1 { throw ValidationError("--image-size must be at least 1, not \(imageSize)") }
     }
 
@@ -58,7 +63,13 @@ struct Import: ParsableCommand {
         shared.apply()
         let model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
         for line in model.report { print(line) }
-        try model.write(to: output, precision: precision)
+        _ = try OutputTarget(output, needsSeeking: true)
+        let source = BaseSource(
+            path: model.path, architecture: model.architecture, preprocessing: model.preprocessing,
+            provenance: model.provenance, values: model.values)
+        let base = try source.prepared(precision, int8.options)
+        try base.writeModel(to: output)
+        base.measurement?.show()
         print("written: \(output), \(precision.rawValue)")
     }
 }

@@ -13,6 +13,8 @@ public struct ModelProvenance: Equatable, Sendable {
     public var precision: String
     /// Version of the program that trained it.
     public var version: String
+    /// Of the weights, where their source states one.
+    public var licence: String?
     /// Of an int8 file: how near its features are to the float32 model's; nil where nobody measured.
     public var int8: Int8Figures?
 
@@ -114,13 +116,14 @@ extension Preprocessing {
 }
 
 extension ModelProvenance {
-    static let key = "hssl.provenance"
+    package static let key = "hssl.provenance"
 
-    var json: JSONValue {
+    package var json: JSONValue {
         var object: JSONObject = [
             "method": .string(method), "head": .string(head), "data": .string(data), "epochs": .integer(epochs),
             "precision": .string(precision), "version": .string(version),
         ]
+        if let licence { object["licence"] = .string(licence) }
         object["int8"] = int8.map { int8 in
             [
                 "cosine": .number(int8.meanCosine), "least_cosine": .number(int8.leastCosine),
@@ -138,6 +141,7 @@ extension ModelProvenance {
             method: try text("method"), head: try text("head"), data: try text("data"),
             epochs: try json.member("epochs", in: Self.key)?.asInteger ?? 0, precision: try text("precision"),
             version: try text("version"))
+        licence = try json.member("licence", in: Self.key)?.asString
         guard let object = try json.member("int8", in: Self.key), case .object = object else { return }
         func number(_ key: String) throws -> Double { try object.member(key, in: Self.key)?.asNumber ?? 0 }
         int8 = Int8Figures(
@@ -150,4 +154,4 @@ extension ModelProvenance {
 }
 
 /// The float64 with the shortest text of a float32, so that 0.485 is not written as 0.48500001430511475.
-private func shortest(_ value: Float) -> JSONValue { .number(Double(value.description) ?? Double(value)) }
+package func shortest(_ value: Float) -> JSONValue { .number(Double(value.description) ?? Double(value)) }

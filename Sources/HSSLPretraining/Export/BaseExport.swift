@@ -4,9 +4,9 @@ import HSSLModels
 
 /// The base model of a network as a deployable file: auxiliary head, projection and mask token stay behind.
 public struct BaseExport {
-    private let architecture: ModelArchitecture
-    private let preprocessing: Preprocessing
-    private let provenance: ModelProvenance
+    fileprivate let architecture: ModelArchitecture
+    fileprivate let preprocessing: Preprocessing
+    fileprivate let provenance: ModelProvenance
 
     package init(recipe: Recipe, datasetName: String, epochs: Int) throws {
         architecture = try NetworkSizes(recipe: recipe).base
@@ -38,15 +38,7 @@ public struct BaseExport {
     public static func export(
         model path: String, to output: String, precision: Precision, int8: Int8Options = Int8Options()
     ) throws -> Int8Measurement? {
-        let model = try ModelFile(path: path)
-        if model.precision == .int8, precision != .int8 {
-            throw PretrainingError(
-                "\(path): its weights are int8 codes; export \(precision.rawValue) from the float32 model")
-        }
-        let source = Source(
-            architecture: model.architecture, preprocessing: model.preprocessing, provenance: model.provenance,
-            isQuantized: model.precision == .int8, values: model.values)
-        return try source.write(to: output, precision: precision, int8)
+        try write(BaseSource(model: path), to: output, precision: precision, int8)
     }
 
     /// Exports from a checkpoint file, reading only the tensors of the base.
@@ -62,6 +54,58 @@ public struct BaseExport {
         checkpoint path: String, role: String, to output: String, precision: Precision,
         int8: Int8Options = Int8Options()
     ) throws -> Int8Measurement? {
+        try write(BaseSource(checkpoint: path, role: role), to: output, precision: precision, int8)
+    }
+
+    private static func write(
+        _ source: BaseSource, to output: String, precision: Precision, _ int8: Int8Options
+    ) throws -> Int8Measurement? {
+        // Measuring takes its time: what cannot be written is refused before.
+        _ = try OutputTarget(output, needsSeeking: true)
+        let base = try source.prepared(precision, int8)
+        try base.writeModel(to: output)
+        return base.measurement
+    }
+}
+
+/// A base that is to be exported: what it is and where its values are.
+package struct BaseSource {
+    package let path: String
+    package let architecture: ModelArchitecture
+    package let preprocessing: Preprocessing
+    package let provenance: ModelProvenance
+    /// Of a run, what it was trained with; nil for a model file.
+    package private(set) var recipe: Recipe?
+    /// Metadata that are passed on as they are.
+    package let metadata: [String: String]
+    /// Of a model file.
+    private let precision: Precision?
+    /// Of a parameter, row-major.
+    package let values: (String) throws -> [Float]
+
+    /// A model of another library.
+    ///
+    /// - Parameter values: of a parameter of the deployed model, row-major.
+    package init(
+        path: String, architecture: ModelArchitecture, preprocessing: Preprocessing, provenance: ModelProvenance,
+        values: @escaping (String) throws -> [Float]
+    ) {
+        (self.path, self.architecture, self.preprocessing) = (path, architecture, preprocessing)
+        (self.provenance, self.values, metadata, precision) = (provenance, values, [:], nil)
+    }
+
+    /// - Throws: errors naming the file: not a model.
+    package init(model path: String) throws {
+        let model = try ModelFile(path: path)
+        self.path = path
+        (architecture, preprocessing, provenance) = (model.architecture, model.preprocessing, model.provenance)
+        (precision, values) = (model.precision, model.values)
+        metadata = try Self.passedOn(SafetensorsFile(path: path))
+    }
+
+    /// - Parameter role: `teacher` or `student`, which stands in where there is no teacher.
+    /// - Throws: errors naming the file: not a checkpoint, another architecture than its recipe says.
+    package init(checkpoint path: String, role: String) throws {
         let file = try SafetensorsFile(path: path)
         let position = try Checkpoint.position(of: file)
         guard position.search == nil else {
@@ -72,47 +116,75 @@ public struct BaseExport {
         let settings = recipe.objectiveSettings
         let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
         let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
-        let source = Source(
-            architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,
-            isQuantized: false) { name in
+        self.path = path
+        (architecture, preprocessing, provenance) = (export.architecture, export.preprocessing, export.provenance)
+        (self.recipe, precision, metadata) = (recipe, nil, Self.passedOn(file))
+        values = { name in
             guard let parameter = shapes["base." + name] else {
                 throw ModelError("the architecture has no parameter '\(name)'")
             }
             let values = try file.floats("\(role).base.\(name)", shape: parameter.shape)
             return parameter.deployedForm.values(values, shape: parameter.shape)
         }
-        return try source.write(to: output, precision: precision, int8)
     }
 
-    /// A deployed model that is to be written.
-    private struct Source {
-        let architecture: ModelArchitecture
-        let preprocessing: Preprocessing
-        var provenance: ModelProvenance
-        /// Its weights are int8 codes: there is nothing better to measure against.
-        let isQuantized: Bool
-        /// Of a parameter, row-major.
-        let values: (String) throws -> [Float]
+    /// What distillation says of a teacher.
+    private static func passedOn(_ file: SafetensorsFile) -> [String: String] {
+        file.metadata.filter { $0.key == "hssl.teacher" || $0.key.hasPrefix("hssl.teacher.") }
+    }
 
-        func write(to output: String, precision: Precision, _ options: Int8Options) throws -> Int8Measurement? {
-            // Measuring takes its time: what cannot be written is refused before.
-            _ = try OutputTarget(output, needsSeeking: true)
-            var provenance = provenance
-            let measurement = precision == .int8 && !isQuantized
-                ? try Int8Measurement(architecture, preprocessing, options, values: values) : nil
-            if let measurement { provenance.int8 = measurement.figures }
-            let shapes = ModelTrace(architecture).parameters
-            try ModelFile.write(
-                path: output, architecture: architecture, preprocessing: preprocessing, provenance: provenance,
-                precision: precision
-            ) { name, body in
-                let plain = try values(name)
-                let written = measurement?.scaling.map {
-                    $0.values(plain, of: name, shape: shapes[name]?.shape ?? [])
-                } ?? plain
-                try written.withUnsafeBufferPointer(body)
-            }
-            return measurement
+    /// The values at a precision; int8 is measured, and its channels' scales moved where that helps.
+    ///
+    /// - Throws: `PretrainingError` for int8 codes that are asked to be more; what reading throws.
+    package func prepared(_ wanted: Precision, _ options: Int8Options) throws -> PreparedBase {
+        if precision == .int8, wanted != .int8 {
+            throw PretrainingError(
+                "\(path): its weights are int8 codes; export \(wanted.rawValue) from the float32 model")
+        }
+        let measurement = wanted == .int8 && precision != .int8
+            ? try Int8Measurement(architecture, preprocessing, options, values: values) : nil
+        return PreparedBase(source: self, precision: wanted, measurement: measurement, plain: values)
+    }
+}
+
+/// A base as it is written.
+package struct PreparedBase {
+    package let source: BaseSource
+    package let precision: Precision
+    /// Of int8 that was made here.
+    package let measurement: Int8Measurement?
+    package let provenance: ModelProvenance
+    private let shapes: ParameterSet
+    private let plain: (String) throws -> [Float]
+
+    fileprivate init(
+        source: BaseSource, precision: Precision, measurement: Int8Measurement?,
+        plain: @escaping (String) throws -> [Float]
+    ) {
+        (self.source, self.precision, self.measurement, self.plain) = (source, precision, measurement, plain)
+        var provenance = source.provenance
+        if let measurement { provenance.int8 = measurement.figures }
+        self.provenance = provenance
+        shapes = ModelTrace(source.architecture).parameters
+    }
+
+    /// Of a parameter of the deployed model, row-major.
+    package func values(_ name: String) throws -> [Float] {
+        let plain = try plain(name)
+        return measurement?.scaling.map { $0.values(plain, of: name, shape: shapes[name]?.shape ?? []) } ?? plain
+    }
+
+    /// For files of other formats: where the model is from.
+    package var metadata: [String: String] {
+        source.metadata.merging([ModelProvenance.key: provenance.json.text()]) { $1 }
+    }
+
+    package func writeModel(to output: String) throws {
+        try ModelFile.write(
+            path: output, architecture: source.architecture, preprocessing: source.preprocessing,
+            provenance: provenance, precision: precision, metadata: source.metadata
+        ) { name, body in
+            try values(name).withUnsafeBufferPointer(body)
         }
     }
 }

@@ -121,7 +121,7 @@ public struct Int8Measurement {
             + "\(Self.warningLimit); most is lost in \(products.isEmpty ? "no single layer" : products)"
     }
 
-    private static func text(_ cosine: Double) -> String {
+    static func text(_ cosine: Double) -> String {
         // Five places, without Foundation's formats.
         let digits = "\(Int((abs(cosine) * 100_000).rounded()))"
         let padded = String(repeating: "0", count: max(0, 6 - digits.count)) + digits
