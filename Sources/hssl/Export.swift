@@ -1,6 +1,7 @@
 import ArgumentParser
 import HSSLCommandLine
 import HSSLGraph
+import HSSLOnnx
 import HSSLPretraining
 import Logging
 #if canImport(Glibc)
@@ -30,6 +31,9 @@ struct Export: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))
     var precision: Precision = .float32
 
+    @Option(name: .long, help: ArgumentHelp("hssl (a model file) or onnx (opset 17; inputs and outputs float32).", valueName: "format"))
+    var format: ExportFormat = .hssl
+
     @Option(name: .long, help: ArgumentHelp("teacher (the better features) or student.", valueName: "network"))
     var network: NetworkRole = .teacher
 
@@ -44,6 +48,7 @@ struct Export: ParsableCommand {
     enum NetworkRole: String, ExpressibleByArgument, CaseIterable { case teacher, student }
 
     func validate() throws {
+        if format == .onnx, precision == .int8 { throw ValidationError("--format onnx knows float32 and float16") }
         if precision == .int8 { return }
         if calibration != nil { throw ValidationError("--calibration is about --precision int8, not \(precision.rawValue)") }
         if smooth != nil { throw ValidationError("--smooth is about --precision int8, not \(precision.rawValue)") }
@@ -57,16 +62,29 @@ struct Export: ParsableCommand {
     }
 
     private func export(_ int8: Int8Options) throws -> Int8Measurement? {
+        let source = try source()
+        switch format {
+        case .hssl: return try source.write(to: output, precision: precision, int8)
+        case .onnx:
+            try OnnxModel(source.architecture, source.preprocessing, source.provenance, values: source.values)
+                .write(to: output, precision: precision)
+            return nil
+        }
+    }
+
+    private func source() throws -> BaseExport.Source {
         var status = stat()
         let isFolder = input.withPath { stat($0, &status) } == 0 && status.st_mode & S_IFMT == S_IFDIR
         if !isFolder, try BaseExport.isModel(input) {
-            return try BaseExport.export(model: input, to: output, precision: precision, int8: int8)
+            return try BaseExport.source(model: input, precision: precision)
         }
         let checkpoint = isFolder ? input + "/checkpoint.safetensors" : input
-        return try BaseExport.export(
-            checkpoint: checkpoint, role: network.rawValue, to: output, precision: precision, int8: int8)
+        return try BaseExport.source(checkpoint: checkpoint, role: network.rawValue)
     }
 }
+
+/// What `hssl export` writes.
+enum ExportFormat: String, ExpressibleByArgument, CaseIterable { case hssl, onnx }
 
 extension Smoothing: ExpressibleByArgument {
     public static var allValueStrings: [String] { allCases.map(\.rawValue) }

@@ -50,7 +50,7 @@ public struct ModelProvenance: Equatable, Sendable {
 // MARK: JSON
 
 extension ModelArchitecture {
-    static let key = "hssl.architecture"
+    package static let key = "hssl.architecture"
 
     package var json: JSONValue {
         var object: JSONObject = ["family": .string(family), "name": .string(name)]
@@ -78,9 +78,9 @@ extension ModelArchitecture {
 }
 
 extension Preprocessing {
-    static let key = "hssl.preprocessing"
+    package static let key = "hssl.preprocessing"
 
-    var json: JSONValue {
+    package var json: JSONValue {
         [
             "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation.rawValue),
             "mean": .array(mean.map(shortest)), "std": .array(std.map(shortest)),
@@ -114,9 +114,9 @@ extension Preprocessing {
 }
 
 extension ModelProvenance {
-    static let key = "hssl.provenance"
+    package static let key = "hssl.provenance"
 
-    var json: JSONValue {
+    package var json: JSONValue {
         var object: JSONObject = [
             "method": .string(method), "head": .string(head), "data": .string(data), "epochs": .integer(epochs),
             "precision": .string(precision), "version": .string(version),

@@ -38,15 +38,21 @@ public struct BaseExport {
     public static func export(
         model path: String, to output: String, precision: Precision, int8: Int8Options = Int8Options()
     ) throws -> Int8Measurement? {
+        try source(model: path, precision: precision).write(to: output, precision: precision, int8)
+    }
+
+    /// A model file, to be written at some precision.
+    ///
+    /// - Throws: errors naming the file: not a model, or one whose weights are rounded to int8 already.
+    package static func source(model path: String, precision: Precision) throws -> Source {
         let model = try ModelFile(path: path)
         if model.precision == .int8, precision != .int8 {
             throw PretrainingError(
                 "\(path): its weights are int8 codes; export \(precision.rawValue) from the float32 model")
         }
-        let source = Source(
+        return Source(
             architecture: model.architecture, preprocessing: model.preprocessing, provenance: model.provenance,
             isQuantized: model.precision == .int8, values: model.values)
-        return try source.write(to: output, precision: precision, int8)
     }
 
     /// Exports from a checkpoint file, reading only the tensors of the base.
@@ -62,6 +68,13 @@ public struct BaseExport {
         checkpoint path: String, role: String, to output: String, precision: Precision,
         int8: Int8Options = Int8Options()
     ) throws -> Int8Measurement? {
+        try source(checkpoint: path, role: role).write(to: output, precision: precision, int8)
+    }
+
+    /// The base of a checkpoint, of which only the tensors of the base are read.
+    ///
+    /// - Parameter role: as of `export(checkpoint:)`, and its errors.
+    package static func source(checkpoint path: String, role: String) throws -> Source {
         let file = try SafetensorsFile(path: path)
         let position = try Checkpoint.position(of: file)
         guard position.search == nil else {
@@ -72,7 +85,7 @@ public struct BaseExport {
         let settings = recipe.objectiveSettings
         let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
         let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
-        let source = Source(
+        return Source(
             architecture: export.architecture, preprocessing: export.preprocessing, provenance: export.provenance,
             isQuantized: false) { name in
             guard let parameter = shapes["base." + name] else {
@@ -81,20 +94,19 @@ public struct BaseExport {
             let values = try file.floats("\(role).base.\(name)", shape: parameter.shape)
             return parameter.deployedForm.values(values, shape: parameter.shape)
         }
-        return try source.write(to: output, precision: precision, int8)
     }
 
     /// A deployed model that is to be written.
-    private struct Source {
-        let architecture: ModelArchitecture
-        let preprocessing: Preprocessing
-        var provenance: ModelProvenance
+    package struct Source {
+        package let architecture: ModelArchitecture
+        package let preprocessing: Preprocessing
+        package var provenance: ModelProvenance
         /// Its weights are int8 codes: there is nothing better to measure against.
         let isQuantized: Bool
         /// Of a parameter, row-major.
-        let values: (String) throws -> [Float]
+        package let values: (String) throws -> [Float]
 
-        func write(to output: String, precision: Precision, _ options: Int8Options) throws -> Int8Measurement? {
+        package func write(to output: String, precision: Precision, _ options: Int8Options) throws -> Int8Measurement? {
             // Measuring takes its time: what cannot be written is refused before.
             _ = try OutputTarget(output, needsSeeking: true)
             var provenance = provenance
