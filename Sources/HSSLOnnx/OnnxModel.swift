@@ -9,49 +9,80 @@ import SwiftProtobuf
 ///
 /// Inputs are prepared images, as the metadata say. All inputs and outputs are float32.
 package struct OnnxModel {
-    private let trace: ModelTrace
     private let preprocessing: Preprocessing
-    private let provenance: ModelProvenance
     private let values: (String) throws -> [Float]
+    private let live: LiveNodes
+    private var trace: ModelTrace { live.trace }
 
+    /// How a file stores weights and computes.
+    package enum Weights {
+        case float32, float16
+        case int8(Codes)
+    }
+
+    /// Codes for one model's products, and what they do to its features.
+    package struct Codes {
+        let quantization: StaticQuantization
+        /// Between the global features of codes and those of float32, image by image.
+        package let cosines: [Double]
+        /// Products that multiply codes, of those that could.
+        package let products: (quantized: Int, all: Int)
+
+        package var meanCosine: Double { cosines.reduce(0, +) / Double(max(cosines.count, 1)) }
+    }
+
+    /// A mean cosine that codes are to keep: products whose codes cost more stay in float32.
+    package static let goal = StaticCalibration.goal
     /// Version of the operator set; 17 has LayerNormalization.
     static let operatorSet: Int64 = 17
     /// Version of the file format that came with it.
     static let formatVersion: Int64 = 8
     /// What a protobuf message may have.
-    static let largestFile = Int(Int32.max)
+    private static let largestFile = Int(Int32.max)
 
     /// - Parameter values: of a parameter of the deployed model, row-major.
     package init(
-        _ architecture: ModelArchitecture, _ preprocessing: Preprocessing, _ provenance: ModelProvenance,
+        _ architecture: ModelArchitecture, _ preprocessing: Preprocessing,
         values: @escaping (String) throws -> [Float]
     ) {
-        trace = ModelTrace(architecture)
-        (self.preprocessing, self.provenance, self.values) = (preprocessing, provenance, values)
+        let trace = ModelTrace(architecture)
+        live = LiveNodes(trace, Constants(trace.tape, parameters: values))
+        (self.preprocessing, self.values) = (preprocessing, values)
+    }
+
+    /// Static codes for the products, from what they read of example images.
+    ///
+    /// - Parameter images: prepared ones, [C, H, W] each, at least one.
+    /// - Throws: what reading a parameter throws.
+    package func codes(over images: [[Float]]) throws -> Codes {
+        let calibration = try StaticCalibration(live, images: images)
+        return Codes(
+            quantization: calibration.quantization, cosines: calibration.cosines,
+            products: (calibration.quantization.products.count, calibration.productCount))
     }
 
     /// Writes the model; atomically.
     ///
     /// - Throws: `FileError`, naming the file, where it cannot be written or would be larger than 2 GB; `ModelError`;
     ///   what reading a parameter throws. The old file then stays as it was.
-    package func write(to path: String, precision: Precision) throws {
-        try checkSize(path, precision)
+    package func write(to path: String, _ provenance: ModelProvenance, as weights: Weights) throws {
+        try checkSize(path, weights)
         let target = try AtomicFile(path: path)
-        let message = try model(precision)
-        do {
-            let bytes: [UInt8] = try message.serializedBytes()
-            guard bytes.count <= Self.largestFile else { throw Self.tooLarge(path) }
-            try target.write(bytes)
-        } catch let error as BinaryEncodingError {
-            throw FileError(path: path, reason: "cannot be encoded: \(error)")
-        }
+        let message = try model(weights, provenance)
+        let bytes: [UInt8]
+        do { bytes = try message.serializedBytes() } catch { throw FileError(path: path, reason: "\(error)") }
+        guard bytes.count <= Self.largestFile else { throw Self.tooLarge(path) }
+        try target.write(bytes)
         try target.commit()
     }
 
     /// The file as a message.
-    func model(_ precision: Precision) throws -> Onnx_ModelProto {
-        var emission = Emission(
-            trace, element: precision == .float16 ? .float16 : .float, quantization: nil, parameters: values)
+    func model(_ weights: Weights, _ provenance: ModelProvenance) throws -> Onnx_ModelProto {
+        var emission = switch weights {
+        case .float32: Emission(live, element: .float, quantization: nil)
+        case .float16: Emission(live, element: .float16, quantization: nil)
+        case .int8(let codes): Emission(live, element: .float, quantization: codes.quantization)
+        }
         var model = Onnx_ModelProto()
         model.irVersion = Self.formatVersion
         model.producerName = "hssl"
@@ -60,7 +91,7 @@ package struct OnnxModel {
         operators.version = Self.operatorSet
         model.opsetImport = [operators]
         model.graph = try emission.run()
-        model.metadataProps = metadata.map { key, value in
+        model.metadataProps = metadata(provenance).map { key, value in
             var entry = Onnx_StringStringEntryProto()
             (entry.key, entry.value) = (key, value)
             return entry
@@ -69,10 +100,14 @@ package struct OnnxModel {
     }
 
     /// Before anything is read: weights alone decide.
-    private func checkSize(_ path: String, _ precision: Precision) throws {
-        let weights = trace.policyWeights
+    private func checkSize(_ path: String, _ weights: Weights) throws {
+        let coded = trace.policyWeights
         let bytes = trace.parameters.all.reduce(0) { sum, parameter in
-            let size = precision == .float16 ? 2 : precision == .int8 && weights.contains(parameter.name) ? 1 : 4
+            let size = switch weights {
+            case .float32: 4
+            case .float16: 2
+            case .int8: coded.contains(parameter.name) ? 1 : 4
+            }
             return sum + size * parameter.count
         }
         if bytes > Self.largestFile { throw Self.tooLarge(path) }
@@ -83,7 +118,7 @@ package struct OnnxModel {
     }
 
     /// How images are prepared, by the keys of transformers' image processors, and all that a model file says.
-    private var metadata: [(key: String, value: String)] {
+    private func metadata(_ provenance: ModelProvenance) -> [(key: String, value: String)] {
         func list(_ values: [Float]) -> String { "[" + values.map(\.description).joined(separator: ", ") + "]" }
         return [
             ("image_mean", list(preprocessing.mean)), ("image_std", list(preprocessing.std)),

@@ -1,7 +1,6 @@
 import ArgumentParser
 import HSSLCommandLine
 import HSSLGraph
-import HSSLOnnx
 import HSSLPretraining
 import Logging
 #if canImport(Glibc)
@@ -48,7 +47,6 @@ struct Export: ParsableCommand {
     enum NetworkRole: String, ExpressibleByArgument, CaseIterable { case teacher, student }
 
     func validate() throws {
-        if format == .onnx, precision == .int8 { throw ValidationError("--format onnx knows float32 and float16") }
         if precision == .int8 { return }
         if calibration != nil { throw ValidationError("--calibration is about --precision int8, not \(precision.rawValue)") }
         if smooth != nil { throw ValidationError("--smooth is about --precision int8, not \(precision.rawValue)") }
@@ -65,10 +63,7 @@ struct Export: ParsableCommand {
         let source = try source()
         switch format {
         case .hssl: return try source.write(to: output, precision: precision, int8)
-        case .onnx:
-            try OnnxModel(source.architecture, source.preprocessing, source.provenance, values: source.values)
-                .write(to: output, precision: precision)
-            return nil
+        case .onnx: return try source.writeOnnx(to: output, precision: precision, int8)
         }
     }
 

@@ -12,13 +12,6 @@ struct Emission {
         static let images = "pixel_values", global = "global", patch = "patch"
     }
 
-    /// A convolution's windows, which become part of the operator that multiplies them.
-    struct Windows {
-        let source: Int
-        let kernel, stride, padding: Int
-        let kind: Operation.WindowSource
-    }
-
     /// The forms in which the graph has a value; any of them can be made of another.
     private struct Forms {
         /// In the record's shape.
@@ -27,21 +20,21 @@ struct Emission {
         var channelsFirst: String?
         /// Queries, keys and values [B, N, heads, d].
         var heads: [String]?
-        var windows: Windows?
         /// Rounded to 8-bit codes and back, in the form that its readers multiply.
         var rounded: [Bool: String] = [:]
     }
 
-    let trace: ModelTrace
-    let constants: Constants
+    let live: LiveNodes
+    var trace: ModelTrace { live.trace }
+    var constants: Constants { live.constants }
     /// Nil: nothing is quantised.
     let quantization: StaticQuantization?
+    /// As what each product appears, by its output.
+    let products: [Int: LiveNodes.Form]
     var graph: GraphBuilder
 
     private var forms: [Int: Forms] = [:]
-    /// Who reads each value.
-    private var readers: [Int: [Node]] = [:]
-    private let live: [Node]
+    private let firstGrids: Set<Int>
     /// Outputs of nodes that an earlier emission did as well.
     private var done: Set<Int> = []
     /// Where the last layer with parameters was: what follows is named after it.
@@ -49,22 +42,12 @@ struct Emission {
     /// Factors of rotary positions by the table that they are made of: one for all blocks.
     private var rotations: [Int: (cosine: String, sine: String)] = [:]
 
-    /// - Parameter parameters: the values of a parameter by name, row-major.
-    init(
-        _ trace: ModelTrace, element: ElementType, quantization: StaticQuantization?,
-        parameters: @escaping (String) throws -> [Float]
-    ) {
-        self.trace = trace
+    /// - Parameter element: what weights that are not codes are made of.
+    init(_ live: LiveNodes, element: ElementType, quantization: StaticQuantization?) {
+        self.live = live
         self.quantization = quantization
-        constants = Constants(trace.tape, parameters: parameters)
-        graph = GraphBuilder(name: trace.architecture.name, element: element)
-        var read: Set<Int> = [trace.global.id, trace.local.id]
-        live = trace.tape.nodes.reversed().filter { node in
-            guard read.contains(node.output) else { return false }
-            read.formUnion(node.inputs)
-            return true
-        }.reversed()
-        for node in live { for input in node.inputs { readers[input, default: []].append(node) } }
+        graph = GraphBuilder(name: live.trace.architecture.name, element: element)
+        (products, firstGrids) = live.forms(quantized: quantization?.products ?? [])
     }
 
     /// The whole graph.
@@ -75,7 +58,7 @@ struct Emission {
         let isHalf = graph.element == .float16
         forms[trace.images.id] = Forms(
             plain: isHalf ? graph.add("Cast", [images], Name.images, [.int("to", graph.element.rawValue)]) : images)
-        for node in live where !constants.contains(node.output) && !done.contains(node.output) { try emit(node) }
+        for node in live.nodes where !done.contains(node.output) { try emit(node) }
         let cells = trace.local.shape[0]
         let global = try plain(trace.global.id)
         let local = graph.reshape(try plain(trace.local.id), [-1, cells, trace.local.shape[1]], Name.patch)
@@ -98,11 +81,8 @@ struct Emission {
         }
         switch node.operation {
         case .reshape: reshape(node, try plain(node.inputs[0]))
-        case .unfold(let kernel, let stride, let padding, let source):
-            forms[node.output] = Forms(windows: Windows(
-                source: node.inputs[0], kernel: kernel, stride: stride, padding: padding, kind: source))
-        case .linear(let hasBias, let activation, let role):
-            try linear(node, hasBias: hasBias, activation: activation, role: role)
+        case .unfold: break
+        case .linear(let hasBias, let activation, _): try linear(node, hasBias: hasBias, activation: activation)
         case .layerNorm(let epsilon): try layerNorm(node, epsilon: epsilon)
         case .groupNorm(let groups, let epsilon): try groupNorm(node, groups: groups, epsilon: epsilon)
         case .l2Normalize(let epsilon): try l2Normalize(node, epsilon: epsilon)
@@ -144,7 +124,7 @@ struct Emission {
             let joined = heads.map { graph.reshape($0, [shape[0], shape[1], shape[2] / 3], place) }
             made = graph.add("Concat", joined, place, [.int("axis", -1)])
         } else {
-            throw ModelError("windows of a convolution that nothing multiplies cannot be exported")
+            throw ModelError("windows that no product multiplies cannot be exported")
         }
         forms[id, default: Forms()].plain = made
         return made
@@ -178,10 +158,8 @@ struct Emission {
         return made
     }
 
-    func windows(_ id: Int) -> Windows? { forms[id]?.windows }
-
-    /// Whether a grid is there with its channels first, and not otherwise: it then stays so.
-    func isChannelsFirst(_ id: Int) -> Bool { forms[id]?.channelsFirst != nil && forms[id]?.plain == nil }
+    /// Whether a grid is made with its channels first: what can be computed so then is.
+    func isChannelsFirst(_ id: Int) -> Bool { firstGrids.contains(id) }
 
     mutating func set(_ node: Node, _ name: String) { forms[node.output, default: Forms()].plain = name }
 
@@ -191,8 +169,9 @@ struct Emission {
 
     mutating func set(_ node: Node, heads: [String]) { forms[node.output, default: Forms()].heads = heads }
 
-    mutating func set(_ node: Node, rounded name: String, channelsFirst first: Bool) {
-        forms[node.output, default: Forms()].rounded[first] = name
+    /// A grid that is nothing but codes.
+    mutating func set(_ node: Node, roundedChannelsFirst name: String) {
+        forms[node.output] = Forms(channelsFirst: name, rounded: [true: name])
     }
 
     /// Shape of the tensor for a value: −1, then as in the record.
@@ -207,13 +186,6 @@ struct Emission {
     }
 
     // MARK: Nodes
-
-    /// The only reader of a node's output, where it is not an output of the model.
-    func onlyReader(of node: Node) -> Node? {
-        guard node.output != trace.global.id, node.output != trace.local.id, let all = readers[node.output],
-              all.count == 1 else { return nil }
-        return all[0]
-    }
 
     /// The node's result was made together with an earlier one.
     mutating func skip(_ node: Node) { done.insert(node.output) }

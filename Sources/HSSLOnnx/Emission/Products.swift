@@ -7,78 +7,72 @@ extension Emission {
     struct Product {
         /// The node whose result it is: the linear layer, or the layer scale that was multiplied into it.
         var node: Node
+        /// The value that it multiplies.
+        let source: Int
         let name: String
         let biasName: String
+        let activation: Operation.Activation
         /// [N, K] row-major.
-        var weight: [Float]
-        var bias: [Float]?
+        private(set) var weight: [Float]
+        private(set) var bias: [Float]?
         let outputs: Int
-        /// 8-bit codes: the input's; nil: float.
+        /// Of what it multiplies; nil: no codes.
         var codes: CodeRange?
         var inputs: Int { weight.count / outputs }
+
+        init(
+            _ node: Node, name: String, biasName: String, activation: Operation.Activation, weight: [Float],
+            bias: [Float]?
+        ) {
+            (self.node, source, outputs) = (node, node.inputs[0], node.shape.last ?? 1)
+            (self.name, self.biasName, self.activation) = (name, biasName, activation)
+            (self.weight, self.bias) = (weight, bias)
+        }
+
+        /// gamma·(x·Wᵀ + b) = x·(gamma·W)ᵀ + gamma·b.
+        mutating func multiply(by factors: [Float]) {
+            let inputs = inputs
+            weight.withUnsafeMutableBufferPointer { weight in
+                for (row, factor) in factors.enumerated() {
+                    for index in row * inputs..<(row + 1) * inputs { weight[index] *= factor }
+                }
+            }
+            bias = bias.map { zip($0, factors).map { $0 * $1 } }
+        }
     }
 
-    mutating func linear(
-        _ node: Node, hasBias: Bool, activation: Operation.Activation, role: MatrixRole
-    ) throws {
+    mutating func linear(_ node: Node, hasBias: Bool, activation: Operation.Activation) throws {
         var product = Product(
-            node: node, name: parameterName(node, 1), biasName: hasBias ? parameterName(node, 2) : "",
-            weight: try constant(node, 1, "the weight of a product"),
-            bias: hasBias ? try constant(node, 2, "the bias of a product") : nil, outputs: node.shape.last ?? 1)
-        let x = node.inputs[0]
-        if role == .policy, let quantization, quantization.isQuantized(node) {
-            product.codes = quantization.range(of: windows(x)?.source ?? x)
+            node, name: parameterName(node, 1), biasName: hasBias ? parameterName(node, 2) : "",
+            activation: activation, weight: try constant(node, 1, "the weight of a product"),
+            bias: hasBias ? try constant(node, 2, "the bias of a product") : nil)
+        if let quantization, quantization.products.contains(node.output) {
+            product.codes = quantization.ranges[live.source(of: node)]
         }
-        if activation == .none, let scale = try takeFactors(&product) { skip(scale) }
-        if let windows = windows(x) {
-            if product.codes != nil, windows.kind == .grid, windows.kernel == windows.stride, windows.padding == 0,
-               trace.tape.shapes[windows.source][1] % windows.kernel == 0,
-               trace.tape.shapes[windows.source][2] % windows.kernel == 0, !isChannelsFirst(windows.source) {
-                // Windows that do not overlap are an order of the elements. Codes of a convolution's result are then
-                // not needed, as they are for an integer convolution.
-                try matrixProduct(product, tiles(windows), activation, label(node), cached: nil)
-            } else {
-                try convolution(product, windows, activation)
-            }
-        } else if node.shape.count == 4, isChannelsFirst(x) {
-            try convolution(
-                product, Windows(source: x, kernel: 1, stride: 1, padding: 0, kind: .grid), activation)
-        } else {
-            try matrixProduct(product, try plain(x), activation, label(node), cached: x)
+        if let scale = live.factors(of: node) {
+            product.multiply(by: try constants.values(scale.inputs[1]))
+            product.node = scale
+            skip(scale)
         }
-    }
-
-    /// gamma·(x·Wᵀ + b) = x·(gamma·W)ᵀ + gamma·b, where nothing else reads the product.
-    private func takeFactors(_ product: inout Product) throws -> Node? {
-        guard let scale = onlyReader(of: product.node), case .scaleChannels = scale.operation,
-              constants.contains(scale.inputs[1]) else { return nil }
-        let factors = try constants.values(scale.inputs[1])
-        let inputs = product.inputs
-        product.weight.withUnsafeMutableBufferPointer { weight in
-            for (row, factor) in factors.enumerated() {
-                for index in row * inputs..<(row + 1) * inputs { weight[index] *= factor }
-            }
+        switch products[node.output] {
+        case .convolution(let windows): try convolution(product, windows, rectifier: live.rectifier(of: node))
+        case .tiles(let windows): try matrixProduct(product, tiles(windows), sharesCodes: false)
+        case .matrix, nil: try matrixProduct(product, try plain(node.inputs[0]), sharesCodes: true)
         }
-        product.bias = product.bias.map { zip($0, factors).map { $0 * $1 } }
-        product.node = scale
-        return scale
     }
 
     // MARK: MatMul
 
-    /// - Parameter cached: the value whose codes are made once for all its readers; nil: for this product alone.
-    private mutating func matrixProduct(
-        _ product: Product, _ x: String, _ activation: Operation.Activation, _ label: String, cached: Int?
-    ) throws {
+    /// - Parameter sharesCodes: the codes of x serve all who read it, and not this product alone.
+    private mutating func matrixProduct(_ product: Product, _ x: String, sharesCodes: Bool) throws {
         var input = x
+        let label = place
         let weight: String
         let (outputs, inputs) = (product.outputs, product.inputs)
         if let codes = product.codes {
-            if let cached {
-                input = rounded(cached, channelsFirst: false) { $0.graph.rounded(x, codes, label) }
-            } else {
-                input = graph.rounded(x, codes, label)
-            }
+            input = sharesCodes
+                ? rounded(product.source, channelsFirst: false) { $0.graph.rounded(x, codes, label) }
+                : graph.rounded(x, codes, label)
             let rows = WeightCodes(product.weight, outputs: outputs)
             weight = graph.dequantized(
                 transposed(rows.codes, outputs, inputs), rows.scales, axis: 1, shape: [inputs, outputs], product.name)
@@ -90,7 +84,7 @@ extension Emission {
         if let bias = product.bias {
             y = graph.add("Add", [y, try graph.weights(bias, shape: [outputs], product.biasName)], label)
         }
-        if activation == .gelu { y = try gelu(y, label) }
+        if product.activation == .gelu { y = try gelu(y, label) }
         set(product.node, y)
     }
 
@@ -106,9 +100,7 @@ extension Emission {
 
     // MARK: Conv
 
-    private mutating func convolution(
-        _ product: Product, _ windows: Windows, _ activation: Operation.Activation
-    ) throws {
+    private mutating func convolution(_ product: Product, _ windows: Windows, rectifier: Node?) throws {
         let label = place, k = windows.kernel, source = windows.source
         var x = windows.kind == .image ? try plain(source) : try channelsFirst(source)
         let channels = product.inputs / (k * k), shape = [product.outputs, channels, k, k]
@@ -139,22 +131,16 @@ extension Emission {
             .ints("kernel_shape", [k, k]), .ints("strides", [windows.stride, windows.stride]),
             .ints("pads", Array(repeating: windows.padding, count: 4)),
         ])
-        if product.codes != nil, activation == .none {
-            // An integer convolution gives codes, of what a rectifier behind it leaves.
-            var last = product.node
-            if let next = onlyReader(of: last), case .unary(.relu) = next.operation {
-                y = graph.add("Relu", [y], label)
-                skip(next)
-                last = next
-            }
-            if let range = quantization?.range(of: last.output) {
-                y = graph.rounded(y, range, label)
-                set(last, rounded: y, channelsFirst: true)
-            }
-            return set(last, channelsFirst: y)
+        if product.activation == .gelu { y = try gelu(y, label) }
+        guard product.codes != nil, let result = quantization?.ranges[(rectifier ?? product.node).output] else {
+            return set(product.node, channelsFirst: y)
         }
-        if activation == .gelu { y = try gelu(y, label) }
-        set(product.node, channelsFirst: y)
+        // An integer convolution gives codes, of what a rectifier behind it leaves.
+        if let rectifier {
+            y = graph.add("Relu", [y], label)
+            skip(rectifier)
+        }
+        set(rectifier ?? product.node, roundedChannelsFirst: graph.rounded(y, result, label))
     }
 }
 

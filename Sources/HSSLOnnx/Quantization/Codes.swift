@@ -51,11 +51,8 @@ struct WeightCodes {
 struct StaticQuantization {
     /// Outputs of the linear nodes.
     var products: Set<Int>
-    /// By value.
+    /// By value: what products read, and what integer convolutions give.
     var ranges: [Int: CodeRange]
-
-    func isQuantized(_ node: Node) -> Bool { products.contains(node.output) }
-    func range(of value: Int) -> CodeRange? { ranges[value] }
 }
 
 extension GraphBuilder {
