@@ -12,19 +12,23 @@ struct Export: ParsableCommand {
         abstract: "Write the compact base model of a run, or a model at another precision.",
         discussion: """
             The auxiliary head, the projection and the mask token are left behind: what remains is a plain model under timm's names. \
-            int8 is measured against float32, and the mean cosine of the features is shown and stored; below 0.99 the layers that lose most are named.
+            int8 is measured against float32, and the mean cosine of the features is shown and stored; below 0.99 the layers that lose most are named. \
+            ONNX files read pixel_values [batch, 3, H, W] (prepared images: the metadata say how) and give global [batch, D] and patch [batch, N, D]; \
+            their int8 has fixed scales, so give it --calibration images like those to come.
 
             Examples:
               hssl export runs/first --output base.safetensors
               hssl export runs/first --output base-int8.safetensors --precision int8
               hssl export runs/first/checkpoint.safetensors --output student.safetensors --network student --precision float16
               hssl export base.safetensors --output base-int8.safetensors --precision int8 --calibration photos/
+              hssl export base.safetensors --output base.onnx --format onnx
+              hssl export runs/first --output base-int8.onnx --format onnx --precision int8 --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("Run folder, checkpoint file or model file.", valueName: "run|checkpoint|model"))
     var input: String
 
-    @Option(name: .long, help: ArgumentHelp("Model file to write.", valueName: "file"))
+    @Option(name: .long, help: ArgumentHelp("File to write.", valueName: "file"))
     var output: String
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))

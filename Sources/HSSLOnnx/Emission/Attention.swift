@@ -7,7 +7,8 @@ extension Emission {
         let label = label(node), tokens = node.shape[1], width = node.shape[2]
         let parts = try heads(node.inputs[0], count)
         let factor = try graph.scalar(1 / Float(width / count).squareRoot())
-        let queries = graph.transpose(graph.add("Mul", [parts[0], factor], label), [0, 2, 1, 3], label)
+        // Next to the product, which then takes the factor along.
+        let queries = graph.add("Mul", [graph.transpose(parts[0], [0, 2, 1, 3], label), factor], label)
         let keys = graph.transpose(parts[1], [0, 2, 3, 1], label)
         let values = graph.transpose(parts[2], [0, 2, 1, 3], label)
         var scores = graph.add("MatMul", [queries, keys], label)
