@@ -22,6 +22,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.6.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.0.0"),
+        .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0"),
     ],
     targets: [
         // C
@@ -46,6 +47,12 @@ let package = Package(
         // Foreign checkpoints
         .target(name: "HSSLImport", dependencies: ["HSSLModels"]),
 
+        // Models for other runtimes
+        .target(
+            name: "HSSLOnnx",
+            dependencies: ["HSSLModels", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
+            exclude: ["Format/onnx.proto"]),
+
         // Training
         .target(name: "HSSLGradients", dependencies: ["HSSLGraph"]),
         .target(name: "HSSLEvaluation", dependencies: ["HSSLRuntime", "HSSLData"]),
@@ -59,7 +66,8 @@ let package = Package(
 
         // Commands
         .executableTarget(
-            name: "hssl", dependencies: ["HSSLPretraining", "HSSLImport", "HSSLBenchmarks", "HSSLCommandLine"]),
+            name: "hssl",
+            dependencies: ["HSSLPretraining", "HSSLImport", "HSSLOnnx", "HSSLBenchmarks", "HSSLCommandLine"]),
         .executableTarget(name: "hssl-extract", dependencies: ["HSSLRuntime", "HSSLData", "HSSLCommandLine"]),
 
         // Tests
@@ -75,6 +83,7 @@ let package = Package(
         .testTarget(name: "HSSLGraphTests", dependencies: ["HSSLGraph", "HSSLGradients", "TestSupport"]),
         .testTarget(name: "HSSLModelsTests", dependencies: ["HSSLModels", "HSSLRuntime", "TestSupport"]),
         .testTarget(name: "HSSLImportTests", dependencies: ["HSSLImport", "TestSupport"]),
+        .testTarget(name: "HSSLOnnxTests", dependencies: ["HSSLOnnx", "HSSLModels", "TestSupport"]),
         .testTarget(name: "HSSLRuntimeTests", dependencies: ["HSSLRuntime", "TestSupport", "AllocationCounter"]),
         .testTarget(name: "HSSLEvaluationTests", dependencies: ["HSSLEvaluation", "TestSupport"]),
         .testTarget(

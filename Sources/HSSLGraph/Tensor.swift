@@ -21,6 +21,11 @@ public struct Tensor {
     /// A copy of the elements.
     public func array() -> [Float] { Array(UnsafeBufferPointer(start: values, count: count)) }
 
+    /// The elements in place.
+    package func withUnsafeValues<T>(_ body: (UnsafeBufferPointer<Float>) throws -> T) rethrows -> T {
+        try withExtendedLifetime(storage) { try body(UnsafeBufferPointer(start: values, count: count)) }
+    }
+
     /// The same elements seen in another shape.
     public func reshaped(_ newShape: [Int]) -> Tensor {
         precondition(newShape.reduce(1, *) == count, "cannot reshape \(shape) to \(newShape)")

@@ -14,7 +14,9 @@ struct Export: ParsableCommand {
         abstract: "Write the compact base model of a run, or a model at another precision.",
         discussion: """
             The auxiliary head, the projection and the mask token are left behind: what remains is a plain model under timm's names. \
-            int8 is measured against float32, and the mean cosine of the features is shown and stored; below 0.99 the layers that lose most are named.
+            int8 is measured against float32, and the mean cosine of the features is shown and stored; below 0.99 the layers that lose most are named. \
+            ONNX files read pixel_values [batch, 3, H, W] (prepared images: the metadata say how) and give global [batch, D] and patch [batch, N, D]; \
+            their int8 has fixed scales, so give it --calibration images like those to come.
 
             Examples:
               hssl export runs/first --output base.safetensors
@@ -22,6 +24,7 @@ struct Export: ParsableCommand {
               hssl export runs/first/checkpoint.safetensors --output student.safetensors --network student --precision float16
               hssl export base.safetensors --output base-int8.safetensors --precision int8 --calibration photos/
               hssl export base.safetensors --output base-timm --format timm
+              hssl export base.safetensors --output base.onnx --format onnx
               hssl export base.safetensors --output base-hf --format hf --precision int8 --calibration photos/
             """)
 
@@ -31,7 +34,7 @@ struct Export: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Model file to write; with --format timm or hf a folder.", valueName: "file|folder"))
     var output: String
 
-    @Option(name: .long, help: ArgumentHelp("hssl: one file, for hssl-extract; timm or hf: a folder for timm.create_model(\"local-dir:…\") or transformers' AutoModel.", valueName: "format"))
+    @Option(name: .long, help: ArgumentHelp("hssl: one file, for hssl-extract; timm or hf: a folder for timm.create_model(\"local-dir:…\") or transformers' AutoModel; onnx: one file of opset 17.", valueName: "format"))
     var format: ExportFormat = .hssl
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))
@@ -71,6 +74,7 @@ struct Export: ParsableCommand {
                 if try !card.write(to: path) { print(Self.kept(path)) }
             }
             return base.measurement
+        case .onnx: return try source().writeOnnx(to: output, precision: precision, int8)
         case .timm: return try exportFolder(.timm, .timm, int8)
         case .hf: return try exportFolder(.transformers, .transformers, int8)
         }
@@ -128,5 +132,5 @@ struct Export: ParsableCommand {
 
 /// What `hssl export` writes.
 enum ExportFormat: String, ExpressibleByArgument, CaseIterable {
-    case hssl, timm, hf
+    case hssl, timm, hf, onnx
 }

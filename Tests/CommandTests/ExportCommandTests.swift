@@ -104,6 +104,50 @@ final class ExportCommandTests: CommandTestCase {
         }
     }
 
+    func testOnnx() throws {
+        try pretrain("run")
+        XCTAssertEqual(try run("hssl", "export", "run", "--output", "base.safetensors").status, 0)
+        for input in ["run", "base.safetensors"] {
+            let result = try run("hssl", "export", input, "--output", "\(input).onnx", "--format", "onnx")
+            XCTAssertEqual(result.status, 0, result.error)
+            XCTAssertEqual(result.output + result.error, "", "success is silent")
+        }
+        XCTAssertTrue(try bytes("run.onnx") == bytes("base.safetensors.onnx"), "the teacher is the run's model")
+        for precision in ["float16", "int8"] {
+            let more = precision == "int8" ? ["--calibration", "t10k"] : []
+            let result = try start(
+                "hssl",
+                ["export", "run", "--output", "\(precision).onnx", "--format", "onnx", "--precision", precision] + more
+            ).collect()
+            XCTAssertEqual(result.status, 0, result.error)
+            let figure = #"^int8 against float32: mean cosine (0\.99|1\.00)\d{3}, least \d\.\d{5} over 20 images of t10k\n"#
+            XCTAssertEqual(
+                result.output.range(of: figure, options: .regularExpression) != nil, precision == "int8", result.output)
+        }
+        let sizes = try ["run", "float16", "int8"].map { try bytes($0 + ".onnx").count }
+        XCTAssertGreaterThan(Double(sizes[0]), 1.8 * Double(sizes[1]))
+        XCTAssertGreaterThan(Double(sizes[1]), 1.5 * Double(sizes[2]))
+        // The version of the format, field 1, comes first.
+        XCTAssertEqual(Array(try bytes("int8.onnx").prefix(2)), [0x08, 0x08])
+
+        try assertFails(64, "--format", "export", "run", "--output", "x.onnx", "--format", "tflite")
+        try assertFails(
+            64, "--calibration is about --precision int8", "export", "run", "--output", "x.onnx", "--format", "onnx",
+            "--calibration", "t10k")
+        try assertFails(
+            1, "none/x.onnx: cannot create a file in its folder", "export", "run", "--output", "none/x.onnx",
+            "--format", "onnx")
+        try assertFails(
+            1, "nope", "export", "run", "--output", "x.onnx", "--format", "onnx", "--precision", "int8",
+            "--calibration", "nope")
+        XCTAssertEqual(
+            try run("hssl", "export", "run", "--output", "int8.safetensors", "--precision", "int8").status, 0)
+        try assertFails(
+            1, "int8.safetensors: its weights are int8 codes", "export", "int8.safetensors", "--output", "x.onnx",
+            "--format", "onnx")
+        XCTAssertFalse(exists("x.onnx"))
+    }
+
     func testErrors() throws {
         try pretrain("run", "--max-steps", "1")
         try assertFails(

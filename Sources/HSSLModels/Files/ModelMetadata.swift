@@ -52,7 +52,7 @@ public struct ModelProvenance: Equatable, Sendable {
 // MARK: JSON
 
 extension ModelArchitecture {
-    static let key = "hssl.architecture"
+    package static let key = "hssl.architecture"
 
     package var json: JSONValue {
         var object: JSONObject = ["family": .string(family), "name": .string(name)]
@@ -80,9 +80,9 @@ extension ModelArchitecture {
 }
 
 extension Preprocessing {
-    static let key = "hssl.preprocessing"
+    package static let key = "hssl.preprocessing"
 
-    var json: JSONValue {
+    package var json: JSONValue {
         [
             "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation.rawValue),
             "mean": .array(mean.map(shortest)), "std": .array(std.map(shortest)),

@@ -133,14 +133,19 @@ package struct BaseSource {
         file.metadata.filter { $0.key == "hssl.teacher" || $0.key.hasPrefix("hssl.teacher.") }
     }
 
-    /// The values at a precision; int8 is measured, and its channels' scales moved where that helps.
-    ///
-    /// - Throws: `PretrainingError` for int8 codes that are asked to be more; what reading throws.
-    package func prepared(_ wanted: Precision, _ options: Int8Options) throws -> PreparedBase {
+    /// - Throws: `PretrainingError` for int8 codes that are asked to be more.
+    package func checkPrecision(_ wanted: Precision) throws {
         if precision == .int8, wanted != .int8 {
             throw PretrainingError(
                 "\(path): its weights are int8 codes; export \(wanted.rawValue) from the float32 model")
         }
+    }
+
+    /// The values at a precision; int8 is measured, and its channels' scales moved where that helps.
+    ///
+    /// - Throws: `PretrainingError` for int8 codes that are asked to be more; what reading throws.
+    package func prepared(_ wanted: Precision, _ options: Int8Options) throws -> PreparedBase {
+        try checkPrecision(wanted)
         let measurement = wanted == .int8 && precision != .int8
             ? try Int8Measurement(architecture, preprocessing, options, values: values) : nil
         return PreparedBase(source: self, precision: wanted, measurement: measurement, plain: values)

@@ -7,7 +7,7 @@ public struct CalibrationImages {
     /// Where they are from, as provenance names it: a data set's name, or `generated`.
     public let source: String
     /// Prepared, [C, H, W] each.
-    let images: [[Float]]
+    package let images: [[Float]]
 
     /// Evenly spread over a data set.
     ///
@@ -26,6 +26,15 @@ public struct CalibrationImages {
     }
 
     private static let limit = 64
+
+    /// Those that an export is asked to measure over; generated ones where it is not.
+    package init(_ options: Int8Options, _ preprocessing: Preprocessing) throws {
+        if let data = options.calibration {
+            try self.init(data: data, preprocessing: preprocessing)
+        } else {
+            self.init(generatedFor: preprocessing)
+        }
+    }
 
     /// Pictures of no thing with the statistics of photographs: brightness and colour that vary over all scales, about
     /// half as strongly at each finer one, and in every other picture a shape on an even ground. The same every time.

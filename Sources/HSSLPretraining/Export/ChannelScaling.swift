@@ -9,11 +9,21 @@ import Glibc
 ///
 /// Source: Xiao et al., "SmoothQuant", ICML 2023, with migration strength 1/2: a channel is divided by
 /// √(max|x|/max|w|), here rounded to a power of two, so that no value is rounded anew before it is quantised.
-struct ChannelScaling {
+package struct ChannelScaling {
     private var divided: [String: [(rows: Range<Int>, scale: [Float])]] = [:]
     private var multiplied: [String: [Float]] = [:]
     /// Groups of channels that are scaled at all.
-    private(set) var groupCount = 0
+    package private(set) var groupCount = 0
+
+    /// From what products read of prepared images.
+    ///
+    /// - Parameter values: of a parameter of the deployed model, row-major.
+    package init(
+        _ architecture: ModelArchitecture, images: [[Float]], values: (String) throws -> [Float]
+    ) throws {
+        let ranges = try Calibration(architecture, values: values).ranges(images)
+        try self.init(ModelTrace(architecture), ranges: ranges, values: values)
+    }
 
     /// - Parameters:
     ///   - ranges: the largest magnitude in each column of a product's input, by the name of its weight.
@@ -63,7 +73,7 @@ struct ChannelScaling {
     /// The values of a parameter with their scales moved.
     ///
     /// - Parameter values: row-major, of a parameter of this name and shape.
-    func values(_ values: [Float], of name: String, shape: [Int]) -> [Float] {
+    package func values(_ values: [Float], of name: String, shape: [Int]) -> [Float] {
         var result = values
         if let scale = multiplied[name] {
             for index in result.indices {

@@ -28,6 +28,13 @@ public struct Int8Measurement {
     public internal(set) var lossyProducts: [(weight: String, cosine: Double)] = []
     /// How the values of the written model differ; nil: they do not.
     var scaling: ChannelScaling?
+    /// What else there is to say, a line each.
+    private var notes: [String] = []
+
+    /// Of a file for another runtime, measured there or in its stead.
+    package init(figures: ModelProvenance.Int8Figures, notes: [String]) {
+        (self.figures, self.notes) = (figures, notes)
+    }
 
     /// Below this mean cosine the loss is warned of.
     public static let warningLimit = 0.99
@@ -41,9 +48,7 @@ public struct Int8Measurement {
         _ architecture: ModelArchitecture, _ preprocessing: Preprocessing, _ options: Int8Options,
         values: (String) throws -> [Float]
     ) throws {
-        let calibration = try options.calibration.map {
-            try CalibrationImages(data: $0, preprocessing: preprocessing)
-        } ?? CalibrationImages(generatedFor: preprocessing)
+        let calibration = try CalibrationImages(options, preprocessing)
         let images = calibration.images
         func features(_ precision: Precision, _ scaling: ChannelScaling? = nil) throws -> [[Float]] {
             try Self.features(architecture, precision, images) { name, shape in
@@ -59,8 +64,7 @@ public struct Int8Measurement {
         var best = plain
         let plainMean = plain.reduce(0, +) / Double(plain.count)
         if options.smoothing == .on || options.smoothing == .auto && plainMean < Self.goal {
-            let ranges = try Calibration(architecture, values: values).ranges(images)
-            let candidate = try ChannelScaling(ModelTrace(architecture), ranges: ranges, values: values)
+            let candidate = try ChannelScaling(architecture, images: images, values: values)
             let smoothed = try cosines(candidate)
             if options.smoothing == .on || smoothed.reduce(0, +) > plain.reduce(0, +) {
                 (scaling, best) = (candidate, smoothed)
@@ -105,8 +109,8 @@ public struct Int8Measurement {
         let over = figures.source == "generated"
             ? "\(figures.images) generated images" : "\(figures.images) images of \(figures.source)"
         let first = "int8 against float32: mean cosine \(mean), least \(least) over \(over)"
-        guard figures.smoothedGroups > 0 else { return [first] }
-        return [
+        guard figures.smoothedGroups > 0 else { return [first] + notes }
+        return notes + [
             first,
             "smoothed: the scales of \(figures.smoothedGroups) layers' channels moved into the weights behind them "
                 + "(mean cosine \(Self.text(figures.plainMeanCosine)) without)",
