@@ -8,16 +8,18 @@ public struct BaseExport {
     private let preprocessing: Preprocessing
     private let provenance: ModelProvenance
 
-    package init(recipe: Recipe, datasetName: String, epochs: Int) throws {
+    package init(recipe: Recipe, datasetName: String, epochs: Int, teacher: ModelProvenance.Teacher? = nil) throws {
         architecture = try NetworkSizes(recipe: recipe).base
         preprocessing = try Preprocessing(recipe: recipe)
         let hasHead = recipe.auxiliary.isEnabled
         let origin = recipe.model.initializeFrom
             .map { ", from \($0.split(separator: "/").last.map(String.init) ?? $0)" } ?? ""
-        provenance = ModelProvenance(
+        var provenance = ModelProvenance(
             method: (hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name) + origin,
             head: hasHead ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: datasetName,
             epochs: epochs, precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
+        provenance.teacher = teacher
+        self.provenance = provenance
     }
 
     package func write(_ network: Network, to path: String, precision: Precision) throws {
@@ -68,7 +70,7 @@ public struct BaseExport {
             throw PretrainingError("\(path): is a search's; pretrain its recipe.yaml and export that run")
         }
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
-        let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
+        let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch, teacher: position.teacher)
         let settings = recipe.objectiveSettings
         let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
         let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
