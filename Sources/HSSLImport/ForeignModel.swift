@@ -50,7 +50,7 @@ package struct ForeignModel {
             method: "imported (\(network.convention.name))", head: "none",
             data: path.split(separator: "/").last.map(String.init) ?? path, epochs: 0, precision: types,
             version: HSSLVersion.current)
-        provenance.licence = hub.licence
+        provenance.license = hub.license
         self.provenance = provenance
 
         var report = [

@@ -36,18 +36,18 @@ struct HubConfiguration {
 
     // MARK: Licence
 
-    /// Of the weights: as timm's config.json has it, or the model card beside them.
-    var licence: String? {
+    /// Of the weights: as timm's config.json has it, or the model card beside them; empty where neither says.
+    var license: String {
         if let stated = member("license", of: member("pretrained_cfg", of: model))?.asString { return stated }
         let path = path.dropLast(Self.key.count) + "README.md"
-        guard let bytes = try? readFile(at: String(path), limit: 1 << 20) else { return nil }
+        guard let bytes = try? readFile(at: String(path), limit: 1 << 20) else { return "" }
         let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
-        guard lines.first == "---", let end = lines.dropFirst().firstIndex(of: "---") else { return nil }
+        guard lines.first == "---", let end = lines.dropFirst().firstIndex(of: "---") else { return "" }
         for line in lines[1..<end] where line.hasPrefix("license:") {
             let value = line.dropFirst("license:".count).trimmed(" \"'\r")
-            return value.isEmpty || value == "unknown" ? nil : oneLine(value)
+            return value.isEmpty || value == "unknown" ? "" : oneLine(value)
         }
-        return nil
+        return ""
     }
 
     // MARK: Model

@@ -8,4 +8,9 @@ public enum Features: String, CaseIterable, Sendable {
     case clsMean = "cls+mean"
     /// Every patch token: [N, D].
     case patch
+    /// CLS, then every patch token, of one pass: [1 + N, D].
+    case clsPatch = "cls+patch"
+
+    /// Whether an image has more than one vector.
+    public var isMatrix: Bool { self == .patch || self == .clsPatch }
 }

@@ -46,10 +46,15 @@ public final class Model: Sendable {
     }
 
     /// Loads a model file that is already open. Parameters and errors as of `init(path:)`.
-    public convenience init(file: ModelFile, memoryLimit: Int? = nil, threads: Int? = nil, batch: Int = 1) throws {
-        let threads = try KernelContext.threads(threads)
+    ///
+    /// - Parameter precision: in which it runs; nil: the file's. Weights are converted as they are packed, which does
+    ///   not bring back what an int8 file has lost.
+    public convenience init(
+        file: ModelFile, precision: Precision? = nil, memoryLimit: Int? = nil, threads: Int? = nil, batch: Int = 1
+    ) throws {
+        let threads = try KernelContext.threads(threads), precision = precision ?? file.precision
         var table = ConstantTable()
-        let plan = try Plan(file.architecture, precision: file.precision, constants: &table)
+        let plan = try Plan(file.architecture, precision: precision, constants: &table)
         if let memoryLimit {
             let bound = plan.memoryBound(fileBytes: file.byteCount, threads: threads, batch: batch, features: .patch)
             guard bound <= memoryLimit else {
@@ -58,7 +63,7 @@ public final class Model: Sendable {
                 )
             }
         }
-        try self.init(plan, file.architecture, file.precision, file.preprocessing, table, file)
+        try self.init(plan, file.architecture, precision, file.preprocessing, table, file)
     }
 
     /// A model from parameters in memory: a teacher while training, or random weights. The values are copied.

@@ -26,7 +26,7 @@ public final class Session {
     ///
     /// - Parameters:
     ///   - images: [count, channels, H, W] float32, row-major; what is behind them is ignored.
-    ///   - normalize: every vector divided by its L2 norm (the whole 2·D vector of `clsMean`; each patch by itself).
+    ///   - normalize: every vector divided by its L2 norm (the whole 2·D vector of `clsMean`; each token by itself).
     /// - Returns: [count] + `model.rowShape(features)`.
     /// - Throws: `RuntimeError` for fewer values than `count` images have.
     public func extract(

@@ -56,7 +56,7 @@ struct HSSLExtract: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Embeddings: .npy, .csv, .jsonl or .safetensors; - streams JSON lines to standard output.", valueName: "file"))
     var output: String
 
-    @Option(name: .long, help: ArgumentHelp("cls, mean (of the patch tokens), cls+mean or patch.", valueName: "features"))
+    @Option(name: .long, help: ArgumentHelp("cls, mean (of the patch tokens), cls+mean, patch or cls+patch.", valueName: "features"))
     var features: Features = .cls
 
     @Flag(name: .long, help: "Divide every vector by its L2 norm.")
@@ -102,8 +102,8 @@ struct HSSLExtract: ParsableCommand {
         if null, !inputs.contains("-") { throw ValidationError("--null is about paths on standard input: give - as an input") }
         do {
             let format = try EmbeddingFormat(path: output)
-            if format == .csv, features == .patch {
-                throw ValidationError("--features patch has a matrix an image, which csv cannot hold: use .npy, .jsonl or .safetensors")
+            if format == .csv, features.isMatrix {
+                throw ValidationError("--features \(features.rawValue) has a matrix an image, which csv cannot hold: use .npy, .jsonl or .safetensors")
             }
         } catch let error as FileError {
             throw ValidationError("--output \(error)")

@@ -108,7 +108,7 @@ struct Bench: ParsableCommand {
         @OptionGroup var model: Model
         @OptionGroup var work: Work
 
-        @Option(name: .long, help: ArgumentHelp("\(Recipe.supportedObjectives.joined(separator: ", ")) (default: ibot, dino for a ResNet).", valueName: "o"))
+        @Option(name: .long, help: ArgumentHelp("\(Recipe.selfSupervisedObjectives.joined(separator: ", ")) (default: ibot, dino for a ResNet).", valueName: "o"))
         var objective: String?
 
         @Option(name: .long, help: ArgumentHelp("Prototypes K.", valueName: "k"))
@@ -130,8 +130,8 @@ struct Bench: ParsableCommand {
 
         func validate() throws {
             if !(1...1_000_000).contains(prototypes) { throw ValidationError("--prototypes must be from 1 to 1000000, not \(prototypes)") }
-            if let objective, !Recipe.supportedObjectives.contains(objective) {
-                throw ValidationError("--objective must be one of \(Recipe.supportedObjectives.joined(separator: ", ")), not \(objective)")
+            if let objective, !Recipe.selfSupervisedObjectives.contains(objective) {
+                throw ValidationError("--objective must be one of \(Recipe.selfSupervisedObjectives.joined(separator: ", ")), not \(objective)")
             }
             if let microBatch, microBatch < 1 { throw ValidationError("--micro-batch must be at least 1, not \(microBatch)") }
         }

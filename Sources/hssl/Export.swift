@@ -59,6 +59,7 @@ struct Export: ParsableCommand {
     func run() throws {
         shared.apply()
         try export(int8.options)?.show()
+        if let teacher = try BaseExport.teacherSummary(of: output) { print("distilled from \(teacher)") }
     }
 
     private func export(_ int8: Int8Options) throws -> Int8Measurement? {

@@ -36,13 +36,14 @@ struct HSSLCommand: ParsableCommand {
                 Examples:
                   hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
                   hssl search models/vit_nano-fashion.yaml --data DATA/train --heads convnext,resnet,mlp --output runs/search
+                  hssl distill models/vit_tiny-distil-clipart.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small
                   hssl export runs/first --output base-int8.safetensors --precision int8
                   hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
                   hssl inspect base-int8.safetensors
                 """,
             version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
             subcommands: [
-                Pretrain.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, ReportCommand.self,
+                Pretrain.self, Distill.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, ReportCommand.self,
                 Inspect.self, Bench.self,
             ])
     }

@@ -26,36 +26,15 @@ struct Pretrain: ParsableCommand {
         StopSignal.install()
         let log = Logger(label: "hssl")
         let resolved = try options.resolvedRecipe()
+        guard resolved.objective.name != Recipe.distillObjective else {
+            throw CommandError(
+                "\(options.recipe): objective.name is \(Recipe.distillObjective), which needs a teacher: "
+                    + "hssl distill \(options.recipe) --teacher FILE …")
+        }
         let dataset = try options.dataset(log)
         let trainer = try Trainer(
             recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions)
-        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(resolved.schedule.precision.rawValue), \(options.shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
-
-        if let notice = trainer.notice { log.warning("\(notice)") }
-        if trainer.isResumed {
-            log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
-        } else if options.resume != nil {
-            log.info("\(options.output): no checkpoint yet; starting at the first step")
-        }
-
-        let last = min(trainer.totalSteps, options.maxSteps ?? trainer.totalSteps)
-        var bar = ProgressBar(label: "pretrain", unit: "steps", total: last, first: trainer.step)
-        let summary = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
-            bar.update(done: metrics.step, detail: Self.detail(metrics))
-            if let top1 = metrics.knnTop1 { log.info("epoch \(metrics.epoch + 1): k-NN top-1 \(Self.percent(top1))") }
-        }, notice: { log.warning("\($0)") })
-        bar.finish(done: summary.step)
-
-        switch summary.ending {
-        case .finished: log.info("finished: \(options.output)/model.safetensors, \(options.output)/report.html")
-        case .stopped: log.info("stopped after step \(summary.step) of \(trainer.totalSteps), saved; --resume goes on")
-        }
-        if let text = repairedText(dataset.repairedCount) { log.info("\(text)") }
-        if let status = StopSignal.exitStatus { throw Exit(status) }
-        if !summary.unreadable.isEmpty {
-            log.warning("\(summary.unreadable.count) images could not be read and were replaced")
-        }
-        if !summary.unreadable.isEmpty || !dataset.faults.isEmpty { throw Exit(.partly) }
+        try options.train(trainer, recipe: resolved, dataset: dataset, label: "pretrain", log)
     }
 
     static func detail(_ metrics: Metrics) -> String {

@@ -42,9 +42,10 @@ struct RecipeCommand: ParsableCommand {
 
 extension Recipe {
     /// A wrong `--set` is a wrong command line; a wrong recipe is a file that failed.
-    static func load(path: String, set overrides: [String]) throws -> Recipe {
+    static func load(path: String, set overrides: [String], objective: String? = nil) throws -> Recipe {
         do {
-            return try load(path: path, architectures: ModelArchitecture.names, overrides: overrides)
+            return try load(
+                path: path, architectures: ModelArchitecture.names, overrides: overrides, objective: objective)
         } catch let error as RecipeError where error.place.hasPrefix("--set") {
             throw UsageError(error.description)
         }

@@ -75,12 +75,16 @@ struct RunOptions: ParsableArguments {
     }
 
     /// The recipe with everything that flags say about it.
-    func resolvedRecipe() throws -> Recipe {
+    ///
+    /// - Parameter objective: where the recipe names none; nil: the usual one.
+    func resolvedRecipe(objective: String? = nil) throws -> Recipe {
         let flags: [(String, String?)] = [
             ("schedule.epochs", epochs.map(String.init)), ("schedule.precision", precision?.rawValue),
             ("schedule.seed", seed.map(String.init)),
-        ] + (try updateSize())
-        return try Recipe.load(path: recipe, set: set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } })
+        ] + (try updateSize(objective: objective))
+        return try Recipe.load(
+            path: recipe, set: set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } },
+            objective: objective)
     }
 
     /// The images; what is passed over is said.
@@ -107,9 +111,9 @@ struct RunOptions: ParsableArguments {
 
     /// What `--batch-size` makes of the recipe's schedule: images of an update are `batch_size · accumulate`. As few
     /// batches as make parts no larger than the recipe's, if they come out even; else one.
-    private func updateSize() throws -> [(String, String?)] {
+    private func updateSize(objective: String?) throws -> [(String, String?)] {
         guard let batchSize else { return [] }
-        let schedule = try Recipe.load(path: recipe, set: set).schedule
+        let schedule = try Recipe.load(path: recipe, set: set, objective: objective).schedule
         var accumulate = 1
         if set.contains(where: { $0.hasPrefix("schedule.accumulate=") }) {
             accumulate = schedule.accumulate

@@ -74,6 +74,7 @@ struct RandomModel {
             case .mean: return normalize ? unit(mean) : mean
             case .clsMean: return normalize ? unit(cls + mean) : cls + mean
             case .patch: return rows.flatMap { normalize ? unit($0) : $0 }
+            case .clsPatch: return ([cls] + rows).flatMap { normalize ? unit($0) : $0 }
             }
         }
     }

@@ -8,14 +8,13 @@ extension ModelFile {
     /// - Parameters:
     ///   - precision: float16 stores every tensor as binary16; int8 stores the weights that follow the precision policy
     ///     as codes with a scale per output channel and all else as float32.
-    ///   - metadata: besides those that describe the model.
     ///   - value: calls its second argument once with the row-major float32 values of the named parameter
     ///     (`blocks.0.attn.qkv.weight`; as timm).
     /// - Throws: `FileError`, where a value is not finite or overflows the stored type too; `ModelError`; what `value`
     ///   throws. The old file then stays as it was.
     package static func write(
         path: String, architecture: ModelArchitecture, preprocessing: Preprocessing, provenance: ModelProvenance,
-        precision: Precision, metadata: [String: String] = [:],
+        precision: Precision,
         value: @escaping (_ name: String, _ body: (UnsafeBufferPointer<Float>) throws -> Void) throws -> Void
     ) throws {
         try preprocessing.validate(for: architecture)
@@ -27,10 +26,10 @@ extension ModelFile {
         }
         try SafetensorsWriter.write(
             path: path, tensors: tensors,
-            metadata: metadata.merging([
+            metadata: [
                 "format": "pt", formatVersionKey: formatVersion, ModelArchitecture.key: architecture.json.text(),
                 Preprocessing.key: preprocessing.json.text(), ModelProvenance.key: provenance.json.text(),
-            ]) { $1 })
+            ])
     }
 
     /// Writes the parameters of a network whose base is declared under `prefix` (`base.` in a student or teacher, empty

@@ -13,10 +13,28 @@ public struct ModelProvenance: Equatable, Sendable {
     public var precision: String
     /// Version of the program that trained it.
     public var version: String
-    /// Of the weights, where their source states one.
-    public var licence: String?
     /// Of an int8 file: how near its features are to the float32 model's; nil where nobody measured.
     public var int8: Int8Figures?
+    /// Of a distilled model: what it learnt from.
+    public var teacher: Teacher?
+    /// Under which the weights may be used; empty where nobody said.
+    public var license = ""
+
+    /// The frozen model that a student was distilled from.
+    public struct Teacher: Equatable, Sendable {
+        /// Of its file, without folders.
+        public var file: String
+        /// Tells that file from another one: CRC-32C of header and data, and bytes.
+        public var hash: String
+        /// Empty where its file says none.
+        public var license: String
+        /// In which it answered.
+        public var precision: String
+
+        package init(file: String, hash: String, license: String, precision: String) {
+            (self.file, self.hash, self.license, self.precision) = (file, hash, license, precision)
+        }
+    }
 
     public struct Int8Figures: Equatable, Sendable {
         /// Of the global features, over `images` images of `source`.
@@ -123,7 +141,6 @@ extension ModelProvenance {
             "method": .string(method), "head": .string(head), "data": .string(data), "epochs": .integer(epochs),
             "precision": .string(precision), "version": .string(version),
         ]
-        if let licence { object["licence"] = .string(licence) }
         object["int8"] = int8.map { int8 in
             [
                 "cosine": .number(int8.meanCosine), "least_cosine": .number(int8.leastCosine),
@@ -131,6 +148,8 @@ extension ModelProvenance {
                 "cosine_unsmoothed": .number(int8.plainMeanCosine), "smoothed_layers": .integer(int8.smoothedGroups),
             ]
         }
+        if !license.isEmpty { object["license"] = .string(license) }
+        object["teacher"] = teacher?.json
         return .object(object)
     }
 
@@ -141,7 +160,8 @@ extension ModelProvenance {
             method: try text("method"), head: try text("head"), data: try text("data"),
             epochs: try json.member("epochs", in: Self.key)?.asInteger ?? 0, precision: try text("precision"),
             version: try text("version"))
-        licence = try json.member("licence", in: Self.key)?.asString
+        license = try text("license")
+        teacher = try json.member("teacher", in: Self.key).flatMap { try Teacher(json: $0) }
         guard let object = try json.member("int8", in: Self.key), case .object = object else { return }
         func number(_ key: String) throws -> Double { try object.member(key, in: Self.key)?.asNumber ?? 0 }
         int8 = Int8Figures(
@@ -150,6 +170,24 @@ extension ModelProvenance {
             source: try object.member("calibration", in: Self.key)?.asString ?? "",
             plainMeanCosine: try number("cosine_unsmoothed"),
             smoothedGroups: try object.member("smoothed_layers", in: Self.key)?.asInteger ?? 0)
+    }
+}
+
+extension ModelProvenance.Teacher {
+    package var json: JSONValue {
+        [
+            "file": .string(file), "hash": .string(hash), "license": .string(license),
+            "precision": .string(precision),
+        ]
+    }
+
+    /// Lenient as the provenance around it; nil for what is no object.
+    package init?(json: JSONValue) throws {
+        guard case .object = json else { return nil }
+        func text(_ key: String) throws -> String { try json.member(key, in: "teacher")?.asString ?? "" }
+        self.init(
+            file: try text("file"), hash: try text("hash"), license: try text("license"),
+            precision: try text("precision"))
     }
 }
 

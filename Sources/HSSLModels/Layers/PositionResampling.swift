@@ -2,7 +2,7 @@
 import Glibc
 #endif
 
-/// Position embeddings at another grid: bicubic, as PyTorch's `interpolate`.
+/// Position embeddings, or other vectors of cells, at another grid: as PyTorch's `interpolate`.
 package enum PositionResampling {
     package enum Method: Sendable {
         /// DINO's and DINOv2's `interpolate_pos_encoding`: a = −0.75, no antialias, 0.1 added to the target's side.
@@ -11,6 +11,8 @@ package enum PositionResampling {
         case plain
         /// `antialias=True`: a = −0.5, and taps that widen where the grid shrinks; timm's, and DINOv2's with registers.
         case antialiased
+        /// Linear, taps widening where the grid shrinks: `mode="bilinear", antialias=True`.
+        case bilinear
     }
 
     /// The map from `side`² source rows to `grid.count` target rows, [targets, sources] row-major.
@@ -45,7 +47,10 @@ package enum PositionResampling {
     /// Taps of one axis: src = (i + ½)·N/(n + 0.1) − ½; indices are clamped to the edge. The 0.1 is DINO's guard
     /// against rounding in the scale factor.
     private static func axis(from source: Int, to target: Int, _ method: Method) -> [[(Int, Double)]] {
-        if method == .antialiased { return antialiasedAxis(from: source, to: target) }
+        if method == .antialiased {
+            return antialiasedAxis(from: source, to: target, reach: 2) { cubic($0, a: -0.5) }
+        }
+        if method == .bilinear { return antialiasedAxis(from: source, to: target, reach: 1) { max(0, 1 - abs($0)) } }
         let guarded = Double(target) + (method == .dino ? 0.1 : 0)
         return (0..<target).map { i in
             let position = (Double(i) + 0.5) * Double(source) / guarded - 0.5
@@ -57,13 +62,16 @@ package enum PositionResampling {
         }
     }
 
-    /// Taps within 2 source cells, or 2 target cells where those are larger; their weights add up to 1, at edges too.
-    private static func antialiasedAxis(from source: Int, to target: Int) -> [[(Int, Double)]] {
-        let scale = Double(source) / Double(target), stretch = max(scale, 1), reach = 2 * stretch
+    /// Taps within so many source cells, or target cells where those are larger; their weights add up to 1, at edges
+    /// too.
+    private static func antialiasedAxis(
+        from source: Int, to target: Int, reach cells: Double, _ kernel: (Double) -> Double
+    ) -> [[(Int, Double)]] {
+        let scale = Double(source) / Double(target), stretch = max(scale, 1), reach = cells * stretch
         return (0..<target).map { i in
             let center = scale * (Double(i) + 0.5)
             let first = max(Int(center - reach + 0.5), 0), end = min(Int(center + reach + 0.5), source)
-            let weights = (first..<end).map { cubic((Double($0) - center + 0.5) / stretch, a: -0.5) }
+            let weights = (first..<end).map { kernel((Double($0) - center + 0.5) / stretch) }
             let sum = weights.reduce(0, +)
             return weights.enumerated().map { (first + $0, $1 / sum) }
         }

@@ -8,16 +8,18 @@ public struct BaseExport {
     fileprivate let preprocessing: Preprocessing
     fileprivate let provenance: ModelProvenance
 
-    package init(recipe: Recipe, datasetName: String, epochs: Int) throws {
+    package init(recipe: Recipe, datasetName: String, epochs: Int, teacher: ModelProvenance.Teacher? = nil) throws {
         architecture = try NetworkSizes(recipe: recipe).base
         preprocessing = try Preprocessing(recipe: recipe)
         let hasHead = recipe.auxiliary.isEnabled
         let origin = recipe.model.initializeFrom
             .map { ", from \($0.split(separator: "/").last.map(String.init) ?? $0)" } ?? ""
-        provenance = ModelProvenance(
+        var provenance = ModelProvenance(
             method: (hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name) + origin,
             head: hasHead ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: datasetName,
             epochs: epochs, precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
+        provenance.teacher = teacher
+        self.provenance = provenance
     }
 
     package func write(_ network: Network, to path: String, precision: Precision) throws {
@@ -28,6 +30,12 @@ public struct BaseExport {
 
     /// Whether a safetensors file is a deployed model, by its metadata.
     public static func isModel(_ path: String) throws -> Bool { try ModelFile.isModel(SafetensorsFile(path: path)) }
+
+    /// Whom the model of a file was distilled from: file, precision, licence, hash; nil: nobody.
+    public static func teacherSummary(of path: String) throws -> String? {
+        // A model may have gone into a pipe.
+        try OutputTarget(path).isStraight ? nil : ModelFile(path: path).provenance.teacher?.summary
+    }
 
     /// Writes a model file at another precision.
     ///
@@ -76,8 +84,6 @@ package struct BaseSource {
     package let provenance: ModelProvenance
     /// Of a run, what it was trained with; nil for a model file.
     package private(set) var recipe: Recipe?
-    /// Metadata that are passed on as they are.
-    package let metadata: [String: String]
     /// Of a model file.
     private let precision: Precision?
     /// Of a parameter, row-major.
@@ -91,7 +97,7 @@ package struct BaseSource {
         values: @escaping (String) throws -> [Float]
     ) {
         (self.path, self.architecture, self.preprocessing) = (path, architecture, preprocessing)
-        (self.provenance, self.values, metadata, precision) = (provenance, values, [:], nil)
+        (self.provenance, self.values, precision) = (provenance, values, nil)
     }
 
     /// - Throws: errors naming the file: not a model.
@@ -100,7 +106,6 @@ package struct BaseSource {
         self.path = path
         (architecture, preprocessing, provenance) = (model.architecture, model.preprocessing, model.provenance)
         (precision, values) = (model.precision, model.values)
-        metadata = try Self.passedOn(SafetensorsFile(path: path))
     }
 
     /// - Parameter role: `teacher` or `student`, which stands in where there is no teacher.
@@ -112,13 +117,14 @@ package struct BaseSource {
             throw PretrainingError("\(path): is a search's; pretrain its recipe.yaml and export that run")
         }
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
-        let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch)
+        let export = try BaseExport(
+            recipe: recipe, datasetName: position.datasetName, epochs: position.epoch, teacher: position.teacher)
         let settings = recipe.objectiveSettings
         let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
         let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
         self.path = path
         (architecture, preprocessing, provenance) = (export.architecture, export.preprocessing, export.provenance)
-        (self.recipe, precision, metadata) = (recipe, nil, Self.passedOn(file))
+        (self.recipe, precision) = (recipe, nil)
         values = { name in
             guard let parameter = shapes["base." + name] else {
                 throw ModelError("the architecture has no parameter '\(name)'")
@@ -126,11 +132,6 @@ package struct BaseSource {
             let values = try file.floats("\(role).base.\(name)", shape: parameter.shape)
             return parameter.deployedForm.values(values, shape: parameter.shape)
         }
-    }
-
-    /// What distillation says of a teacher.
-    private static func passedOn(_ file: SafetensorsFile) -> [String: String] {
-        file.metadata.filter { $0.key == "hssl.teacher" || $0.key.hasPrefix("hssl.teacher.") }
     }
 
     /// - Throws: `PretrainingError` for int8 codes that are asked to be more.
@@ -181,13 +182,13 @@ package struct PreparedBase {
 
     /// For files of other formats: where the model is from.
     package var metadata: [String: String] {
-        source.metadata.merging([ModelProvenance.key: provenance.json.text()]) { $1 }
+        [ModelProvenance.key: provenance.json.text()]
     }
 
     package func writeModel(to output: String) throws {
         try ModelFile.write(
             path: output, architecture: source.architecture, preprocessing: source.preprocessing,
-            provenance: provenance, precision: precision, metadata: source.metadata
+            provenance: provenance, precision: precision
         ) { name, body in
             try values(name).withUnsafeBufferPointer(body)
         }

@@ -86,9 +86,10 @@ package struct ModelCard {
     private var width: Int { ModelTrace(architecture).global.width }
 
     private var frontMatter: [String] {
-        [
+        let license = base.provenance.license
+        return [
             "---", "library_name: \(reader.library)", "pipeline_tag: image-feature-extraction",
-            "license: \(base.provenance.licence.map { JSONValue.string($0).text() } ?? "unknown")",
+            "license: \(JSONValue.string(license.isEmpty ? "unknown" : license).text())",
             "tags:", "- image-feature-extraction", "- \(architecture.family)", "- hssl", "---", "",
         ]
     }
@@ -167,24 +168,13 @@ package struct ModelCard {
             + "\(Int8Measurement.text(figures.leastCosine)) the least, over \(images)\(smoothed)."
     }
 
-    /// Whatever the metadata say of one, in their order of names.
-    private var teacher: String {
-        base.source.metadata.sorted { $0.key < $1.key }.map { key, value in
-            let label = key.split(separator: ".").dropFirst(2).joined(separator: " ")
-            guard let json = try? JSONValue.parse(value), case .object(let object) = json else {
-                return (label.isEmpty ? "" : label + " ") + plain(value)
-            }
-            return object.keys.compactMap { member in
-                object[member].map { "\(member) \($0.asString ?? $0.text())" }
-            }.map(plain).joined(separator: ", ")
-        }.joined(separator: ", ")
-    }
+    private var teacher: String { base.provenance.teacher.map { plain($0.summary) } ?? "" }
 
     private var licence: String {
-        guard let licence = base.provenance.licence else {
+        guard !base.provenance.license.isEmpty else {
             return "not stated by the file: that of whoever trained it and of the pictures that it was trained on."
         }
-        return "\(plain(licence)), as the source of the weights states it."
+        return "\(plain(base.provenance.license)), as the source of the weights states it."
     }
 
     /// Text that is no markup, in one line.

@@ -16,6 +16,14 @@ package final class CropBatch: @unchecked Sendable {  // filled by one loader th
     package var masks: [UInt8]
     /// Place of the first image in the whole batch: keys of the random draws.
     package let firstImage: Int
+    /// Where a frozen teacher teaches: which view each image's is.
+    package var keys: [ViewKey] = []
+    /// The same views as the teacher takes them [images, 3, side, side]; empty where it does not run now.
+    package var teacherViews: [Float] = []
+    /// What the teacher says of them.
+    package var answers: TeacherAnswers?
+    /// Stands for a real one where memory is measured: what an objective has still to gather counts as complete.
+    package var isRehearsal = false
 
     package init(images: Int, globalViews: Int = 2, globalSize: Int, localViews: Int, localSize: Int, tokens: Int, firstImage: Int) {
         self.images = images

@@ -104,6 +104,11 @@ package protocol Objective {
     /// Takes what an update measured into `state`. The teacher is still the one that made it.
     mutating func updateState(_ sums: UpdateSums, pool: BufferPool)
 
+    /// Whether a frozen teacher's cells are learnt from.
+    var wantsCells: Bool { get }
+    /// Stands for a frozen teacher's answers where memory is measured; nil: none teaches here.
+    func silentAnswers(images: Int) -> TeacherAnswers?
+
     /// Memory outside the pool while micro-batches are learnt from, bytes: of an update, and of an image.
     var heapBytes: (fixed: Int, perImage: Int) { get }
     /// Whether micro-batches wait until the whole update is there.
@@ -120,9 +125,14 @@ extension Objective {
     package mutating func restore(_ name: String, _ values: [Float]) {}
     package func isFinite(_ sums: UpdateSums) -> Bool { true }
     package mutating func updateState(_ sums: UpdateSums, pool: BufferPool) {}
+    package var wantsCells: Bool { false }
+    package func silentAnswers(images: Int) -> TeacherAnswers? { nil }
     package var heapBytes: (fixed: Int, perImage: Int) { (0, 0) }
     package var waits: Bool { false }
     package func rehearse(images: Int, pool: BufferPool) {}
+
+    /// Whether micro-batches come with a frozen teacher's answers.
+    var wantsAnswers: Bool { silentAnswers(images: 0) != nil }
 
     /// The model that is exported and evaluated.
     package var deployed: Network { teacher ?? student }

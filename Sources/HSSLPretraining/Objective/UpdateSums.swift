@@ -49,6 +49,8 @@ package struct UpdateSums {
     package var targets = 0
     /// Spread of the base's normalised global features (the teacher's where there is one): a collapse shows here first.
     package var features = FeatureSpread()
+    /// Global features of a frozen teacher, as unit vectors, by micro-batch.
+    var taught: [(firstImage: Int, rows: [Float])] = []
     /// Raw outputs of the last micro-batch, or of the whole update, by the fixtures' names (plain evaluation only).
     package var logits: [String: [Float]] = [:]
     /// int8: the student's codes in the last micro-batch of the update (one is enough to see them drift).

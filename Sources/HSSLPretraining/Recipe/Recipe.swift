@@ -10,6 +10,7 @@ public struct Recipe: Equatable, Sendable {
     public var auxiliary = Auxiliary()
     public var head = Head()
     public var objective = Objective()
+    public var distill = Distill()
     public var optimizer = Optimizer()
     public var schedule = Schedule()
     public var data = Data()

@@ -42,7 +42,7 @@ extension Recipe {
         head.prototypes = 512
         head.outDim = 128
         head.projectorLayers = 2
-        optimizer.learningRate = objective.name == "simmim" ? 1e-3 : 3e-3
+        optimizer.learningRate = ["simmim", Recipe.distillObjective].contains(objective.name) ? 1e-3 : 3e-3
         optimizer.minLearningRate = 1e-6
         if predicts { optimizer.weightDecay = [0.04, 0.04] }
         if hasPrototypes { optimizer.teacherMomentum = 0.99 }

@@ -11,26 +11,31 @@ extension Recipe {
     ///   - architectures: the names that `model.architecture` may take.
     ///   - overrides: `section.key=value` as given to `--set`, the value in YAML; the last of equal keys wins, `null`
     ///     takes the key out.
+    ///   - objective: where the text names none; nil: `distill` where it has that section, else that of `Recipe()`.
     /// - Throws: ``RecipeError`` for the first fault: invalid YAML, a duplicate or unknown key (with the nearest
     ///   known one), a key that the chosen head family or objective does not read, a missing or mistyped value, a
     ///   number out of range, or values that contradict one another.
     public static func parse(
         _ text: String, file: String, architectures: [String], objectives: [String] = supportedObjectives,
-        families: [String] = supportedFamilies, overrides: [String] = []
+        families: [String] = supportedFamilies, overrides: [String] = [], objective: String? = nil
     ) throws(RecipeError) -> Recipe {
         let names = Names(architectures: architectures, objectives: objectives, families: families)
-        return try read(RecipeDocument(text, file: file, overrides: overrides), names, isStored: false)
+        return try read(
+            RecipeDocument(text, file: file, overrides: overrides), names, isStored: false, objective: objective)
     }
 
     /// Reads a file; see `parse` for the rest.
     ///
     /// - Throws: `FileError` when the file cannot be read, else ``RecipeError``.
-    public static func load(path: String, architectures: [String], overrides: [String] = []) throws -> Recipe {
+    public static func load(
+        path: String, architectures: [String], overrides: [String] = [], objective: String? = nil
+    ) throws -> Recipe {
         let bytes = try readFile(at: path, limit: RecipeSyntax.largestText)
         guard let text = String(validating: bytes, as: UTF8.self) else {
             throw RecipeError(place: path, reason: "is not UTF-8 text")
         }
-        return try parse(text, file: path, architectures: architectures, overrides: overrides)
+        return try parse(
+            text, file: path, architectures: architectures, overrides: overrides, objective: objective)
     }
 
     /// Reads the recipe that a checkpoint holds. It may come from an earlier build: a key that it does not have means
@@ -52,11 +57,14 @@ extension Recipe {
     }
 
     private static func read(
-        _ document: RecipeDocument, _ names: Names, isStored: Bool
+        _ document: RecipeDocument, _ names: Names, isStored: Bool, objective: String? = nil
     ) throws(RecipeError) -> Recipe {
         let sections = Recipe.sections(names)
         try document.refuseUnknownNames(sections)
         var recipe = Recipe(names)
+        // A file that says how to distil means to.
+        let distills = document.entries["distill"]?.values.contains { !$0.isOverride } == true
+        recipe.objective.name = objective ?? (distills ? distillObjective : recipe.objective.name)
         var faults = document.faults
         func read(_ key: RecipeKey, of section: RecipeSection) {
             let entry = document.entries[section.name]?[key.name], path = "\(section.name).\(key.name)"
@@ -75,7 +83,16 @@ extension Recipe {
         // What a choice decides is known before the keys that depend on it.
         let all = sections.flatMap { section in section.keys.map { (section, $0) } }
         let choosing = Set(selectors.map(\.path) + decidingKeys)
-        for (section, key) in all where choosing.contains("\(section.name).\(key.name)") { read(key, of: section) }
+        let first = "objective.name"
+        for (section, key) in all where "\(section.name).\(key.name)" == first { read(key, of: section) }
+        // A teacher is enough of a foreign view unless somebody wants a head, too.
+        if recipe.objective.name == distillObjective, names.families.contains(Auxiliary.none) {
+            recipe.auxiliary.family = Auxiliary.none
+        }
+        for (section, key) in all {
+            let path = "\(section.name).\(key.name)"
+            if path != first, choosing.contains(path) { read(key, of: section) }
+        }
         recipe.fitDefaults()
         if document.entries["model"]?["initialize_from"]?.node != nil {
             recipe.optimizer.learningRate *= Self.initializedRate

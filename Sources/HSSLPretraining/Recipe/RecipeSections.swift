@@ -13,8 +13,8 @@ extension Recipe {
     /// The sections in canonical order.
     static func sections(_ names: Names = Names()) -> [RecipeSection] {
         [
-            modelSection(names), auxiliarySection(names), headSection, objectiveSection(names), optimizerSection,
-            scheduleSection, dataSection, evaluationSection, checkpointSection,
+            modelSection(names), auxiliarySection(names), headSection, objectiveSection(names), distillSection,
+            optimizerSection, scheduleSection, dataSection, evaluationSection, checkpointSection,
         ]
     }
 }
@@ -76,7 +76,7 @@ extension Recipe {
     private static func auxiliarySection(_ names: Names) -> RecipeSection {
         let help = "the head of another architecture, attached to the base's grid before the final norm"
         return RecipeSection(name: "auxiliary", help: help, keys: [
-            .choice("family", \.auxiliary.family, of: names.families, "The head; none switches HSSL off."),
+            .choice("family", \.auxiliary.family, of: names.families, "The head; none switches HSSL off, and is the default of objective distill."),
             .integer("depth", \.auxiliary.depth, in: 1...64, "Blocks."),
             .integer("kernel_size", \.auxiliary.kernelSize, in: 1...63,
                      "Side of the depthwise kernel; odd.").checked {
@@ -206,6 +206,7 @@ extension Recipe {
         RecipeVariant(
             name: "simmim", help: "pixels of masked cells are predicted (arXiv 2111.09886); under HSSL the base also "
                 + "imitates the head", keys: maskKeys + ["objective.global_weight"], defaults: maskedImages),
+        distillVariant,
     ]
 
     private static let maskKeys = ["objective.mask_ratio", "objective.mask_ratio_variance", "objective.mask_shape"]

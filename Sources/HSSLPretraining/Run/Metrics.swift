@@ -15,6 +15,11 @@ public struct Metrics: Equatable, Sendable {
     /// SimMIM.
     public var pixelsBase: Double?
     public var pixelsAux: Double?
+    /// Distillation.
+    public var similarityBase: Double?
+    public var similarityAux: Double?
+    public var mseBase: Double?
+    public var mseAux: Double?
     public var learningRate: Double?
     public var weightDecay: Double?
     public var teacherMomentum: Double?
@@ -44,6 +49,20 @@ public struct Metrics: Equatable, Sendable {
     public var skippedSteps: Int?
     /// Fraction; only after an evaluation.
     public var knnTop1: Double?
+    /// Of a distillation: k-NN of the untrained student and of the teacher (one line has them), over so many references.
+    public var knnUntrained: Double?
+    public var knnTeacher: Double?
+    public var knnReferences: Int?
+    /// Part of the gap between these two that `knnTop1` has closed.
+    public var gapClosed: Double?
+
+    package var gap: KNNGap? {
+        guard let knnUntrained, let knnTeacher else { return nil }
+        return KNNGap(untrained: knnUntrained, teacher: knnTeacher)
+    }
+
+    /// Says what part of a gap the k-NN figure of this line has closed.
+    mutating func set(_ gap: KNNGap?) { gapClosed = knnTop1.flatMap { gap?.closed(by: $0) } }
 
     public init(step: Int, epoch: Int) {
         self.step = step
@@ -60,19 +79,23 @@ public struct Metrics: Equatable, Sendable {
         ("cls_base", \.clsBase), ("cls_auxiliary", \.clsAux), ("patch", \.patch),
         ("global_base", \.globalBase), ("global_auxiliary", \.globalAux),
         ("pixels_base", \.pixelsBase), ("pixels_auxiliary", \.pixelsAux),
+        ("similarity_base", \.similarityBase), ("similarity_auxiliary", \.similarityAux),
+        ("mse_base", \.mseBase), ("mse_auxiliary", \.mseAux),
     ]
 
     private static let numberKeys: [(name: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
         ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch),
-        ("global_base", \.globalBase), ("global_aux", \.globalAux), ("pixels_base", \.pixelsBase), ("pixels_aux", \.pixelsAux), ("lr", \.learningRate),
+        ("global_base", \.globalBase), ("global_aux", \.globalAux), ("pixels_base", \.pixelsBase), ("pixels_aux", \.pixelsAux),
+        ("similarity_base", \.similarityBase), ("similarity_aux", \.similarityAux), ("mse_base", \.mseBase), ("mse_aux", \.mseAux), ("lr", \.learningRate),
         ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum), ("teacher_temperature", \.teacherTemperature),
         ("gradient_norm", \.gradientNorm), ("teacher_entropy", \.teacherEntropy), ("feature_std", \.featureStd),
         ("int8_saturation", \.int8Saturation), ("int8_gradient_saturation", \.int8GradientSaturation), ("int8_gradient_zeros", \.int8GradientZeros),
         ("int8_gradient_scale_mean", \.int8GradientScaleMean), ("int8_gradient_scale_max", \.int8GradientScaleMax),
-        ("images_per_second", \.imagesPerSecond), ("knn_top1", \.knnTop1),
+        ("images_per_second", \.imagesPerSecond), ("knn_top1", \.knnTop1), ("knn_untrained", \.knnUntrained),
+        ("knn_teacher", \.knnTeacher), ("gap_closed", \.gapClosed),
     ]
     private static let integerKeys: [(name: String, path: WritableKeyPath<Metrics, Int?> & Sendable)] = [
-        ("peak_rss_bytes", \.peakRSSBytes), ("skipped_steps", \.skippedSteps),
+        ("peak_rss_bytes", \.peakRSSBytes), ("skipped_steps", \.skippedSteps), ("knn_references", \.knnReferences),
     ]
 
     /// One JSON object without a line break; numbers that are not finite become `null`, as JSON has no other word.

@@ -89,6 +89,7 @@ public struct Report: Sendable {
             tiles.append(("k-NN top-1", "\(fixed(now * 100, places: 2)) %"))
             if best > now { tiles.append(("best k-NN", "\(fixed(best * 100, places: 2)) %")) }
         }
+        if let closed = last(\.gapClosed) { tiles.append(("gap to the teacher closed", "\(fixed(closed * 100, places: 1)) %")) }
         // One batch says little.
         let losses = metrics.compactMap(\.loss).filter(\.isFinite).suffix(50)
         if !losses.isEmpty { tiles.append(("loss, last \(losses.count) steps", shortNumber(losses.reduce(0, +) / Double(losses.count)))) }
@@ -112,10 +113,17 @@ public struct Report: Sendable {
                 series("total", 0, \.loss), series("CLS base", 1, \.clsBase), series("CLS auxiliary", 2, \.clsAux), series("patch", 3, \.patch),
                 series("global base", 1, \.globalBase), series("global auxiliary", 2, \.globalAux),
                 series("pixels base", 3, \.pixelsBase), series("pixels auxiliary", 4, \.pixelsAux),
+                series("similarity base", 4, \.similarityBase), series("similarity auxiliary", 5, \.similarityAux),
+                series("square base", 5, \.mseBase), series("square auxiliary", 5, \.mseAux),
             ]),
-            LineChart(title: "k-NN top-1", xLabel: "epoch", series: [knn], unit: .percent, dots: true),
+            LineChart(title: "k-NN top-1", xLabel: "epoch", series: [knn], unit: .percent, guides: knnGuides, dots: true),
+            LineChart(title: "Gap to the teacher closed (k-NN)", xLabel: "epoch", series: [
+                LineChart.Series(name: "closed", points: metrics.compactMap { line in
+                    line.gapClosed.map { (Double(line.epoch + 1), $0) }
+                }, color: 2),
+            ], unit: .percent, fromZero: true, dots: true),
             LineChart(title: "Teacher entropy (nats)", xLabel: "step", series: [series("entropy", 4, \.teacherEntropy)],
-                      guides: [("uniform over prototypes", log(Double(recipe.head.prototypes)))], fromZero: true),
+                      guides: [entropyGuide], fromZero: true),
             LineChart(title: "Feature spread (std of normalised features)", xLabel: "step", series: [series("feature std", 5, \.featureStd)], fromZero: true),
             LineChart(title: "Learning rate", xLabel: "step", series: [series("learning rate", 0, \.learningRate)], fromZero: true),
             LineChart(title: "Gradient norm", xLabel: "step", series: [series("gradient norm", 1, \.gradientNorm)], fromZero: true),
@@ -126,6 +134,19 @@ public struct Report: Sendable {
             LineChart(title: "Throughput (images/s)", xLabel: "step", series: [series("images/s", 3, \.imagesPerSecond)], fromZero: true),
         ].compactMap { $0.svg() }
         return charts.isEmpty ? "<p>No step was measured.</p>" : "<section class=\"charts\">\(charts.joined(separator: "\n"))</section>"
+    }
+
+    /// What a distilled student lies between; off the chart they are not drawn.
+    private var knnGuides: [(name: String, y: Double)] {
+        guard let gap = metrics.last(where: { $0.gap != nil })?.gap else { return [] }
+        return [("untrained", gap.untrained), ("teacher", gap.teacher)]
+    }
+
+    /// The largest entropy that targets can have.
+    private var entropyGuide: (name: String, y: Double) {
+        recipe.objective.name == Recipe.distillObjective
+            ? ("uniform over anchors", log(Double(recipe.distill.anchors)))
+            : ("uniform over prototypes", log(Double(recipe.head.prototypes)))
     }
 
     private var pictures: String {

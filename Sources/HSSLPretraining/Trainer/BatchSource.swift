@@ -24,6 +24,8 @@ struct BatchSource: Sendable {
     private let globalSize: Int
     private let localViews: Int
     private let localSize: Int
+    /// What a frozen teacher is asked about; nil: none teaches.
+    private let teacher: TeacherViewing?
     /// Places in the data set by epoch: filled by `Permutations`, shared by the loader's threads.
     private let permutations: Permutations
 
@@ -31,8 +33,13 @@ struct BatchSource: Sendable {
     ///   - grid: of the cells that masks cover, for a global view.
     ///   - images: places in the data set of those to learn from; nil: all.
     ///   - globalViews: of an image; nil: as many as the objective learns from.
-    init(recipe: Recipe, grid: Grid, dataset: Dataset, images: [Int]? = nil, microBatch: Int, globalViews: Int? = nil) {
+    ///   - teacher: a frozen one, which sees the same views.
+    init(
+        recipe: Recipe, grid: Grid, dataset: Dataset, images: [Int]? = nil, microBatch: Int, globalViews: Int? = nil,
+        teacher: TeacherViewing? = nil
+    ) {
         self.dataset = dataset
+        self.teacher = teacher
         self.images = images
         let count = images?.count ?? dataset.count
         augmentation = MultiCropAugmentation(recipe.data, imageSize: recipe.model.imageSize)
@@ -48,6 +55,9 @@ struct BatchSource: Sendable {
         localSize = recipe.data.localCropsSize
         permutations = Permutations(count: count, seed: recipe.schedule.seed)
     }
+
+    /// Of what is made of an image.
+    private var largestSide: Int { max(globalSize, teacher?.augmentation?.globalSize ?? 0) }
 
     /// Images to learn from.
     private var count: Int { images?.count ?? dataset.count }
@@ -66,12 +76,19 @@ struct BatchSource: Sendable {
                               firstImage: first)
         var unreadable: [Unreadable] = []
         var replaced = 0
+        // A bank keeps so many draws of an image, which come again and again.
+        let draw = teacher?.draws.map { epoch % $0 } ?? epoch
+        if let views = teacher?.augmentation {
+            batch.teacherViews = [Float](repeating: 0, count: count * views.count(ofView: 0))
+        }
         for place in 0..<count {
             let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
             let found = try readable(from: wanted, unreadable: &unreadable) { index, image in
-                write(augmentation, of: image, key: .init(seed: seed, epoch: epoch, index: index), place: place,
-                      into: batch)
+                let key = MultiCropAugmentation.Key(seed: seed, epoch: draw, index: index)
+                write(augmentation, of: image, key: key, place: place, into: batch)
+                if let views = teacher?.augmentation { write(teacherView: views, of: image, key: key, place, into: batch) }
             }
+            if teacher != nil { batch.keys.append(ViewKey(index: found, draw: draw)) }
             if found != wanted { replaced += 1 }
             for view in 0..<globalViews where masksPatches {
                 batch.masks.withUnsafeMutableBufferPointer { buffer in
@@ -131,6 +148,17 @@ struct BatchSource: Sendable {
         }
     }
 
+    /// The teacher's rendering of the same draw.
+    private func write(
+        teacherView views: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, _ place: Int,
+        into batch: CropBatch
+    ) {
+        batch.teacherViews.withUnsafeMutableBufferPointer { buffer in
+            guard let start = buffer.baseAddress else { return }
+            views.make(view: 0, of: image, key: key, into: start + place * views.count(ofView: 0))
+        }
+    }
+
     /// So many images after an unreadable one are tried, then others spread over the data set: bad files that lie
     /// together do not end a run.
     private static let neighbors = 100
@@ -146,7 +174,7 @@ struct BatchSource: Sendable {
         for attempt in 1...tries {
             let place = images?[index] ?? index
             do {
-                try dataset.withImage(place, side: globalSize) { body(place, $0) }
+                try dataset.withImage(place, side: largestSide) { body(place, $0) }
                 return index
             } catch {
                 lastError = error

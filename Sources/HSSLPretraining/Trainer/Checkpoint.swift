@@ -1,6 +1,7 @@
 import CSupport
 import HSSLFormats
 import HSSLGraph
+import HSSLModels
 
 /// The file from which a run continues bit for bit: weights, moments, what the objective learns besides (centres), and where the sampler stood.
 ///
@@ -29,6 +30,9 @@ package struct Checkpoint {
         package var recipe: String
         /// Of a search; nil in a pretraining run.
         package var search: SearchIdentity?
+        /// Of a distillation, and the draws of an image where they come from a bank.
+        package var teacher: ModelProvenance.Teacher?
+        package var draws: Int?
     }
 
     /// Writes atomically: a reader finds the old file or the new one, whole.
@@ -47,6 +51,8 @@ package struct Checkpoint {
         ]
         metadata["hssl.dataset_digest"] = position.datasetDigest
         for (key, value) in position.search?.metadata ?? [] { metadata[key] = value }
+        metadata[teacherKey] = position.teacher?.json.text()
+        metadata[drawsKey] = position.draws.map(String.init)
         metadata[metadataChecksumKey] = checksum(of: metadata)
         try SafetensorsWriter.write(path: path, tensors: tensors, metadata: metadata)
     }
@@ -129,7 +135,17 @@ package struct Checkpoint {
                         microBatch: microBatch, skippedSteps: try number("hssl.skipped_steps"),
                         datasetCount: try number("hssl.dataset_count"), datasetDigest: file.metadata["hssl.dataset_digest"],
                         datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"),
-                        search: try SearchIdentity(of: file))
+                        search: try SearchIdentity(of: file), teacher: try teacher(of: file),
+                        draws: file.metadata[drawsKey] == nil ? nil : try number(drawsKey))
+    }
+
+    private static let (teacherKey, drawsKey) = ("hssl.teacher", "hssl.teacher_draws")
+
+    private static func teacher(of file: SafetensorsFile) throws -> ModelProvenance.Teacher? {
+        guard let text = file.metadata[teacherKey] else { return nil }
+        do { return try ModelProvenance.Teacher(json: JSONValue.parse(text)) } catch {
+            throw FileError(path: file.path, reason: "metadata '\(teacherKey)': \(error)")
+        }
     }
 
     /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.

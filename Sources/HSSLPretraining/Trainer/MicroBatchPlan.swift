@@ -29,8 +29,12 @@ package struct MicroBatchPlan {
         package let threads: Int
         /// What all images take that are decoded at a time.
         package let decodeBytes: Int
+        /// What the views of an image take that somebody else than the learner sees.
+        package let otherViewBytes: Int
 
-        package init(threads: Int, decodeBytes: Int) { (self.threads, self.decodeBytes) = (threads, decodeBytes) }
+        package init(threads: Int, decodeBytes: Int, otherViewBytes: Int = 0) {
+            (self.threads, self.decodeBytes, self.otherViewBytes) = (threads, decodeBytes, otherViewBytes)
+        }
     }
 
     /// The plan for micro-batches of `smallest` to `largest` images within `limit`, packing for every product only where that alone fits. The plan
@@ -62,7 +66,7 @@ package struct MicroBatchPlan {
         let side = recipe.model.imageSize, cells = learner.globalGrid.count
         let views = learner.globalViews
         let crops = 4 * 3 * (views * side * side + recipe.data.localCrops * recipe.data.localCropsSize * recipe.data.localCropsSize)
-            + views * cells
+            + views * cells + loader.otherViewBytes
         let outsidePerImage = (1 + max(Self.prefetched, loader.threads)) * crops + learner.objective.heapBytes.perImage
         let whole = learner.objective.waits ? Self.whole(learner, recipe: recipe, crops: crops) : 0
         // All that comes with one image bounds what another can need; gradients come with the first and are no part of it.
@@ -109,6 +113,7 @@ package struct MicroBatchPlan {
         let views = learner.globalViews
         let batch = CropBatch(images: images, globalViews: views, globalSize: recipe.model.imageSize, localViews: recipe.data.localCrops, localSize: recipe.data.localCropsSize,
                               tokens: cells, firstImage: 0)
+        (batch.answers, batch.isRehearsal) = (learner.objective.silentAnswers(images: images), true)
         for crop in 0..<images * views {
             for token in 0..<mostMasked(recipe, of: cells) { batch.masks[crop * cells + token] = 1 }
         }

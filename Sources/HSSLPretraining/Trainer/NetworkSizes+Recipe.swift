@@ -25,6 +25,12 @@ extension NetworkSizes {
                 return "model.freeze_patch_embedding: \(name) (family \(base.family)) has no patch embedding"
             }
         }
+        if objective == Recipe.distillObjective, recipe.distill.cells {
+            let cells = model.grid(height: base.imageSize, width: base.imageSize)
+            if cells.count < 2 {
+                return "distill.patch_weight compares cells, and \(name)'s last grid has one; set it to 0"
+            }
+        }
         guard recipe.data.localCrops > 0 else { return nil }
         let size = recipe.data.localCropsSize
         if let reason = base.configuration.objection(toImageSize: size) { return "data.local_crops_size \(size) does not fit \(name): \(reason)" }
@@ -56,6 +62,7 @@ extension Recipe {
         case "mocov3": MoCoV3Settings(self)
         case "byol": BYOLSettings(hidden: head.hiddenDim, output: head.outDim)
         case "simmim": SimMIMSettings(self)
+        case Recipe.distillObjective: DistillSettings(self, teacher: nil)
         default: PrototypeSettings(self)
         }
     }
@@ -92,11 +99,22 @@ extension PrototypeSettings {
 }
 
 extension Learner {
-    package convenience init(recipe: Recipe) throws {
+    /// - Parameter teacher: the frozen one of objective `distill`.
+    package convenience init(recipe: Recipe, teacher: TeacherShape? = nil) throws {
+        var objective = recipe.objectiveSettings
+        if recipe.objective.name == Recipe.distillObjective {
+            guard let teacher else {
+                throw ModelError("objective.name distill needs a teacher: hssl distill has --teacher FILE")
+            }
+            if recipe.distill.cells, teacher.grid.count < 2 {
+                throw ModelError("distill.patch_weight compares cells, and the teacher's last grid has one; set it to 0")
+            }
+            objective = DistillSettings(recipe, teacher: teacher)
+        }
         guard let precision = Precision(rawValue: recipe.schedule.precision.rawValue) else {
             throw ModelError("precision \(recipe.schedule.precision.rawValue) is not known")
         }
-        try self.init(sizes: NetworkSizes(recipe: recipe), objective: recipe.objectiveSettings,
+        try self.init(sizes: NetworkSizes(recipe: recipe), objective: objective,
                       settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
                       clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage,
                       freezesPatchEmbedding: recipe.model.freezePatchEmbedding)

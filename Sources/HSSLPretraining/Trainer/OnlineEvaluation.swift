@@ -40,6 +40,12 @@ struct OnlineEvaluation {
     /// Whether to evaluate when `epoch` epochs are done (and at the very end).
     func isDue(epoch: Int, last: Bool) -> Bool { everyEpochs > 0 && (epoch % everyEpochs == 0 || last) }
 
+    /// Whether it ever is.
+    var isWanted: Bool { everyEpochs > 0 }
+
+    /// Images that vote: figures of other numbers are not compared.
+    var references: Int { reference.count }
+
     struct Result {
         /// Fraction; nil without labels.
         let top1: Double?
@@ -50,7 +56,11 @@ struct OnlineEvaluation {
     /// - Parameter illustrations: how many queries come back with their neighbours.
     func run(_ network: Network, illustrations: Int = 0) throws -> Result {
         let model = try Model(architecture: architecture, parameters: network.parameters, prefix: "base.")
-        let session = try Session(model: model, threads: Int(hssl_get_threads()))
+        return try run(Session(model: model, threads: Int(hssl_get_threads())), preprocessing, illustrations: illustrations)
+    }
+
+    /// The same of any model, whose images are prepared in its own way.
+    func run(_ session: Session, _ preprocessing: Preprocessing, illustrations: Int = 0) throws -> Result {
         let queries = try DatasetFeatures(dataset, indices: query, session: session, preprocessing: preprocessing)
         let search = try NearestSearch(queries: queries.values, dimension: queries.dimension, k: Self.neighbors)
         var references: [Int] = []

@@ -3,6 +3,7 @@ import HSSLData
 import HSSLFormats
 import HSSLGraph
 import HSSLModels
+import HSSLRuntime
 #if canImport(Glibc)
 import Glibc
 #endif
@@ -43,6 +44,10 @@ public final class Trainer {
     private let ordered: Recipe
     /// Nil: the run pretrains.
     private let search: SearchSetup?
+    /// Whom the base is distilled from; nil: it learns without one.
+    private let teacher: FrozenTeacher?
+    /// What the k-NN figures of a distillation lie between; nil until measured.
+    package private(set) var gap: KNNGap?
     package let learner: Learner
     package let folder: RunFolder
     let dataset: Dataset
@@ -102,8 +107,23 @@ public final class Trainer {
         try self.init(recipe: recipe, dataset: dataset, output: output, options: options, search: nil)
     }
 
-    /// - Parameter search: what else learns in the run, and from which images.
-    init(recipe ordered: Recipe, dataset: Dataset, output: String, options: PretrainingOptions, search: SearchSetup?) throws {
+    /// A distillation.
+    package convenience init(
+        recipe: Recipe, dataset: Dataset, output: String, options: PretrainingOptions, teacher: FrozenTeacher
+    ) throws {
+        try self.init(
+            recipe: recipe, dataset: dataset, output: output, options: options, search: nil, teacher: teacher)
+    }
+
+    /// - Parameters:
+    ///   - search: what else learns in the run, and from which images.
+    ///   - teacher: of objective `distill`.
+    init(
+        recipe ordered: Recipe, dataset: Dataset, output: String, options: PretrainingOptions, search: SearchSetup?,
+        teacher: FrozenTeacher? = nil
+    ) throws {
+        try Self.check(ordered, teacher: teacher)
+        self.teacher = teacher
         var recipe = search?.base ?? ordered
         // The C heap would keep a decoded photograph for every thread.
         if options.memoryLimit != nil { hssl_return_freed_memory() }
@@ -133,7 +153,7 @@ public final class Trainer {
         var ordered = ordered
         ordered.model.sizes = recipe.model.sizes
         (self.recipe, self.ordered, self.search) = (recipe, ordered, search)
-        learner = try Learner(recipe: recipe)
+        learner = try Learner(recipe: recipe, teacher: teacher?.shape)
         if let initial {
             for (network, _) in learner.networks { try initial.load(into: network) }
         }
@@ -154,6 +174,7 @@ public final class Trainer {
             let file = try SafetensorsFile(path: folder.checkpointPath)
             let position = try Checkpoint.position(of: file)
             try SearchIdentity.check(position.search, against: search?.identity, path: folder.checkpointPath)
+            try position.checkTeacher(teacher, path: folder.checkpointPath)
             try Self.check(position, against: ordered, dataset: dataset, digest: datasetDigest, schedules: schedules,
                            images: search?.images.count ?? dataset.count, path: folder.checkpointPath)
             try Checkpoint.load(file, into: learner)
@@ -162,13 +183,28 @@ public final class Trainer {
             throw PretrainingError("\(folder.checkpointPath): is gone, though the run had one; put it back or give another --output")
         }
         isResumed = resumed != nil
-        microBatch = try Self.microBatch(learner, recipe: recipe, options: options, resumed: resumed, dataset: dataset)
+        let viewing = teacher?.viewing(recipe)
+        microBatch = try Self.microBatch(
+            learner, recipe: recipe, options: options, resumed: resumed, dataset: dataset,
+            teacherSide: viewing?.augmentation?.globalSize ?? 0)
         source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, images: search?.images,
-                             microBatch: microBatch, globalViews: learner.globalViews)
+                             microBatch: microBatch, globalViews: learner.globalViews, teacher: viewing)
         step = resumed?.step ?? 0
         skippedSteps = resumed?.skippedSteps ?? 0
         try folder.writeConfiguration(ordered)
         try folder.openMetrics(after: step)
+    }
+
+    /// A distillation has a teacher, and nothing else has one.
+    private static func check(_ recipe: Recipe, teacher: FrozenTeacher?) throws {
+        let (name, distill) = (recipe.objective.name, Recipe.distillObjective)
+        if teacher == nil, name == distill {
+            throw PretrainingError("objective.name is \(distill), which needs a teacher: hssl distill RECIPE --teacher FILE")
+        }
+        if teacher != nil, name != distill {
+            throw PretrainingError("objective.name is \(name); hssl distill takes recipes of objective \(distill) "
+                + "(hssl pretrain runs this one)")
+        }
     }
 
     /// - Parameter images: of the data set that are learnt from.
@@ -229,16 +265,21 @@ public final class Trainer {
 
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the
     /// cache. Under a limit, decoding gets its part too.
-    private static func microBatch(_ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
-                                   dataset: Dataset) throws -> Int {
-        let preferred = defaultMicroBatch(learner.architecture)
+    ///
+    /// - Parameter teacherSide: of the views that a running teacher sees; 0: none does.
+    private static func microBatch(
+        _ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
+        dataset: Dataset, teacherSide: Int
+    ) throws -> Int {
+        let preferred = defaultMicroBatch(learner.architecture, views: learner.objective.wantsAnswers ? 1 : 2)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
             let needed = resumed == nil ? limit : limit + MicroBatchPlan.jitterBytes
             let decoding = decodeBytes(
-                dataset, side: recipe.model.imageSize, threads: options.loaderThreads, limit: min(limit, 4 * dataset.limits.bytes))
-            let loader = MicroBatchPlan.Loader(threads: options.loaderThreads, decodeBytes: decoding)
+                dataset, side: max(recipe.model.imageSize, teacherSide), threads: options.loaderThreads, limit: min(limit, 4 * dataset.limits.bytes))
+            let loader = MicroBatchPlan.Loader(
+                threads: options.loaderThreads, decodeBytes: decoding, otherViewBytes: 4 * 3 * teacherSide * teacherSide)
             let plan = MicroBatchPlan.probe(
                 learner, recipe: recipe, loader: loader, limit: needed, smallest: resumed?.microBatch ?? 1, largest: size)
             guard let fitting = plan.microBatch(limit: needed, largest: size) else {
@@ -262,11 +303,11 @@ public final class Trainer {
     /// As `--memory-limit` takes it, rounded up.
     private static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
 
-    /// So many images that the largest activation of their two views (in a transformer the MLP's hidden layer) takes about 4 MB.
-    package static func defaultMicroBatch(_ architecture: ModelArchitecture) -> Int {
+    /// So many images that the largest activation of their views (in a transformer the MLP's hidden layer) takes about 4 MB.
+    package static func defaultMicroBatch(_ architecture: ModelArchitecture, views: Int = 2) -> Int {
         let nodes = ModelTrace(architecture).tape.nodes
         let largest = nodes.reduce(1) { max($0, $1.shape.reduce(1, *)) }
-        return max(1, (4 << 20) / (2 * largest * MemoryLayout<Float>.stride))
+        return max(1, (4 << 20) / (views * largest * MemoryLayout<Float>.stride))
     }
 
     // MARK: The loop
@@ -293,6 +334,7 @@ public final class Trainer {
             try source.make(step: first + item / parts, part: item % parts)
         }
         defer { loader.stop() }
+        if step < last { gap = try knownGap(shouldStop: shouldStop, notice: notice) }
         var stopped = shouldStop()
         while step < last, !stopped {
             let schedule = schedules.values(step: step)
@@ -304,6 +346,7 @@ public final class Trainer {
                 imagesSeen += part.batch.images
                 try note(part, notice)
                 willLearn?(step, part.batch)
+                try ask(part.batch, into: &sums)
                 learner.accumulate(part.batch, context: context, into: &sums)
             }
             let outcome = learner.update(sums, schedule: schedule)
@@ -323,6 +366,7 @@ public final class Trainer {
                 makeRoom()
                 lastTop1 = try evaluation.run(learner.objective.deployed).top1
                 metrics.knnTop1 = lastTop1
+                metrics.set(gap)
             }
             if !warnedOfCollapse, !outcome.skipped, let warning = collapse(metrics) {
                 warnedOfCollapse = true
@@ -400,6 +444,38 @@ public final class Trainer {
         }
     }
 
+    // MARK: Distillation
+
+    /// Lets the frozen teacher answer, on all threads, before the student learns.
+    private func ask(_ batch: CropBatch, into sums: inout UpdateSums) throws {
+        guard let teacher else { return }
+        let clock = ContinuousClock.now
+        batch.answers = try teacher.source.answers(for: batch.keys) { batch.teacherViews }
+        batch.teacherViews = []
+        sums.time.teacher += ContinuousClock.now - clock
+    }
+
+    /// k-NN of the untrained student and of the teacher: what metrics say, or measured before the first update.
+    private func knownGap(shouldStop: () -> Bool, notice: Notice) throws -> KNNGap? {
+        guard let teacher, let evaluation, evaluation.isWanted else { return nil }
+        let references = evaluation.references
+        if let known = try folder.readMetrics().last(where: { $0.knnReferences == references })?.gap { return known }
+        if shouldStop() { return nil }
+        makeRoom()
+        let untrained = try UntrainedBase.model(recipe: recipe)
+        let session = try Session(model: untrained, threads: Int(hssl_get_threads()))
+        guard let low = try evaluation.run(session, preprocessing).top1, !shouldStop() else { return nil }
+        let taught = try teacher.withSession(threads: Int(hssl_get_threads())) {
+            try evaluation.run($0, teacher.file.preprocessing).top1
+        }
+        guard let high = taught else { return nil }
+        let gap = KNNGap(untrained: low, teacher: high)
+        var line = Metrics(step: step, epoch: step / schedules.stepsPerEpoch)
+        (line.knnUntrained, line.knnTeacher, line.knnReferences) = (low, high, references)
+        try folder.append(line)
+        return gap
+    }
+
     // MARK: Files
 
     private func save() throws {
@@ -408,13 +484,13 @@ public final class Trainer {
         try Checkpoint.save(learner, position: .init(
             step: step, epoch: step / schedules.stepsPerEpoch, samplerPosition: step % source.stepsPerEpoch * source.batchImages, seed: recipe.schedule.seed,
             microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, datasetDigest: datasetDigest, datasetName: datasetName,
-            recipe: ordered.yaml, search: search?.identity), to: folder.checkpointPath)
+            recipe: ordered.yaml, search: search?.identity, teacher: teacher?.identity, draws: teacher?.source.draws), to: folder.checkpointPath)
     }
 
     /// The base model of the teacher and the report.
     private func finish() throws {
         makeRoom()
-        let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch)
+        let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch, teacher: teacher?.identity)
         try base.write(learner.objective.deployed, to: folder.modelPath, precision: .float32)
         try writeReport(neighborhoods: evaluation.map { try neighborhoods($0.run(learner.objective.deployed, illustrations: 8).neighbors) } ?? [])
     }
@@ -422,6 +498,7 @@ public final class Trainer {
     private func writeReport(neighborhoods: [Report.Neighborhood] = []) throws {
         var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
         report.results = [("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)")]
+        if let teacher { report.results += [("teacher", teacher.identity.summary)] }
         report.neighborhoods = neighborhoods
         try report.write(to: folder.reportPath)
     }

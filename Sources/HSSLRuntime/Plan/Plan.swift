@@ -54,6 +54,7 @@ package struct Plan: Sendable {
                 case .mean: [(mean, 0)]
                 case .clsMean: [(cls, 0), (mean, width)]
                 case .patch: [(patches, 0)]
+                case .clsPatch: [(cls, 0), (patches, width)]
                 }
             lowered[features] = try context.run {
                 try Lowering.lower(trace.tape, outputs: outputs, precision: precision, constants: &constants)
@@ -76,7 +77,9 @@ package struct Plan: Sendable {
         (self.width, self.tokens) = (width, count)
         imageCount = trace.images.count
         arenaBytes = lowered.values.map(\.arena.byteCount).max() ?? 0
-        rowCounts = [.cls: width, .mean: width, .clsMean: 2 * width, .patch: count * width]
+        rowCounts = [
+            .cls: width, .mean: width, .clsMean: 2 * width, .patch: count * width, .clsPatch: (1 + count) * width,
+        ]
     }
 
     /// One vector an image, or one a patch.
@@ -85,6 +88,7 @@ package struct Plan: Sendable {
         case .cls, .mean: [1, width]
         case .clsMean: [1, 2 * width]
         case .patch: [tokens, width]
+        case .clsPatch: [1 + tokens, width]
         }
     }
 
@@ -107,6 +111,7 @@ package struct Plan: Sendable {
         case .cls, .mean: [width]
         case .clsMean: [2 * width]
         case .patch: [tokens, width]
+        case .clsPatch: [1 + tokens, width]
         }
     }
 
@@ -150,10 +155,12 @@ package struct Plan: Sendable {
     /// Bytes that a model needs at most: while loading (the packed weights, the part of the mapped file that is being
     /// read, the largest tensor in the forms that it takes), then while running with a batch of prepared images and
     /// patch features. Known from the file's header alone; what the process has besides is not counted.
+    ///
+    /// - Parameter precision: in which it will run; nil: the file's.
     package static func memoryBound(
-        _ model: ModelFile, threads: Int, batch: Int, features: Features = .patch
+        _ model: ModelFile, precision: Precision? = nil, threads: Int, batch: Int, features: Features = .patch
     ) throws -> Int {
-        try Plan(model.architecture, precision: model.precision).memoryBound(
+        try Plan(model.architecture, precision: precision ?? model.precision).memoryBound(
             fileBytes: model.byteCount, threads: threads, batch: batch, features: features)
     }
 

@@ -36,8 +36,8 @@ struct FeatureOptions: ParsableArguments {
         if let rawPixels, !(1...1024).contains(rawPixels) {
             throw ValidationError("--raw-pixels must be from 1 to 1024, not \(rawPixels)")
         }
-        if features == .patch {
-            throw ValidationError("--features patch has a vector a patch; this needs one an image")
+        if let features, features.isMatrix {
+            throw ValidationError("--features \(features.rawValue) has a vector a patch; this needs one an image")
         }
     }
 

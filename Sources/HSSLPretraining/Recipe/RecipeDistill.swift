@@ -1,0 +1,94 @@
+import HSSLModels
+
+// The section of a distillation, and what its objective changes about other defaults.
+
+extension Recipe {
+    public struct Distill: Equatable, Sendable {
+        public var draws = 4
+        public var rank = 32
+        public var globalWeight = 1.0
+        public var similarityWeight = 1.0
+        public var anchors = 2048
+        /// Of the student, of the teacher.
+        public var similarityTemperature = [0.05, 0.05]
+        public var patchWeight = 1.0
+        public var patchTemperature = 0.1
+        public var mseWeight = 0.0
+
+        /// Whether the teacher's cells are learnt from.
+        public var cells: Bool { patchWeight > 0 }
+    }
+
+    /// The objective of `hssl distill`; nothing else has a teacher's file.
+    public static let distillObjective = "distill"
+
+    /// Objectives that teach themselves: those of `hssl pretrain`.
+    public static var selfSupervisedObjectives: [String] { supportedObjectives.filter { $0 != distillObjective } }
+
+    static var distillSection: RecipeSection {
+        let weight = Bounds.from(0, to: 1000), temperature = Bounds.from(0.001, to: 100)
+        return RecipeSection(name: "distill", help: "what a student takes over from the teacher of hssl distill", keys: [
+            .integer("draws", \.distill.draws, in: 1...1_000_000,
+                     "Views of an image that a bank keeps: epoch e replays draw e modulo this. Without a bank every epoch "
+                        + "draws anew."),
+            .integer("rank", \.distill.rank, in: 0...65_536,
+                     "Coordinates of a cell that a bank keeps; 0: all of the teacher's channels."),
+            .number("global_weight", \.distill.globalWeight, in: weight,
+                    "Of 1 − cosine of the global features, the student's through a linear layer.").checked(idleFault),
+            .number("similarity_weight", \.distill.similarityWeight, in: weight,
+                    "Of the divergence of similarities to the teacher's global features of the last images."),
+            .integer("anchors", \.distill.anchors, in: 2...65_536, "How many images these are."),
+            .numbers("similarity_temperature", \.distill.similarityTemperature, count: 2...2, in: temperature,
+                     "Divides these similarities: the student's, the teacher's."),
+            .number("patch_weight", \.distill.patchWeight, in: weight,
+                    "Of the divergence of the similarities between the cells of an image, on the smaller grid of the two."),
+            .number("patch_temperature", \.distill.patchTemperature, in: temperature,
+                    "Divides the similarities of cells, the student's and the teacher's."),
+            .number("mse_weight", \.distill.mseWeight, in: weight,
+                    "Of the mean square of the global features' difference, lengths included."),
+        ])
+    }
+
+    private static func idleFault(_ recipe: Recipe) -> String? {
+        let distill = recipe.distill
+        let weights = [distill.globalWeight, distill.similarityWeight, distill.patchWeight, distill.mseWeight]
+        return weights.contains { $0 > 0 } ? nil : "is 0, as the other weights are: nothing would be learnt"
+    }
+
+    static var distillVariant: RecipeVariant {
+        RecipeVariant(
+            name: distillObjective,
+            help: "a student of any family learns what a frozen teacher says of the same view: hssl distill",
+            keys: distillSection.keys.map { "distill.\($0.name)" }, defaults: distilled)
+    }
+
+    /// A student has clear targets from the first step: a larger rate than without a teacher, no dropped branches,
+    /// views that leave the object in sight.
+    private static func distilled(_ recipe: inout Recipe) {
+        recipe.model.dropPath = 0
+        recipe.optimizer.learningRate = 1e-3
+        recipe.optimizer.minLearningRate = 1e-6
+        recipe.optimizer.weightDecay = [0.05, 0.05]
+        recipe.optimizer.clipGradient = 1
+        recipe.optimizer.teacherMomentum = 0.99
+        recipe.data.globalCropsScale = [0.3, 1]
+        recipe.data.colorJitterProbability = 0.5
+        recipe.data.grayscaleProbability = 0.1
+        recipe.data.blurProbability = [0, 0, 0]
+        recipe.data.solarizeProbability = 0
+    }
+}
+
+extension DistillSettings {
+    init(_ recipe: Recipe, teacher: TeacherShape?) {
+        self.init(teacher: teacher)
+        let section = recipe.distill
+        globalWeight = Float(section.globalWeight)
+        similarityWeight = Float(section.similarityWeight)
+        anchors = section.anchors
+        similarityTemperature = (Float(section.similarityTemperature[0]), Float(section.similarityTemperature[1]))
+        patchWeight = Float(section.patchWeight)
+        patchTemperature = Float(section.patchTemperature)
+        mseWeight = Float(section.mseWeight)
+    }
+}

@@ -1,0 +1,53 @@
+import ArgumentParser
+import HSSLCommandLine
+import HSSLGraph
+import HSSLPretraining
+import Logging
+
+struct Distill: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Teach a small base what a large one knows, without labels.",
+        discussion: """
+            The teacher is any model file of hssl import or hssl export; it stays as it is and sees the very views that \
+            the student learns from, at its own size. The student is any base of a recipe of objective distill (which \
+            is the default here); its section distill says what is learnt. The run folder is as of hssl pretrain, and \
+            model.safetensors is the student's average. Where images have labels, the log says which part of the k-NN gap \
+            between the untrained student and the teacher is closed.
+
+            Examples:
+              hssl import dinov2-small/model.safetensors --output dinov2-112.safetensors --image-size 112
+              hssl distill models/vit_tiny-distil-clipart.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small
+              hssl distill RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small --resume=auto
+              hssl export runs/small --output small-int8.safetensors --precision int8
+            """)
+
+    @OptionGroup var options: RunOptions
+
+    @Option(name: .long, help: ArgumentHelp("Model file that the student learns from.", valueName: "file"))
+    var teacher: String
+
+    @Option(name: .long, help: ArgumentHelp("How the teacher runs: float32, float16 or int8. (default: int8)", valueName: "p"))
+    var teacherPrecision: Precision?
+
+    func run() throws {
+        options.shared.apply()
+        StopSignal.install()
+        let log = Logger(label: "hssl")
+        let recipe = try options.resolvedRecipe(objective: Recipe.distillObjective)
+        guard recipe.objective.name == Recipe.distillObjective else {
+            throw CommandError(
+                "\(options.recipe): objective.name is \(recipe.objective.name); hssl distill takes recipes of objective "
+                    + "\(Recipe.distillObjective)")
+        }
+        let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
+        let dataset = try options.dataset(log)
+        let frozen = try FrozenTeacher(
+            file: opened.file, precision: opened.precision, threads: options.shared.threadCount,
+            wantsCells: recipe.distill.cells)
+        log.info("teacher: \(frozen.identity.summary), \(frozen.file.architecture.name) at \(frozen.file.architecture.imageSize) pixels")
+        let trainer = try Trainer(
+            recipe: recipe, dataset: dataset, output: options.output, options: options.pretrainingOptions,
+            teacher: frozen)
+        try options.train(trainer, recipe: recipe, dataset: dataset, label: "distil", log)
+    }
+}
