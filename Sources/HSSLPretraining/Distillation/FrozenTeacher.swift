@@ -50,12 +50,12 @@ package struct FrozenTeacher: Sendable {
     package func viewing(_ recipe: Recipe) -> TeacherViewing {
         TeacherViewing(
             draws: source.draws,
-            augmentation: source.draws == nil ? Self.augmentation(recipe, for: file) : nil)
+            augmentation: source.draws == nil ? Self.augmentation(recipe.data, for: file) : nil)
     }
 
-    /// The recipe's views at the size and with the mean and deviation of a teacher.
-    package static func augmentation(_ recipe: Recipe, for teacher: ModelFile) -> MultiCropAugmentation {
-        var data = recipe.data
+    /// A recipe's views at the size and with the mean and deviation of a teacher.
+    package static func augmentation(_ data: Recipe.Data, for teacher: ModelFile) -> MultiCropAugmentation {
+        var data = data
         data.mean = teacher.preprocessing.mean.map { Double($0) }
         data.std = teacher.preprocessing.std.map { Double($0) }
         return MultiCropAugmentation(data, imageSize: teacher.architecture.imageSize)

@@ -27,9 +27,15 @@ package protocol TeacherSource: AnyObject, Sendable {
     var grid: Grid { get }
     /// Draws an image; nil: any number.
     var draws: Int? { get }
+    /// Why it has no answers about an image, which then gives way to another; nil: it has.
+    func absence(of index: Int) -> String?
     /// Answers for some views, in their order. May be called from any thread, one call at a time per caller.
     func answers(for keys: [ViewKey], views: TeacherViews) throws -> TeacherAnswers
 }
 
 /// Views as the teacher takes them, [views, 3, side, side] normalised; only a source that runs the teacher asks for them.
 package typealias TeacherViews = () throws -> [Float]
+
+extension TeacherSource {
+    package func absence(of index: Int) -> String? { nil }
+}

@@ -235,7 +235,7 @@ public final class Trainer {
 
     /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the images it began with, wherever they are
     /// kept. Also the bytes of the largest of those images.
-    private static func digest(of dataset: Dataset) -> String {
+    static func digest(of dataset: Dataset) -> String {
         var digest = CRC32C()
         for index in 0..<dataset.count {
             withUnsafeBytes(of: Int32(truncatingIfNeeded: dataset.label(index) ?? -1).littleEndian) { digest.update($0) }
