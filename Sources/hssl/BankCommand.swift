@@ -106,10 +106,18 @@ struct Bank: ParsableCommand {
             log.info("stopped; whole shards are kept, and --resume goes on")
             throw Exit(StopSignal.exitStatus ?? .terminated)
         }
-        let absent = try ViewBank(path: output).absentCount
+        let bank = try ViewBank(path: output), absent = bank.absentCount
+        if let line = bank.keptLine { log.info("\(line)") }
         log.info("finished: \(output)")
         if absent > 0 { log.warning("\(absent) images could not be used: the bank has no answers about them") }
         if absent > 0 || !dataset.faults.isEmpty { throw Exit(.partly) }
+    }
+}
+
+extension ViewBank {
+    /// What is lost with the rank; nil: nothing.
+    var keptLine: String? {
+        keptShare.map { "cells: \(($0 * 1000).rounded() / 10) % of their squared length is along the \(rank) directions kept" }
     }
 }
 
@@ -136,22 +144,22 @@ struct BankReport {
     let path: String
     let identity: ViewBankIdentity
     let progress: ViewBank.Progress
-    /// Nil while the bank is not complete.
-    let absent: Int?
+    /// Nil while it is not complete.
+    let bank: ViewBank?
 
     /// Looks into every shard of a complete bank.
     init(_ path: String) throws {
         self.path = path
         identity = try ViewBank.identity(in: path)
         progress = ViewBank.Progress(path: path, layout: identity.layout)
-        absent = progress.isComplete ? try ViewBank(path: path).absentCount : nil
+        bank = progress.isComplete ? try ViewBank(path: path) : nil
     }
 
     var lines: [String] {
         let drawn = identity.drawn.keys.map { "\(oneLine($0)) \(oneLine(identity.drawn[$0]?.text() ?? ""))" }
-        let state = absent.map { "complete, every checksum as recorded; \($0) images without answers" }
+        let state = bank.map { "complete, every checksum as recorded; \($0.absentCount) images without answers" }
             ?? "not complete: \(progress.shardsDone) of \(identity.layout.shards) shards, \(progress.imagesDone) images"
-        return ["view bank: \(state)"] + identity.lines + ["drawn: \(drawn.joined(separator: ", "))"]
+        return ["view bank: \(state)"] + identity.lines + (bank?.keptLine.map { [$0] } ?? []) + ["drawn: \(drawn.joined(separator: ", "))"]
     }
 
     var json: JSONValue {
@@ -159,7 +167,8 @@ struct BankReport {
             "bank": .string(path), "identity": identity.json, "complete": .bool(progress.isComplete),
             "shards": .integer(progress.shardsDone), "images": .integer(progress.imagesDone),
             "bytes_per_view": .integer(identity.layout.viewBytes),
-            "images_absent": absent.map { .integer($0) } ?? .null,
+            "images_absent": bank.map { .integer($0.absentCount) } ?? .null,
+            "kept_share": bank?.keptShare.map { .number($0) } ?? .null,
         ]
     }
 }

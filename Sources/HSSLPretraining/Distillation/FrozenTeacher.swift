@@ -50,7 +50,8 @@ package struct FrozenTeacher: Sendable {
     package func viewing(_ recipe: Recipe) -> TeacherViewing {
         TeacherViewing(
             draws: source.draws,
-            augmentation: source.draws == nil ? Self.augmentation(recipe.data, for: file) : nil)
+            augmentation: source.draws == nil ? Self.augmentation(recipe.data, for: file) : nil,
+            absence: { [source] in source.absence(of: $0) })
     }
 
     /// A recipe's views at the size and with the mean and deviation of a teacher.
@@ -73,6 +74,8 @@ package struct TeacherViewing: Sendable {
     let draws: Int?
     /// Nil: it has seen them.
     let augmentation: MultiCropAugmentation?
+    /// Why it has no answers about an image; nil: it has.
+    let absence: @Sendable (Int) -> String?
 }
 
 extension ModelProvenance.Teacher {

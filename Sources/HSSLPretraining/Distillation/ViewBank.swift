@@ -18,6 +18,8 @@ package final class ViewBank: TeacherSource {
     package var rank: Int { identity.layout.rank }
     package var grid: Grid { identity.layout.grid }
     package var draws: Int? { identity.layout.draws }
+    /// Part of the cells' squared length that their coordinates keep, over the images that decided the basis; nil: all.
+    package let keptShare: Double?
     private let shards: [ViewBankShard]
     /// Whether answers have cells.
     private let wantsCells: Bool
@@ -49,7 +51,8 @@ package final class ViewBank: TeacherSource {
                     + "shards (hssl bank --resume goes on)")
         }
         let identity = identity
-        if identity.layout.hasBasis { _ = try CellBasis(path: path + "/" + CellBasis.fileName, bank: identity) }
+        keptShare = identity.layout.hasBasis
+            ? try CellBasis(path: path + "/" + CellBasis.fileName, bank: identity).share : nil
         shards = try (0..<identity.layout.shards).map { try ViewBankShard($0, folder: path, bank: identity) }
     }
 

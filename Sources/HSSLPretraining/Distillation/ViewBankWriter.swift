@@ -193,7 +193,6 @@ package final class ViewBankWriter {
             } else if let made = try makeBasis(shouldStop) {
                 basis = made
                 try made.write(to: file, bank: identity, calls: options.calls)
-                notice("rank \(made.rank) keeps \((made.share * 1000).rounded() / 10) % of the cells' squared length")
             } else {
                 return .stopped
             }
