@@ -53,6 +53,7 @@ struct Export: ParsableCommand {
         shared.apply()
         let measurement = try export(Int8Options(calibration: calibration, smoothing: smooth ?? .auto))
         for line in measurement?.lines ?? [] { print(line) }
+        if let teacher = try BaseExport.teacherSummary(of: output) { print("distilled from \(teacher)") }
         if let warning = measurement?.warning { Logger(label: "hssl").warning("\(warning)") }
     }
 

@@ -19,7 +19,7 @@ final class PairTests: TrainerTestCase {
         let auxiliary = head == Recipe.Auxiliary.none ? "{family: none}" : "{family: \(head), depth: 2}"
         let (head, data) = switch objective {
         case "ibot", "dino": ("{hidden_dim: 16, bottleneck_dim: 8, prototypes: 16}", "{local_crops: \(head == "mlp" ? 0 : 1), local_crops_size: 8}")
-        case "simmim": ("{}", "{}")
+        case "simmim", Recipe.distillObjective: ("{}", "{}")
         default: ("{hidden_dim: 16, out_dim: 8}", "{}")
         }
         let hasPrototypes = ["ibot", "dino"].contains(objective)
@@ -42,8 +42,10 @@ final class PairTests: TrainerTestCase {
         for step in steps {
             var sums = learner.newSums()
             for part in 0..<source.partsPerStep {
+                let batch = try source.make(step: step, part: part).batch
+                if recipe.objective.name == Recipe.distillObjective { batch.answer(step: step) }
                 learner.accumulate(
-                    try source.make(step: step, part: part).batch,
+                    batch,
                     context: .init(step: step, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages,
                                    prototypesFrozen: false),
                     into: &sums)
@@ -65,15 +67,15 @@ final class PairTests: TrainerTestCase {
                         guard (try? NetworkSizes(recipe: recipe)) != nil else { continue }
                         pairs += 1
                         hssl_set_threads(1)
-                        let straight = try Learner(recipe: recipe)
+                        let straight = try Learner(recipe: recipe, teacher: .small)
                         let before = straight.state
                         try learn(straight, recipe, steps: 0..<2)
                         hssl_set_threads(2)
-                        let first = try Learner(recipe: recipe)
+                        let first = try Learner(recipe: recipe, teacher: .small)
                         try learn(first, recipe, steps: 0..<1)
                         try Checkpoint.save(first, position: .init(step: 1, epoch: 0, samplerPosition: 4, seed: 0, microBatch: 3, skippedSteps: 0, datasetCount: 64,
                                                                    datasetName: "train", recipe: recipe.yaml), to: root + "/pair.safetensors")
-                        let resumed = try Learner(recipe: recipe)
+                        let resumed = try Learner(recipe: recipe, teacher: .small)
                         try Checkpoint.load(SafetensorsFile(path: root + "/pair.safetensors"), into: resumed)
                         try learn(resumed, recipe, steps: 1..<2)
                         XCTAssertTrue(straight.state == resumed.state, "\(name): bits differ")
@@ -99,14 +101,14 @@ final class PairTests: TrainerTestCase {
     func testGradientsOfEveryPairAtReducedPrecision() throws {
         for architecture in architectures {
             let masks = !architecture.hasPrefix("resnet")
-            let coupled = ["mocov3", "byol"] + (masks ? ["simmim"] : [])
+            let coupled = ["mocov3", "byol", Recipe.distillObjective] + (masks ? ["simmim"] : [])
             let cases = heads.map { ($0, masks ? "ibot" : "dino") } + coupled.flatMap { [("convnext", $0), ("none", $0)] }
             for (head, objective) in cases {
                 let images = coupled.contains(objective) ? 64 : 8
                 var gradients: [Precision: [String: [Float]]] = [:]
                 for precision in Precision.allCases {
                     let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)", "model.drop_path=0", "schedule.batch_size=\(images)")
-                    let learner = try Learner(recipe: recipe)
+                    let learner = try Learner(recipe: recipe, teacher: .small)
                     // Initial weights of σ 0.02 and a layer scale of 1e-6 would leave most of the model unused.
                     for parameter in learner.student.parameters.all {
                         let gain: Float = parameter.name.contains("gamma") ? 1e6 : parameter.shape.count == 2 && !parameter.name.contains("head.") ? 4 : 1
@@ -116,6 +118,7 @@ final class PairTests: TrainerTestCase {
                     learner.teacher?.copy(from: learner.student)
                     let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: images)
                     let batch = try source.make(step: 0, part: 0).batch
+                    if objective == Recipe.distillObjective { batch.answer(step: 0) }
                     gradients[precision] = learner.evaluate([batch], context: SmallLearner.context(images: images)).gradients
                 }
                 // An untrained base says nearly the same of every image here, and batch norm enlarges what little differs

@@ -86,6 +86,17 @@ struct ReferenceTrajectory {
                 return settings
             case "byol": return try BYOLSettings(hidden: integer("hidden_dim"), output: integer("out_dim"))
             case "simmim": return try SimMIMSettings(maskStride: integer("mask_stride"))
+            case Recipe.distillObjective:
+                let side = try integer("teacher_side")
+                var settings = try DistillSettings(teacher: TeacherShape(
+                    width: integer("teacher_width"), rank: integer("teacher_rank"), grid: Grid(height: side, width: side)))
+                (settings.anchors, settings.globalWeight) = (try integer("anchors"), try number("global_weight"))
+                settings.similarityWeight = try number("similarity_weight")
+                let temperatures = try section.numbers("similarity_temperature", in: context).map { Float($0) }
+                settings.similarityTemperature = (temperatures[0], temperatures[1])
+                (settings.patchWeight, settings.mseWeight) = (try number("patch_weight"), try number("mse_weight"))
+                settings.patchTemperature = try number("patch_temperature")
+                return settings
             default:
                 var settings = try PrototypeSettings(
                     hidden: integer("hidden_dim"), bottleneck: integer("bottleneck_dim"),
@@ -190,6 +201,15 @@ struct ReferenceTrajectory {
             take(Array(try file.tensor("step\(step).masks").bytes), views: views, size: cells, into: &batch.masks)
         }
         take(locals, views: c.localViews, size: 3 * c.localSize * c.localSize, into: &batch.locals)
+        if let teacher = (c.objective as? DistillSettings)?.teacher {
+            let cells = teacher.grid.count * teacher.rank
+            var answers = TeacherAnswers(
+                globals: [Float](repeating: 0, count: range.count * teacher.width),
+                cells: [Float](repeating: 0, count: range.count * cells))
+            take(try file.floats("step\(step).teacher_globals"), views: 1, size: teacher.width, into: &answers.globals)
+            take(try file.floats("step\(step).teacher_cells"), views: 1, size: cells, into: &answers.cells)
+            batch.answers = answers
+        }
         return batch
     }
 

@@ -1,4 +1,4 @@
-"""What is learnt: five objectives, each for a base alone or under HSSL, over one whole batch.
+"""What is learnt: six objectives, each for a base alone or under HSSL, over one whole batch.
 
 A *stream* is the base or, where there is one, the auxiliary head. Each has its own projection; the global target of
 every stream comes from one stream of the teacher, the *guide*: the auxiliary head where there is one, else the
@@ -8,6 +8,7 @@ Views are stacked view-major: with B images, rows 0..<B are the first view, B..<
 """
 
 import dataclasses
+import math
 
 import torch
 import torch.nn as nn
@@ -70,6 +71,8 @@ class Objective:
     always_teacher = True
     masks = False
     global_views = True
+    # Sizes of what a frozen teacher says of an image; None: there is no such teacher.
+    answers: dict[str, tuple[int, ...]] | None = None
 
     def __init__(self, settings: dict) -> None:
         self.settings = settings
@@ -355,7 +358,93 @@ class SimMIM(Objective):
         return Outcome(loss, parts, outputs, state)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"ibot": IBOT, "dino": DINO, "mocov3": MoCoV3, "byol": BYOL, "simmim": SimMIM}
+# Distillation
+
+
+class Distill(Objective):
+    """A frozen teacher's answers to the view that the student sees: its global feature, and its cells in any orthonormal
+    basis. The network beside the student is its average, which nothing is asked.
+
+    Similarities are taken to anchors, the teacher's unit vectors of the last images before this update.
+    """
+
+    global_views = False
+
+    def __init__(self, settings: dict) -> None:
+        super().__init__(settings)
+        side, rank = settings["teacher_side"], settings["teacher_rank"]
+        self.answers = {"teacher_globals": (settings["teacher_width"],), "teacher_cells": (side * side, rank)}
+
+    def projections(self, width: int, streams: list[str], teacher: bool) -> nn.ModuleDict:
+        head = nn.ModuleDict()
+        if not teacher:
+            for stream in streams:
+                head[f"{stream}_projection"] = nn.Linear(width, self.settings["teacher_width"])
+        return head
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """A queue half full: how many vectors it has, and where the next one goes."""
+        size = self.settings["anchors"]
+        vectors = F.normalize(torch.randn(size, self.settings["teacher_width"]), dim=-1)
+        vectors[size // 2 :] = 0
+        return {"vectors": vectors, "place": torch.tensor([size // 2, size // 2], dtype=torch.get_default_dtype())}
+
+    @staticmethod
+    def divergence(target: Tensor, logits: Tensor) -> Tensor:
+        """KL of each row of logits from a row of the target's logits."""
+        return F.kl_div(
+            F.log_softmax(logits, dim=-1), F.log_softmax(target, dim=-1), log_target=True, reduction="none"
+        ).sum(-1)
+
+    @staticmethod
+    def similarities(cells: Tensor, side: int) -> Tensor:
+        """[B, N, D] on a square grid → cosines of every cell to the others on a grid of that side [B, side², side² − 1]."""
+        own = math.isqrt(cells.shape[1])
+        grid = cells.mT.unflatten(-1, (own, own))
+        if own != side:
+            grid = F.interpolate(grid, size=(side, side), mode="bilinear", antialias=True)
+        unit = F.normalize(grid.flatten(2).mT, dim=-1)
+        cosines, count = unit @ unit.mT, side * side
+        others = ~torch.eye(count, dtype=torch.bool)
+        return cosines[:, others].unflatten(1, (count, count - 1))
+
+    def queued(self, state: dict[str, Tensor], unit: Tensor) -> dict[str, Tensor]:
+        vectors, (count, place) = state["vectors"].clone(), (int(value) for value in state["place"])
+        for row in unit:
+            vectors[place] = row
+            place, count = (place + 1) % len(vectors), min(count + 1, len(vectors))
+        return {"vectors": vectors, "place": torch.tensor([count, place], dtype=vectors.dtype)}
+
+    def __call__(self, student: Network, teacher: Network, batch: dict, state: dict, schedule: dict) -> Outcome:
+        settings, target = self.settings, batch["teacher_globals"]
+        unit, anchors = F.normalize(target, dim=-1), state["vectors"][: int(state["place"][0])]
+        own, their = settings["similarity_temperature"]
+        seen = student.features(batch["images"])
+        parts, outputs, losses = {}, {}, []
+        for stream in student.streams:
+            found = student.head[f"{stream}_projection"](seen[stream].cls)
+            outputs[f"student.{stream}_projection"] = found
+            direction = F.normalize(found, dim=-1)
+            terms = {
+                "global": (1 - (direction * unit).sum(-1)).mean(),
+                "similarity": self.divergence(unit @ anchors.mT / their, direction @ anchors.mT / own).mean(),
+                "mse": (found - target).square().mean(),
+            }
+            parts |= {f"{term}_{stream}": value for term, value in terms.items()}
+            losses.append(sum(settings[f"{term}_weight"] * value for term, value in terms.items()))
+        cells, temperature = seen["base"].patches, settings["patch_temperature"]
+        side = min(math.isqrt(cells.shape[1]), settings["teacher_side"])
+        parts["patch"] = self.divergence(
+            self.similarities(batch["teacher_cells"], side) / temperature,
+            self.similarities(cells, side) / temperature,
+        ).mean()
+        loss = mean_of(losses) + settings["patch_weight"] * parts["patch"]
+        return Outcome(loss, parts, outputs, self.queued(state, unit))
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "ibot": IBOT, "dino": DINO, "mocov3": MoCoV3, "byol": BYOL, "simmim": SimMIM, "distill": Distill
+}
 
 
 def make_objective(settings: dict) -> Objective:

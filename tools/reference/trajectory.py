@@ -101,6 +101,9 @@ class Run:
         c = self.configuration
         images, size = c["images"], c["base"]["image_size"]
         grid = c.get("mask_grid", 0)
+        if self.objective.answers:
+            answers = {name: storable(torch.randn(images, *shape)) for name, shape in self.objective.answers.items()}
+            return {"images": storable(torch.randn(images, 3, size, size)), **answers}
         if not self.objective.global_views:
             return {
                 "images": storable(torch.randn(images, 3, size, size)),
@@ -258,7 +261,7 @@ def replay(path: pathlib.Path, double: bool) -> bool:
 
     run = Run(configuration)
     run.load(under("initial."))
-    inputs = ("global_views", "local_views", "images", "masks")
+    inputs = ("global_views", "local_views", "images", "masks", "teacher_globals", "teacher_cells")
     batches = [
         {name: value for name, value in under(f"step{index}.").items() if name in inputs}
         for index in range(configuration["steps"])

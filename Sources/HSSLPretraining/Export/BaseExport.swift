@@ -31,6 +31,12 @@ public struct BaseExport {
     /// Whether a safetensors file is a deployed model, by its metadata.
     public static func isModel(_ path: String) throws -> Bool { try ModelFile.isModel(SafetensorsFile(path: path)) }
 
+    /// Whom the model of a file was distilled from: file, precision, licence, hash; nil: nobody.
+    public static func teacherSummary(of path: String) throws -> String? {
+        // A model may have gone into a pipe.
+        try OutputTarget(path).isStraight ? nil : ModelFile(path: path).provenance.teacher?.summary
+    }
+
     /// Writes a model file at another precision.
     ///
     /// - Parameter int8: how an int8 file is measured and smoothed.

@@ -11,7 +11,7 @@ extension Recipe {
     ///   - architectures: the names that `model.architecture` may take.
     ///   - overrides: `section.key=value` as given to `--set`, the value in YAML; the last of equal keys wins, `null`
     ///     takes the key out.
-    ///   - objective: where the text names none; nil: that of `Recipe()`.
+    ///   - objective: where the text names none; nil: `distill` where it has that section, else that of `Recipe()`.
     /// - Throws: ``RecipeError`` for the first fault: invalid YAML, a duplicate or unknown key (with the nearest
     ///   known one), a key that the chosen head family or objective does not read, a missing or mistyped value, a
     ///   number out of range, or values that contradict one another.
@@ -62,7 +62,9 @@ extension Recipe {
         let sections = Recipe.sections(names)
         try document.refuseUnknownNames(sections)
         var recipe = Recipe(names)
-        recipe.objective.name = objective ?? recipe.objective.name
+        // A file that says how to distil means to.
+        let distills = document.entries["distill"]?.values.contains { !$0.isOverride } == true
+        recipe.objective.name = objective ?? (distills ? distillObjective : recipe.objective.name)
         var faults = document.faults
         func read(_ key: RecipeKey, of section: RecipeSection) {
             let entry = document.entries[section.name]?[key.name], path = "\(section.name).\(key.name)"
