@@ -41,8 +41,9 @@ public struct PrincipalComponents: Sendable {
     /// - Parameters:
     ///   - matrix: [dimension, dimension].
     ///   - count: no more than `dimension`.
+    ///   - tolerance: what the last step may still change of a value, as a part of the sum of all.
     package static func leading(
-        _ matrix: [Float], dimension: Int, count: Int
+        _ matrix: [Float], dimension: Int, count: Int, tolerance: Double = 1e-10
     ) -> (vectors: [[Double]], values: [Double]) {
         let total = (0..<dimension).reduce(0.0) { $0 + Double(matrix[$1 * dimension + $1]) }
         // Subspace iteration: multiply, then make orthonormal again.
@@ -58,7 +59,7 @@ public struct PrincipalComponents: Sendable {
                 basis[c] = moved
             }
             orthonormalize(&basis)
-            if zip(values, before).allSatisfy({ abs($0 - $1) <= 1e-10 * total }) { break }
+            if zip(values, before).allSatisfy({ abs($0 - $1) <= tolerance * total }) { break }
         }
         for c in 0..<count {
             // A direction and its opposite are one: the largest weight is positive.

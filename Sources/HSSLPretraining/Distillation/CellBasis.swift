@@ -22,7 +22,9 @@ struct CellBasis {
 
     /// - Parameter moments: of at least one cell.
     init(_ moments: CellMoments, rank: Int) {
-        let (vectors, strengths) = PrincipalComponents.leading(moments.mean, dimension: moments.width, count: rank)
+        // Directions that are as strong as one another need not be told apart: their span matters.
+        let (vectors, strengths) = PrincipalComponents.leading(
+            moments.mean, dimension: moments.width, count: rank, tolerance: 1e-6)
         let total = moments.total
         self.init(
             vectors: vectors.flatMap { $0.map { Float($0) } }, rank: rank,
