@@ -1,5 +1,4 @@
 import ArgumentParser
-import CSupport
 import HSSLCommandLine
 import HSSLData
 import HSSLFormats
@@ -68,11 +67,8 @@ struct Bank: ParsableCommand {
                     + "\(Recipe.distillObjective)")
         }
         let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
-        let inflated = memoryLimit.map { max(0, ($0.bytes - Int(hssl_peak_rss())) / 2) } ?? .max
-        let dataset = try Dataset(
-            path: data, limits: decode.limits, folderLabels: labels, excluding: output, inflatedBytes: inflated)
-        log.info("\(dataset.summary)")
-        for fault in dataset.faults { log.warning("passed over: \(fault)") }
+        let dataset = try RunOptions.dataset(
+            data, labels, decode, excluding: output, memoryLimit: memoryLimit, log)
 
         var options = ViewBankWriter.Options()
         (options.resume, options.startsIfMissing) = (resume != nil, resume == .auto)
@@ -159,7 +155,8 @@ struct BankReport {
         let drawn = identity.drawn.keys.map { "\(oneLine($0)) \(oneLine(identity.drawn[$0]?.text() ?? ""))" }
         let state = bank.map { "complete, every checksum as recorded; \($0.absentCount) images without answers" }
             ?? "not complete: \(progress.shardsDone) of \(identity.layout.shards) shards, \(progress.imagesDone) images"
-        return ["view bank: \(state)"] + identity.lines + (bank?.keptLine.map { [$0] } ?? []) + ["drawn: \(drawn.joined(separator: ", "))"]
+        let kept = bank?.keptLine.map { [$0] } ?? []
+        return ["view bank: \(state)"] + identity.lines + kept + ["drawn: \(drawn.joined(separator: ", "))"]
     }
 
     var json: JSONValue {

@@ -81,7 +81,8 @@ final class BankCommandTests: CommandTestCase {
         try fails(
             "bank: has 2 draws an image, distill.draws is 3", usual[0], usual[1], usual[2], usual[3], "--resume", "--set",
             "distill.draws=3")
-        try fails("none: no bank to resume; --resume=auto", "--teacher", "teacher.safetensors", "--output", "none", "--resume")
+        try fails(
+            "none: no bank to resume; --resume=auto", usual[0], usual[1], "--output", "none", "--resume")
         XCTAssertFalse(exists("none"))
         try fails("nobody.safetensors: cannot open", "--teacher", "nobody.safetensors", "--output", "new")
         try fails(

@@ -116,9 +116,10 @@ final class ViewBankTests: TrainerTestCase {
                 for draw in 0..<3 {
                     let global = draw * Self.width..<(draw + 1) * Self.width
                     XCTAssertGreaterThanOrEqual(cosine(found.globals[global], wanted.globals[global]), 0.9999)
-                    let error = relativeError(
-                        products(found.cells[draw * 16 * kept..<(draw + 1) * 16 * kept], width: kept),
-                        products(wanted.cells[draw * 16 * Self.width..<(draw + 1) * 16 * Self.width], width: Self.width))
+                    func products(_ cells: [Float], _ width: Int) -> [Float] {
+                        self.products(cells[draw * 16 * width..<(draw + 1) * 16 * width], width: width)
+                    }
+                    let error = relativeError(products(found.cells, kept), products(wanted.cells, Self.width))
                     XCTAssertLessThan(error, bound, "rank \(rank) image \(image) draw \(draw)")
                     XCTAssertGreaterThan(error, 0)
                 }
@@ -274,7 +275,8 @@ final class ViewBankTests: TrainerTestCase {
         let before = try files("bank")
         let hash = try ModelFile(path: root + "/teacher.safetensors").fingerprint
         let cases: [(ViewBankRequest, String)] = [
-            (try request(rank: 8, teacher: "other.safetensors"), "is a bank of another teacher: teacher.safetensors, hash \(hash)"),
+            (try request(rank: 8, teacher: "other.safetensors"),
+             "is a bank of another teacher: teacher.safetensors, hash \(hash)"),
             (try request(rank: 8, precision: .int8), "its teacher ran in float32, not int8 (--teacher-precision)"),
             (try request(rank: 8, data: "fewer"), "is a bank of 64 images, "),
             (try request(rank: 8, data: "shaded"), "is a bank of other images than those of "),
@@ -282,7 +284,7 @@ final class ViewBankTests: TrainerTestCase {
             (try request(rank: 9), "keeps cells of rank 8, not cells of rank 9 (distill.rank)"),
             (try request(rank: 0), "keeps cells of rank 8, not whole cells (distill.rank)"),
             (try request(rank: 8, seed: 6), "its views were drawn with schedule.seed \"5\", not \"6\""),
-            (try request(rank: 8) { $0.flipProbability = 0.25 }, "its views were drawn with data.flip_probability 0.5, not 0.25"),
+            (try request(rank: 8) { $0.flipProbability = 0.25 }, "were drawn with data.flip_probability 0.5, not 0.25"),
             (try request(rank: 8) { $0.globalCropsScale = [0.2, 1] }, "data.global_crops_scale [0.3,1.0], not [0.2,1.0]"),
         ]
         for (request, text) in cases {

@@ -27,6 +27,8 @@ package protocol TeacherSource: AnyObject, Sendable {
     var grid: Grid { get }
     /// Draws an image; nil: any number.
     var draws: Int? { get }
+    /// Bytes that answering takes in memory beyond what is resident before the first question.
+    var residentBytes: Int { get }
     /// Why it has no answers about an image, which then gives way to another; nil: it has.
     func absence(of index: Int) -> String?
     /// Answers for some views, in their order. May be called from any thread, one call at a time per caller.
@@ -37,5 +39,6 @@ package protocol TeacherSource: AnyObject, Sendable {
 package typealias TeacherViews = () throws -> [Float]
 
 extension TeacherSource {
+    package var residentBytes: Int { 0 }
     package func absence(of index: Int) -> String? { nil }
 }

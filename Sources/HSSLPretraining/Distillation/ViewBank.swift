@@ -30,8 +30,8 @@ package final class ViewBank: TeacherSource {
         var shards: Set<Int> = []
     }
     private let resident = Mutex(Resident())
-    /// Bytes of shards that may stay in memory: they are in the system's cache anyway.
-    static let residentBytes = 32 << 20
+    /// Of shards, which are in the system's cache anyway.
+    package let residentBytes = 16 << 20
     /// What the system may bring along with a page.
     private static let pageCluster = 64 << 10
 
@@ -150,7 +150,7 @@ package final class ViewBank: TeacherSource {
         resident.withLock { resident in
             for key in keys { resident.shards.insert(layout.shard(ofImage: key.index)) }
             resident.bytes += keys.count * touched
-            guard resident.bytes > Self.residentBytes else { return }
+            guard resident.bytes > residentBytes else { return }
             for shard in resident.shards { self.shards[shard].dropResident() }
             resident = Resident()
         }

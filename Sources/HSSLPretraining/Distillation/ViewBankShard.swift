@@ -140,7 +140,9 @@ struct ViewBankShardBuffer {
     /// - Parameters:
     ///   - global: [draws, width].
     ///   - cells: [draws, cells, rank]; empty where the bank keeps none.
-    mutating func take(image: Int, firstDraw: Int, draws: Int, global: ArraySlice<Float>, cells values: ArraySlice<Float>) {
+    mutating func take(
+        image: Int, firstDraw: Int, draws: Int, global: ArraySlice<Float>, cells values: ArraySlice<Float>
+    ) {
         guard reasons[image] == nil else { return }
         let view = (image - images.lowerBound) * layout.draws + firstDraw
         Self.quantize(global, draws, layout.width, view, &globals, &globalScales)

@@ -81,8 +81,8 @@ package final class ViewBankWriter {
     /// Enough for a picture of a few hundred pixels a side: larger ones are left out one by one, with what they need.
     private static let leastDecodeBytes = 1 << 20
 
-    /// Locks the folder, compares what is there with what is wanted, loads the teacher. An error leaves the folder as it
-    /// was.
+    /// Locks the folder, compares what is there with what is wanted, loads the teacher. An error leaves what is there
+    /// as it was.
     package init(path: String, request: ViewBankRequest, options: Options) throws {
         let path = ViewBank.withoutSlash(path)
         (self.path, self.request, self.options) = (path, request, options)
@@ -182,6 +182,7 @@ package final class ViewBankWriter {
     ///   - notice: called with a line that a person should read.
     /// - Throws: errors of one line; what is there stays good.
     package func run(shouldStop: () -> Bool, progress: Report, notice: (String) -> Void) throws -> Ending {
+        if ViewBank.Progress(path: path, layout: identity.layout).isComplete { return .finished }
         // What is there is known to be good before hours are spent on the rest.
         let there = Set(0..<identity.layout.shards).subtracting(missing)
         for shard in there.sorted() { _ = try ViewBankShard(shard, folder: path, bank: identity) }
@@ -279,7 +280,8 @@ package final class ViewBankWriter {
                     reason: "\(request.dataset.name(part.image)): the teacher's answer is not finite")
                 continue
             }
-            shard.take(image: part.image, firstDraw: part.draws.lowerBound, draws: part.draws.count, global: global, cells: own)
+            shard.take(
+                image: part.image, firstDraw: part.draws.lowerBound, draws: part.draws.count, global: global, cells: own)
         }
     }
 

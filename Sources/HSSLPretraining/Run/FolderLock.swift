@@ -1,8 +1,8 @@
 import Glibc
 import HSSLFormats
 
-/// A folder that one process at a time writes, by a lock on its file `.lock`. The lock dies with its process, so a leftover
-/// file means nothing; it stays, for removing it would let two processes lock two files of one name.
+/// A folder that one process at a time writes, by a lock on its file `.lock`. The lock dies with its process, so a
+/// leftover file means nothing; it stays, for removing it would let two processes lock two files of one name.
 final class FolderLock: Sendable {
     /// Where the file system has no locks: what a person should know.
     let notice: String?
