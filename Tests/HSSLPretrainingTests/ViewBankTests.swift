@@ -185,7 +185,8 @@ final class ViewBankTests: TrainerTestCase {
             runs += 1
             if try fill("stopped", request, options(threads: 1 + runs % 3), stopAfter: stopAfter) == .finished { break }
             XCTAssertTrue(try files("stopped").allSatisfy { straight[$0.key] == $0.value })
-            XCTAssertTrue(message { _ = try ViewBank(path: self.root + "/stopped") }.contains("is not complete: it has"))
+            let text = message { _ = try ViewBank(path: self.root + "/stopped") }
+            XCTAssertTrue(text.contains("is not complete: it has"), text)
         }
         XCTAssertGreaterThan(runs, 5)
         XCTAssertEqual(try files("stopped"), straight)
@@ -371,6 +372,7 @@ final class ViewBankTests: TrainerTestCase {
         let text = message { try self.fill("bank", self.request(), options) }
         let least = try XCTUnwrap(text.firstMatch(of: /filling this bank needs at least (\d+)M/)?.1, text)
         XCTAssertFalse(exists("bank/bank.json"))
+        // What is resident may have grown meanwhile.
         options.memoryLimit = ((Int(least) ?? 0) + 64) << 20
         XCTAssertEqual(try fill("bank", request(), options), .finished)
         // Answers do not depend on it.

@@ -147,7 +147,7 @@ package final class ViewBankWriter {
         if let difference = bank.difference(from: wanted) { throw FileError(path: path, reason: difference) }
     }
 
-    /// Leaves for decoding what teacher, views and shard leave of `--memory-limit`.
+    /// A quarter of `--memory-limit` is for decoding, whatever else there is: a resumed writer leaves out the same images.
     private static func planMemory(_ request: ViewBankRequest, _ options: Options, _ layout: ViewBankLayout) throws {
         guard let limit = options.memoryLimit else { return }
         let view = 4 * 3 * request.teacher.architecture.imageSize * request.teacher.architecture.imageSize
@@ -162,13 +162,13 @@ package final class ViewBankWriter {
         let needed = Int(hssl_peak_rss()) + MicroBatchPlan.unseenBytes + threads << 20 + running
             + queue * drawsAtATime * view + pending * (view + answer) + basis
             + 2 * ViewBankShardBuffer.bytes(layout, images: min(layout.imagesPerShard, layout.images))
-            + leastDecodeBytes
-        guard needed <= limit else {
+        let decoding = min(request.dataset.limits.bytes, max(limit / 4, leastDecodeBytes))
+        guard needed + decoding <= limit else {
+            let least = max(needed + leastDecodeBytes, needed + needed / 3)
             throw PretrainingError(
-                "--memory-limit: \(limit) bytes are too few; filling this bank needs at least \((needed + (1 << 20) - 1) >> 20)M")
+                "--memory-limit: \(limit) bytes are too few; filling this bank needs at least \((least >> 20) + 1)M")
         }
-        request.dataset.limitDecoding(
-            toBytes: min(request.dataset.limits.bytes, leastDecodeBytes + limit - needed), name: "--memory-limit")
+        request.dataset.limitDecoding(toBytes: decoding, name: "--memory-limit")
     }
 
     private static func queueCapacity(_ options: Options) -> Int { options.loaderThreads + 2 }
