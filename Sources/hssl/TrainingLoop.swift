@@ -40,8 +40,10 @@ extension RunOptions {
     private static func knnLine(_ metrics: Metrics, _ gap: KNNGap?) -> String? {
         guard let top1 = metrics.knnTop1 else { return nil }
         let line = "epoch \(metrics.epoch + 1): k-NN top-1 \(Pretrain.percent(top1))"
-        guard let gap, let closed = metrics.gapClosed else { return line }
-        return line + ", \(Pretrain.percent(closed)) of the gap between \(Pretrain.percent(gap.untrained)) (untrained) and "
-            + "\(Pretrain.percent(gap.teacher)) (teacher)"
+        guard let gap else { return line }
+        let ends = "\(Pretrain.percent(gap.untrained)) (untrained) and \(Pretrain.percent(gap.teacher)) (teacher)"
+        // A teacher that is no better than chance weights has no gap to close.
+        guard let closed = metrics.gapClosed else { return line + " beside \(ends)" }
+        return line + ", \(Pretrain.percent(closed)) of the gap between \(ends)"
     }
 }

@@ -40,7 +40,7 @@ final class RecipeDefaultsTests: TrainerTestCase {
     }
 
     func testFiveLinesRunUnderEveryObjective() throws {
-        for objective in Recipe.supportedObjectives {
+        for objective in Recipe.selfSupervisedObjectives {
             for epochs in [1, 2] {
                 let recipe = try parse("""
                     model:     {architecture: vit_nano, image_size: 12, patch_size: 4}

@@ -169,7 +169,9 @@ struct ReferenceTrajectory {
         }
         for (name, values) in learner.objective.state {
             let stored = "initial.\(c.statePrefix)" + name.split(separator: ".").suffix(1).joined()
-            learner.objective.restore(name, try file.floats(stored, shape: [values.count]))
+            let initial = try file.floats(stored)
+            guard initial.count == values.count else { throw Missing(name: stored) }
+            learner.objective.restore(name, initial)
         }
         return learner
     }

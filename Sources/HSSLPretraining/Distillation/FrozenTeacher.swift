@@ -63,8 +63,9 @@ package struct FrozenTeacher: Sendable {
     }
 
     /// The model itself, for what is no view: k-NN.
-    func session(threads: Int) throws -> Session {
-        try Session(model: Model(file: file, precision: precision), threads: threads)
+    func withSession<Result>(threads: Int, _ body: (Session) throws -> Result) throws -> Result {
+        if let running = source as? RunningTeacher { return try running.withSession(body) }
+        return try body(Session(model: Model(file: file, precision: precision), threads: threads))
     }
 }
 

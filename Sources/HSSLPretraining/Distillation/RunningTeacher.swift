@@ -31,6 +31,11 @@ package final class RunningTeacher: TeacherSource {
         self.session = Mutex(Box(session: session))
     }
 
+    /// For what is no view: k-NN.
+    func withSession<Result>(_ body: (Session) throws -> Result) rethrows -> Result {
+        try session.withLock { try body($0.session) }
+    }
+
     package func answers(for keys: [ViewKey], views: TeacherViews) throws -> TeacherAnswers {
         let images = try views(), count = keys.count
         let features = wantsCells ? Features.clsPatch : .cls

@@ -111,9 +111,10 @@ package struct DistillObjective: Objective {
             cells: [Float](repeating: 0, count: wantsCells ? images * shape.grid.count * shape.rank : 0))
     }
 
-    /// The answers of the micro-batch, and as they came from the teacher.
+    /// A copy of the anchors; of an image its answers, also as they came from the teacher, and its similarities.
     package var heapBytes: (fixed: Int, perImage: Int) {
-        (0, 2 * 4 * (shape.width + (wantsCells ? shape.grid.count * shape.rank : 0)))
+        let answers = shape.width + (wantsCells ? shape.grid.count * shape.rank : 0)
+        return (4 * anchors.capacity * anchors.width, 4 * (2 * answers + 2 * anchors.capacity))
     }
 
     // MARK: One micro-batch

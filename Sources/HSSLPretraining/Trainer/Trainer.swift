@@ -467,8 +467,10 @@ public final class Trainer {
         let untrained = try UntrainedBase.model(recipe: recipe)
         let session = try Session(model: untrained, threads: Int(hssl_get_threads()))
         guard let low = try evaluation.run(session, preprocessing).top1, !shouldStop() else { return nil }
-        let taught = try evaluation.run(teacher.session(threads: Int(hssl_get_threads())), teacher.file.preprocessing)
-        guard let high = taught.top1 else { return nil }
+        let taught = try teacher.withSession(threads: Int(hssl_get_threads())) {
+            try evaluation.run($0, teacher.file.preprocessing).top1
+        }
+        guard let high = taught else { return nil }
         let gap = KNNGap(untrained: low, teacher: high)
         var line = Metrics(step: step, epoch: step / schedules.stepsPerEpoch)
         (line.knnUntrained, line.knnTeacher, line.knnReferences) = (low, high, references)
