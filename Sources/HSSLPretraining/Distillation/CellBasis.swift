@@ -2,8 +2,8 @@ import CSupport
 import HSSLEvaluation
 import HSSLFormats
 
-/// Directions in which a teacher's cells differ most from nothing: coordinates along them are the low-rank factor that a
-/// bank keeps, and inner products of cells are those of coordinates but for what lies beside the directions.
+/// Directions in which a teacher's cells differ most from nothing: coordinates along them are the low-rank factor that
+/// a bank keeps, and inner products of cells are those of coordinates but for what lies beside the directions.
 ///
 /// They are the leading eigenvectors of the mean of x·xᵀ, uncentred, because inner products are.
 struct CellBasis {

@@ -4,8 +4,8 @@ import HSSLModels
 package struct TeacherAnswers: Sendable {
     /// [views, width]: the teacher's global feature (`Base.global`) as it is, not normalised.
     package var globals: [Float]
-    /// [views, grid.count, rank]: its grid cells after the final norm, in coordinates of an orthonormal basis: inner products
-    /// of two cells are the teacher's own (up to what the rank leaves out). Empty where nobody asked for cells.
+    /// [views, grid.count, rank]: its grid cells after the final norm, in coordinates of an orthonormal basis: inner
+    /// products of two cells are the teacher's own (up to what the rank leaves out). Empty where nobody asked for cells.
     package var cells: [Float]
 }
 
@@ -35,7 +35,8 @@ package protocol TeacherSource: AnyObject, Sendable {
     func answers(for keys: [ViewKey], views: TeacherViews) throws -> TeacherAnswers
 }
 
-/// Views as the teacher takes them, [views, 3, side, side] normalised; only a source that runs the teacher asks for them.
+/// Views as the teacher takes them, [views, 3, side, side] normalised; only a source that runs the teacher asks for
+/// them.
 package typealias TeacherViews = () throws -> [Float]
 
 extension TeacherSource {

@@ -77,7 +77,8 @@ package struct ViewBankIdentity: Equatable, Sendable {
         // Cells that nobody wants are no harm.
         if wanted.layout.rank > 0, layout.rank != wanted.layout.rank {
             func words(_ layout: ViewBankLayout) -> String {
-                layout.rank == 0 ? "no cells" : layout.rank == layout.width ? "whole cells" : "cells of rank \(layout.rank)"
+                if layout.rank == 0 { return "no cells" }
+                return layout.rank == layout.width ? "whole cells" : "cells of rank \(layout.rank)"
             }
             return "keeps \(words(layout)), not \(words(wanted.layout)) (distill.rank)"
         }
@@ -126,7 +127,9 @@ package struct ViewBankIdentity: Equatable, Sendable {
     init(path: String) throws(FileError) {
         let bytes = try readFile(at: path, limit: 1 << 20)
         do {
-            guard let text = String(validating: bytes, as: UTF8.self) else { throw PretrainingError("it is not UTF-8 text") }
+            guard let text = String(validating: bytes, as: UTF8.self) else {
+                throw PretrainingError("it is not UTF-8 text")
+            }
             try self.init(json: JSONValue.parse(text))
         } catch {
             throw FileError(path: path, reason: "describes no view bank: \(error)")

@@ -147,7 +147,8 @@ package final class ViewBankWriter {
         if let difference = bank.difference(from: wanted) { throw FileError(path: path, reason: difference) }
     }
 
-    /// A quarter of `--memory-limit` is for decoding, whatever else there is: a resumed writer leaves out the same images.
+    /// A quarter of `--memory-limit` is for decoding, whatever else there is: a resumed writer leaves out the same
+    /// images.
     private static func planMemory(_ request: ViewBankRequest, _ options: Options, _ layout: ViewBankLayout) throws {
         guard let limit = options.memoryLimit else { return }
         let view = 4 * 3 * request.teacher.architecture.imageSize * request.teacher.architecture.imageSize
@@ -281,7 +282,8 @@ package final class ViewBankWriter {
                 continue
             }
             shard.take(
-                image: part.image, firstDraw: part.draws.lowerBound, draws: part.draws.count, global: global, cells: own)
+                image: part.image, firstDraw: part.draws.lowerBound, draws: part.draws.count, global: global,
+                cells: own)
         }
     }
 
