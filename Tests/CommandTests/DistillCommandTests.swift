@@ -21,8 +21,10 @@ final class DistillCommandTests: CommandTestCase {
 
         """
 
+    private static let head = ["--set", "auxiliary.family=convnext", "--set", "auxiliary.depth=1"]
+
     @discardableResult
-    private func distill(_ run: String, _ extra: String..., status: Int32 = 0) throws -> Result {
+    private func distill(_ run: String, _ extra: [String] = [], status: Int32 = 0) throws -> Result {
         let result = try start(
             "hssl",
             ["distill", "distil.yaml", "--teacher", "teacher.safetensors", "--data", "train", "--output", run,
@@ -50,7 +52,8 @@ final class DistillCommandTests: CommandTestCase {
             XCTAssertNotNil(try line(8)[key], key)
         }
         XCTAssertNil(try line(8)["cls_base"])
-        XCTAssertTrue(try String(contentsOfFile: root + "/run/report.html", encoding: .utf8).contains("teacher.safetensors"))
+        let report = try String(contentsOfFile: root + "/run/report.html", encoding: .utf8)
+        XCTAssertTrue(report.contains("teacher.safetensors"))
 
         // Who taught it is in the checkpoint, in the run's model and in every export.
         let exported = try run("hssl", "export", "run", "--output", "small-int8.safetensors", "--precision", "int8")
@@ -70,12 +73,11 @@ final class DistillCommandTests: CommandTestCase {
     }
 
     func testStoppedAndResumedRunsEqualTheStraightOne() throws {
-        try distill("straight", "--set", "auxiliary.family=convnext", "--set", "auxiliary.depth=1")
-        let head = ["--set", "auxiliary.family=convnext", "--set", "auxiliary.depth=1"]
-        for (stop, threads) in [(1, "2"), (5, "1")] {
-            try distill("stopped", "--resume=auto", "--max-steps", "\(stop)", "--threads", threads, head[0], head[1], head[2], head[3])
+        try distill("straight", Self.head)
+        for (stop, threads) in [("1", "2"), ("5", "1")] {
+            try distill("stopped", ["--resume=auto", "--max-steps", stop, "--threads", threads] + Self.head)
         }
-        try distill("stopped", "--resume", head[0], head[1], head[2], head[3])
+        try distill("stopped", ["--resume"] + Self.head)
         XCTAssertTrue(try bytes("straight/checkpoint.safetensors") == bytes("stopped/checkpoint.safetensors"))
         XCTAssertTrue(try bytes("straight/model.safetensors") == bytes("stopped/model.safetensors"))
         // The figures that others lie between were measured once.
@@ -85,6 +87,7 @@ final class DistillCommandTests: CommandTestCase {
 
     func testWhatCannotBeIsOneLine() throws {
         let command = ["distill", "distil.yaml", "--data", "train", "--output", "run"]
+        let taught = command + ["--teacher", "teacher.safetensors"]
         func fails(_ status: Int32, _ text: String, _ arguments: [String]) throws {
             let result = try start("hssl", arguments).collect()
             XCTAssertEqual(result.status, status, "\(arguments): \(result.error)")
@@ -94,7 +97,7 @@ final class DistillCommandTests: CommandTestCase {
         try fails(64, "--teacher", command)
         try fails(1, "nope.safetensors: cannot open: No such file or directory", command + ["--teacher", "nope.safetensors"])
         try fails(1, "taught/checkpoint.safetensors: not an HSSL model", command + ["--teacher", "taught/checkpoint.safetensors"])
-        try fails(64, "--teacher-precision", command + ["--teacher", "teacher.safetensors", "--teacher-precision", "int4"])
+        try fails(64, "--teacher-precision", taught + ["--teacher-precision", "int4"])
         try fails(
             1, "tiny.yaml: objective.name is ibot; hssl distill takes recipes of objective distill",
             ["distill", "tiny.yaml", "--teacher", "teacher.safetensors", "--data", "train", "--output", "run",
@@ -105,27 +108,27 @@ final class DistillCommandTests: CommandTestCase {
         try fails(64, "is not known to objective ibot, only to objective distill",
                   ["recipe", "tiny.yaml", "--set", "distill.anchors=3"])
         XCTAssertTrue(try run("hssl", "recipe", "distil.yaml").output.contains("  mse_weight: 0.1\n"))
-        try fails(64, "did you mean anchors?", command + ["--teacher", "teacher.safetensors", "--set", "distill.anchor=3"])
-        XCTAssertEqual(try run("hssl", "export", "taught", "--output", "codes.safetensors", "--precision", "int8").status, 0)
+        try fails(64, "did you mean anchors?", taught + ["--set", "distill.anchor=3"])
+        let codes = try run("hssl", "export", "taught", "--output", "codes.safetensors", "--precision", "int8")
+        XCTAssertEqual(codes.status, 0, codes.error)
         try fails(
             1, "codes.safetensors: its weights are int8 codes: the teacher cannot run in float32",
             command + ["--teacher", "codes.safetensors", "--teacher-precision", "float32"])
         XCTAssertFalse(exists("run"), "what fails before the first step leaves nothing behind")
         try fails(
             1, "distill.patch_weight compares cells, and vit_nano's last grid has one",
-            command + ["--teacher", "teacher.safetensors", "--set", "model.patch_size=16"])
+            taught + ["--set", "model.patch_size=16"])
 
-        try distill("run", "--max-steps", "2")
-        let again = command + ["--resume"]
+        try distill("run", ["--max-steps", "2"])
         try fails(1, "run/checkpoint.safetensors: was distilled from another teacher: teacher.safetensors, hash ",
-                  again + ["--teacher", "codes.safetensors"])
+                  command + ["--resume", "--teacher", "codes.safetensors"])
         try fails(1, "run/checkpoint.safetensors: its teacher ran in int8, not float32 (--teacher-precision)",
-                  again + ["--teacher", "teacher.safetensors", "--teacher-precision", "float32"])
+                  taught + ["--resume", "--teacher-precision", "float32"])
         try fails(1, "was trained on 64 images, t10k has 20",
-                  ["distill", "distil.yaml", "--data", "t10k", "--output", "run", "--resume", "--teacher", "teacher.safetensors"])
+                  taught + ["--resume", "--data", "t10k"])
         try fails(1, "the run has another recipe: distill.anchors is 24 there, 25 here",
-                  again + ["--teacher", "teacher.safetensors", "--set", "distill.anchors=25"])
+                  taught + ["--resume", "--set", "distill.anchors=25"])
         try fails(1, "--memory-limit: 1048576 bytes are too few",
-                  ["distill", "distil.yaml", "--data", "train", "--output", "other", "--teacher", "teacher.safetensors", "--memory-limit", "1M"])
+                  taught + ["--output", "other", "--memory-limit", "1M"])
     }
 }

@@ -100,7 +100,8 @@ final class DistillTests: TrainerTestCase {
                 "head.base_projection.weight", "head.auxiliary_projection.bias", "base.blocks.0.attn.qkv.weight",
                 "auxiliary.blocks.0.pwconv1.weight", "base.norm.weight", "base.patch_embed.proj.weight",
             ] {
-                let parameter = try XCTUnwrap(learner.student.parameters[name]), gradient = try XCTUnwrap(gradients[name])
+                let parameter = try XCTUnwrap(learner.student.parameters[name])
+                let gradient = try XCTUnwrap(gradients[name])
                 let norm = gradient.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
                 func loss(_ step: Double) -> Double {
                     func move(_ by: Double) {

@@ -89,7 +89,8 @@ struct ReferenceTrajectory {
             case Recipe.distillObjective:
                 let side = try integer("teacher_side")
                 var settings = try DistillSettings(teacher: TeacherShape(
-                    width: integer("teacher_width"), rank: integer("teacher_rank"), grid: Grid(height: side, width: side)))
+                    width: integer("teacher_width"), rank: integer("teacher_rank"),
+                    grid: Grid(height: side, width: side)))
                 (settings.anchors, settings.globalWeight) = (try integer("anchors"), try number("global_weight"))
                 settings.similarityWeight = try number("similarity_weight")
                 let temperatures = try section.numbers("similarity_temperature", in: context).map { Float($0) }

@@ -362,8 +362,8 @@ class SimMIM(Objective):
 
 
 class Distill(Objective):
-    """A frozen teacher's answers to the view that the student sees: its global feature, and its cells in any orthonormal
-    basis. The network beside the student is its average, which nothing is asked.
+    """A frozen teacher's answers to the view that the student sees: its global feature, and its cells in any
+    orthonormal basis. The network beside the student is its average, which nothing is asked.
 
     Similarities are taken to anchors, the teacher's unit vectors of the last images before this update.
     """

@@ -1,7 +1,7 @@
 /// The teacher's global features of the last images, as unit vectors: what similarities of an image are taken to.
 ///
-/// Full after `capacity` images; the oldest make room. It changes between updates only, so that all micro-batches of one
-/// see the same anchors.
+/// Full after `capacity` images; the oldest make room. It changes between updates only, so that all micro-batches of
+/// one see the same anchors.
 struct AnchorQueue: Equatable, Sendable {
     let width: Int
     let capacity: Int

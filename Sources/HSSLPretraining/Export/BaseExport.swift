@@ -76,7 +76,8 @@ public struct BaseExport {
             throw PretrainingError("\(path): is a search's; pretrain its recipe.yaml and export that run")
         }
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
-        let export = try BaseExport(recipe: recipe, datasetName: position.datasetName, epochs: position.epoch, teacher: position.teacher)
+        let export = try BaseExport(
+            recipe: recipe, datasetName: position.datasetName, epochs: position.epoch, teacher: position.teacher)
         let settings = recipe.objectiveSettings
         let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
         let shapes = try Network(NetworkSizes(recipe: recipe)).parameters

@@ -51,8 +51,8 @@ package struct DistillSettings: ObjectiveSettings {
 /// - patch: mean over cells of KL between softmaxes of the cosines of a cell to the other cells of its image.
 ///
 /// loss = mean over the streams of their terms + the patch term. Sources: SEED (Fang et al., ICLR 2021), CompRess
-/// (Koohpayegani et al., NeurIPS 2020), and for cells SPKD (Tung & Mori, ICCV 2019), whose similarities these are within
-/// an image.
+/// (Koohpayegani et al., NeurIPS 2020), and for cells SPKD (Tung & Mori, ICCV 2019), whose similarities these are
+/// within an image.
 package struct DistillObjective: Objective {
     package let student: Network
     /// The student's average, which is deployed.
@@ -67,7 +67,9 @@ package struct DistillObjective: Objective {
     private let patches: CellSimilarities?
     private var anchors: AnchorQueue
 
-    init(student: Network, average: Network?, _ method: DistillSettings, _ shape: TeacherShape, settings: StepSettings) {
+    init(
+        student: Network, average: Network?, _ method: DistillSettings, _ shape: TeacherShape, settings: StepSettings
+    ) {
         (self.student, teacher, self.method, self.shape, self.settings) = (student, average, method, shape, settings)
         let widths = [("base", student.base.width)] + (student.auxiliary.map { [("auxiliary", $0.width)] } ?? [])
         // The average has none: projections are the student's scaffolding.
@@ -165,7 +167,8 @@ package struct DistillObjective: Objective {
             }
         }
         if let patches {
-            let cells = student.base.local(output, cells: nil).reshaped([batch.images, output.grid.count, student.base.width])
+            let cells = student.base.local(output, cells: nil)
+                .reshaped([batch.images, output.grid.count, student.base.width])
             let taught = fixed.constant(answers.cells, shape: [batch.images, shape.grid.count, shape.rank])
             let divergence = patches.divergence(
                 of: cells, output.grid, from: taught, shape.grid, weight: method.patchWeight * Float(share))

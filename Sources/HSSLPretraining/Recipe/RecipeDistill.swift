@@ -62,8 +62,8 @@ extension Recipe {
             keys: distillSection.keys.map { "distill.\($0.name)" }, defaults: distilled)
     }
 
-    /// A student has clear targets from the first step: a larger rate than a pretrained base's, no dropped branches, views
-    /// that leave the object in sight.
+    /// A student has clear targets from the first step: a larger rate than without a teacher, no dropped branches,
+    /// views that leave the object in sight.
     private static func distilled(_ recipe: inout Recipe) {
         recipe.model.dropPath = 0
         recipe.optimizer.learningRate = 1e-3
