@@ -17,13 +17,13 @@ from safetensors import safe_open
 
 
 def views(folder: pathlib.Path):
-    """Global vectors [n, width] and cells [n, cells, rank], a shard at a time, images without answers left out."""
+    """Global vectors [draws, width] and cells [draws, cells, rank] of each image that has answers."""
     for path in sorted(folder.glob("shard-*.safetensors")):
         with safe_open(path, "np") as shard:
-            kept = shard.get_tensor("present") == 1
-            globals_ = shard.get_tensor("globals")[kept] * shard.get_tensor("globals_scale")[kept][..., None]
-            cells = shard.get_tensor("cells")[kept] * shard.get_tensor("cells_scale")[kept][..., None, None]
-        yield globals_.reshape(-1, globals_.shape[-1]), cells.reshape(-1, *cells.shape[2:])
+            present, globals_, global_scale, cells, cell_scale = (
+                shard.get_tensor(name) for name in ("present", "globals", "globals_scale", "cells", "cells_scale"))
+        for image in np.flatnonzero(present):
+            yield globals_[image] * global_scale[image][:, None], cells[image] * cell_scale[image][:, None, None]
 
 
 def unit(x: np.ndarray) -> np.ndarray:
