@@ -173,12 +173,12 @@ struct LogisticRegression {
 }
 
 /// x·Wᵀ + b with W [outputs, dimension], packed.
-final class LinearLayer {
+package final class LinearLayer {
     private let dimension: Int
     private let biases: [Float]
     private let packed: AlignedScratch
 
-    init(weights: [Float], biases: [Float], dimension: Int) {
+    package init(weights: [Float], biases: [Float], dimension: Int) {
         self.dimension = dimension
         self.biases = biases
         packed = AlignedScratch(bytes: hssl_gemm_f32_packed_size(biases.count, dimension))
@@ -188,7 +188,7 @@ final class LinearLayer {
     /// - Parameters:
     ///   - x: [rows, dimension].
     ///   - result: its first rows · outputs elements are written.
-    func apply(to x: UnsafePointer<Float>, rows: Int, into result: inout [Float]) {
+    package func apply(to x: UnsafePointer<Float>, rows: Int, into result: inout [Float]) {
         biases.withUnsafeBufferPointer { biases in
             var output = hssl_gemm_output()
             output.bias = biases.baseAddress

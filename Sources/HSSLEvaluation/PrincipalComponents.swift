@@ -24,26 +24,7 @@ public struct PrincipalComponents: Sendable {
         let covariance = CurvatureGuess.covariance(of: own, dimension: dimension)
         let total = (0..<dimension).reduce(0.0) { $0 + Double(covariance[$1 * dimension + $1]) }
 
-        // Subspace iteration: multiply, then make orthonormal again.
-        var random = CounterRandom(seed: 0, stream: 0x5043_41)
-        var basis = (0..<count).map { _ in (0..<dimension).map { _ in Double(random.normal()) } }
-        var variances = [Double](repeating: 0, count: count)
-        Self.orthonormalize(&basis)
-        for _ in 0..<Self.iterations {
-            let before = variances
-            for c in 0..<count {
-                let moved = Self.times(covariance, basis[c])
-                variances[c] = zip(moved, basis[c]).reduce(0) { $0 + $1.0 * $1.1 }
-                basis[c] = moved
-            }
-            Self.orthonormalize(&basis)
-            if zip(variances, before).allSatisfy({ abs($0 - $1) <= 1e-10 * total }) { break }
-        }
-        for c in 0..<count {
-            // A direction and its opposite are one: the largest weight is positive.
-            let largest = basis[c].max { abs($0) < abs($1) } ?? 0
-            if largest < 0 { basis[c] = basis[c].map { -$0 } }
-        }
+        let (basis, variances) = Self.leading(covariance, dimension: dimension, count: count)
         shares = variances.map { total > 0 ? $0 / total : 0 }
         let layer = LinearLayer(
             weights: basis.flatMap { $0.map { Float($0) } }, biases: [Float](repeating: 0, count: count),
@@ -53,6 +34,39 @@ public struct PrincipalComponents: Sendable {
             if let start = own.baseAddress { layer.apply(to: start, rows: rows, into: &coordinates) }
         }
         self.coordinates = coordinates
+    }
+
+    /// Leading eigenvectors of a symmetric matrix without negative eigenvalues, and how far it stretches each.
+    ///
+    /// - Parameters:
+    ///   - matrix: [dimension, dimension].
+    ///   - count: no more than `dimension`.
+    ///   - tolerance: what the last step may still change of a value, as a part of the sum of all.
+    package static func leading(
+        _ matrix: [Float], dimension: Int, count: Int, tolerance: Double = 1e-10
+    ) -> (vectors: [[Double]], values: [Double]) {
+        let total = (0..<dimension).reduce(0.0) { $0 + Double(matrix[$1 * dimension + $1]) }
+        // Subspace iteration: multiply, then make orthonormal again.
+        var random = CounterRandom(seed: 0, stream: 0x5043_41)
+        var basis = (0..<count).map { _ in (0..<dimension).map { _ in Double(random.normal()) } }
+        var values = [Double](repeating: 0, count: count)
+        orthonormalize(&basis)
+        for _ in 0..<iterations {
+            let before = values
+            for c in 0..<count {
+                let moved = times(matrix, basis[c])
+                values[c] = zip(moved, basis[c]).reduce(0) { $0 + $1.0 * $1.1 }
+                basis[c] = moved
+            }
+            orthonormalize(&basis)
+            if zip(values, before).allSatisfy({ abs($0 - $1) <= tolerance * total }) { break }
+        }
+        for c in 0..<count {
+            // A direction and its opposite are one: the largest weight is positive.
+            let largest = basis[c].max { abs($0) < abs($1) } ?? 0
+            if largest < 0 { basis[c] = basis[c].map { -$0 } }
+        }
+        return (basis, values)
     }
 
     private static func times(_ matrix: [Float], _ x: [Double]) -> [Double] {

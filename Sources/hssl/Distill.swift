@@ -14,10 +14,12 @@ struct Distill: ParsableCommand {
             model.safetensors is the student's average. Where images have labels, the log says which part of the k-NN gap \
             between the untrained student and the teacher is closed.
 
+            With --bank the teacher answers once, about distill.draws views of an image, and any number of students replay them.
+
             Examples:
               hssl import dinov2-small/model.safetensors --output dinov2-112.safetensors --image-size 112
               hssl distill models/vit_tiny-distil-clipart.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small
-              hssl distill RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small --resume=auto
+              hssl distill RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small --bank banks/photos --resume=auto
               hssl export runs/small --output small-int8.safetensors --precision int8
             """)
 
@@ -28,6 +30,9 @@ struct Distill: ParsableCommand {
 
     @Option(name: .long, help: ArgumentHelp("How the teacher runs: float32, float16 or int8. (default: int8)", valueName: "p"))
     var teacherPrecision: Precision?
+
+    @Option(name: .long, help: ArgumentHelp("Folder of its answers (hssl bank), filled before where it is not complete: the student then learns without running the teacher.", valueName: "folder"))
+    var bank: String?
 
     func run() throws {
         options.shared.apply()
@@ -41,13 +46,38 @@ struct Distill: ParsableCommand {
         }
         let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
         let dataset = try options.dataset(log)
+        let answers = try bank.map { folder in
+            try fill(folder, ViewBankRequest(
+                recipe: recipe, teacher: opened.file, precision: opened.precision, dataset: dataset), log)
+        }
         let frozen = try FrozenTeacher(
             file: opened.file, precision: opened.precision, threads: options.shared.threadCount,
-            wantsCells: recipe.distill.cells)
+            wantsCells: recipe.distill.cells, source: answers)
         log.info("teacher: \(frozen.identity.summary), \(frozen.file.architecture.name) at \(frozen.file.architecture.imageSize) pixels")
         let trainer = try Trainer(
             recipe: recipe, dataset: dataset, output: options.output, options: options.pretrainingOptions,
             teacher: frozen)
         try options.train(trainer, recipe: recipe, dataset: dataset, label: "distil", log)
+    }
+
+    /// Opens the bank, and fills it before where something is missing.
+    private func fill(_ folder: String, _ request: ViewBankRequest, _ log: Logger) throws -> ViewBank {
+        var filling = ViewBankWriter.Options()
+        (filling.threads, filling.loaderThreads) = (options.shared.threadCount, options.shared.threadCount)
+        filling.memoryLimit = options.memoryLimit?.bytes
+        var bar: ProgressBar?, done = 0
+        let bank = try ViewBank.open(folder, orFill: request, options: filling, shouldStop: { StopSignal.isRequested },
+            progress: { images, total in
+                if bar == nil { bar = ProgressBar(label: "bank", unit: "images", total: total, first: images - 1) }
+                done = images
+                bar?.update(done: images)
+            }, notice: { log.warning("\($0)") })
+        bar?.finish(done: done)
+        guard let bank else {
+            log.info("stopped; whole shards of \(folder) are kept, and the same command goes on")
+            throw Exit(StopSignal.exitStatus ?? .terminated)
+        }
+        for line in bank.identity.lines { log.info("\(line)") }
+        return bank
     }
 }

@@ -43,7 +43,7 @@ struct HSSLCommand: ParsableCommand {
                 """,
             version: versionText(tool: "hssl", version: HSSLVersion.current, instructionSet: String(cString: hssl_isa_name(hssl_isa_selected()))),
             subcommands: [
-                Pretrain.self, Distill.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, ReportCommand.self,
+                Pretrain.self, Distill.self, Bank.self, Search.self, RecipeCommand.self, Export.self, Import.self, Evaluate.self, ReportCommand.self,
                 Inspect.self, Bench.self,
             ])
     }

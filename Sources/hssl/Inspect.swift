@@ -1,19 +1,22 @@
 import ArgumentParser
 import HSSLCommandLine
 import HSSLFormats
+import HSSLPretraining
 
 struct Inspect: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Show what a safetensors file holds.",
+        abstract: "Show what a safetensors file or a view bank holds.",
         discussion: """
-            Tensors with types, shapes and sizes, then the metadata (architecture, preprocessing, provenance). Works on any safetensors file.
+            Tensors with types, shapes and sizes, then the metadata (architecture, preprocessing, provenance). Works on any safetensors file. \
+            Of a view bank: teacher, data, views, and whether it is whole.
 
             Examples:
               hssl inspect base-int8.safetensors
+              hssl inspect banks/photos
               hssl inspect runs/first/checkpoint.safetensors --json - | jq .metadata
             """)
 
-    @Argument(help: ArgumentHelp("safetensors file.", valueName: "file"))
+    @Argument(help: ArgumentHelp("safetensors file, or the folder of a view bank.", valueName: "file"))
     var file: String
 
     @Option(name: .long, help: ArgumentHelp("Write one JSON document to a file, or - for standard output.", valueName: "file"))
@@ -24,6 +27,10 @@ struct Inspect: ParsableCommand {
     func run() throws {
         shared.apply()
         let target = try json.map { try JSONTarget($0) }
+        if ViewBank.isBank(file) {
+            let bank = try BankReport(file)
+            return try JSONTarget.report(bank.lines, bank.json.text(), to: target)
+        }
         let contents = try SafetensorsFile(path: file, headerLimit: SafetensorsFile.foreignHeaderLimit)
         let rows = contents.tensors.map { tensor in
             Row(name: tensor.name, dtype: tensor.dtype.rawValue, shape: tensor.shape, bytes: tensor.bytes.count)

@@ -89,10 +89,17 @@ struct RunOptions: ParsableArguments {
 
     /// The images; what is passed over is said.
     func dataset(_ log: Logger) throws -> Dataset {
+        try Self.dataset(data, labels, decode, excluding: output, memoryLimit: memoryLimit, log)
+    }
+
+    static func dataset(
+        _ path: String, _ labels: FolderLabels?, _ decode: DecodeOptions, excluding output: String,
+        memoryLimit: ByteSize?, _ log: Logger
+    ) throws -> Dataset {
         // Half of what the limit leaves, for the networks come on top.
         let inflated = memoryLimit.map { max(0, ($0.bytes - Int(hssl_peak_rss())) / 2) } ?? .max
         let dataset = try Dataset(
-            path: data, limits: decode.limits, folderLabels: labels, excluding: output, inflatedBytes: inflated)
+            path: path, limits: decode.limits, folderLabels: labels, excluding: output, inflatedBytes: inflated)
         log.info("\(dataset.summary)")
         for fault in dataset.faults { log.warning("passed over: \(fault)") }
         for folder in dataset.emptyClasses { log.warning("\(folder): the class folder has no images; it is ignored") }

@@ -9,24 +9,6 @@ import XCTest
 
 /// Runs that go on from a base: `model.initialize_from`.
 final class InitialBaseTests: TrainerTestCase {
-    /// Writes a model with random weights; layer scale and registers make it one that no named architecture has.
-    private func writeBase(_ name: String, isCustom: Bool = false, precision: HSSLGraph.Precision = .float32) throws {
-        var sizes = VisionTransformer.Configuration(imageSize: 12, patchSize: 4, embedDim: 96, depth: 4, numHeads: 3)
-        if isCustom { (sizes.layerScale, sizes.registerTokens, sizes.positionsCoverClass) = (true, 2, false) }
-        let architecture = try ModelArchitecture(recognising: sizes)
-        XCTAssertEqual(architecture.name, isCustom ? "custom" : "vit_nano")
-        let parameters = ParameterSet()
-        _ = architecture.makeBase(ParameterScope(parameters), .deployment)
-        parameters.allocate(from: BufferPool())
-        parameters.initialize(seed: 77)
-        try ModelFile.write(
-            path: root + "/" + name, architecture: architecture,
-            preprocessing: Preprocessing(
-                resize: 12, crop: 12, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]),
-            provenance: ModelProvenance(method: "", head: "", data: "", epochs: 0, precision: "", version: ""),
-            precision: precision, parameters: parameters)
-    }
-
     private func from(_ name: String, _ overrides: String...) throws -> Recipe {
         try Recipe.parse(
             Self.yaml, file: "tiny.yaml", architectures: ModelArchitecture.names,

@@ -2,9 +2,10 @@ import CSupport
 import Foundation
 import HSSLData
 import HSSLFormats
-import HSSLModels
+import HSSLGraph
 import XCTest
 
+@testable import HSSLModels
 @testable import HSSLPretraining
 
 /// A folder, a data set of 64 grey 12 × 12 images in 4 classes and a recipe that takes milliseconds a step.
@@ -114,6 +115,28 @@ class TrainerTestCase: XCTestCase {
         try String(contentsOfFile: "\(root)/\(run)/metrics.jsonl", encoding: .utf8).split(separator: "\n").map { line in
             try XCTUnwrap(Metrics(json: line), "not a line of metrics: \(line)").step
         }
+    }
+
+    /// Writes a model with random weights; layer scale and registers make it one that no named architecture has.
+    func writeBase(
+        _ name: String, isCustom: Bool = false, imageSize: Int = 12, precision: HSSLGraph.Precision = .float32,
+        seed: UInt64 = 77
+    ) throws {
+        var sizes = VisionTransformer.Configuration(
+            imageSize: imageSize, patchSize: 4, embedDim: 96, depth: 4, numHeads: 3)
+        if isCustom { (sizes.layerScale, sizes.registerTokens, sizes.positionsCoverClass) = (true, 2, false) }
+        let architecture = try ModelArchitecture(recognising: sizes)
+        XCTAssertEqual(architecture.name, isCustom ? "custom" : "vit_nano")
+        let parameters = ParameterSet()
+        _ = architecture.makeBase(ParameterScope(parameters), .deployment)
+        parameters.allocate(from: BufferPool())
+        parameters.initialize(seed: seed)
+        try ModelFile.write(
+            path: root + "/" + name, architecture: architecture,
+            preprocessing: Preprocessing(
+                resize: imageSize, crop: imageSize, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]),
+            provenance: ModelProvenance(method: "", head: "", data: "", epochs: 0, precision: "", version: ""),
+            precision: precision, parameters: parameters)
     }
 
     func exists(_ path: String) -> Bool { FileManager.default.fileExists(atPath: root + "/" + path) }

@@ -50,12 +50,13 @@ package struct FrozenTeacher: Sendable {
     package func viewing(_ recipe: Recipe) -> TeacherViewing {
         TeacherViewing(
             draws: source.draws,
-            augmentation: source.draws == nil ? Self.augmentation(recipe, for: file) : nil)
+            augmentation: source.draws == nil ? Self.augmentation(recipe.data, for: file) : nil,
+            absence: { [source] in source.absence(of: $0) })
     }
 
-    /// The recipe's views at the size and with the mean and deviation of a teacher.
-    package static func augmentation(_ recipe: Recipe, for teacher: ModelFile) -> MultiCropAugmentation {
-        var data = recipe.data
+    /// A recipe's views at the size and with the mean and deviation of a teacher.
+    package static func augmentation(_ data: Recipe.Data, for teacher: ModelFile) -> MultiCropAugmentation {
+        var data = data
         data.mean = teacher.preprocessing.mean.map { Double($0) }
         data.std = teacher.preprocessing.std.map { Double($0) }
         return MultiCropAugmentation(data, imageSize: teacher.architecture.imageSize)
@@ -74,6 +75,8 @@ package struct TeacherViewing: Sendable {
     let draws: Int?
     /// Nil: it has seen them.
     let augmentation: MultiCropAugmentation?
+    /// Why it has no answers about an image; nil: it has.
+    let absence: @Sendable (Int) -> String?
 }
 
 extension ModelProvenance.Teacher {

@@ -22,9 +22,9 @@ public final class RunFolder {
     /// Of a search: what to pretrain next.
     public var winnerPath: String { path + "/recipe.yaml" }
 
-    private let lock: Int32
+    private let lock: FolderLock
     /// Where the file system has no locks: what a person should know.
-    public let lockNotice: String?
+    public var lockNotice: String? { lock.notice }
     private var metrics: Int32 = -1
 
     /// Creates the folder for a new run, or opens an existing one with `resume`, and locks it.
@@ -54,14 +54,12 @@ public final class RunFolder {
         if !resume, let found {
             throw FileError(path: path, reason: "holds a run (\(found)); give --resume to continue it, or another --output")
         }
-        (lock, lockNotice) = try RunFolder.lock(path + "/.lock", folder: path, flock: flock)
+        lock = try FolderLock(path, holder: "trainer", flock: flock)
         removeStaleTemporaries()
     }
 
     deinit {
         if metrics >= 0 { close(metrics) }
-        // Closing releases the lock. The file stays: removing it would let two trainers lock two files of one name.
-        close(lock)
     }
 
     private static let traces = ["config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "report.html"]
@@ -134,37 +132,21 @@ public final class RunFolder {
 
     // MARK: folder
 
-    private static func createFolder(_ path: String) throws(FileError) {
+    /// As `mkdir -p`.
+    static func createFolder(_ path: String) throws(FileError) {
         if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
         var status = stat()
         if path.withPath({ stat($0, &status) }) == 0 {
             if status.st_mode & S_IFMT != S_IFDIR { throw FileError(path: path, reason: "exists and is not a folder") }
             return
         }
-        // As `mkdir -p`: `--output runs/today/first` should just work.
+        // `--output runs/today/first` should just work.
         if let slash = path.lastIndex(of: "/"), slash > path.startIndex { try createFolder(String(path[..<slash])) }
         if path.withPath({ mkdir($0, 0o777) }) != 0, errno != EEXIST { throw FileError(path: path, action: "cannot create the folder", code: Int(errno)) }
     }
 
     /// 0 or an errno.
     public static func lockNow(_ descriptor: Int32) -> Int32 { flock(descriptor, LOCK_EX | LOCK_NB) == 0 ? 0 : errno }
-
-    private static func lock(
-        _ path: String, folder: String, flock: (Int32) -> Int32
-    ) throws(FileError) -> (Int32, notice: String?) {
-        let descriptor = path.withPath { open($0, O_RDWR | O_CREAT | O_CLOEXEC, 0o644) }
-        guard descriptor >= 0 else { throw FileError(path: path, action: "cannot open", code: Int(errno)) }
-        let code = flock(descriptor)
-        if [ENOLCK, ENOSYS, ENOTSUP, EINVAL].contains(code) {
-            return (descriptor, "\(folder): this file system has no locks, so a second trainer in it would not be noticed")
-        }
-        guard code == 0 else {
-            close(descriptor)
-            if code == EWOULDBLOCK { throw FileError(path: folder, reason: "another trainer is running in this folder") }
-            throw FileError(path: path, action: "cannot lock", code: Int(code))
-        }
-        return (descriptor, nil)
-    }
 
     /// Removes what killed writers of this run's files left (`.NAME.tmp-…`). Nobody else writes here: the folder is locked.
     private func removeStaleTemporaries() {

@@ -174,6 +174,7 @@ struct BatchSource: Sendable {
         for attempt in 1...tries {
             let place = images?[index] ?? index
             do {
+                if let reason = teacher?.absence(place) { throw PretrainingError(reason) }
                 try dataset.withImage(place, side: largestSide) { body(place, $0) }
                 return index
             } catch {

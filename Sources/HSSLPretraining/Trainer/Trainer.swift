@@ -186,7 +186,7 @@ public final class Trainer {
         let viewing = teacher?.viewing(recipe)
         microBatch = try Self.microBatch(
             learner, recipe: recipe, options: options, resumed: resumed, dataset: dataset,
-            teacherSide: viewing?.augmentation?.globalSize ?? 0)
+            teacherSide: viewing?.augmentation?.globalSize ?? 0, answerBytes: teacher?.source.residentBytes ?? 0)
         source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, images: search?.images,
                              microBatch: microBatch, globalViews: learner.globalViews, teacher: viewing)
         step = resumed?.step ?? 0
@@ -235,7 +235,7 @@ public final class Trainer {
 
     /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the images it began with, wherever they are
     /// kept. Also the bytes of the largest of those images.
-    private static func digest(of dataset: Dataset) -> String {
+    static func digest(of dataset: Dataset) -> String {
         var digest = CRC32C()
         for index in 0..<dataset.count {
             withUnsafeBytes(of: Int32(truncatingIfNeeded: dataset.label(index) ?? -1).littleEndian) { digest.update($0) }
@@ -266,10 +266,12 @@ public final class Trainer {
     /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the
     /// cache. Under a limit, decoding gets its part too.
     ///
-    /// - Parameter teacherSide: of the views that a running teacher sees; 0: none does.
+    /// - Parameters:
+    ///   - teacherSide: of the views that a running teacher sees; 0: none does.
+    ///   - answerBytes: what a source of answers takes.
     private static func microBatch(
         _ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
-        dataset: Dataset, teacherSide: Int
+        dataset: Dataset, teacherSide: Int, answerBytes: Int
     ) throws -> Int {
         let preferred = defaultMicroBatch(learner.architecture, views: learner.objective.wantsAnswers ? 1 : 2)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
@@ -279,7 +281,7 @@ public final class Trainer {
             let decoding = decodeBytes(
                 dataset, side: max(recipe.model.imageSize, teacherSide), threads: options.loaderThreads, limit: min(limit, 4 * dataset.limits.bytes))
             let loader = MicroBatchPlan.Loader(
-                threads: options.loaderThreads, decodeBytes: decoding, otherViewBytes: 4 * 3 * teacherSide * teacherSide)
+                threads: options.loaderThreads, decodeBytes: decoding + answerBytes, otherViewBytes: 4 * 3 * teacherSide * teacherSide)
             let plan = MicroBatchPlan.probe(
                 learner, recipe: recipe, loader: loader, limit: needed, smallest: resumed?.microBatch ?? 1, largest: size)
             guard let fitting = plan.microBatch(limit: needed, largest: size) else {
