@@ -10,7 +10,12 @@ package struct ForeignModel {
     package let report: [String]
 
     private let path: String
-    private let provenance: ModelProvenance
+    private var provenance: ModelProvenance
+    /// Under which the weights may be used, as whoever imports them says; empty: nobody did.
+    package var license: String {
+        get { provenance.license }
+        set { provenance.license = newValue }
+    }
     private let values: [String: () throws -> [Float]]
 
     /// Recognises the network and verifies every name and shape; values are read when the model is written.

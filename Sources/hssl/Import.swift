@@ -48,6 +48,11 @@ struct Import: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))
     var precision: Precision = .float32
 
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Licence of the weights, e.g. Apache-2.0: kept with the model and its students.", valueName: "text"))
+    var license: String?
+
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -56,7 +61,8 @@ struct Import: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
+        var model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
+        if let license { model.license = license }
         for line in model.report { print(line) }
         try model.write(to: output, precision: precision)
         print("written: \(output), \(precision.rawValue)")
