@@ -10,7 +10,12 @@ package struct ForeignModel {
     package let report: [String]
 
     package let path: String
-    package let provenance: ModelProvenance
+    package private(set) var provenance: ModelProvenance
+    /// Under which the weights may be used, as whoever imports them says; empty: nobody did.
+    package var license: String {
+        get { provenance.license }
+        set { provenance.license = newValue }
+    }
     private let loads: [String: () throws -> [Float]]
 
     /// Recognises the network and verifies every name and shape; values are read when the model is written.

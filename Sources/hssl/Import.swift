@@ -52,6 +52,11 @@ struct Import: ParsableCommand {
 
     @OptionGroup var int8: Int8CommandOptions
 
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Licence of the weights, e.g. Apache-2.0: kept with the model and its students.", valueName: "text"))
+    var license: String?
+
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -61,7 +66,8 @@ struct Import: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
+        var model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
+        if let license { model.license = license }
         for line in model.report { print(line) }
         _ = try OutputTarget(output, needsSeeking: true)
         let source = BaseSource(

@@ -53,7 +53,10 @@ final class InspectCommandTests: CommandTestCase {
             1, "HSSL_ISA: this machine or build has no row for 'neon'", "inspect", "x",
             environment: ["HSSL_ISA": "neon"])
         #endif
-        for command in [[], ["pretrain"], ["export"], ["evaluate"], ["evaluate", "knn"], ["inspect"], ["bench"]] {
+        let commands = [
+            [], ["pretrain"], ["bank"], ["export"], ["evaluate"], ["evaluate", "knn"], ["inspect"], ["bench"],
+        ]
+        for command in commands {
             let help = try start("hssl", command + ["--help"]).collect()
             XCTAssertEqual(help.status, 0)
             XCTAssertTrue(

@@ -54,6 +54,22 @@ final class RecipeDefaultsTests: TrainerTestCase {
         }
     }
 
+    /// A file with a section `distill` means that objective, and then has no head unless it names one.
+    func testASectionForDistillingChoosesIt() throws {
+        let text = "model: {architecture: vit_nano, image_size: 28, patch_size: 7}"
+        let recipe = try parse(text + "\ndistill: {anchors: 16}")
+        XCTAssertEqual([recipe.objective.name, recipe.auxiliary.family], ["distill", "none"])
+        XCTAssertEqual(recipe.optimizer.learningRate, 1e-3)
+        XCTAssertEqual(try parse(text + "\ndistill: {anchors: 16}", "distill.anchors=32").distill.anchors, 32)
+        XCTAssertEqual(try parse(text, "objective.name=distill", "auxiliary.family=vit").auxiliary.family, "vit")
+        XCTAssertEqual(try parse(text, "objective.name=ibot").auxiliary.family, "convnext")
+        XCTAssertEqual(try parse(recipe.yaml), recipe)
+        XCTAssertThrowsError(try parse(text + "\ndistill: {anchors: 16}", "objective.name=ibot"))
+        XCTAssertThrowsError(try parse(
+            text, "objective.name=distill", "distill.global_weight=0", "distill.similarity_weight=0",
+            "distill.patch_weight=0"))
+    }
+
     // MARK: The patch embedding of MoCo v3
 
     func testThePatchEmbeddingIsFrozenWherePublished() throws {

@@ -5,7 +5,8 @@ package struct TeacherAnswers: Sendable {
     /// [views, width]: the teacher's global feature (`Base.global`) as it is, not normalised.
     package var globals: [Float]
     /// [views, grid.count, rank]: its grid cells after the final norm, in coordinates of an orthonormal basis: inner
-    /// products of two cells are the teacher's own (up to what the rank leaves out). Empty where nobody asked for cells.
+    /// products of two cells are the teacher's own (up to what the rank leaves out). Empty where nobody asked for
+    /// cells.
     package var cells: [Float]
 }
 

@@ -47,6 +47,9 @@ struct RecipeDocument {
         }
     }
 
+    /// Whether the text itself has a section, whatever a `--set` says.
+    func has(section: String) -> Bool { places[section] != nil }
+
     private mutating func add(_ section: Node, named name: String) {
         guard case .mapping(let pairs) = section else {
             let reason = "\(name) must be a mapping of keys to values"

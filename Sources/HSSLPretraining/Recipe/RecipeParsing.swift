@@ -63,7 +63,7 @@ extension Recipe {
         try document.refuseUnknownNames(sections)
         var recipe = Recipe(names)
         // A file that says how to distil means to.
-        let distills = document.entries["distill"]?.values.contains { !$0.isOverride } == true
+        let distills = document.has(section: "distill") && names.objectives.contains(distillObjective)
         recipe.objective.name = objective ?? (distills ? distillObjective : recipe.objective.name)
         var faults = document.faults
         func read(_ key: RecipeKey, of section: RecipeSection) {
