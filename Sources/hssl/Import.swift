@@ -61,14 +61,15 @@ struct Import: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
-        for line in model.report { print(line) }
+        // Measuring takes its time: what cannot be written is refused before.
         _ = try OutputTarget(output, needsSeeking: true)
+        let model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
         let source = BaseSource(
             path: model.path, architecture: model.architecture, preprocessing: model.preprocessing,
             provenance: model.provenance, values: model.values)
         let base = try source.prepared(precision, int8.options)
         try base.writeModel(to: output)
+        for line in model.report { print(line) }
         base.measurement?.show()
         print("written: \(output), \(precision.rawValue)")
     }
