@@ -115,7 +115,7 @@ struct TimmLayout {
         }
         arguments["mlp_ratio"] = ratio(sizes.hiddenDim, sizes.embedDim)
         arguments["swiglu_mlp"] = .bool(isGated)
-        arguments["swiglu_align_to"] = 0
+        arguments["swiglu_align_to"] = 1
         arguments["qkv_bias"] = .bool(hasBias)
         arguments["init_values"] = sizes.layerScale ? .number(1e-5) : .null
         arguments["num_reg_tokens"] = .integer(sizes.registerTokens)
