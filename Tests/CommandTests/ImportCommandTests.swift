@@ -43,7 +43,8 @@ final class ImportCommandTests: CommandTestCase {
         XCTAssertEqual(int8.status, 0, int8.error)
         XCTAssertTrue(int8.output.contains("positions 2×2 → 3×3: bicubic with DINO's offset"), int8.output)
         XCTAssertTrue(int8.output.contains(" over 20 images of t10k\n"), int8.output)
-        XCTAssertEqual(try SafetensorsFile(path: root + "/int8.safetensors").tensor("blocks.0.mlp.fc1.weight").dtype, .int8)
+        let stored = try SafetensorsFile(path: root + "/int8.safetensors")
+        XCTAssertEqual(try stored.tensor("blocks.0.mlp.fc1.weight").dtype, .int8)
     }
 
     func testThereAndBack() throws {
@@ -88,14 +89,16 @@ final class ImportCommandTests: CommandTestCase {
         XCTAssertEqual(try String(contentsOfFile: root + "/hf/README.md", encoding: .utf8), "mine")
         XCTAssertFalse(exists("hf/preprocessor_config.json"))
         let int8 = try run(
-            "hssl", "export", "run", "--output", "int8", "--format", "hf", "--precision", "int8", "--calibration", "t10k")
+            "hssl", "export", "run", "--output", "int8", "--format", "hf", "--precision", "int8", "--calibration",
+            "t10k")
         XCTAssertEqual(int8.status, 0, int8.error)
         let measured = try String(contentsOfFile: root + "/int8/README.md", encoding: .utf8)
         XCTAssertTrue(measured.contains("over 20 images of t10k"), measured)
         XCTAssertTrue(measured.hasPrefix("---\nlibrary_name: transformers\n"), measured)
 
         try write([1], "hf/thesis.tex")
-        try assertFails(1, "hf: is a folder that holds 'thesis.tex'", "export", "run", "--output", "hf", "--format", "hf")
+        try assertFails(
+            1, "hf: is a folder that holds 'thesis.tex'", "export", "run", "--output", "hf", "--format", "hf")
         try assertFails(
             1, "run: --format timm: timm has no int8", "export", "run", "--output", "x", "--format", "timm",
             "--precision", "int8")
@@ -124,14 +127,16 @@ final class ImportCommandTests: CommandTestCase {
         try fails(1, "nope.pth: cannot open", "nope.pth", "--output", "x.safetensors")
         try fails(1, "half.pth: ", "half.pth", "--output", "x.safetensors")
         try fails(1, "text.pth: is neither safetensors nor a zip", "text.pth", "--output", "x.safetensors")
-        try fails(1, "--architecture: unknown architecture", "dino.pth", "--output", "x.safetensors", "--architecture", "vit")
+        try fails(
+            1, "--architecture: unknown architecture", "dino.pth", "--output", "x.safetensors", "--architecture", "vit")
         try fails(1, "--source: unknown source", "dino.pth", "--output", "x.safetensors", "--source", "me")
         try fails(64, "--image-size", "dino.pth", "--output", "x.safetensors", "--image-size", "0")
         try fails(64, "--calibration is about", "dino.pth", "--output", "x.safetensors", "--calibration", "t10k")
         try fails(64, "--smooth is about", "dino.pth", "--output", "x.safetensors", "--smooth", "on")
         try fails(64, "--output", "dino.pth")
         try write(Array(#"{"num_heads": 2}"#.utf8), "config.json")
-        try fails(1, "holds a network of family vit", "dino.pth", "--output", "x.safetensors", "--architecture", "swin_tiny")
+        try fails(
+            1, "holds a network of family vit", "dino.pth", "--output", "x.safetensors", "--architecture", "swin_tiny")
         try fails(1, "image_size 9 is not a multiple", "dino.pth", "--output", "x.safetensors", "--image-size", "9")
         try fails(1, "none/x.safetensors: cannot create a file", "dino.pth", "--output", "none/x.safetensors")
         try fails(
