@@ -111,6 +111,33 @@ final class ImportCommandTests: CommandTestCase {
         XCTAssertEqual(left, [])
     }
 
+    func testLicenceAndTeacherReachTheCard() throws {
+        try write(fixture(), "dino.pth")
+        try write(Array(#"{"num_heads": 2}"#.utf8), "config.json")
+        try write(Array("---\ntags:\n- x\nlicense: apache-2.0\n---\n# DINO\n".utf8), "README.md")
+        XCTAssertEqual(try run("hssl", "import", "dino.pth", "--output", "m.safetensors").status, 0)
+        // As distillation leaves it.
+        let model = try SafetensorsFile(path: root + "/m.safetensors")
+        var metadata = model.metadata
+        metadata["hssl.crc32c"] = nil
+        metadata["hssl.teacher"] = #"{"name":"dinov2-small","hash":"12ab"}"#
+        try SafetensorsWriter.write(
+            path: root + "/student.safetensors",
+            tensors: model.names.map {
+                SafetensorsTensor(name: $0, shape: try model.tensor($0).shape, values: try model.floats($0))
+            }, metadata: metadata)
+        XCTAssertEqual(try run("hssl", "export", "student.safetensors", "--output", "s", "--format", "hf").status, 0)
+        let card = try String(contentsOfFile: root + "/s/README.md", encoding: .utf8)
+        for part in [
+            "license: \"apache-2.0\"", "**Teacher:** name dinov2-small, hash 12ab", "**Licence:** apache-2.0, as the source",
+        ] { XCTAssertTrue(card.contains(part), "\(part): \(card)") }
+        XCTAssertEqual(
+            try run("hssl", "export", "student.safetensors", "--output", "half.safetensors", "--precision", "float16")
+                .status, 0)
+        XCTAssertEqual(
+            try SafetensorsFile(path: root + "/half.safetensors").metadata["hssl.teacher"], metadata["hssl.teacher"])
+    }
+
     func testErrors() throws {
         let bytes = try fixture()
         try write(bytes, "dino.pth")
