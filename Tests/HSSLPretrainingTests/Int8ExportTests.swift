@@ -114,8 +114,7 @@ final class Int8ExportTests: XCTestCase {
             XCTAssertGreaterThan(prepared.map { Set($0).count }.min() ?? 0, 20, "pictures of something")
             XCTAssertGreaterThan(Set(prepared.flatMap { $0 }).count, 200)
             let scaling = ChannelScaling(
-                network.trace, strength: 0.5, ranges: calibration.ranges(Array(prepared.prefix(2))),
-                values: network.values)
+                network.trace, ranges: calibration.ranges(Array(prepared.prefix(2))), values: network.values)
             XCTAssertEqual(scaling.groupCount, count, name)
             try network.write(root + "/before.safetensors")
             let before = try features(root + "/before.safetensors")

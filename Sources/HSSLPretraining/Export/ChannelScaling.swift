@@ -7,9 +7,8 @@ import Glibc
 /// Scales moved from channels to the products that read them, so that no channel is so large that the others vanish in
 /// its 8-bit codes.
 ///
-/// Source: Xiao et al., "SmoothQuant", ICML 2023: a channel is divided by max|x|^α / max|w|^(1 − α), here rounded to a
-/// power of two, so that no value is rounded anew before it is quantised. Small strengths α even out the weights more
-/// than what they read.
+/// Source: Xiao et al., "SmoothQuant", ICML 2023, with migration strength 1/2: a channel is divided by
+/// √(max|x|/max|w|), here rounded to a power of two, so that no value is rounded anew before it is quantised.
 struct ChannelScaling {
     private var divided: [String: [(rows: Range<Int>, scale: [Float])]] = [:]
     private var multiplied: [String: [Float]] = [:]
@@ -17,14 +16,13 @@ struct ChannelScaling {
     private(set) var groupCount = 0
 
     /// - Parameters:
-    ///   - strength: α.
     ///   - ranges: the largest magnitude in each column of a product's input, by the name of its weight.
     ///   - values: of a parameter, row-major.
     init(
-        _ trace: ModelTrace, strength: Float, ranges: [String: [Float]], values: (String) throws -> [Float]
+        _ trace: ModelTrace, ranges: [String: [Float]], values: (String) throws -> [Float]
     ) rethrows {
         for group in trace.channelGroups {
-            let scale = try Self.scale(group, trace, strength, ranges, values)
+            let scale = try Self.scale(group, trace, ranges, values)
             if scale.allSatisfy({ $0 == 1 }) { continue }
             groupCount += 1
             for maker in group.makers { divided[maker.name, default: []].append((maker.rows, scale)) }
@@ -33,8 +31,7 @@ struct ChannelScaling {
     }
 
     private static func scale(
-        _ group: ChannelGroup, _ trace: ModelTrace, _ strength: Float, _ ranges: [String: [Float]],
-        _ values: (String) throws -> [Float]
+        _ group: ChannelGroup, _ trace: ModelTrace, _ ranges: [String: [Float]], _ values: (String) throws -> [Float]
     ) rethrows -> [Float] {
         let channels = group.channels
         var inputs = [Float](repeating: 0, count: channels), weights = inputs
@@ -48,14 +45,14 @@ struct ChannelScaling {
                 weights[channel] = max(weights[channel], abs(value))
             }
         }
-        let logarithms = zip(inputs, weights).map { x, w in
-            x > 0 && w > 0 ? strength * log2(x) - (1 - strength) * log2(w) : -.infinity
-        }
+        let ratios = zip(inputs, weights).map { x, w in x > 0 && w > 0 ? (x / w).squareRoot() : 0 }
         // Around 1: what is large against the other channels is what matters.
-        let known = logarithms.filter(\.isFinite)
-        guard !known.isEmpty else { return [Float](repeating: 1, count: channels) }
-        let mean = known.reduce(0, +) / Float(known.count)
-        return logarithms.map { $0.isFinite ? exp2(($0 - mean).rounded()) : 1 }
+        let logarithms = ratios.filter { $0 > 0 && $0.isFinite }.map { log2($0) }
+        guard !logarithms.isEmpty else { return [Float](repeating: 1, count: channels) }
+        let mean = logarithms.reduce(0, +) / Float(logarithms.count)
+        return ratios.map { ratio in
+            ratio > 0 && ratio.isFinite ? exp2((log2(ratio) - mean).rounded()) : 1
+        }
     }
 
     /// Of an element of a weight [N, K] or [N, C, k, k].

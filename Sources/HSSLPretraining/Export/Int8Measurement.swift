@@ -31,15 +31,6 @@ public struct Int8Measurement {
 
     /// Below this mean cosine the loss is warned of.
     public static let warningLimit = 0.99
-    /// Strengths of smoothing that are tried: SmoothQuant's, and one that evens out the weights more.
-    private static let strengths: [Float] = [0.25, 0.5]
-
-    /// The mean of the least eighth.
-    private static func tail(_ cosines: [Double]) -> Double {
-        let least = cosines.sorted().prefix(max(1, cosines.count / 8))
-        return least.reduce(0, +) / Double(least.count)
-    }
-
     /// Plain codes that keep this much are left as they are.
     static let goal = 0.999
 
@@ -69,16 +60,10 @@ public struct Int8Measurement {
         let plainMean = plain.reduce(0, +) / Double(plain.count)
         if options.smoothing == .on || options.smoothing == .auto && plainMean < Self.goal {
             let ranges = try Calibration(architecture, values: values).ranges(images)
-            var candidates: [(scaling: ChannelScaling, cosines: [Double])] = []
-            for strength in Self.strengths {
-                let scaling = try ChannelScaling(
-                    ModelTrace(architecture), strength: strength, ranges: ranges, values: values)
-                candidates.append((scaling, try cosines(scaling)))
-            }
-            // It is for the images that lose most.
-            if let smoothed = candidates.max(by: { Self.tail($0.cosines) < Self.tail($1.cosines) }),
-               options.smoothing == .on || smoothed.cosines.reduce(0, +) > plain.reduce(0, +) {
-                (scaling, best) = smoothed
+            let candidate = try ChannelScaling(ModelTrace(architecture), ranges: ranges, values: values)
+            let smoothed = try cosines(candidate)
+            if options.smoothing == .on || smoothed.reduce(0, +) > plain.reduce(0, +) {
+                (scaling, best) = (candidate, smoothed)
             }
         }
         figures = ModelProvenance.Int8Figures(
