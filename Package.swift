@@ -93,7 +93,8 @@ let package = Package(
         .testTarget(
             name: "CommandTests",
             dependencies: [
-                "hssl", "hssl-extract", "HSSLFormats", "HSSLModels", "HSSLRuntime", "HSSLData", "TestSupport"]),
+                "hssl", "hssl-extract", "HSSLFormats", "HSSLModels", "HSSLRuntime", "HSSLData", "TestSupport"],
+            resources: [.copy("Fixtures")]),
         // Of the programs only, so that it outlives their Swift interfaces; HSSLFormats for its CRC-32C.
         .testTarget(
             name: "CompatibilityTests", dependencies: ["hssl", "hssl-extract", "HSSLFormats"], exclude: ["Fixtures"]),

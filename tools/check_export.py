@@ -41,8 +41,6 @@ REFUSED = {
     ("resnet_micro", "timm"): "stem of 7×7",
     ("resnet_micro", "hf"): "group norms",
     ("resnet50_gn", "hf"): "group norms",
-    ("dinov3-hf", "timm"): "no place for part 2 of 3",
-    ("dinov3-gated-hf", "timm"): "no place for part 2 of 3",
 }
 # Not read back: no statistics to fold.
 ONE_WAY = {"resnet50_gn", "convnext_micro", "vit_nano", "swin_micro"}

@@ -405,10 +405,17 @@ def check_dinov2(folder: pathlib.Path, images: list[pathlib.Path]) -> bool:
         files = [work / f"{index:05d}.png" for index in range(len(images))]
         for path, picture in zip(files, pixels):
             Image.fromarray(picture).save(path)
-        for precision in ("float32", "float16", "int8"):
-            output = work / f"{precision}.safetensors"
-            _, preprocessing = imported(folder / "model.safetensors", output, 224, ("--precision", precision))
-            vectors[precision] = extracted(unresized_any(output, work), files, work / "f.npy", None)
+        variants = {
+            "float32": (),
+            "float16": ("--precision", "float16"),
+            "int8": ("--precision", "int8", "--smooth", "off"),
+            "int8 smoothed": ("--precision", "int8", "--smooth", "on", "--calibration", str(work)),
+        }
+        for variant, flags in variants.items():
+            output = work / "models" / f"{variant.replace(' ', '-')}.safetensors"
+            output.parent.mkdir(exist_ok=True)
+            _, preprocessing = imported(folder / "model.safetensors", output, 224, flags)
+            vectors[variant] = extracted(unresized_any(output, work), files, work / "f.npy", None)
         theirs = []
         for picture in pixels:
             inputs = normalised(picture[None], preprocessing["mean"], preprocessing["std"]).numpy()
@@ -424,13 +431,14 @@ def check_dinov2(folder: pathlib.Path, images: list[pathlib.Path]) -> bool:
     print(
         f"{'agrees ' if good else 'DIFFERS'}  float32 of {len(images)} images: {deviation:.1e} of at most {np.abs(theirs).max():.1f} from onnxruntime"
     )
-    for precision in ("float16", "int8"):
-        values = cosine(vectors[precision], vectors["float32"])
+    for variant in list(vectors)[1:]:
+        values = cosine(vectors[variant], vectors["float32"])
         mean, first, least = values.mean(), np.quantile(values, 0.01), values.min()
-        fine = mean >= 0.999 and first >= 0.997
+        # Smoothing is for the worst pictures, plain codes are for all.
+        fine = least >= 0.99 if variant == "int8 smoothed" else mean >= 0.999 and first >= 0.997
         good = good and fine
         print(
-            f"{'agrees ' if fine else 'DIFFERS'}  {precision}: cosine to float32 mean {mean:.5f}, 1st percentile {first:.5f}, least {least:.5f}"
+            f"{'agrees ' if fine else 'DIFFERS'}  {variant}: cosine to float32 mean {mean:.5f}, 1st percentile {first:.5f}, least {least:.5f}"
         )
     return good
 

@@ -37,7 +37,8 @@ package final class AtomicFolder {
             if let other = try Self.entries(target, path).first(where: { !names.contains($0) }) {
                 throw FileError(
                     path: path,
-                    reason: "is a folder that holds '\(oneLine(other))', not one of an earlier export: give another name")
+                    reason: "is a folder that holds '\(oneLine(other))', not one of an earlier export: "
+                        + "give another name")
             }
         }
         self.target = target
@@ -49,7 +50,9 @@ package final class AtomicFolder {
             if temporary.withPath({ mkdir($0, 0o777) }) == 0 { break }
             let code = errno
             temporary = ""
-            if code != EEXIST { throw FileError(path: path, action: "cannot create a folder beside it", code: Int(code)) }
+            if code != EEXIST {
+                throw FileError(path: path, action: "cannot create a folder beside it", code: Int(code))
+            }
         }
         guard !temporary.isEmpty else {
             throw FileError(path: path, reason: "cannot create a temporary folder beside it: every name is taken")

@@ -59,9 +59,8 @@ struct HubConfiguration {
 
     /// Of the model, or among the arguments that timm makes it with.
     func integer(_ key: String) throws -> Int? {
-        guard let value = member(key, of: model) ?? member(key, of: member("model_args", of: model)), value != .null else {
-            return nil
-        }
+        let found = member(key, of: model) ?? member(key, of: member("model_args", of: model))
+        guard let value = found, value != .null else { return nil }
         guard let number = value.asInteger else { throw fault("\(key) is not an integer") }
         return number
     }

@@ -129,7 +129,8 @@ extension Library {
         renamed: embeddings + attentionOutput + [
             ("embeddings.patch_embeddings.projection.*", "patch_embed.proj.$1"),
             ("layer.#.layernorm_before.*", "blocks.$1.norm1.$2"), ("layer.#.layernorm_after.*", "blocks.$1.norm2.$2"),
-            ("layer.#.intermediate.dense.*", "blocks.$1.mlp.fc1.$2"), ("layer.#.output.dense.*", "blocks.$1.mlp.fc2.$2"),
+            ("layer.#.intermediate.dense.*", "blocks.$1.mlp.fc1.$2"),
+            ("layer.#.output.dense.*", "blocks.$1.mlp.fc2.$2"),
         ],
         parts: queriesKeysValues("layer.#.attention", "blocks.$1.attn", last: 2, .nested), left: leftByTransformers)
 

@@ -118,7 +118,9 @@ struct NameMap {
         let components = own.split(separator: ".", omittingEmptySubsequences: false)
         var parts: [Source] = []
         for rule in rules {
-            guard case .take(_, let part, let count) = rule.target, let name = rule.inverted(components) else { continue }
+            guard case .take(_, let part, let count) = rule.target, let name = rule.inverted(components) else {
+                continue
+            }
             // The first rule decides whether there are parts; later ones are other spellings.
             if count == 1, parts.isEmpty { return [Source(name: name, part: 0, of: 1)] }
             guard count > 1, !parts.contains(where: { $0.part == part }) else { continue }

@@ -31,10 +31,17 @@ struct Export: ParsableCommand {
     @Argument(help: ArgumentHelp("Run folder, checkpoint file or model file.", valueName: "run|checkpoint|model"))
     var input: String
 
-    @Option(name: .long, help: ArgumentHelp("Model file to write; with --format timm or hf a folder.", valueName: "file|folder"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Model file to write; with --format timm or hf a folder.", valueName: "file|folder"))
     var output: String
 
-    @Option(name: .long, help: ArgumentHelp("hssl: one file, for hssl-extract; timm or hf: a folder for timm.create_model(\"local-dir:…\") or transformers' AutoModel; onnx: one file of opset 17.", valueName: "format"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "hssl: one file, for hssl-extract; timm, hf: a folder for timm.create_model(\"local-dir:…\"), AutoModel; "
+                + "onnx: one file of opset 17.",
+            valueName: "format"))
     var format: ExportFormat = .hssl
 
     @Option(name: .long, help: ArgumentHelp("float32, float16 or int8.", valueName: "p"))

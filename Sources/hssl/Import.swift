@@ -20,7 +20,7 @@ struct Import: ParsableCommand {
             Examples:
               hssl import dinov2-small/model.safetensors --output dinov2.safetensors --image-size 224
               hssl import checkpoint.pth --output mae.safetensors --architecture vit_base --source mae
-              hssl import resnet50-11ad3fa6.pth --output resnet50-int8.safetensors --precision int8 --calibration photos/
+              hssl import resnet50-11ad3fa6.pth --output r50.safetensors --precision int8 --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("safetensors file, or one of torch.save.", valueName: "file"))
@@ -66,15 +66,16 @@ struct Import: ParsableCommand {
 
     func run() throws {
         shared.apply()
+        // Measuring takes its time: what cannot be written is refused before.
+        _ = try OutputTarget(output, needsSeeking: true)
         var model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
         if let license { model.license = license }
-        for line in model.report { print(line) }
-        _ = try OutputTarget(output, needsSeeking: true)
         let source = BaseSource(
             path: model.path, architecture: model.architecture, preprocessing: model.preprocessing,
             provenance: model.provenance, values: model.values)
         let base = try source.prepared(precision, int8.options)
         try base.writeModel(to: output)
+        for line in model.report { print(line) }
         base.measurement?.show()
         print("written: \(output), \(precision.rawValue)")
     }

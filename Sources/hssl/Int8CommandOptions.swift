@@ -15,7 +15,10 @@ struct Int8CommandOptions: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Move the scales of int8's outlier channels into the weights behind them, with the function unchanged (SmoothQuant): where it helps, always or never. (default: auto)",
+            """
+            Move the scales of int8's outlier channels into the weights behind them, with the function unchanged \
+            (SmoothQuant): where it helps, always or never. (default: auto)
+            """,
             valueName: "auto|on|off"))
     var smooth: Smoothing?
 

@@ -54,7 +54,10 @@ final class HubExportTests: XCTestCase {
                 Swin.Configuration(
                     imageSize: 56, patchSize: 4, embedDim: 12, depths: [1, 2], numHeads: [1, 2], windowSize: 7)
             ),
-            ("convnext", ConvNeXt.Configuration(imageSize: 64, patchSize: 4, depths: [1, 1, 1, 1], dims: [4, 8, 8, 12])),
+            (
+                "convnext",
+                ConvNeXt.Configuration(imageSize: 64, patchSize: 4, depths: [1, 1, 1, 1], dims: [4, 8, 8, 12])
+            ),
             (
                 "resnet",
                 ResNet.Configuration(
@@ -133,7 +136,8 @@ final class HubExportTests: XCTestCase {
         )
         for index in weight.indices {
             XCTAssertEqual(
-                Float(found[index]) * rows[index / 96], weight[index] * gamma[index / 96], accuracy: rows[index / 96] * 0.501)
+                Float(found[index]) * rows[index / 96], weight[index] * gamma[index / 96],
+                accuracy: rows[index / 96] * 0.501)
         }
         XCTAssertEqual(try file.tensor("pooler.dense.weight").dtype, .float32)
         XCTAssertFalse(file.names.contains { $0.contains("lambda1") })
@@ -150,7 +154,8 @@ final class HubExportTests: XCTestCase {
             _ library: HubExport.Library, _ sizes: any BaseConfiguration, _ precision: Precision = .float32
         ) -> String {
             do {
-                _ = try HubExport(library, ModelArchitecture(recognising: sizes), images, precision: precision) { _ in [] }
+                let architecture = try ModelArchitecture(recognising: sizes)
+                _ = try HubExport(library, architecture, images, precision: precision) { _ in [] }
                 return "accepted"
             } catch { return "\(error)" }
         }

@@ -40,7 +40,8 @@ package struct HubExport {
             HubLayout.Own(name: parameter.name, shape: parameter.shape) { try values(parameter.name) }
         }
         self.precision = precision
-        policyWeights = precision == .int8 ? Set(trace.policyWeights.filter { trace.parameters[$0]?.shape.count == 2 }) : []
+        let linear = trace.policyWeights.filter { trace.parameters[$0]?.shape.count == 2 }
+        policyWeights = precision == .int8 ? linear : []
         switch library {
         case .timm:
             guard precision != .int8 else {
@@ -89,9 +90,9 @@ package struct HubExport {
     /// - Parameter metadata: of the safetensors file, besides `format`.
     /// - Throws: `FileError`, where a value is not finite or overflows the stored type too; what reading throws.
     package func write(into folder: AtomicFolder, metadata: [String: String]) throws {
-        let path = folder.path(of: Self.weights)
+        let tensors = try layout.tensors(precision, path: folder.path + "/" + Self.weights, coded: policyWeights)
         try SafetensorsWriter.write(
-            path: path, tensors: try layout.tensors(precision, path: folder.path + "/" + Self.weights, coded: policyWeights),
+            path: folder.path(of: Self.weights), tensors: tensors,
             metadata: metadata.merging(["format": "pt"]) { own, _ in own })
         try AtomicFile.write(
             Array((JSONValue.object(layout.config).text(indent: 2) + "\n").utf8), to: folder.path(of: Self.config))
@@ -209,7 +210,8 @@ extension [HubLayout.Own] {
             norms.append(norm)
             result.append(HubLayout.Own(name: "\(norm).bias", shape: tensor.shape, values: tensor.values))
             // With what the norm adds to it the variance is 1.
-            for (statistic, value) in [("weight", 1), ("running_mean", 0), ("running_var", 1 - Assembly.batchNormEpsilon)] {
+            let variance = 1 - Assembly.batchNormEpsilon
+            for (statistic, value) in [("weight", 1), ("running_mean", 0), ("running_var", variance)] {
                 result.append(HubLayout.constant("\(norm).\(statistic)", tensor.shape, Float(value)))
             }
         }

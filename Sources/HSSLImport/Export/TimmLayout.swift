@@ -73,7 +73,8 @@ struct TimmLayout {
     // MARK: Vision transformers
 
     private func norm(_ found: Double, of timm: Double) -> [String] {
-        found == timm ? [] : ["timm's norms add \(timm) to the variance, this model's \(found): features differ a little"]
+        if found == timm { return [] }
+        return ["timm's norms add \(timm) to the variance, this model's \(found): features differ a little"]
     }
 
     /// A ratio that timm's `int(width * ratio)` makes the wanted width of.
@@ -115,7 +116,7 @@ struct TimmLayout {
         }
         arguments["mlp_ratio"] = ratio(sizes.hiddenDim, sizes.embedDim)
         arguments["swiglu_mlp"] = .bool(isGated)
-        arguments["swiglu_align_to"] = 0
+        arguments["swiglu_align_to"] = 1
         arguments["qkv_bias"] = .bool(hasBias)
         arguments["init_values"] = sizes.layerScale ? .number(1e-5) : .null
         arguments["num_reg_tokens"] = .integer(sizes.registerTokens)
@@ -174,9 +175,10 @@ struct TimmLayout {
 
     private func resNet(_ sizes: ResNet.Configuration) throws -> HubLayout {
         guard sizes.stem == .imagenet, sizes.layers.count == 4, sizes.planes[0] == 64 else {
+            let stem = sizes.stem == .imagenet ? "7×7" : "3×3"
             throw ModelError(
-                "timm's ResNet has a stem of 7×7 with 64 channels and four stages; this one begins with "
-                    + "\(sizes.stem == .imagenet ? "7×7" : "3×3") and \(sizes.planes[0]) channels and has \(sizes.layers.count)")
+                "timm's ResNet has a stem of 7×7 with 64 channels and four stages; this one begins with \(stem) and "
+                    + "\(sizes.planes[0]) channels and has \(sizes.layers.count)")
         }
         let arguments: JSONObject = [
             "layers": .array(sizes.layers.map { .integer($0) }),

@@ -28,7 +28,8 @@ struct TransformersLayout {
             } else if sizes.registerTokens > 0 || sizes.activation == .swiglu || sizes.layerScale && !isQuantized {
                 layout = try dinov2(sizes)
                 if isQuantized {
-                    layout.notes.append("transformers 5.24 cannot load a quantised \(layout.model): its loader converts MLPs")
+                    layout.notes.append(
+                        "transformers 5.24 cannot load a quantised \(layout.model): its loader converts MLPs")
                 }
             } else {
                 layout = vit(sizes)
@@ -91,13 +92,14 @@ struct TransformersLayout {
             (0..<width * width).map { $0 % (width + 1) == 0 ? 1 : 0 }
         }
         return HubLayout(
-            model: "ViTModel", map: Library.vitNames, spell: Library.huggingFaceViT.spell, config: config("vit", members),
+            model: "ViTModel", map: Library.vitNames, spell: Library.huggingFaceViT.spell,
+            config: config("vit", members),
             own: multiplied(tensors.positionsCoveringClass(sizes)),
             added: [identity, HubLayout.constant("pooler.dense.bias", [width], 0)], floats: ["pooler.dense"])
     }
 
-    /// With layer scale multiplied into the products before it: rows of codes stay the same. For a quantised Dinov2Model
-    /// transformers has no loader.
+    /// With layer scale multiplied into the products before it: rows of codes stay the same. transformers has no loader
+    /// for a quantised Dinov2Model.
     private func multiplied(_ tensors: [HubLayout.Own]) -> [HubLayout.Own] {
         let scaled = [".attn.proj.": ".ls1.gamma", ".mlp.fc2.": ".ls2.gamma"]
         return tensors.filter { !$0.name.hasSuffix(".gamma") }.map { tensor in
@@ -162,7 +164,8 @@ struct TransformersLayout {
         return HubLayout(
             model: "DINOv3ViTModel", map: map, config: config("dinov3_vit", members), own: scaled(tensors, sizes),
             added: [HubLayout.constant("embeddings.mask_token", [1, 1, width], 0)]
-                + (sizes.registerTokens == 0 ? [HubLayout.constant("embeddings.register_tokens", [1, 0, width], 0)] : []))
+                + (sizes.registerTokens > 0
+                    ? [] : [HubLayout.constant("embeddings.register_tokens", [1, 0, width], 0)]))
     }
 
     /// With factors of 1 where branches are multiplied by none.
@@ -213,7 +216,9 @@ struct TransformersLayout {
                 "transformers' ResNet has batch norms, this one group norms, which depend on the image and cannot become "
                     + "batch norms: --format timm or hssl")
         }
-        guard sizes.stem == .imagenet else { throw ModelError("transformers' ResNet has a stem of 7×7, this one 3×3") }
+        guard sizes.stem == .imagenet else {
+            throw ModelError("transformers' ResNet has a stem of 7×7, this one 3×3")
+        }
         let (own, norms) = tensors.withBatchNorms()
         let members: JSONObject = [
             "embedding_size": .integer(sizes.planes[0]), "depths": .array(sizes.layers.map { .integer($0) }),

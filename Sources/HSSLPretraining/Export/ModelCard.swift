@@ -95,7 +95,9 @@ package struct ModelCard {
     }
 
     private var summary: String {
-        let family = ["vit": "vision transformer", "swin": "Swin transformer", "convnext": "ConvNeXt", "resnet": "ResNet"]
+        let family = [
+            "vit": "vision transformer", "swin": "Swin transformer", "convnext": "ConvNeXt", "resnet": "ResNet",
+        ]
         return "A \(family[architecture.family] ?? architecture.family) (`\(architecture.name)`) that turns an image into "
             + "\(width) numbers."
     }
