@@ -24,6 +24,7 @@ import timm_models
 from check_timm import extracted, random_model, unresized
 from peers_common import Fault, binaries, build
 
+THREADS = len(os.sched_getaffinity(0))
 # Least cosine with hssl-extract's float32 features: of the worst image and patch, and of int8 of the mean image.
 BOUNDS = {"float32": 0.99999, "float16": 0.9999, "int8": 0.999}
 # timm's networks whose parts our named architectures do not have, imported: layer scale, registers, rotary positions,
@@ -72,14 +73,14 @@ def command(*words: object) -> str:
 
 def ort_session(path: pathlib.Path):
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["global", "patch"], {"pixel_values": images})
 
 
 def ov_session(path: pathlib.Path):
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
     request = openvino.Core().compile_model(str(path), "CPU", hints).create_infer_request()
 
     def run(images):
@@ -131,6 +132,8 @@ def check(path: pathlib.Path, folder: pathlib.Path, options: argparse.Namespace)
     for precision in options.precision:
         output = folder / f"{path.stem}-{precision}.onnx"
         more = ["--calibration", options.calibration] if options.calibration and precision == "int8" else []
+        if options.threads:
+            more += ["--threads", options.threads]
         command("export", path, "--format", "onnx", "--precision", precision, "--output", output, *more)
         check_file(output, images)
         for runtime, session in RUNTIMES.items():
@@ -232,6 +235,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=6, metavar="N", help="compared (default 6)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default 0)")
     parser.add_argument("--calibration", metavar="DATA", help="for int8 (default: generated images)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the exports (default: every processor)")
     parser.add_argument("--time", action="store_true", help="also time batches of 1 beside onnxruntime's quantisers")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="of --time (default 15)")
     options = parser.parse_args()

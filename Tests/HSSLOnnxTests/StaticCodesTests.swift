@@ -37,11 +37,11 @@ final class StaticCodesTests: XCTestCase {
         let whole = (20 - (values.min() ?? 0)) / 255
         var observation = Observation(width: width, images: 1)
         observation.add(tape.constant(values, shape: [64, width]))
-        XCTAssertLessThan(observation.range(nil).codes.scale, 0.9 * whole)
+        XCTAssertLessThan(observation.range(nil).scale, 0.9 * whole)
         // Not where it is what the product reads.
         var energies = [Float](repeating: 1e-4, count: width)
         energies[0] = 1
-        XCTAssertGreaterThan(observation.range(energies).codes.scale, 0.98 * whole)
+        XCTAssertGreaterThan(observation.range(energies).scale, 0.98 * whole)
     }
 
     func testReplayIsTheModel() throws {

@@ -34,8 +34,7 @@ struct Observation {
     /// The codes with the least error in what products make of the value.
     ///
     /// - Parameter energies: how much a channel's squared error counts; nil: all the same.
-    /// - Returns: the codes, and the error over the energy of the values.
-    func range(_ energies: [Float]?) -> (codes: CodeRange, error: Double) {
+    func range(_ energies: [Float]?) -> CodeRange {
         var best = (codes: CodeRange(least: least, most: most), error: Double.infinity)
         for step in 0..<14 {
             let share = 1 - 0.05 * Float(step)
@@ -43,24 +42,22 @@ struct Observation {
             let error = self.error(codes, energies)
             if error < best.error { best = (codes, error) }
         }
-        return best
+        return best.codes
     }
 
     private func error(_ codes: CodeRange, _ energies: [Float]?) -> Double {
-        var sums = (error: 0.0, energy: 0.0)
+        var sum = 0.0
         rows.withUnsafeBufferPointer { rows in
             for first in stride(from: 0, to: rows.count, by: width) {
-                var (error, energy): (Float, Float) = (0, 0)
+                var error: Float = 0
                 for channel in 0..<width {
-                    let value = rows[first + channel], weight = energies?[channel] ?? 1
+                    let value = rows[first + channel]
                     let difference = value - codes.rounded(value)
-                    error += weight * difference * difference
-                    energy += weight * value * value
+                    error += (energies?[channel] ?? 1) * difference * difference
                 }
-                sums.error += Double(error)
-                sums.energy += Double(energy)
+                sum += Double(error)
             }
         }
-        return sums.error / max(sums.energy, .leastNormalMagnitude)
+        return sum
     }
 }

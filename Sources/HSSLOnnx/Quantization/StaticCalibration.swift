@@ -13,10 +13,11 @@ struct StaticCalibration {
     /// Products that could multiply codes.
     let productCount: Int
 
-    /// This mean cosine is kept, where leaving products in float32 keeps it.
-    static let goal = 0.999
-    /// Products are taken out a twelfth of all at a time, and at most half of them.
-    private static let portions = 12, mostPortions = 6
+    /// This mean cosine is kept, where leaving products in float32 keeps it: other images than those that codes were
+    /// made for lose a little more, and are to have 0.999.
+    static let goal = 0.9993
+    /// Images over which the products are compared.
+    private static let probes = 4
 
     var meanCosine: Double { cosines.reduce(0, +) / Double(max(cosines.count, 1)) }
 
@@ -34,22 +35,33 @@ struct StaticCalibration {
             }
         }
         let energies = try Self.energies(all, live)
-        let best = observed.reduce(into: [:]) { $0[$1.key] = $1.value.range(energies[$1.key]) }
-        quantization = StaticQuantization(products: Set(all.map(\.output)), ranges: best.mapValues(\.codes))
+        let ranges = observed.reduce(into: [:]) { $0[$1.key] = $1.value.range(energies[$1.key]) }
+        quantization = StaticQuantization(products: Set(all.map(\.output)), ranges: ranges)
 
-        // Those that lose most first.
-        var rest = all.sorted { a, b in
-            let losses = [a, b].map { best[live.source(of: $0)]?.error ?? 0 }
-            return (losses[0], a.output) > (losses[1], b.output)
-        }[...]
-        for portion in 0...Self.mostPortions {
-            if portion > 0 {
-                let taken = rest.prefix((all.count + Self.portions - 1) / Self.portions)
-                quantization.products.subtract(taken.map(\.output))
-                rest = rest.dropFirst(taken.count)
-            }
-            cosines = try zip(images, wanted).map { cosine(try replay.global($0, quantization), $1) }
-            if meanCosine >= Self.goal { break }
+        func cosines(_ quantization: StaticQuantization, _ count: Int) throws -> [Double] {
+            try zip(images, wanted).prefix(count).map { cosine(try replay.global($0, quantization), $1) }
+        }
+        self.cosines = try cosines(quantization, images.count)
+        if meanCosine >= Self.goal { return }
+
+        // What each product costs by itself; the costs add up, nearly. Those that cost most first.
+        var rest = try all.map { product in
+            let alone = StaticQuantization(products: [product.output], ranges: quantization.ranges)
+            let few = try cosines(alone, Self.probes)
+            return (output: product.output, cost: few.reduce(0) { $0 + 1 - $1 } / Double(few.count))
+        }.sorted { ($0.cost, $0.output) > ($1.cost, $1.output) }[...]
+        let total = rest.reduce(0) { $0 + $1.cost }, loss = 1 - meanCosine
+        // At most half of them, and a twenty-fourth of all where the sum was too good.
+        while meanCosine < Self.goal, rest.count > all.count / 2 {
+            var taken = 0
+            repeat {
+                guard let worst = rest.popFirst() else { break }
+                quantization.products.remove(worst.output)
+                taken += 1
+                let left = rest.reduce(0) { $0 + $1.cost } * loss / max(total, .leastNormalMagnitude)
+                if left <= 1 - Self.goal, taken >= all.count / 24 { break }
+            } while rest.count > all.count / 2
+            self.cosines = try cosines(quantization, images.count)
         }
     }
 
