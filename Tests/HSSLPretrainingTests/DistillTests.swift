@@ -14,6 +14,8 @@ final class DistillTests: TrainerTestCase {
         var settings = DistillSettings(teacher: teacher)
         (settings.anchors, settings.mseWeight) = (12, mse)
         settings.similarityTemperature = (0.2, 0.1)
+        // Odd sides with an orthogonal projection, even ones with a free one.
+        settings.isOrthogonal = side % 2 == 1
         return settings
     }
 
@@ -97,7 +99,7 @@ final class DistillTests: TrainerTestCase {
             let batch = try batch(settings, 0..<4)
             let gradients = learner.evaluate([batch], context: context(4)).gradients
             for name in [
-                "head.base_projection.weight", "head.auxiliary_projection.bias", "base.blocks.0.attn.qkv.weight",
+                "head.base_projection.weight", "head.auxiliary_projection.weight", "base.blocks.0.attn.qkv.weight",
                 "auxiliary.blocks.0.pwconv1.weight", "base.norm.weight", "base.patch_embed.proj.weight",
             ] {
                 let parameter = try XCTUnwrap(learner.student.parameters[name])
@@ -141,6 +143,34 @@ final class DistillTests: TrainerTestCase {
         let found = learner.evaluate([batch], context: context(3)).losses
         for part in found.parts { XCTAssertEqual(part.value, 0, accuracy: 1e-5, part.name) }
         XCTAssertEqual(found.parts.map(\.name), ["global_base", "similarity_base", "mse_base", "patch"])
+    }
+
+    /// An orthogonal projection has orthonormal columns, or rows, after a few updates, whatever these do to it.
+    func testAnOrthogonalProjectionKeepsAngles() throws {
+        for width in [20, 30] {
+            var settings = settings(3)
+            settings.teacher?.width = width
+            let learner = try learner(settings)
+            for step in 0..<25 {
+                var sums = learner.newSums()
+                learner.accumulate(try batch(settings, 0..<4, step: step), context: context(4), into: &sums)
+                XCTAssertFalse(learner.update(sums, schedule: SmallLearner.schedule(learningRate: 2e-3)).skipped)
+            }
+            for stream in ["base", "auxiliary"] {
+                XCTAssertNil(learner.student.parameters["head.\(stream)_projection.bias"])
+                let weight = try XCTUnwrap(learner.student.parameters["head.\(stream)_projection.weight"])
+                let (m, n) = (weight.shape[0], weight.shape[1])
+                func element(_ i: Int, _ k: Int) -> Double {
+                    Double(m >= n ? weight.values[k * n + i] : weight.values[i * n + k])
+                }
+                for i in 0..<min(m, n) {
+                    for j in 0..<min(m, n) {
+                        let product = (0..<max(m, n)).reduce(0.0) { $0 + element(i, $1) * element(j, $1) }
+                        XCTAssertEqual(product, i == j ? 1 : 0, accuracy: 1e-3, "\(stream), \(m)×\(n): \(i), \(j)")
+                    }
+                }
+            }
+        }
     }
 
     func testTheQueueTakesTheLastImagesInOrder() throws {

@@ -97,6 +97,7 @@ struct ReferenceTrajectory {
                 settings.similarityTemperature = (temperatures[0], temperatures[1])
                 (settings.patchWeight, settings.mseWeight) = (try number("patch_weight"), try number("mse_weight"))
                 settings.patchTemperature = try number("patch_temperature")
+                settings.isOrthogonal = try section.string("projection", in: context) == "orthogonal"
                 return settings
             default:
                 var settings = try PrototypeSettings(

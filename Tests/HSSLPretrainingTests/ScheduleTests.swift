@@ -74,6 +74,19 @@ final class ScheduleTests: XCTestCase {
             schedules.values(step: 0).learningRate, schedules.peakLearningRate, "no warm-up starts at the peak")
     }
 
+    /// The average of a distillation follows closely at first, then as its recipe says, to the end.
+    func testAnAverageHasAConstantMomentum() throws {
+        let recipe = try Recipe.parse(
+            "model: {architecture: vit_nano, image_size: 28, patch_size: 7}\ndistill: {draws: 4}", file: "r.yaml",
+            architectures: ["vit_nano"], overrides: ["optimizer.teacher_momentum=0.9", "schedule.epochs=20"])
+        let schedules = Schedules(recipe: recipe, stepsPerEpoch: 10)
+        let momenta = (0..<200).map { schedules.values(step: $0).teacherMomentum }
+        XCTAssertEqual(momenta[0], 0.1, accuracy: 1e-15)
+        XCTAssertEqual(momenta[8], 0.5, accuracy: 1e-15)
+        XCTAssertEqual(Set(momenta[80...]), [0.9])
+        XCTAssertEqual(momenta, momenta.sorted())
+    }
+
     func testDegenerateWarmups() throws {
         let allWarmup = Schedules(
             recipe: try recipe(["schedule.epochs=1", "optimizer.warmup_epochs=1"]), stepsPerEpoch: 1)

@@ -87,6 +87,9 @@ class Objective:
     def __call__(self, student: Network, teacher: Network | None, batch: dict, state: dict, schedule: dict) -> Outcome:
         raise NotImplementedError
 
+    def updated(self, student: Network) -> None:
+        """Called without gradients after every update of the parameters."""
+
 
 def mean_of(values: list[Tensor]) -> Tensor:
     return torch.stack(values).mean()
@@ -379,8 +382,16 @@ class Distill(Objective):
         head = nn.ModuleDict()
         if not teacher:
             for stream in streams:
-                head[f"{stream}_projection"] = nn.Linear(width, self.settings["teacher_width"])
+                orthogonal = self.settings["projection"] == "orthogonal"
+                head[f"{stream}_projection"] = nn.Linear(width, self.settings["teacher_width"], bias=not orthogonal)
         return head
+
+    def updated(self, student: Network) -> None:
+        """One step of Björck and Bowie towards orthonormal columns, or rows where these are fewer."""
+        if self.settings["projection"] == "orthogonal":
+            for stream in student.streams:
+                weight = student.head[f"{stream}_projection"].weight
+                weight.copy_(1.5 * weight - 0.5 * weight @ weight.mT @ weight)
 
     def initial_state(self) -> dict[str, Tensor]:
         """A queue half full: how many vectors it has, and where the next one goes."""

@@ -139,6 +139,8 @@ class Run:
             # Every tensor is clipped by its own norm; 0 switches clipping off.
             factor = min(1.0, clip / (float(parameter.grad.norm()) + 1e-6)) if clip else 1.0
             self.optimizer.update(name, parameter, parameter.grad * factor, schedule["lr"], schedule["weight_decay"])
+        with torch.no_grad():
+            self.objective.updated(student)
         if teacher is not None:
             momentum, taught = schedule["teacher_momentum"], dict(student.named_parameters())
             with torch.no_grad():

@@ -27,6 +27,8 @@ package struct DistillSettings: ObjectiveSettings {
     package var patchWeight: Float = 1
     package var patchTemperature: Float = 0.1
     package var mseWeight: Float = 0
+    /// Whether projections keep angles: then what is learnt through them is learnt of the deployed features.
+    package var isOrthogonal = true
 
     package init(teacher: TeacherShape?) { self.teacher = teacher }
 
@@ -40,7 +42,8 @@ package struct DistillSettings: ObjectiveSettings {
 }
 
 /// Losses of one view an image, each a mean over the images, for the base and, where there is one, the auxiliary head;
-/// t is the teacher's global feature, s the stream's through a linear projection that is thrown away afterwards:
+/// t is the teacher's global feature, s the stream's through a projection that is thrown away afterwards (linear, with
+/// orthonormal columns unless asked otherwise):
 ///
 /// - global: 1 − cos(s, t);
 /// - similarity: KL(softmax(A·t/τ_t) ‖ softmax(A·s/τ_s)) over the anchors A, all unit vectors;
@@ -52,7 +55,7 @@ package struct DistillSettings: ObjectiveSettings {
 ///
 /// loss = mean over the streams of their terms + the patch term. Sources: SEED (Fang et al., ICLR 2021), CompRess
 /// (Koohpayegani et al., NeurIPS 2020), and for cells SPKD (Tung & Mori, ICCV 2019), whose similarities these are
-/// within an image.
+/// within an image; orthogonal projections as VkD (Miles et al., CVPR 2024).
 package struct DistillObjective: Objective {
     package let student: Network
     /// The student's average, which is deployed.
@@ -75,7 +78,8 @@ package struct DistillObjective: Objective {
         // The average has none: projections are the student's scaffolding.
         let head = ParameterScope(student.parameters)("head")
         projections = widths.map { stream, width in
-            (stream, Linear(head("\(stream)_projection"), inputs: width, outputs: shape.width))
+            (stream, Linear(
+                head("\(stream)_projection"), inputs: width, outputs: shape.width, bias: !method.isOrthogonal))
         }
         anchors = AnchorQueue(capacity: method.similarityWeight > 0 ? method.anchors : 0, width: shape.width)
         patches = method.patchWeight > 0 ? CellSimilarities(temperature: method.patchTemperature) : nil
@@ -102,6 +106,11 @@ package struct DistillObjective: Objective {
     /// In the order of the images, whatever that of the micro-batches.
     package mutating func updateState(_ sums: UpdateSums, pool: BufferPool) {
         for part in sums.taught.sorted(by: { $0.firstImage < $1.firstImage }) { anchors.append(part.rows) }
+    }
+
+    package func didUpdate(pool: BufferPool) {
+        guard method.isOrthogonal else { return }
+        for (_, projection) in projections { projection.weight.orthogonalize(pool) }
     }
 
     package var wantsCells: Bool { patches != nil }
@@ -191,6 +200,31 @@ package struct DistillObjective: Objective {
             gradient.floats[i] = 2 * weight / Float(a.width) * difference
         }
         return (sum / Double(a.width), gradient)
+    }
+}
+
+extension Parameter {
+    /// One step of Björck and Bowie towards the nearest matrix W [m, n] with orthonormal columns (rows, where these are
+    /// fewer): W ← W·(3 − WᵀW)/2. Singular values s become s·(3 − s²)/2, so that those below √3 end at 1.
+    fileprivate func orthogonalize(_ pool: BufferPool) {
+        let (m, n) = (shape[0], shape[1]), inner = min(m, n), outer = max(m, n)
+        let square = pool.floats(inner * inner), product = pool.floats(count)
+        let size = max(
+            hssl_gemm_f32_unpacked_workspace_size(inner, inner, outer),
+            hssl_gemm_f32_unpacked_workspace_size(m, n, inner))
+        let workspace = pool.allocate(byteCount: max(1, size))
+        withExtendedLifetime((square, product, workspace)) {
+            let (gram, cubic, space) = (square.floats, product.floats, workspace.pointer)
+            if m >= n {
+                hssl_gemm_f32_unpacked(n, n, m, values, 1, n, values, n, 1, gram, n, false, nil, space)
+                hssl_gemm_f32_unpacked(m, n, n, values, n, 1, gram, n, 1, cubic, n, false, nil, space)
+            } else {
+                hssl_gemm_f32_unpacked(m, m, n, values, n, 1, values, 1, n, gram, m, false, nil, space)
+                hssl_gemm_f32_unpacked(m, n, m, gram, m, 1, values, n, 1, cubic, n, false, nil, space)
+            }
+            for i in 0..<count { values[i] = 1.5 * values[i] - 0.5 * cubic[i] }
+        }
+        valuesDidChange()
     }
 }
 

@@ -103,6 +103,8 @@ package protocol Objective {
     func isFinite(_ sums: UpdateSums) -> Bool
     /// Takes what an update measured into `state`. The teacher is still the one that made it.
     mutating func updateState(_ sums: UpdateSums, pool: BufferPool)
+    /// Called after an update of the student's parameters: brings back those that must stay in a set.
+    func didUpdate(pool: BufferPool)
 
     /// Whether a frozen teacher's cells are learnt from.
     var wantsCells: Bool { get }
@@ -125,6 +127,7 @@ extension Objective {
     package mutating func restore(_ name: String, _ values: [Float]) {}
     package func isFinite(_ sums: UpdateSums) -> Bool { true }
     package mutating func updateState(_ sums: UpdateSums, pool: BufferPool) {}
+    package func didUpdate(pool: BufferPool) {}
     package var wantsCells: Bool { false }
     package func silentAnswers(images: Int) -> TeacherAnswers? { nil }
     package var heapBytes: (fixed: Int, perImage: Int) { (0, 0) }

@@ -14,6 +14,9 @@ extension Recipe {
         public var patchWeight = 1.0
         public var patchTemperature = 0.1
         public var mseWeight = 0.0
+        public var projection = Projection.orthogonal
+
+        public enum Projection: String, CaseIterable, Sendable { case orthogonal, linear }
 
         /// Whether the teacher's cells are learnt from.
         public var cells: Bool { patchWeight > 0 }
@@ -46,6 +49,9 @@ extension Recipe {
                     "Divides the similarities of cells, the student's and the teacher's."),
             .number("mse_weight", \.distill.mseWeight, in: weight,
                     "Of the mean square of the global features' difference, lengths included."),
+            .choice("projection", \.distill.projection,
+                    "The layer that takes the student's global feature to the teacher's width: orthogonal keeps angles "
+                        + "(orthonormal columns, no bias), linear is free."),
         ])
     }
 
@@ -90,5 +96,6 @@ extension DistillSettings {
         patchWeight = Float(section.patchWeight)
         patchTemperature = Float(section.patchTemperature)
         mseWeight = Float(section.mseWeight)
+        isOrthogonal = section.projection == .orthogonal
     }
 }

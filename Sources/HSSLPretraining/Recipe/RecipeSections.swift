@@ -285,7 +285,7 @@ extension Recipe {
             .number("clip_gradient", \.optimizer.clipGradient, in: .from(0, to: 1e6),
                     "Largest L2 norm of one tensor's gradient; 0 does not clip."),
             .number("teacher_momentum", \.optimizer.teacherMomentum, in: .probability,
-                    "First value of a cosine that ends at 1."),
+                    "First value of a cosine that ends at 1; of objective distill constant, but less in the first updates."),
             .integer("freeze_prototypes_epochs", \.optimizer.freezePrototypesEpochs, in: 0...1_000_000,
                      "First epochs in which the prototypes stay as they are; fewer in less than 100 epochs."),
             // Builds before this key kept every moment in float32.

@@ -32,6 +32,8 @@ public struct StepSchedule: Equatable, Sendable {
 /// - learning rate: `linspace(0, lr, W)` (both ends, so step W−1 already has the peak), then
 ///   min + ½(lr − min)(1 + cos(π(t − W)/(T − W))), where lr = base · effective batch/256; min is not scaled;
 /// - weight decay and teacher momentum: end + ½(start − end)(1 + cos(πt/T)), momentum ending at 1;
+/// - of a distillation, whose teacher is somebody else and whose average is what is deployed: momentum constant, but at
+///   most (t + 1)/(t + 10), so that an average of few updates holds little of the first weights;
 /// - temperatures, by epoch e: `linspace(first, last, E_w)[e]`, then `last`.
 ///
 /// Source: DINO's `cosine_scheduler` and iBOT's temperature schedule, which take the values at t, never at T: the last step is not quite at the end value.
@@ -42,6 +44,8 @@ public struct Schedules: Sendable {
     public let peakLearningRate: Double
     private let optimizer: Recipe.Optimizer
     private let objective: Recipe.Objective
+    /// Whether the follower is an average to be deployed, not somebody to learn from.
+    private var isAverage: Bool { objective.name == Recipe.distillObjective }
 
     public var totalSteps: Int { epochs * stepsPerEpoch }
 
@@ -67,7 +71,9 @@ public struct Schedules: Sendable {
             epoch: epoch,
             learningRate: learningRate(step: step),
             weightDecay: Self.cosine(from: optimizer.weightDecay[0], to: optimizer.weightDecay[1], step: step, of: totalSteps),
-            teacherMomentum: Self.cosine(from: optimizer.teacherMomentum, to: 1, step: step, of: totalSteps),
+            teacherMomentum: isAverage
+                ? min(optimizer.teacherMomentum, Double(step + 1) / Double(step + 10))
+                : Self.cosine(from: optimizer.teacherMomentum, to: 1, step: step, of: totalSteps),
             teacherTemperature: temperature(objective.teacherTemperature, epoch: epoch),
             teacherPatchTemperature: temperature(objective.teacherPatchTemperature, epoch: epoch),
             prototypesFrozen: epoch < optimizer.freezePrototypesEpochs)

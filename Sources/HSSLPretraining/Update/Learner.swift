@@ -114,6 +114,7 @@ package final class Learner {
                          weightDecay: Float(schedule.weightDecay), clip: clipGradient,
                          frozen: frozen.union(objective.frozen(schedule).map(\.name)),
                          momentum: Float(schedule.teacherMomentum))
+        objective.didUpdate(pool: pool)
         return Outcome(loss: loss, gradientNorm: total, skipped: false)
     }
 }
