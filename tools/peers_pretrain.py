@@ -117,7 +117,8 @@ def objectives(rounds: int, seconds: float, configurations: str, names: str) -> 
                 reached &= verdict(
                     f"{title}: {OURS[key][0]} / PyTorch float32", results[key].median / results["torch"].median, goal)
     print()
-    table(["", "PyTorch, images/s", "float32 / PyTorch", "int8 / PyTorch", "peak RSS MB: PyTorch / float32 / int8"], rows)
+    table(
+        ["", "PyTorch, images/s", "float32 / PyTorch", "int8 / PyTorch", "peak RSS MB: PyTorch / float32 / int8"], rows)
     tail()
     return reached
 

@@ -65,27 +65,35 @@ struct Export: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        try export(int8.options)?.show()
-        if let teacher = try BaseExport.teacherSummary(of: output) { print("distilled from \(teacher)") }
+        let base = try export(int8.options)
+        base.measurement?.show()
+        if let teacher = base.provenance.teacher { print("distilled from \(teacher.summary)") }
     }
 
-    private func export(_ int8: Int8Options) throws -> Int8Measurement? {
+    private func export(_ int8: Int8Options) throws -> PreparedBase {
         switch format {
         case .hssl:
             // Measuring takes its time: what cannot be written is refused before.
             let target = try OutputTarget(output, needsSeeking: true)
             let base = try source().prepared(precision, int8)
             try base.writeModel(to: output)
-            if card, !target.isStraight {
-                let path = ModelCard.path(of: output)
-                let card = ModelCard(base, for: .hssl, name: Self.name(of: output), byteCount: Self.size(of: output))
-                if try !card.write(to: path) { print(Self.kept(path)) }
-            }
-            return base.measurement
-        case .onnx: return try source().writeOnnx(to: output, precision: precision, int8)
+            if !target.isStraight { try writeCard(of: base, for: .hssl) }
+            return base
+        case .onnx:
+            let base = try source().writeOnnx(to: output, precision: precision, int8)
+            if try !OutputTarget(output).isStraight { try writeCard(of: base, for: .onnx) }
+            return base
         case .timm: return try exportFolder(.timm, .timm, int8)
         case .hf: return try exportFolder(.transformers, .transformers, int8)
         }
+    }
+
+    /// The card beside a model file.
+    private func writeCard(of base: PreparedBase, for reader: ModelCard.Reader) throws {
+        guard card else { return }
+        let path = ModelCard.path(of: output)
+        let card = ModelCard(base, for: reader, name: Self.name(of: output), byteCount: Self.size(of: output))
+        if try !card.write(to: path) { print(Self.kept(path)) }
     }
 
     private static func kept(_ path: String) -> String {
@@ -101,7 +109,7 @@ struct Export: ParsableCommand {
 
     private func exportFolder(
         _ library: HubExport.Library, _ reader: ModelCard.Reader, _ int8: Int8Options
-    ) throws -> Int8Measurement? {
+    ) throws -> PreparedBase {
         let folder = try AtomicFolder(path: output, names: HubExport.names)
         let source = try source()
         func hub(_ values: @escaping (String) throws -> [Float]) throws -> HubExport {
@@ -126,7 +134,7 @@ struct Export: ParsableCommand {
         }
         try folder.commit()
         for note in export.notes { print("note: \(note)") }
-        return base.measurement
+        return base
     }
 
     private func source() throws -> BaseSource {

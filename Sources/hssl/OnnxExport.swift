@@ -7,8 +7,8 @@ import HSSLPretraining
 extension BaseSource {
     /// Writes the model for ONNX runtimes.
     ///
-    /// - Returns: of int8, how near its static codes are.
-    func writeOnnx(to output: String, precision: Precision, _ options: Int8Options) throws -> Int8Measurement? {
+    /// - Returns: what was written; of int8 with how near its static codes are.
+    func writeOnnx(to output: String, precision: Precision, _ options: Int8Options) throws -> PreparedBase {
         try checkPrecision(precision)
         let plain = OnnxModel(architecture, preprocessing, values: values)
         switch precision {
@@ -36,11 +36,11 @@ extension BaseSource {
             provenance.int8 = figures
             try model.write(to: output, provenance, as: .int8(codes))
             let rest = codes.products.all - codes.products.quantized
-            return Int8Measurement(figures: figures, notes: rest == 0 ? [] : [
+            return prepared(.int8, measured: Int8Measurement(figures: figures, notes: rest == 0 ? [] : [
                 "\(rest) of \(codes.products.all) layers stay in float32: their codes cost too much",
-            ])
+            ]))
         }
-        return nil
+        return prepared(precision, measured: nil)
     }
 
     private func smoothed(by scaling: ChannelScaling) -> (String) throws -> [Float] {

@@ -31,12 +31,6 @@ public struct BaseExport {
     /// Whether a safetensors file is a deployed model, by its metadata.
     public static func isModel(_ path: String) throws -> Bool { try ModelFile.isModel(SafetensorsFile(path: path)) }
 
-    /// Whom the model of a file was distilled from: file, precision, licence, hash; nil: nobody.
-    public static func teacherSummary(of path: String) throws -> String? {
-        // A model may have gone into a pipe.
-        try OutputTarget(path).isStraight ? nil : ModelFile(path: path).provenance.teacher?.summary
-    }
-
     /// Writes a model file at another precision.
     ///
     /// - Parameter int8: how an int8 file is measured and smoothed.
@@ -149,7 +143,12 @@ package struct BaseSource {
         try checkPrecision(wanted)
         let measurement = wanted == .int8 && precision != .int8
             ? try Int8Measurement(architecture, preprocessing, options, values: values) : nil
-        return PreparedBase(source: self, precision: wanted, measurement: measurement, plain: values)
+        return prepared(wanted, measured: measurement)
+    }
+
+    /// The values at a precision; of int8 with what was measured.
+    package func prepared(_ wanted: Precision, measured: Int8Measurement?) -> PreparedBase {
+        PreparedBase(source: self, precision: wanted, measurement: measured)
     }
 }
 
@@ -161,13 +160,9 @@ package struct PreparedBase {
     package let measurement: Int8Measurement?
     package let provenance: ModelProvenance
     private let shapes: ParameterSet
-    private let plain: (String) throws -> [Float]
 
-    fileprivate init(
-        source: BaseSource, precision: Precision, measurement: Int8Measurement?,
-        plain: @escaping (String) throws -> [Float]
-    ) {
-        (self.source, self.precision, self.measurement, self.plain) = (source, precision, measurement, plain)
+    fileprivate init(source: BaseSource, precision: Precision, measurement: Int8Measurement?) {
+        (self.source, self.precision, self.measurement) = (source, precision, measurement)
         var provenance = source.provenance
         if let measurement { provenance.int8 = measurement.figures }
         self.provenance = provenance
@@ -176,7 +171,7 @@ package struct PreparedBase {
 
     /// Of a parameter of the deployed model, row-major.
     package func values(_ name: String) throws -> [Float] {
-        let plain = try plain(name)
+        let plain = try source.values(name)
         return measurement?.scaling.map { $0.values(plain, of: name, shape: shapes[name]?.shape ?? []) } ?? plain
     }
 

@@ -7,7 +7,7 @@ import HSSLModels
 package struct ModelCard {
     /// What reads the model.
     package enum Reader: Sendable {
-        case hssl, timm, transformers
+        case hssl, timm, transformers, onnx
 
         /// As model hubs call it.
         fileprivate var library: String {
@@ -15,6 +15,7 @@ package struct ModelCard {
             case .hssl: "hssl"
             case .timm: "timm"
             case .transformers: "transformers"
+            case .onnx: "onnx"
             }
         }
     }
@@ -38,10 +39,12 @@ package struct ModelCard {
     /// Last line of a card that may be written anew: nobody has worked on it.
     private static let mark = "<!-- Written by hssl export, which writes it anew; without this line it is kept. -->"
 
-    /// Beside a model file: `base.safetensors` has `base.md`.
-    package static func path(of model: String) -> String {
-        let suffix = ".safetensors"
-        return (model.hasSuffix(suffix) ? String(model.dropLast(suffix.count)) : model) + ".md"
+    /// Beside a model file: `base.safetensors` and `base.onnx` have `base.md`.
+    package static func path(of model: String) -> String { stem(model) + ".md" }
+
+    private static func stem(_ model: String) -> String {
+        let suffix = [".safetensors", ".onnx"].first { model.hasSuffix($0) } ?? ""
+        return String(model.dropLast(suffix.count))
     }
 
     /// Writes the card, where no person's stands.
@@ -64,7 +67,7 @@ package struct ModelCard {
     package var text: String {
         var lines: [String] = []
         // A hub reads these lines; a file beside a model has no use for them.
-        if reader != .hssl { lines += frontMatter }
+        if reader == .timm || reader == .transformers { lines += frontMatter }
         lines += ["# \(plain(title))", "", summary, "", "| | |", "|---|---|"]
         lines += rows.map { "| \($0.0) | \($0.1) |" }
         lines += ["", "**Use**", "", "```"] + usage + ["```"]
@@ -79,7 +82,7 @@ package struct ModelCard {
     // MARK: Parts
 
     private var architecture: ModelArchitecture { base.source.architecture }
-    private var title: String { name.hasSuffix(".safetensors") ? String(name.dropLast(12)) : name }
+    private var title: String { Self.stem(name) }
     private var weightCount: Int {
         ModelTrace(architecture).parameters.all.reduce(0) { $0 + $1.count }
     }
@@ -126,6 +129,11 @@ package struct ModelCard {
     private var usage: [String] {
         switch reader {
         case .hssl: ["hssl-extract --model \(plain(name)) photo.jpg --output -"]
+        case .onnx:
+            [
+                "session = onnxruntime.InferenceSession(\"\(plain(name))\")",
+                "features, patches = session.run([\"global\", \"patch\"], {\"pixel_values\": images})",
+            ]
         case .timm:
             [
                 "model = timm.create_model(\"local-dir:\(plain(name))\", pretrained=True).eval()",

@@ -88,7 +88,8 @@ extension Recipe {
                      "Attention heads; divides the width."),
             .number("bottleneck_ratio", \.auxiliary.bottleneckRatio, in: .positive(upTo: 4),
                     "Inner width of a bottleneck block as a part of its outer."),
-            .integer("width", \.auxiliary.width, in: 1...ModelBounds.groupNormChannels, otherwise: "the base's, at most 768",
+            .integer("width", \.auxiliary.width, in: 1...ModelBounds.groupNormChannels,
+                     otherwise: "the base's, at most 768",
                      "Channels; where the base has others, a linear layer goes before the head."),
         ])
     }
