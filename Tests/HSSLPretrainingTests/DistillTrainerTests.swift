@@ -149,7 +149,7 @@ final class DistillTrainerTests: TrainerTestCase {
         let provenance = try ModelFile(path: exported).provenance
         XCTAssertEqual(provenance.teacher, kept)
         XCTAssertEqual(provenance.method, "distill")
-        XCTAssertEqual(try BaseExport.teacherSummary(of: exported),
+        XCTAssertEqual(provenance.teacher?.summary,
                        "teacher.safetensors (int8, licence Apache-2.0, hash \(file.fingerprint))")
         let other = try teacherFile("other", seed: 6)
         XCTAssertEqual(
