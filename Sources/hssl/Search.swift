@@ -43,25 +43,21 @@ struct Search: ParsableCommand {
         let target = try json.map { try JSONTarget($0) }
         StopSignal.install()
         let log = Logger(label: "hssl")
-        var search: SearchOptions
-        do { search = try SearchOptions(heads: heads) } catch { throw UsageError("--heads: \(error)") }
-        (search.coupled, search.share) = (coupled, share)
+        var candidates: SearchOptions
+        do { candidates = try SearchOptions(heads: heads) } catch { throw UsageError("--heads: \(error)") }
+        (candidates.coupled, candidates.share) = (coupled, share)
         let resolved = try options.resolvedRecipe()
         let dataset = try options.dataset(log)
-        let trainer = try SearchTrainer(
+        let search = try SearchTrainer(
             recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions,
-            search: search)
-        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(resolved.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(search.heads.count) candidates, \(resolved.schedule.precision.rawValue), \(options.shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
-        if let notice = trainer.notice { log.warning("\(notice)") }
-        if trainer.isResumed {
-            log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
-        } else if options.resume != nil {
-            log.info("\(options.output): no checkpoint yet; starting at the first step")
-        }
+            search: candidates)
+        let trainer = search.trainer
+        options.announce(
+            trainer, recipe: resolved, dataset: dataset, others: "\(candidates.heads.count) candidates", log)
 
         let last = min(trainer.totalSteps, options.maxSteps ?? trainer.totalSteps)
         var bar = ProgressBar(label: "search", unit: "steps", total: last, first: trainer.step)
-        let outcome = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
+        let outcome = try search.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
             bar.update(done: metrics.step, detail: Pretrain.detail(metrics))
             // The comparison that follows has messages of its own.
             if metrics.step == last { bar.finish(done: last) }

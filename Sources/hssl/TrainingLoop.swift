@@ -7,14 +7,7 @@ import Logging
 extension RunOptions {
     /// Runs a trainer to its end, to `--max-steps` or to a signal: progress, messages, exit status.
     func train(_ trainer: Trainer, recipe: Recipe, dataset: Dataset, label: String, _ log: Logger) throws {
-        log.info("\(dataset.count) images, \(trainer.totalSteps) steps of \(recipe.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch), \(recipe.schedule.precision.rawValue), \(shared.threadCount) threads, \(String(cString: hssl_isa_name(hssl_isa_selected())))")
-
-        if let notice = trainer.notice { log.warning("\(notice)") }
-        if trainer.isResumed {
-            log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
-        } else if resume != nil {
-            log.info("\(output): no checkpoint yet; starting at the first step")
-        }
+        announce(trainer, recipe: recipe, dataset: dataset, log)
 
         let last = min(trainer.totalSteps, maxSteps ?? trainer.totalSteps)
         var bar = ProgressBar(label: label, unit: "steps", total: last, first: trainer.step)
@@ -34,6 +27,26 @@ extension RunOptions {
             log.warning("\(summary.unreadable.count) images could not be read and were replaced")
         }
         if !summary.unreadable.isEmpty || !dataset.faults.isEmpty { throw Exit(.partly) }
+    }
+
+    /// What is about to be done, and from where.
+    ///
+    /// - Parameter others: what else learns, e.g. `6 candidates`.
+    func announce(_ trainer: Trainer, recipe: Recipe, dataset: Dataset, others: String? = nil, _ log: Logger) {
+        let facts = [
+            "\(dataset.count) images",
+            "\(trainer.totalSteps) steps of \(recipe.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch)",
+        ] + [others].compactMap { $0 } + [
+            recipe.schedule.precision.rawValue, "\(shared.threadCount) threads",
+            String(cString: hssl_isa_name(hssl_isa_selected())),
+        ]
+        log.info("\(facts.joined(separator: ", "))")
+        if let notice = trainer.notice { log.warning("\(notice)") }
+        if trainer.isResumed {
+            log.info("resuming after step \(trainer.step) of \(trainer.totalSteps)")
+        } else if resume != nil {
+            log.info("\(output): no checkpoint yet; starting at the first step")
+        }
     }
 
     /// What an evaluation said; nil where there was none.

@@ -120,7 +120,9 @@ final class ImportCommandTests: CommandTestCase {
         let model = try SafetensorsFile(path: root + "/m.safetensors")
         var metadata = model.metadata
         metadata["hssl.crc32c"] = nil
-        metadata["hssl.teacher"] = #"{"name":"dinov2-small","hash":"12ab"}"#
+        let provenance = try XCTUnwrap(metadata["hssl.provenance"])
+        let teacher = #""teacher":{"file":"dinov2.safetensors","hash":"12ab","license":"Apache-2.0","precision":"int8"}"#
+        metadata["hssl.provenance"] = provenance.dropLast() + "," + teacher + "}"
         try SafetensorsWriter.write(
             path: root + "/student.safetensors",
             tensors: model.names.map {
@@ -129,13 +131,14 @@ final class ImportCommandTests: CommandTestCase {
         XCTAssertEqual(try run("hssl", "export", "student.safetensors", "--output", "s", "--format", "hf").status, 0)
         let card = try String(contentsOfFile: root + "/s/README.md", encoding: .utf8)
         for part in [
-            "license: \"apache-2.0\"", "**Teacher:** name dinov2-small, hash 12ab", "**Licence:** apache-2.0, as the source",
+            "license: \"apache-2.0\"", "**Licence:** apache-2.0, as the source",
+            "**Teacher:** dinov2.safetensors (int8, licence Apache-2.0, hash 12ab)",
         ] { XCTAssertTrue(card.contains(part), "\(part): \(card)") }
         XCTAssertEqual(
             try run("hssl", "export", "student.safetensors", "--output", "half.safetensors", "--precision", "float16")
                 .status, 0)
-        XCTAssertEqual(
-            try SafetensorsFile(path: root + "/half.safetensors").metadata["hssl.teacher"], metadata["hssl.teacher"])
+        let half = try XCTUnwrap(try SafetensorsFile(path: root + "/half.safetensors").metadata["hssl.provenance"])
+        XCTAssertTrue(half.contains(teacher), half)
     }
 
     func testErrors() throws {

@@ -57,8 +57,8 @@ final class RecipeTests: XCTestCase {
         let recipe = try parse(Self.full)
         XCTAssertEqual(recipe.model, .init(architecture: "vit_nano", imageSize: 28, patchSize: 4, dropPath: 0.1))
         XCTAssertEqual(recipe.auxiliary, .init(family: "convnext", depth: 2, kernelSize: 7, firstShortcut: false))
-        XCTAssertEqual(recipe.head, .init(hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true, outDim: 128,
-                                          projectorLayers: 2))
+        XCTAssertEqual(recipe.head, .init(hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true, outDim: 256,
+                                          projectorLayers: 3))
         XCTAssertEqual(recipe.objective, .init(
             name: "ibot", studentTemperature: 0.1, teacherTemperature: [0.04, 0.07], teacherPatchTemperature: [0.04, 0.07],
             warmupTeacherTemperatureEpochs: 3, maskRatio: [0, 0.3], maskRatioVariance: [0, 0.2], maskShape: .block, centerMomentum: 0.9))

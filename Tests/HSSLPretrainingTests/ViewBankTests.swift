@@ -146,9 +146,6 @@ final class ViewBankTests: TrainerTestCase {
         }
         // Draws of an image differ, and so do images.
         XCTAssertNotEqual(all.globals[0..<Self.width], all.globals[Self.width..<2 * Self.width])
-        let anchors = try bank.anchors(count: 4)
-        XCTAssertEqual(
-            anchors, try bank.answers(for: [0, 16, 32, 48].map { ViewKey(index: $0, draw: 0) }) { [] }.globals)
         XCTAssertEqual(
             message { _ = try bank.answers(for: [ViewKey(index: 64, draw: 0)]) { [] } },
             "ROOT/bank: has no draw 0 of an image 64")

@@ -130,20 +130,6 @@ package final class ViewBank: TeacherSource {
 
     package var absentCount: Int { shards.reduce(0) { $0 + $1.absent.count } }
 
-    /// Global features of the first draw of images spread evenly over the data set, absent ones left out: what
-    /// similarities can be taken to. [count or fewer, width].
-    package func anchors(count: Int) throws -> [Float] {
-        let images = identity.layout.images, count = min(count, images)
-        let places = (0..<count).map { $0 * images / count }.filter { absence(of: $0) == nil }
-        var result: [Float] = []
-        result.reserveCapacity(places.count * width)
-        for place in places {
-            shards[identity.layout.shard(ofImage: place)].appendGlobal(image: place, draw: 0, to: &result)
-        }
-        giveBack(after: places.map { ViewKey(index: $0, draw: 0) })
-        return result
-    }
-
     private func giveBack(after keys: [ViewKey]) {
         let layout = identity.layout
         let touched = wantsCells ? layout.viewBytes + 2 * Self.pageCluster : layout.width + Self.pageCluster

@@ -65,7 +65,8 @@ extension Recipe {
         RecipeVariant(
             name: distillObjective,
             help: "a student of any family learns what a frozen teacher says of the same view: hssl distill",
-            keys: distillSection.keys.map { "distill.\($0.name)" }, defaults: distilled)
+            keys: distillSection.keys.map { "distill.\($0.name)" }, defaults: distilled,
+            smallDefaults: { $0.optimizer.learningRate = 1e-3 })
     }
 
     /// A student has clear targets from the first step: a larger rate than without a teacher, no dropped branches,

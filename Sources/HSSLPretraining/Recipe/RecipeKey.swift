@@ -199,6 +199,8 @@ struct RecipeVariant: Sendable {
     var ignoresOthers = false
     /// What the values of keys are where this is chosen and they are left out, if not those of `Recipe()`.
     var defaults: @Sendable (inout Recipe) -> Void = { _ in }
+    /// What of them is otherwise for images of at most `Recipe.smallImage` pixels.
+    var smallDefaults: @Sendable (inout Recipe) -> Void = { _ in }
 }
 
 /// The key that chooses among variants.

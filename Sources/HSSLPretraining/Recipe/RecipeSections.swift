@@ -191,22 +191,23 @@ extension Recipe {
             name: "ibot", help: "global features of two views agree, masked patches are predicted (arXiv 2111.07832)",
             keys: distillationKeys + [
                 "objective.teacher_patch_temperature",
-            ] + maskKeys),
+            ] + maskKeys, smallDefaults: fewPrototypes),
         RecipeVariant(
             name: "dino", help: "global features of two views agree (arXiv 2104.14294); iBOT without its patch term",
-            keys: distillationKeys),
+            keys: distillationKeys, smallDefaults: fewPrototypes),
         RecipeVariant(
             name: "mocov3", help: "of all images of an update, a view recognises the other of its own (arXiv 2104.02057)",
             keys: embeddingKeys + [
                 "head.projector_layers", "head.predictor_last_norm", "objective.temperature",
                 "model.freeze_patch_embedding",
-            ], defaults: jointEmbedding),
+            ], defaults: jointEmbedding, smallDefaults: narrowEmbedding),
         RecipeVariant(
             name: "byol", help: "a view predicts the teacher's projection of the other (arXiv 2006.07733)",
-            keys: embeddingKeys, defaults: jointEmbedding),
+            keys: embeddingKeys, defaults: jointEmbedding, smallDefaults: narrowEmbedding),
         RecipeVariant(
             name: "simmim", help: "pixels of masked cells are predicted (arXiv 2111.09886); under HSSL the base also "
-                + "imitates the head", keys: maskKeys + ["objective.global_weight"], defaults: maskedImages),
+                + "imitates the head", keys: maskKeys + ["objective.global_weight"], defaults: maskedImages,
+            smallDefaults: { $0.optimizer.learningRate = 1e-3 }),
         distillVariant,
     ]
 
@@ -222,6 +223,20 @@ extension Recipe {
         recipe.optimizer.clipGradient = 0
         recipe.optimizer.teacherMomentum = 0.99
         recipe.data.globalCropsScale = [0.08, 1]
+    }
+
+    private static func fewPrototypes(_ recipe: inout Recipe) {
+        recipe.head.hiddenDim = 256
+        recipe.head.bottleneckDim = 64
+        recipe.head.prototypes = 512
+        recipe.optimizer.teacherMomentum = 0.99
+    }
+
+    private static func narrowEmbedding(_ recipe: inout Recipe) {
+        recipe.head.hiddenDim = 512
+        recipe.head.outDim = 128
+        recipe.head.projectorLayers = 2
+        recipe.optimizer.weightDecay = [0.04, 0.04]
     }
 
     /// As SimMIM was published: crop and flip only. (Its rate was 1e-4 for 512 images.)

@@ -6,19 +6,13 @@ import HSSLModels
 /// Ranks auxiliary heads for a base without labels: trains them all at once beside the base, then compares them on
 /// images that nobody learnt from.
 public final class SearchTrainer {
-    private let trainer: Trainer
+    /// The run itself: its steps, whether it goes on from a checkpoint.
+    public let trainer: Trainer
     private let recipe: Recipe
     private let options: SearchOptions
     private let candidates: CandidateSet
     private let heldOut: [Int]
 
-    /// Updates done.
-    public var step: Int { trainer.step }
-    public var totalSteps: Int { trainer.totalSteps }
-    public var isResumed: Bool { trainer.isResumed }
-    public var microBatch: Int { trainer.microBatch }
-    /// What a person should know before the run.
-    public var notice: String? { trainer.notice }
     package var learner: Learner { trainer.learner }
 
     public struct Outcome: Sendable {
