@@ -121,7 +121,8 @@ final class ImportCommandTests: CommandTestCase {
         var metadata = model.metadata
         metadata["hssl.crc32c"] = nil
         let provenance = try XCTUnwrap(metadata["hssl.provenance"])
-        let teacher = #""teacher":{"file":"dinov2.safetensors","hash":"12ab","license":"Apache-2.0","precision":"int8"}"#
+        let teacher = #""teacher":{"file":"dinov2.safetensors","hash":"12ab","#
+            + #""license":"Apache-2.0","precision":"int8"}"#
         metadata["hssl.provenance"] = provenance.dropLast() + "," + teacher + "}"
         try SafetensorsWriter.write(
             path: root + "/student.safetensors",
