@@ -41,6 +41,23 @@ final class EvaluateCommandTests: CommandTestCase {
         }
     }
 
+    /// Copies of one picture under two labels: the label that has most of them wins, not the one that sorts first.
+    func testEquallyNearReferencesAreKeptWhateverTheirPlace() throws {
+        for (folder, copies) in [("train/few", 12), ("train/many", 60), ("test/many", 3)] {
+            try FileManager.default.createDirectory(atPath: "\(root)/\(folder)", withIntermediateDirectories: true)
+            for copy in 0..<copies {
+                try encodePNG(width: 4, height: 4, pixels: [UInt8](repeating: 90, count: 48))
+                    .write(to: URL(fileURLWithPath: "\(root)/\(folder)/\(copy).png"))
+            }
+        }
+        let result = try run(
+            "hssl", "evaluate", "knn", "--raw-pixels", "4", "--train", "train", "--test", "test", "--k", "10", "--json",
+            "-")
+        XCTAssertEqual(result.status, 0, result.error)
+        let first = try XCTUnwrap((try document(result.output)["knn"] as? [[String: Any]])?.first)
+        XCTAssertEqual(first["top1"] as? Double, 1, result.output)
+    }
+
     func testLinearProbe() throws {
         func figures(_ arguments: [String]) throws -> [String: Any] {
             let sets = ["--raw-pixels", "12", "--train", "train", "--test", "t10k", "--json", "-"]

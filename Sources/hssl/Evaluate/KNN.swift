@@ -65,7 +65,7 @@ struct KNN: ParsableCommand {
         var test = try data.test.load(nil, "test", shared)
         let search = try NearestSearch(queries: test.values.take(), dimension: data.test.dimension, k: largest)
         var labels: [Int] = []
-        let hasAll = try data.train.forEachBlock(data.trainIndices, "train", shared) {
+        let hasAll = try data.train.forEachBlock(data.shuffledTrainIndices(), "train", shared) {
             try search.add($0)
             labels += $1
         }
@@ -96,7 +96,7 @@ struct KNN: ParsableCommand {
         // The process as it is (lists, IDX files, the model or the embeddings), stacks, and images on their way.
         let present = Int(hssl_peak_rss()) + (8 << 20) + threads << 20
         let images = sets.trainEmbeddings == nil ? try imagesInFlight(threads) : 0
-        let labels = 16 * (data.trainCount + data.test.count)
+        let labels = 24 * (data.trainCount + data.test.count)
         let needed = present + images + labels
             + NearestSearch.memory(queries: data.test.count, dimension: data.test.dimension, k: k)
         guard needed <= limit else {
