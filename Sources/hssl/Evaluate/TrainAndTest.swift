@@ -92,8 +92,9 @@ struct OpenSets {
 
     var trainCount: Int { trainIndices?.count ?? train.count }
 
-    /// The train images to use, in a fixed shuffled order. Of references that are equally near, as copies of one picture
-    /// are, the first ones are kept: in the data set's order they would all be of the class whose name sorts first.
+    /// The train images to use, in a fixed shuffled order. Of references that are equally near, as copies of one
+    /// picture are, the first ones are kept: in the data set's order they would all be of the class whose name sorts
+    /// first.
     func shuffledTrainIndices() -> [Int] {
         var random = CounterRandom(seed: 0, stream: 0x5449_4553)
         return random.shuffled(trainIndices ?? Array(0..<train.count))
