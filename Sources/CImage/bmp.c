@@ -140,7 +140,7 @@ static void color_of(const bmp_header *bmp, uint32_t index, uint8_t *rgb) {
     rgb[2] = entry[0];
 }
 
-static void raw_row(const bmp_header *bmp, const uint8_t *from, uint8_t *rgb) {
+static void raw_row(const bmp_header *bmp, const uint8_t *from, const uint8_t background[3], uint8_t *rgb) {
     const uint32_t bits = bmp->bits, per_byte = bits < 8 ? 8 / bits : 1;
     for (uint32_t x = 0; x < bmp->width; x++, rgb += 3) {
         if (bits <= 8) {
@@ -154,9 +154,9 @@ static void raw_row(const bmp_header *bmp, const uint8_t *from, uint8_t *rgb) {
         } else {
             const uint8_t *pixel = from + (size_t)x * (bits / 8);
             const unsigned alpha = bmp->alpha < 0 ? 255 : pixel[bmp->alpha];
-            rgb[0] = cimage_multiply_255(pixel[bmp->red], alpha);
-            rgb[1] = cimage_multiply_255(pixel[bmp->green], alpha);
-            rgb[2] = cimage_multiply_255(pixel[bmp->blue], alpha);
+            rgb[0] = cimage_blend(pixel[bmp->red], alpha, background[0]);
+            rgb[1] = cimage_blend(pixel[bmp->green], alpha, background[1]);
+            rgb[2] = cimage_blend(pixel[bmp->blue], alpha, background[2]);
         }
     }
 }
@@ -220,7 +220,7 @@ static cimage_status decode_runs(const bmp_header *bmp, const uint8_t *data, siz
 }
 
 cimage_status cimage_bmp_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                                uint8_t *rgb, char *message) {
+                                const uint8_t background[3], uint8_t *rgb, char *message) {
     (void)limits;
     bmp_header bmp;
     const cimage_status status = read_header(&bmp, data, size, message);
@@ -229,7 +229,7 @@ cimage_status cimage_bmp_decode(const uint8_t *data, size_t size, const cimage_l
     const uint64_t bytes = row_bytes(&bmp);
     for (uint32_t y = 0; y < info->height; y++) {
         const uint32_t target = bmp.top_down ? y : info->height - 1 - y;
-        raw_row(&bmp, data + bmp.pixels + bytes * y, rgb + (size_t)target * info->width * 3);
+        raw_row(&bmp, data + bmp.pixels + bytes * y, background, rgb + (size_t)target * info->width * 3);
     }
     return CIMAGE_OK;
 }

@@ -14,7 +14,8 @@ cimage_status cimage_check_limits(const cimage_info *info, const cimage_limits *
     cimage_status cimage_##name##_probe(const uint8_t *data, size_t size, const cimage_limits *limits, \
                                         cimage_info *info, char *message); \
     cimage_status cimage_##name##_decode(const uint8_t *data, size_t size, const cimage_limits *limits, \
-                                         cimage_info *info, uint8_t *rgb, char *message)
+                                         cimage_info *info, const uint8_t background[3], uint8_t *rgb, \
+                                         char *message)
 CIMAGE_DECODER(jpeg);
 CIMAGE_DECODER(png);
 CIMAGE_DECODER(webp);
@@ -75,10 +76,16 @@ static inline uint8_t cimage_multiply_255(unsigned a, unsigned b) {
     return (uint8_t)(((t >> 8) + t) >> 8);
 }
 
-/// RGBA on black.
-static inline void cimage_compose(const uint8_t *rgba, size_t count, uint8_t *rgb) {
+/// Pillow's blend: round((color·alpha + background·(255 − alpha)) / 255).
+static inline uint8_t cimage_blend(unsigned color, unsigned alpha, unsigned background) {
+    unsigned t = color * alpha + background * (255 - alpha) + 128;
+    return (uint8_t)(((t >> 8) + t) >> 8);
+}
+
+/// RGBA on a background.
+static inline void cimage_compose(const uint8_t *rgba, size_t count, const uint8_t background[3], uint8_t *rgb) {
     for (size_t i = 0; i < count; i++, rgba += 4, rgb += 3) {
-        for (int c = 0; c < 3; c++) rgb[c] = cimage_multiply_255(rgba[c], rgba[3]);
+        for (int c = 0; c < 3; c++) rgb[c] = cimage_blend(rgba[c], rgba[3], background[c]);
     }
 }
 

@@ -91,8 +91,8 @@ cimage_status cimage_gif_probe(const uint8_t *data, size_t size, const cimage_li
     return status;
 }
 
-// Colours by index. Without a table grey; what a table lacks is black, as in Pillow; what is transparent too.
-static void fill_palette(const gif_reader *reader, uint8_t palette[256][3]) {
+// Colours by index. Without a table grey; what a table lacks is black, as in Pillow.
+static void fill_palette(const gif_reader *reader, const uint8_t background[3], uint8_t palette[256][3]) {
     const ColorMapObject *map =
         reader->file->Image.ColorMap ? reader->file->Image.ColorMap : reader->file->SColorMap;
     for (int i = 0; i < 256; i++) {
@@ -102,11 +102,11 @@ static void fill_palette(const gif_reader *reader, uint8_t palette[256][3]) {
         palette[i][1] = color.Green;
         palette[i][2] = color.Blue;
     }
-    if (reader->transparent >= 0) memset(palette[reader->transparent], 0, 3);
+    if (reader->transparent >= 0) memcpy(palette[reader->transparent], background, 3);
 }
 
 cimage_status cimage_gif_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                                uint8_t *rgb, char *message) {
+                                const uint8_t background[3], uint8_t *rgb, char *message) {
     (void)limits;
     gif_reader reader;
     uint8_t *row = NULL;
@@ -120,7 +120,7 @@ cimage_status cimage_gif_decode(const uint8_t *data, size_t size, const cimage_l
         goto end;
     }
     uint8_t palette[256][3];
-    fill_palette(&reader, palette);
+    fill_palette(&reader, background, palette);
     if (width != info->width || height != info->height) {
         const uint8_t *around = palette[reader.transparent >= 0 ? reader.transparent : 0];
         const size_t pixels = (size_t)info->width * info->height;

@@ -31,7 +31,8 @@ typedef struct {
     cimage_format format;
     bool (*is)(const uint8_t *data, size_t size);
     cimage_status (*probe)(const uint8_t *, size_t, const cimage_limits *, cimage_info *, char *);
-    cimage_status (*decode)(const uint8_t *, size_t, const cimage_limits *, cimage_info *, uint8_t *, char *);
+    cimage_status (*decode)(const uint8_t *, size_t, const cimage_limits *, cimage_info *, const uint8_t[3],
+                            uint8_t *, char *);
 } decoder;
 
 static bool begins(const uint8_t *data, size_t size, const char *magic, size_t count) {
@@ -89,10 +90,11 @@ cimage_status cimage_probe(const uint8_t *data, size_t size, const cimage_limits
 }
 
 cimage_status cimage_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                            uint8_t *rgb, char *message) {
+                            const uint8_t background[3], uint8_t *rgb, char *message) {
     message[0] = 0;
     for (int i = 0; i < DECODERS; i++) {
-        if (decoders[i].format == info->format) return decoders[i].decode(data, size, limits, info, rgb, message);
+        if (decoders[i].format != info->format) continue;
+        return decoders[i].decode(data, size, limits, info, background, rgb, message);
     }
     return cimage_fail(message, CIMAGE_UNKNOWN_FORMAT, "not probed");
 }

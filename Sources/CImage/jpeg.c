@@ -244,7 +244,8 @@ static bool is_complete(const struct jpeg_decompress_struct *decoder) {
 }
 
 cimage_status cimage_jpeg_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                                 uint8_t *rgb, char *message) {
+                                 const uint8_t background[3], uint8_t *rgb, char *message) {
+    (void)background;  // a JPEG is opaque
     jpeg_reader reader;
     open_reader(&reader, data, size, limits, message);
     uint8_t *volatile row = NULL;  // one CMYK row; volatile: read after longjmp

@@ -244,7 +244,7 @@ static cimage_status png_fail(int code, char *message) {
 
 // Decodes row by row; `store` [height, width, 3 or 4] holds an interlaced picture.
 static int decode_rows(spng_ctx *context, const cimage_info *info, const png_layout *layout, uint8_t *store,
-                       uint8_t *row, cimage_rows *rows) {
+                       uint8_t *row, const uint8_t background[3], cimage_rows *rows) {
     const size_t width = info->width, depth = layout->transparent ? 4 : 3;
     const int format = layout->transparent ? SPNG_FMT_RGBA8 : SPNG_FMT_RGB8;
     const int flags = SPNG_DECODE_PROGRESSIVE | (layout->transparent ? SPNG_DECODE_TRNS : 0);
@@ -260,7 +260,7 @@ static int decode_rows(spng_ctx *context, const cimage_info *info, const png_lay
             uint8_t *target = cimage_rows_begin(rows, y);
             code = spng_decode_row(context, row ? row : target, width * depth);
             if (code && code != SPNG_EOI) break;
-            if (row) cimage_compose(row, width, target);
+            if (row) cimage_compose(row, width, background, target);
             cimage_rows_end(rows, y);
         }
     }
@@ -268,7 +268,7 @@ static int decode_rows(spng_ctx *context, const cimage_info *info, const png_lay
     for (uint32_t y = 0; store && y < info->height; y++) {
         uint8_t *target = cimage_rows_begin(rows, y);
         const uint8_t *from = store + y * width * depth;
-        if (layout->transparent) cimage_compose(from, width, target);
+        if (layout->transparent) cimage_compose(from, width, background, target);
         else memcpy(target, from, width * 3);
         cimage_rows_end(rows, y);
     }
@@ -276,7 +276,7 @@ static int decode_rows(spng_ctx *context, const cimage_info *info, const png_lay
 }
 
 cimage_status cimage_png_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                                uint8_t *rgb, char *message) {
+                                const uint8_t background[3], uint8_t *rgb, char *message) {
     png_layout layout;
     cimage_info found = {.reduction = 1};
     const cimage_status status = walk(data, size, limits, &found, &layout, message);
@@ -297,7 +297,7 @@ cimage_status cimage_png_decode(const uint8_t *data, size_t size, const cimage_l
     if (!code && layout.transparent && !layout.interlaced && !(row = malloc((size_t)info->width * 4))) {
         code = SPNG_EMEM;
     }
-    if (!code) code = decode_rows(context, info, &layout, store, row, &rows);
+    if (!code) code = decode_rows(context, info, &layout, store, row, background, &rows);
     if (!code) code = spng_decode_chunks(context);  // to IEND
     info->repaired = !layout.ended;
     free(store);

@@ -22,6 +22,7 @@ typedef struct {
     TIFF *file;
     uint16_t samples, bits, photometric, planar, compression, extra;
     int alpha;              // sample that is alpha, or -1
+    const uint8_t *background;  // behind it, RGB
     bool premultiplied;
     bool tiled;
     uint32_t chunk_width, chunk_height;  // of a strip or tile
@@ -319,7 +320,7 @@ static void convert(const tiff_reader *reader, const uint8_t *const *planes, uin
                 value = alpha == 0 ? 0 : value * 255 / alpha;
                 if (value > 255) value = 255;
             }
-            rgb[c] = cimage_multiply_255(value, alpha);
+            rgb[c] = cimage_blend(value, alpha, reader->background[c]);
         }
     }
 }
@@ -374,12 +375,13 @@ static bool read_chunks(tiff_reader *reader, const cimage_info *info, uint8_t *b
 }
 
 cimage_status cimage_tiff_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                                 uint8_t *rgb, char *message) {
+                                 const uint8_t background[3], uint8_t *rgb, char *message) {
     tiff_reader reader;
     cimage_rows rows = {0};
     uint8_t *buffer = NULL, *staging = NULL;
     cimage_info found = *info;
     cimage_status status = open_page(&reader, data, size, limits, &found, message);
+    reader.background = background;
     if (status == CIMAGE_OK) {
         const uint64_t pixels = staging_bytes(&reader, info);
         buffer = calloc(planes_of(&reader), (size_t)reader.chunk_bytes);

@@ -2,6 +2,7 @@
 #include "decoders.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <webp/decode.h>
 #include <webp/demux.h>
 
@@ -63,6 +64,11 @@ static bool fills_canvas(const webp_reader *reader, const cimage_info *info) {
     return (uint32_t)reader->frame.width == info->width && (uint32_t)reader->frame.height == info->height;
 }
 
+// The canvas around a frame is transparent.
+static void fill(uint8_t *row, size_t width, const uint8_t color[3]) {
+    for (size_t x = 0; x < width; x++) memcpy(row + 3 * x, color, 3);
+}
+
 // Straight into the result where nothing is composed, placed or turned.
 static bool is_plain(const webp_reader *reader, const cimage_info *info) {
     return !reader->features.has_alpha && info->orientation == 1 && fills_canvas(reader, info);
@@ -93,7 +99,7 @@ cimage_status cimage_webp_probe(const uint8_t *data, size_t size, const cimage_l
 }
 
 cimage_status cimage_webp_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                                 uint8_t *rgb, char *message) {
+                                 const uint8_t background[3], uint8_t *rgb, char *message) {
     (void)limits;
     webp_reader reader;
     cimage_rows rows = {0};
@@ -132,11 +138,11 @@ cimage_status cimage_webp_decode(const uint8_t *data, size_t size, const cimage_
     for (uint32_t y = 0; !plain && y < info->height; y++) {
         uint8_t *row = cimage_rows_begin(&rows, y);
         const uint32_t inside = y - (uint32_t)frame->y_offset;  // wraps above the frame
-        if (!fills_canvas(&reader, info)) for (size_t i = 0; i < (size_t)info->width * 3; i++) row[i] = 0;
+        if (!fills_canvas(&reader, info)) fill(row, info->width, background);
         if (inside < height) {
             const uint8_t *from = store + inside * width * depth;
             uint8_t *to = row + 3 * (size_t)frame->x_offset;
-            if (depth == 4) cimage_compose(from, width, to);
+            if (depth == 4) cimage_compose(from, width, background, to);
             else for (size_t i = 0; i < 3 * width; i++) to[i] = from[i];
         }
         cimage_rows_end(&rows, y);

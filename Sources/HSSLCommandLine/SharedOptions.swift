@@ -1,4 +1,5 @@
 import ArgumentParser
+import HSSLFormats
 import Logging
 import Synchronization
 
@@ -40,6 +41,27 @@ package struct DecodeOptions: ParsableArguments {
     package var maxDecodeMemory: ByteSize?
 
     package init() {}
+}
+
+/// What is behind transparent pictures.
+package struct BackgroundOptions: ParsableArguments {
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "What is seen where a picture is transparent: black, white or RRGGBB (default: what the model says, else black).",
+            valueName: "color"))
+    package var background: RGBColor?
+
+    package init() {}
+
+    /// With this background, where one was given.
+    package func apply(to preprocessing: inout Preprocessing) {
+        if let background { preprocessing.background = background }
+    }
+}
+
+extension RGBColor: ExpressibleByArgument {
+    public init?(argument: String) { self.init(argument) }
 }
 
 /// The line about images whose end marker is missing; nil when there were none.

@@ -102,37 +102,47 @@ struct ImageHeader {
     }
 
     /// - Returns: the image, and whether its end marker was missing.
-    func decode(_ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits) throws -> (RGBImage, Bool) {
+    func decode(
+        _ data: UnsafeBufferPointer<UInt8>, name: String, limits: DecodeLimits, background: RGBColor
+    ) throws -> (RGBImage, Bool) {
         var native = limits.native(encoded: data.count), info = info
+        let behind = [background.red, background.green, background.blue]
         let count = width * height * 3
         let pixels = try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
             try ImageDecoder.check(name) {
-                cimage_decode(data.baseAddress, data.count, &native, &info, buffer.baseAddress, $0)
+                cimage_decode(data.baseAddress, data.count, &native, &info, behind, buffer.baseAddress, $0)
             }
             initialized = count
         }
         return (RGBImage(width: width, height: height, pixels: pixels), info.repaired)
     }
 
-    func decode(_ data: [UInt8], name: String, limits: DecodeLimits) throws -> (RGBImage, Bool) {
-        try data.withUnsafeBufferPointer { try decode($0, name: name, limits: limits) }
+    func decode(
+        _ data: [UInt8], name: String, limits: DecodeLimits, background: RGBColor
+    ) throws -> (RGBImage, Bool) {
+        try data.withUnsafeBufferPointer { try decode($0, name: name, limits: limits, background: background) }
     }
 }
 
-/// Decodes JPEG, PNG, WebP, GIF, BMP and TIFF, by content whatever the file's name: upright, three channels, alpha
-/// composed on black; of an animation or several pages the first.
+/// Decodes JPEG, PNG, WebP, GIF, BMP and TIFF, by content whatever the file's name: upright, three channels, what is
+/// transparent composed on a background; of an animation or several pages the first.
 public enum ImageDecoder {
     /// - Throws: ``DataError``, naming `path`.
-    public static func decode(path: String, limits: DecodeLimits = .default) throws -> RGBImage {
+    public static func decode(
+        path: String, limits: DecodeLimits = .default, background: RGBColor = .black
+    ) throws -> RGBImage {
         let data: [UInt8]
         do { data = try readFile(at: path, limit: limits.bytes) } catch { throw DataError(.unreadable, error) }
-        return try decode(data, name: path, limits: limits)
+        return try decode(data, name: path, limits: limits, background: background)
     }
 
     /// - Parameter name: what an error calls the data.
     /// - Throws: ``DataError``.
-    public static func decode(_ data: [UInt8], name: String, limits: DecodeLimits = .default) throws -> RGBImage {
-        try ImageHeader(data, name: name, limits: limits).decode(data, name: name, limits: limits).0
+    public static func decode(
+        _ data: [UInt8], name: String, limits: DecodeLimits = .default, background: RGBColor = .black
+    ) throws -> RGBImage {
+        try ImageHeader(data, name: name, limits: limits)
+            .decode(data, name: name, limits: limits, background: background).0
     }
 
     /// Width and height of an image file, upright, without decoding it.

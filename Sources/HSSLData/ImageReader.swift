@@ -31,15 +31,18 @@ final class ImageReader: Sendable {
 
     /// Decodes image `index`, the file at `path`; the image's memory counts as taken until `body` returns.
     ///
-    /// - Parameter workspace: bytes that `body` takes for an image of so many pixels a row and a column.
+    /// - Parameters:
+    ///   - background: what is seen where the image is transparent.
+    ///   - workspace: bytes that `body` takes for an image of so many pixels a row and a column.
     /// - Throws: ``DataError``, and what `body` throws.
     func withImage<Result>(
-        _ index: Int, path: String, workspace: (_ width: Int, _ height: Int) -> Int, _ body: (RGBImage) throws -> Result
+        _ index: Int, path: String, background: RGBColor, workspace: (_ width: Int, _ height: Int) -> Int,
+        _ body: (RGBImage) throws -> Result
     ) throws -> Result {
         var held = try fileSize(path)
         budget.take(held)
         defer { budget.give(held) }
-        let image = try decode(index, path: path, workspace: workspace, held: &held)
+        let image = try decode(index, path: path, background, workspace: workspace, held: &held)
         // The file and the decoder's own are gone.
         let kept = min(held, image.pixels.count + workspace(image.width, image.height))
         budget.give(held - kept)
@@ -71,7 +74,7 @@ final class ImageReader: Sendable {
 
     /// Reads the file under `held` bytes of the budget, and takes what its header says in addition.
     private func decode(
-        _ index: Int, path: String, workspace: (Int, Int) -> Int, held: inout Int
+        _ index: Int, path: String, _ background: RGBColor, workspace: (Int, Int) -> Int, held: inout Int
     ) throws -> RGBImage {
         while true {
             let data: [UInt8]
@@ -86,7 +89,8 @@ final class ImageReader: Sendable {
             }
             if needed <= held || budget.extend(by: needed - held) {
                 held = max(held, needed)
-                let (image, isRepaired) = try header.decode(data, name: path, limits: limits)
+                let (image, isRepaired) = try header.decode(
+                    data, name: path, limits: limits, background: background)
                 if isRepaired { repaired.withLock { $0[index / 64] |= 1 << UInt64(index % 64) } }
                 return image
             }

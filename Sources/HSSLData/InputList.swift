@@ -76,19 +76,26 @@ public struct InputList: Sendable {
     /// Decodes an input. Thread-safe.
     ///
     /// - Throws: ``DataError``.
-    public func image(_ index: Int) throws -> RGBImage { try withImage(index, side: 0) { $0 } }
+    public func image(_ index: Int, background: RGBColor = .black) throws -> RGBImage {
+        try withImage(index, side: 0, background: background) { $0 }
+    }
 
     /// Decodes an input for `body`. Thread-safe; what the images of several threads take together stays within
     /// ``DecodeLimits/bytes``, for which a thread may have to wait.
     ///
-    /// - Parameter side: to which `body` resizes, which takes memory beside the image; 0: it does not.
+    /// - Parameters:
+    ///   - side: to which `body` resizes, which takes memory beside the image; 0: it does not.
+    ///   - background: what is seen where the image is transparent.
     /// - Throws: ``DataError``, and what `body` throws.
-    public func withImage<Result>(_ index: Int, side: Int, _ body: (RGBImage) throws -> Result) throws -> Result {
+    public func withImage<Result>(
+        _ index: Int, side: Int, background: RGBColor = .black, _ body: (RGBImage) throws -> Result
+    ) throws -> Result {
         let (segment, place) = segments.locate(index)
         switch segment {
         case .files, .folder:
             return try reader.withImage(
-                index, path: segment.path(place), workspace: Preprocessing.workspace(side: side), body)
+                index, path: segment.path(place), background: background,
+                workspace: Preprocessing.workspace(side: side), body)
         case .idx(let images): return try body(try images.image(place))
         case .fault(_, let error): throw error
         }

@@ -111,7 +111,9 @@ private struct PreparedImages: Sendable {
         for index in wanted {
             do {
                 let place = indices.count * preprocessing.count
-                try dataset.withImage(index, side: preprocessing.resize) { image in
+                try dataset.withImage(
+                    index, side: preprocessing.resize, background: preprocessing.background
+                ) { image in
                     pixels.withUnsafeMutableBufferPointer { buffer in
                         if let start = buffer.baseAddress { preprocessing.apply(to: image, into: start + place) }
                     }

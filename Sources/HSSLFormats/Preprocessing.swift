@@ -1,6 +1,7 @@
 /// How an image becomes a model's input, as a model file stores it. `HSSLData` applies it.
 ///
-/// Shorter side → `resize` (antialiased), centre crop `crop` × `crop`, /255, (x − mean)/std per channel.
+/// Transparent pictures on `background`, shorter side → `resize` (antialiased), centre crop `crop` × `crop`, /255,
+/// (x − mean)/std per channel.
 public struct Preprocessing: Equatable, Sendable {
     public enum Interpolation: String, CaseIterable, Sendable {
         case bicubic, bilinear
@@ -14,6 +15,8 @@ public struct Preprocessing: Equatable, Sendable {
     /// Of red, green and blue, for values in 0 … 1.
     public let mean: [Float]
     public let std: [Float]
+    /// What shows through where a picture is transparent.
+    public var background = RGBColor.black
 
     /// Values may come from a model file; what cannot work is an error.
     public init(

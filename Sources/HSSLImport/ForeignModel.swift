@@ -5,7 +5,7 @@ import HSSLModels
 /// A foreign checkpoint as a model of ours: which tensors become which, and how its images are prepared.
 package struct ForeignModel {
     package let architecture: ModelArchitecture
-    package let preprocessing: Preprocessing
+    package var preprocessing: Preprocessing
     /// What was taken, renamed, folded and left out, and what was assumed, one line each.
     package let report: [String]
 

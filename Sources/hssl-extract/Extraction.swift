@@ -24,7 +24,9 @@ struct Extraction {
     init(_ options: HSSLExtract) throws {
         self.options = options
         let model = try ModelFile(path: options.model)
-        preprocessing = model.preprocessing
+        var preprocessing = model.preprocessing
+        options.background.apply(to: &preprocessing)
+        self.preprocessing = preprocessing
         modelFingerprint = model.fingerprint
         if options.memoryLimit != nil { hssl_return_freed_memory() }
         // A limit that leaves nothing is refused further down, with what the model needs.
@@ -99,7 +101,9 @@ struct Extraction {
         let loader = PrefetchLoader(
             count: inputs.count - first, threads: options.threads, capacity: Self.queueCapacity(options)
         ) { [inputs, preprocessing] item in
-            try inputs.withImage(first + item, side: preprocessing.resize) { preprocessing.apply(to: $0) as [Float] }
+            try inputs.withImage(first + item, side: preprocessing.resize, background: preprocessing.background) {
+                preprocessing.apply(to: $0) as [Float]
+            }
         }
         defer { loader.stop() }
 
@@ -191,6 +195,7 @@ struct Extraction {
             .init("model", modelFingerprint), .init("list of inputs", "\(list.hexadecimal)-\(inputs.count)"),
             .init("--features", options.features.rawValue), .init("--normalize", options.normalize ? "on" : "off"),
             .init("--jpeg-decode", options.jpegDecode.rawValue),
+            .init("--background", "\(preprocessing.background)"),
             .init("--memory-limit", options.memoryLimit.map { "\($0.bytes)" } ?? "none"),
             .init("--max-pixels", options.decode.maxPixels.map { "\($0.count)" } ?? "default"),
             .init("--max-decode-memory", options.decode.maxDecodeMemory.map { "\($0.bytes)" } ?? "default"),
@@ -215,7 +220,7 @@ struct Extraction {
         ) { inputs.items[$0].path }
         let rows = try finished.sample.map { item in
             try session.extract(
-                images: preprocessing.apply(to: inputs.image(item)), count: 1, features: options.features, normalize: options.normalize)
+                images: preprocessing.apply(to: inputs.image(item, background: preprocessing.background)), count: 1, features: options.features, normalize: options.normalize)
         }
         try finished.verify(names: finished.sample.map { inputs.items[$0].path }, values: rows)
         log.info("\(options.output) is complete already: \(finished.rowCount) rows of \(inputs.count) inputs")

@@ -84,6 +84,7 @@ struct HSSLExtract: ParsableCommand {
             valueName: "exact|fast"))
     var jpegDecode: JPEGDecode = .exact
 
+    @OptionGroup var background: BackgroundOptions
     @OptionGroup var decode: DecodeOptions
     @OptionGroup var shared: SharedOptions
 
@@ -126,7 +127,7 @@ extension HSSLExtract {
     /// Options whose value is the next argument.
     static let valueOptions: Set<String> = [
         "--model", "--output", "--features", "--batch-size", "--on-error", "--memory-limit", "--jpeg-decode",
-        "--max-pixels", "--max-decode-memory", "--threads", "--log-level",
+        "--background", "--max-pixels", "--max-decode-memory", "--threads", "--log-level",
     ]
 
     /// Parses a command line. The parser's time grows with the square of the arguments (45 s for 40,000 paths), so of

@@ -57,6 +57,7 @@ struct Import: ParsableCommand {
         help: ArgumentHelp("Licence of the weights, e.g. Apache-2.0: kept with the model and its students.", valueName: "text"))
     var license: String?
 
+    @OptionGroup var background: BackgroundOptions
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -70,6 +71,7 @@ struct Import: ParsableCommand {
         _ = try OutputTarget(output, needsSeeking: true)
         var model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
         if let license { model.license = license }
+        background.apply(to: &model.preprocessing)
         let source = BaseSource(
             path: model.path, architecture: model.architecture, preprocessing: model.preprocessing,
             provenance: model.provenance, values: model.values)

@@ -54,6 +54,35 @@ final class ExtractCommandTests: XCTestCase {
 
     private func index(_ output: String) throws -> [[String: Any]] { try jsonLines(String(contentsOfFile: output + ".index.jsonl", encoding: .utf8)) }
 
+    /// A transparent picture is on black, on what the model's file says, or on what the flag says.
+    func testBackground() throws {
+        let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+            .appendingPathComponent("../HSSLDataTests/Fixtures").standardized.path
+        let picture = fixtures + "/rgba.png", output = folder + "/out.npy"
+        func features(_ options: [String]) throws -> [Float] {
+            let result = try extract([picture, "--output", output] + options)
+            XCTAssertEqual(result.status, 0, result.error)
+            return try npy(output).values
+        }
+        func expected(on background: RGBColor) throws -> [Float] {
+            let file = try ModelFile(path: model)
+            let image = try ImageDecoder.decode(path: picture, background: background)
+            return try Session(model: Model(file: file), threads: 1)
+                .extract(images: file.preprocessing.apply(to: image), count: 1, features: .cls)
+        }
+        let onBlack = try expected(on: .black), onWhite = try expected(on: .white)
+        XCTAssertNotEqual(onBlack, onWhite)
+        XCTAssertEqual(try features([]), onBlack)
+        XCTAssertEqual(try features(["--background", "white"]), onWhite)
+        XCTAssertEqual(try features(["--background", "#FFFFFF"]), onWhite)
+        try writeRandomModel(model, background: .white)
+        XCTAssertEqual(try features([]), onWhite)
+        XCTAssertEqual(try features(["--background", "black"]), onBlack)
+        let result = try extract([picture, "--output", output, "--background", "pink"])
+        XCTAssertEqual(result.status, 64)
+        XCTAssertTrue(result.error.contains("--background"), result.error)
+    }
+
     /// Exact unless fast is asked for; fast changes large JPEGs only.
     func testJPEGDecode() throws {
         let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../HSSLDataTests/Fixtures").standardized.path

@@ -101,7 +101,10 @@ func testImage(seed: Int, width: Int, height: Int) -> Data {
 }
 
 /// A small vision transformer with random weights.
-func writeRandomModel(_ path: String, imageSize: Int = 28, embedDim: Int = 24, depth: Int = 1, precision: Precision = .float32) throws {
+func writeRandomModel(
+    _ path: String, imageSize: Int = 28, embedDim: Int = 24, depth: Int = 1, precision: Precision = .float32,
+    background: RGBColor = .black
+) throws {
     var message = [CChar](repeating: 0, count: 256)
     XCTAssertEqual(hssl_initialize(&message, message.count), 0)
     let architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: 7, embedDim: embedDim, depth: depth, numHeads: 3))
@@ -109,9 +112,11 @@ func writeRandomModel(_ path: String, imageSize: Int = 28, embedDim: Int = 24, d
     _ = try architecture.makeBase(ParameterScope(parameters), .deployment)
     parameters.allocate(from: BufferPool())
     parameters.initialize(seed: 1)
+    var preprocessing = try Preprocessing(
+        resize: imageSize + 4, crop: imageSize, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3])
+    preprocessing.background = background
     try ModelFile.write(
-        path: path, architecture: architecture,
-        preprocessing: Preprocessing(resize: imageSize + 4, crop: imageSize, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3]),
+        path: path, architecture: architecture, preprocessing: preprocessing,
         provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"), precision: precision,
         parameters: parameters)
 }

@@ -60,7 +60,7 @@ final class DecodeBudgetTests: XCTestCase {
         let inside = Mutex((now: 0, most: 0))
         DispatchQueue.concurrentPerform(iterations: 64) { index in
             let image = try? reader.withImage(
-                index, path: path, workspace: Preprocessing.workspace(side: 64)
+                index, path: path, background: .black, workspace: Preprocessing.workspace(side: 64)
             ) { image in
                 inside.withLock { $0 = ($0.now + 1, max($0.most, $0.now + 1)) }
                 usleep(200)
@@ -72,7 +72,9 @@ final class DecodeBudgetTests: XCTestCase {
         XCTAssertEqual(inside.withLock(\.most), 1)
         reader.limit(toBytes: needed - 1, name: "--memory-limit")
         let refused = dataError {
-            try reader.withImage(0, path: path, workspace: Preprocessing.workspace(side: 64)) { _ in }
+            try reader.withImage(
+                0, path: path, background: .black, workspace: Preprocessing.workspace(side: 64)
+            ) { _ in }
         }
         XCTAssertEqual(refused?.kind, .tooLarge)
         let figure = "needs \(needed) bytes, more than the limit of \(needed - 1) (--memory-limit)"

@@ -57,6 +57,7 @@ final class ModelFileTests: XCTestCase {
             let file = try ModelFile(path: path)
             XCTAssertEqual(file.architecture, try architecture())
             XCTAssertEqual(file.preprocessing, try preprocessing())
+            XCTAssertEqual(file.preprocessing.background, .black)
             XCTAssertEqual(file.provenance, provenance)
             XCTAssertEqual(file.precision, precision)
             for parameter in set.all where parameter.name.hasPrefix("base.") && parameter.name != "base.mask_token" {
@@ -212,6 +213,36 @@ final class ModelFileTests: XCTestCase {
         assertRefused("hssl.preprocessing: unknown interpolation 'nearest' (known: bicubic, bilinear)")
         try change("hssl.preprocessing", "0.229", "0.0")
         assertRefused("hssl.preprocessing: mean must be finite and std positive")
+    }
+
+    /// What transparent pictures are on is kept; files without it, and those on black, are as they were.
+    func testBackground() throws {
+        let set = try network()
+        func write(_ background: RGBColor) throws -> ModelFile {
+            var images = try preprocessing()
+            images.background = background
+            try ModelFile.write(
+                path: path, architecture: architecture(), preprocessing: images, provenance: provenance,
+                precision: .float32, parameters: set, prefix: "base.")
+            return try ModelFile(path: path)
+        }
+        func add(background: String) throws {
+            let key = "hssl.preprocessing", crop = "\"crop\":16"
+            try rewrite(metadata: {
+                $0[key] = $0[key]?.replacingOccurrences(of: crop, with: crop + ",\"background\":" + background)
+            })
+        }
+        XCTAssertEqual(try write(.black).preprocessing.background, .black)
+        try add(background: "[0,0,0]")
+        XCTAssertEqual(try ModelFile(path: path).preprocessing.background, .black)
+        let orange = RGBColor(red: 255, green: 128, blue: 0)
+        XCTAssertEqual(try write(orange).preprocessing.background, orange)
+        for wrong in ["[255,128]", "[255,128,0,0]", "[256,0,0]", "[-1,0,0]"] {
+            try add(background: wrong)
+            assertRefused("hssl.preprocessing: background must be three integers from 0 to 255")
+        }
+        try add(background: "\"white\"")
+        assertRefused("hssl.preprocessing: 'background' must be an array, found a string")
     }
 
     func testHostileSizesAreRefusedAtOnce() throws {

@@ -1,4 +1,5 @@
 import Foundation
+import HSSLFormats
 import XCTest
 @testable import HSSLPretraining
 
@@ -17,6 +18,7 @@ final class RecipeTests: XCTestCase {
                      teacher_momentum: 0.992, freeze_prototypes_epochs: 1, states: float32}
         schedule:   {epochs: 10, batch_size: 128, accumulate: 1, seed: 18446744073709551615, precision: float32}
         data:
+          background: FFA500
           global_crops_scale: [0.3, 1.0]
           local_crops: 2
           local_crops_scale: [0.05, 0.4]
@@ -67,7 +69,7 @@ final class RecipeTests: XCTestCase {
             freezePrototypesEpochs: 1, states: .float32))
         XCTAssertEqual(recipe.schedule, .init(epochs: 10, batchSize: 128, accumulate: 1, seed: .max, precision: .float32))
         XCTAssertEqual(recipe.data, .init(
-            globalCropsScale: [0.3, 1], localCrops: 2, localCropsScale: [0.05, 0.4], localCropsSize: 16, mean: [0.286, 0.286, 0.286],
+            background: RGBColor(red: 255, green: 165, blue: 0), globalCropsScale: [0.3, 1], localCrops: 2, localCropsScale: [0.05, 0.4], localCropsSize: 16, mean: [0.286, 0.286, 0.286],
             std: [0.353, 0.353, 0.353], flipProbability: 0.25, colorJitter: [0.1, 0.2, 0.3, 0.05], colorJitterProbability: 0.7,
             grayscaleProbability: 0.15, blurProbability: [0.9, 0.2, 0.4], blurRadius: [0.2, 1.5], solarizeProbability: 0.3,
             solarizeThreshold: 100))
@@ -113,6 +115,8 @@ final class RecipeTests: XCTestCase {
     func testWrongTypesAndRangesNameTheKeyAndLine() {
         let cases: [(String, String)] = [
             ("head: {prototypes: many}", "head.prototypes must be an integer"),
+            ("data: {background: pink}", "data.background must be black, white or RRGGBB"),
+            ("data: {background: [0, 0, 0]}", "data.background must be black, white or RRGGBB"),
             ("head: {prototypes: '512'}", "head.prototypes must be an integer"),
             ("head: {prototypes: 1.5}", "head.prototypes must be an integer, not 1.5"),
             ("head: {prototypes: 1}", "head.prototypes must be from 2 to 1048576, not 1"),

@@ -283,6 +283,7 @@ final class ViewBankTests: TrainerTestCase {
             (try request(rank: 0), "keeps cells of rank 8, not whole cells (distill.rank)"),
             (try request(rank: 8, seed: 6), "its views were drawn with schedule.seed \"5\", not \"6\""),
             (try request(rank: 8) { $0.flipProbability = 0.25 }, "were drawn with data.flip_probability 0.5, not 0.25"),
+            (try request(rank: 8) { $0.background = .white }, "were drawn with data.background absent, not \"white\""),
             (try request(rank: 8) { $0.globalCropsScale = [0.2, 1] }, "data.global_crops_scale [0.3,1.0], not [0.2,1.0]"),
         ]
         for (request, text) in cases {

@@ -7,6 +7,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     // Both ways of decoding a JPEG, by the size of the input.
     const cimage_limits limits = {.max_pixels = 1 << 20, .max_bytes = 64 << 20, .max_scans = 20,
                                   .reduced_side = size % 2 ? 4 : 0};
+    static const uint8_t background[3] = {255, 128, 0};
     char message[CIMAGE_MESSAGE_CAPACITY];
     cimage_info info;
     if (cimage_probe(data, size, &limits, &info, message) != CIMAGE_OK) {
@@ -19,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         abort();
     }
     uint8_t *rgb = malloc(bytes);
-    if (rgb && cimage_decode(data, size, &limits, &info, rgb, message) != CIMAGE_OK && !message[0]) abort();
+    if (rgb && cimage_decode(data, size, &limits, &info, background, rgb, message) != CIMAGE_OK && !message[0]) abort();
     free(rgb);
     return 0;
 }

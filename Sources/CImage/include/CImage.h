@@ -56,10 +56,11 @@ cimage_status cimage_probe(const uint8_t *data, size_t size, const cimage_limits
 /// `cimage_probe` on the same bytes.
 ///
 /// Of an animation or a file of several pages, the first. Greyscale is repeated, palettes are looked up, CMYK and YCCK
-/// JPEGs follow Adobe's inverted convention, alpha is composed on black, 16-bit samples keep their high byte; all as
-/// Pillow's `convert("RGB")` gives them (Pillow ignores alpha and clips 16-bit grey: we do not).
+/// JPEGs follow Adobe's inverted convention, 16-bit samples keep their high byte; all as Pillow's `convert("RGB")`
+/// gives them (but Pillow clips 16-bit grey). What is transparent shows `background` (RGB), as Pillow's `paste` with
+/// the picture as its own mask does, while `convert` drops alpha.
 cimage_status cimage_decode(const uint8_t *data, size_t size, const cimage_limits *limits, cimage_info *info,
-                            uint8_t *rgb, char *message);
+                            const uint8_t background[3], uint8_t *rgb, char *message);
 
 /// Encodes `rgb` [height, width, 3] as an 8-bit RGB PNG. The result is malloc'ed (caller: free).
 cimage_status cimage_encode_png(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t **output,

@@ -101,15 +101,18 @@ extension Preprocessing {
     package static let key = "hssl.preprocessing"
 
     package var json: JSONValue {
-        [
+        var json: JSONObject = [
             "resize": .integer(resize), "crop": .integer(crop), "interpolation": .string(interpolation.rawValue),
             "mean": .array(mean.map(shortest)), "std": .array(std.map(shortest)),
         ]
+        // Builds before know no other than black.
+        if background != .black { json["background"] = .array(background.channels.map { .integer($0) }) }
+        return .object(json)
     }
 
     init(json: JSONValue) throws {
         let key = Self.key
-        try json.requireKeys(among: ["resize", "crop", "interpolation", "mean", "std"], in: key)
+        try json.requireKeys(among: ["resize", "crop", "interpolation", "mean", "std", "background"], in: key)
         let name = try json.string("interpolation", in: key)
         guard let interpolation = Interpolation(rawValue: name) else {
             let known = Interpolation.allCases.map(\.rawValue).joined(separator: ", ")
@@ -122,6 +125,12 @@ extension Preprocessing {
             try self.init(resize: resize, crop: crop, interpolation: interpolation, mean: mean, std: std)
         } catch {
             throw ModelError("\(key): \(error.reason)")
+        }
+        if try json.member("background", in: key) != nil {
+            guard let color = RGBColor(channels: try json.integers("background", in: key)) else {
+                throw ModelError("\(key): background must be three integers from 0 to 255")
+            }
+            background = color
         }
     }
 

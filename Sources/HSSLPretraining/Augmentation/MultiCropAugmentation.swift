@@ -1,5 +1,6 @@
 import CSupport
 import HSSLData
+import HSSLFormats
 import HSSLGraph
 
 /// The crops that self-supervised pretraining looks at: two global views of an image and any number of local ones (DINO's and iBOT's multi-crop).
@@ -28,6 +29,8 @@ public struct MultiCropAugmentation: Sendable {
     /// Side of a global and of a local view, pixels.
     public let globalSize: Int
     public let localSize: Int
+    /// On which transparent pictures are decoded.
+    package let background: RGBColor
 
     private let configuration: Recipe.Data
     private let mean: [Float]
@@ -44,6 +47,7 @@ public struct MultiCropAugmentation: Sendable {
         globalSize = imageSize
         localSize = configuration.localCropsSize
         localViews = configuration.localCrops
+        background = configuration.background
         mean = configuration.mean.map { Float($0) }
         std = configuration.std.map { Float($0) }
     }

@@ -70,7 +70,8 @@ package struct ViewBankIdentity: Equatable, Sendable {
         if layout.draws != wanted.layout.draws {
             return "has \(layout.draws) draws an image, distill.draws is \(wanted.layout.draws)"
         }
-        for key in wanted.drawn.keys where drawn[key] != wanted.drawn[key] {
+        let keys = wanted.drawn.keys + drawn.keys.filter { wanted.drawn[$0] == nil }
+        for key in keys where drawn[key] != wanted.drawn[key] {
             let (mine, others) = (drawn[key]?.text() ?? "absent", wanted.drawn[key]?.text() ?? "absent")
             return "its views were drawn with \(key) \(oneLine(mine)), not \(others)"
         }
@@ -180,7 +181,7 @@ package struct ViewBankSettings: Equatable, Sendable {
     fileprivate var drawn: JSONObject {
         func numbers(_ values: [Double]) -> JSONValue { .array(values.map { .number($0) }) }
         let data = augmentation
-        return [
+        var drawn: JSONObject = [
             // As text: JSON's integers end at 2^63.
             "schedule.seed": .string("\(seed)"),
             "data.global_crops_scale": numbers(data.globalCropsScale),
@@ -191,5 +192,8 @@ package struct ViewBankSettings: Equatable, Sendable {
             "data.blur_probability": .number(data.blurProbability[0]),
             "data.blur_radius": numbers(data.blurRadius),
         ]
+        // Banks of earlier builds are on black.
+        if data.background != .black { drawn["data.background"] = .string("\(data.background)") }
+        return drawn
     }
 }

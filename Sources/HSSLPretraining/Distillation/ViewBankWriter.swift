@@ -322,7 +322,9 @@ package final class ViewBankWriter {
             do {
                 let size = augmentation.count(ofView: 0)
                 made.pixels = [Float](repeating: 0, count: draws.count * size)
-                try dataset.withImage(image, side: augmentation.globalSize) { picture in
+                try dataset.withImage(
+                    image, side: augmentation.globalSize, background: augmentation.background
+                ) { picture in
                     made.pixels.withUnsafeMutableBufferPointer { pixels in
                         guard let start = pixels.baseAddress else { return }
                         for (place, draw) in draws.enumerated() {

@@ -17,7 +17,7 @@ public struct CalibrationImages {
         let step = max(1, dataset.count / Self.limit)
         var images: [[Float]] = []
         for index in stride(from: 0, to: dataset.count, by: step).prefix(Self.limit) {
-            guard let image = try? dataset.image(index) else { continue }
+            guard let image = try? dataset.image(index, background: preprocessing.background) else { continue }
             images.append(preprocessing.apply(to: image))
         }
         guard !images.isEmpty else { throw PretrainingError("--calibration \(path): no image could be read") }

@@ -122,6 +122,7 @@ package struct ModelCard {
                 "images",
                 "shorter side to \(images.resize) (\(images.interpolation.rawValue), antialiased), centre \(images.crop)×"
                     + "\(images.crop), mean \(list(images.mean)), std \(list(images.std))"
+                    + (images.background == .black ? "" : ", transparent ones on \(images.background)")
             ),
         ]
     }

@@ -1,3 +1,4 @@
+import HSSLFormats
 import Yams
 
 /// One key of a recipe: its name, what it takes, its default and its meaning for files without it.
@@ -158,6 +159,17 @@ extension RecipeKey {
         RecipeKey(name, path, help, values: "one of \(choices.joined(separator: ", "))",
                   required: required, absentMeans: absentMeans,
                   convert: { RecipeValue.choice($0, of: choices) }, field: { .text($0) })
+    }
+
+    /// A recipe of the color `unsaid` does not have the key, so that it is written as before there was one.
+    static func color(_ name: String, _ path: Path<RGBColor>, unsaid: RGBColor, _ help: String) -> RecipeKey {
+        let values = "black, white or RRGGBB"
+        return RecipeKey(name, path, help, values: values, defaultText: "\(unsaid)", convert: { node in
+            switch RecipeValue.text(node) {
+            case .success(let text): RGBColor(text).map { .success($0) } ?? .failure("must be \(values)")
+            case .failure: .failure("must be \(values)")
+            }
+        }, field: { $0 == unsaid ? nil : .text("\($0)") })
     }
 
     static func choice<Choice: RawRepresentable & CaseIterable>(

@@ -1,3 +1,4 @@
+import HSSLFormats
 import HSSLModels
 
 // Each section: its properties (with the published run's values) and, below them, the declarations of its keys.
@@ -348,6 +349,7 @@ extension Recipe {
 
 extension Recipe {
     public struct Data: Equatable, Sendable {
+        public var background = RGBColor.black
         public var globalCropsScale = [0.14, 1]
         public var localCrops = 0
         public var localCropsScale = [0.05, 0.4]
@@ -369,6 +371,8 @@ extension Recipe {
     private static var dataSection: RecipeSection {
         let area = Bounds.positive(upTo: 1)
         return RecipeSection(name: "data", help: "views of an image: crops, colours, normalisation", keys: [
+            .color("background", \.data.background, unsaid: .black,
+                   "What is seen where a picture is transparent: before anything else, and by the deployed model too."),
             .interval("global_crops_scale", \.data.globalCropsScale, in: area,
                       "Area of a global view as a fraction of the image."),
             .integer("local_crops", \.data.localCrops, in: 0...64, "Local views of an image."),

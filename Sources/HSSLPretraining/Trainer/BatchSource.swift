@@ -107,7 +107,7 @@ struct BatchSource: Sendable {
     func pairs(of places: ArraySlice<Int>) -> Pairs {
         var unreadable: [Unreadable] = []
         let found = places.compactMap { place -> (Int, RGBImage)? in
-            do { return (place, try dataset.image(place)) } catch {
+            do { return (place, try dataset.image(place, background: augmentation.background)) } catch {
                 unreadable.append(Unreadable(index: place, reason: "\(error)"))
                 return nil
             }
@@ -175,7 +175,9 @@ struct BatchSource: Sendable {
             let place = images?[index] ?? index
             do {
                 if let reason = teacher?.absence(place) { throw PretrainingError(reason) }
-                try dataset.withImage(place, side: largestSide) { body(place, $0) }
+                try dataset.withImage(place, side: largestSide, background: augmentation.background) {
+                    body(place, $0)
+                }
                 return index
             } catch {
                 lastError = error

@@ -98,6 +98,10 @@ package struct InitialBase {
                 "data.mean and data.std are not those of \(file.path): \(file.preprocessing.mean), \(file.preprocessing.std)"
             )
         }
+        if recipe.data.background != file.preprocessing.background {
+            warnings.append(
+                "data.background is \(recipe.data.background), that of \(file.path) \(file.preprocessing.background)")
+        }
         return warnings
     }
 }

@@ -6,5 +6,6 @@ extension Preprocessing {
         try self.init(
             resize: recipe.model.imageSize, crop: recipe.model.imageSize, mean: recipe.data.mean.map { Float($0) },
             std: recipe.data.std.map { Float($0) })
+        background = recipe.data.background
     }
 }

@@ -468,7 +468,10 @@ public final class Trainer {
         let session = try Session(model: untrained, threads: Int(hssl_get_threads()))
         guard let low = try evaluation.run(session, preprocessing).top1, !shouldStop() else { return nil }
         let taught = try teacher.withSession(threads: Int(hssl_get_threads())) {
-            try evaluation.run($0, teacher.file.preprocessing).top1
+            // Both look at the same pictures.
+            var prepared = teacher.file.preprocessing
+            prepared.background = preprocessing.background
+            return try evaluation.run($0, prepared).top1
         }
         guard let high = taught else { return nil }
         let gap = KNNGap(untrained: low, teacher: high)
@@ -516,7 +519,7 @@ public final class Trainer {
 
     /// What the model sees of an image (resized and cropped), captioned with its class or name.
     private func picture(_ index: Int) -> Report.Picture? {
-        guard let image = try? dataset.image(index) else { return nil }
+        guard let image = try? dataset.image(index, background: preprocessing.background) else { return nil }
         let side = preprocessing.crop
         let pixels = preprocessing.apply(to: image)
         var rgb = [UInt8](repeating: 0, count: 3 * side * side)

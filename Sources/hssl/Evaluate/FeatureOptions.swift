@@ -30,6 +30,7 @@ struct FeatureOptions: ParsableArguments {
     @Option(name: .long, help: folderLabelsHelp)
     var labels: FolderLabels?
 
+    @OptionGroup var background: BackgroundOptions
     @OptionGroup var decode: DecodeOptions
 
     func validate() throws {
@@ -46,6 +47,7 @@ struct FeatureOptions: ParsableArguments {
         let given = [
             ("--model", model != nil), ("--raw-pixels", rawPixels != nil), ("--untrained", untrained != nil),
             ("--features", features != nil), ("--labels", labels != nil),
+            ("--background", background.background != nil),
         ].filter(\.1)
         if let embeddings, let first = given.first {
             throw ValidationError("\(embeddings) has features and names already: \(first.0) would do nothing")
@@ -92,8 +94,9 @@ struct FeatureOptions: ParsableArguments {
     /// - Parameter isGrey: all images that will come are grey: of raw pixels one channel is enough.
     private func extractor(threads: Int, isGrey: Bool) throws -> Extractor {
         if let rawPixels {
-            let preprocessing = try Preprocessing(
+            var preprocessing = try Preprocessing(
                 resize: rawPixels, crop: rawPixels, mean: [0, 0, 0], std: [1, 1, 1])
+            background.apply(to: &preprocessing)
             let channels = isGrey ? 1 : 3
             return (rawPixels * rawPixels * channels, { dataset, indices, body in
                 try DatasetFeatures.streamPixels(
@@ -102,9 +105,10 @@ struct FeatureOptions: ParsableArguments {
             })
         }
         let source = try Self.base(model: model, untrained: untrained)
-        guard let preprocessing = source.preprocessing else {
+        guard var preprocessing = source.preprocessing else {
             throw CommandError("the model does not say how its images are prepared")
         }
+        background.apply(to: &preprocessing)
         let features = self.features ?? .cls
         let session = try Session(model: source, threads: threads)
         return (source.rowCount(features), { dataset, indices, body in

@@ -50,6 +50,7 @@ struct SegmentationCommand: ParsableCommand {
         help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
+    @OptionGroup var background: BackgroundOptions
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -73,9 +74,10 @@ struct SegmentationCommand: ParsableCommand {
         let train = try MaskedImages(images: trainImages, masks: trainMasks)
         let test = try MaskedImages(images: testImages, masks: testMasks)
         let model = try FeatureOptions.base(model: self.model, untrained: untrained)
-        guard let preprocessing = model.preprocessing else {
+        guard var preprocessing = model.preprocessing else {
             throw CommandError("the model does not say how its images are prepared")
         }
+        background.apply(to: &preprocessing)
         let session = try Session(model: model, threads: shared.threadCount)
         let shape = model.rowShape(.patch)
         let grid = Int(Double(shape[0]).squareRoot().rounded())
