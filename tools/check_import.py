@@ -262,6 +262,7 @@ CASES = {
     "timm-swin": Case(timm_model("swin_tiny_patch4_window7_224"), (224, 288), pooled),
     "timm-convnext": Case(timm_model("convnext_tiny"), (224, 160), pooled),
     "timm-resnet": Case(timm_model("resnet50"), (224, 250), lambda m, x: m.forward_features(x).mean((2, 3))),
+    "timm-resnet-gn": Case(timm_model("resnet50_gn"), (224, 250), lambda m, x: m.forward_features(x).mean((2, 3))),
     "torchvision-resnet": Case(vision_model("resnet50"), (224, 250), plain),
     "torchvision-swin": Case(vision_model("swin_t"), (224, 256), plain),
     "torchvision-convnext": Case(vision_model("convnext_tiny"), (224, 160), plain),

@@ -217,9 +217,12 @@ struct Recognition {
             throw network.fault(
                 "its blocks are basic ones of two convolutions; only bottlenecks of three are supported")
         }
-        guard network.has("bn1.running_mean") else {
-            throw network.fault("its norms have no running statistics: only batch norm can be folded into convolutions")
+        // timm's resnet50_gn; transformers' ResNet has batch norms only.
+        let isGroup = !network.has("bn1.running_mean")
+        guard !isGroup || network.library.name != Library.huggingFaceResNet.name else {
+            throw network.fault("its batch norms have no running statistics")
         }
+        if isGroup { notes.append("norms without running statistics are taken as group norms of 32 groups") }
         let stem = try kernel("conv1.weight")
         guard stem.side == 7 else {
             throw network.fault("its first convolution is \(stem.side)×\(stem.side); only 7×7 is supported")
@@ -236,6 +239,6 @@ struct Recognition {
         return ResNet.Configuration(
             imageSize: wantedSize ?? nativeSize, stem: .imagenet,
             planes: try stages.map { try size("layer\($0).0.conv1.weight", axis: 0) },
-            layers: try stages.map { try depth("layer\($0).#.conv1.weight") }, norm: .none)
+            layers: try stages.map { try depth("layer\($0).#.conv1.weight") }, norm: isGroup ? .group : .none)
     }
 }

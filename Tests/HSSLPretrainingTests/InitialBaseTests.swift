@@ -66,6 +66,36 @@ final class InitialBaseTests: TrainerTestCase {
         XCTAssertEqual(notices.filter { $0.contains("learning_rate") || $0.contains("data.mean") }.count, 2)
     }
 
+    /// A ResNet of others does not survive that training standardises its convolutions; one of ours does.
+    func testConvolutionsThatAreNotStandardizedAreWarnedOf() throws {
+        let architecture = try ModelArchitecture(named: "resnet_micro", imageSize: 28, patchSize: nil)
+        let parameters = ParameterSet()
+        _ = architecture.makeBase(ParameterScope(parameters), .deployment)
+        parameters.allocate(from: BufferPool())
+        parameters.initialize(seed: 3)
+        func warnings() throws -> [String] {
+            try ModelFile.write(
+                path: root + "/resnet.safetensors", architecture: architecture,
+                preprocessing: Preprocessing(
+                    resize: 28, crop: 28, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]),
+                provenance: ModelProvenance(method: "", head: "", data: "", epochs: 0, precision: "", version: ""),
+                precision: .float32, parameters: parameters)
+            var recipe = try Recipe.parse(
+                """
+                model: {architecture: resnet_micro, image_size: 28, initialize_from: \(root)/resnet.safetensors}
+                objective: {name: byol}
+                """, file: "r.yaml", architectures: ModelArchitecture.names)
+            return try XCTUnwrap(InitialBase(completing: &recipe)).warnings(recipe)
+        }
+        XCTAssertEqual(try warnings().filter { $0.contains("standardised") }.count, 1)
+        let weight = try XCTUnwrap(parameters["conv1.weight"])
+        let tape = Tape(mode: .inference, pool: BufferPool())
+        let values = Array(UnsafeBufferPointer(start: weight.values, count: weight.count))
+        let rows = tape.constant(values, shape: [weight.shape[0], weight.count / weight.shape[0]])
+        for (index, value) in rows.standardized(epsilon: 1e-6).array().enumerated() { weight.values[index] = value }
+        XCTAssertEqual(try warnings().filter { $0.contains("standardised") }, [])
+    }
+
     func testMismatchesAreOneLine() throws {
         try writeBase("base.safetensors")
         try writeBase("custom.safetensors", isCustom: true)

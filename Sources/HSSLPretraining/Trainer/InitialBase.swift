@@ -79,6 +79,21 @@ package struct InitialBase {
         }
     }
 
+    /// Whether standardising changes nothing of a ResNet with group norms, as of one that was trained here: looked at
+    /// is the first convolution. True of other families.
+    private var hasStandardizedConvolutions: Bool {
+        guard let sizes = file.architecture.configuration as? ResNet.Configuration, sizes.norm == .group,
+            let weight = try? file.values("conv1.weight")
+        else { return true }
+        let width = weight.count / sizes.planes[0]
+        return (0..<sizes.planes[0]).allSatisfy { row in
+            let values = weight[row * width..<(row + 1) * width].map(Double.init)
+            let mean = values.reduce(0, +) / Double(width)
+            let variance = values.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(width)
+            return abs(mean) < 0.02 && abs(variance - 1) < 0.05
+        }
+    }
+
     /// Lines that a person should read before a run goes on from this base.
     package func warnings(_ recipe: Recipe) -> [String] {
         var warnings: [String] = []
@@ -97,6 +112,11 @@ package struct InitialBase {
             warnings.append(
                 "data.mean and data.std are not those of \(file.path): \(file.preprocessing.mean), \(file.preprocessing.std)"
             )
+        }
+        if !hasStandardizedConvolutions {
+            warnings.append(
+                "\(file.path): its convolutions are not standardised, as training makes them: the base begins with "
+                    + "other features than the file's")
         }
         if recipe.data.background != file.preprocessing.background {
             warnings.append(
