@@ -25,19 +25,24 @@ package struct ProgressBar {
     ///   - unit: what is counted, in the plural.
     ///   - total: 0 when unknown: then without bar, share and ETA.
     ///   - first: already done before this process (a resumed run), so that it does not count for the rate.
-    package init(label: String, unit: String, total: Int, first: Int = 0) {
+    ///   - elapsed: seconds that the work has lasted already.
+    package init(label: String, unit: String, total: Int, first: Int = 0, elapsed: Double = 0) {
         self.init(
-            label: label, unit: unit, total: total, first: first, output: .shared, now: ProgressBar.monotonicSeconds)
+            label: label, unit: unit, total: total, first: first, output: .shared,
+            now: ProgressBar.monotonicSeconds, elapsed: elapsed)
     }
 
-    init(label: String, unit: String, total: Int, first: Int, output: StandardError, now: @escaping () -> Double) {
+    init(
+        label: String, unit: String, total: Int, first: Int, output: StandardError, now: @escaping () -> Double,
+        elapsed: Double = 0
+    ) {
         self.label = label
         self.unit = unit
         self.total = total
         self.first = first
         self.output = output
         self.now = now
-        startedAt = now()
+        startedAt = now() - elapsed
     }
 
     /// - Parameters:
@@ -57,10 +62,15 @@ package struct ProgressBar {
         if output.isTerminal { output.leaveBar() }
     }
 
+    /// A second.
+    func rate(_ done: Int, at time: Double) -> Double {
+        time > startedAt ? Double(done - first) / (time - startedAt) : 0
+    }
+
     private mutating func show(done: Int, detail: String, time: Double) {
         shownAt = time
         shownDone = done
-        let rate = time > startedAt ? Double(done - first) / (time - startedAt) : 0
+        let rate = rate(done, at: time)
         if output.isTerminal {
             // The last column stays free: some terminals wrap when it is written.
             output.draw(bar: ProgressBar.line(

@@ -64,6 +64,13 @@ public struct DecodeLimits: Equatable, Sendable {
         if let maxDecodeMemory { bytes = maxDecodeMemory }
     }
 
+    /// Less memory for decoding, if it is less.
+    ///
+    /// - Parameter name: the flag that decides about it, as messages name it.
+    package mutating func lower(toBytes bytes: Int, name: String) {
+        if bytes < self.bytes { (self.bytes, self.name) = (bytes, name) }
+    }
+
     func native(encoded: Int) -> cimage_limits {
         cimage_limits(
             max_pixels: UInt64(max(pixels, 0)), max_bytes: UInt64(max(bytes - encoded, 0)),

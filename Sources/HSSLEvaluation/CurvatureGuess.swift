@@ -38,6 +38,11 @@ final class CurvatureGuess {
         return result
     }
 
+    /// Bytes that ``covariance(of:dimension:)`` takes.
+    static func bytes(_ dimension: Int) -> Int {
+        4 * dimension * dimension + hssl_gemm_f32_unpacked_workspace_size(dimension, dimension, 2048)
+    }
+
     /// - Parameter strength: λ.
     init(covariance: [Float], dimension: Int, classCount: Int, strength: Double) {
         self.dimension = dimension

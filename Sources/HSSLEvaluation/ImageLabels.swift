@@ -9,12 +9,14 @@ public struct ImageLabels: Equatable, Sendable {
     /// One for each name.
     public let labels: [Int]
 
-    /// - Parameter source: what errors name.
+    /// - Parameters:
+    ///   - source: what errors name.
+    ///   - inflatedBytes: most memory for an IDX file that is compressed.
     /// - Throws: ``EvaluationError`` where names do not tell classes, `DataError` for IDX files that cannot be read.
-    public init(names: [String], source: String) throws {
+    public init(names: [String], source: String, inflatedBytes: Int = .max) throws {
         let numbered = names.map(Self.idxPlace)
         if numbered.allSatisfy({ $0 != nil }) {
-            (classNames, labels) = try Self.ofIDX(numbered.compactMap { $0 }, source)
+            (classNames, labels) = try Self.ofIDX(numbered.compactMap { $0 }, source, inflatedBytes)
         } else {
             (classNames, labels) = try Self.ofFolders(names, source)
         }
@@ -30,12 +32,12 @@ public struct ImageLabels: Equatable, Sendable {
     }
 
     private static func ofIDX(
-        _ places: [(file: String, number: Int)], _ source: String
+        _ places: [(file: String, number: Int)], _ source: String, _ inflatedBytes: Int
     ) throws -> ([String], [Int]) {
         var sets: [String: Dataset] = [:]
         var labels: [Int] = []
         for place in places {
-            let dataset = try sets[place.file] ?? Dataset(path: place.file)
+            let dataset = try sets[place.file] ?? Dataset(path: place.file, inflatedBytes: inflatedBytes)
             sets[place.file] = dataset
             guard dataset.hasLabels else { throw EvaluationError("\(source): \(place.file) has no labels beside it") }
             guard place.number < dataset.count, let label = dataset.label(place.number) else {
@@ -47,20 +49,25 @@ public struct ImageLabels: Equatable, Sendable {
     }
 
     private static func ofFolders(_ names: [String], _ source: String) throws -> ([String], [Int]) {
-        let slash = UInt8(ascii: "/")
-        let folders = names.map { Array($0.utf8.split(separator: slash, omittingEmptySubsequences: true).dropLast()) }
-            .map { $0.map { Array($0) } }
-        var shared = folders.first ?? []
-        for folder in folders { shared = Array(zip(shared, folder).prefix { $0 == $1 }.map(\.0)) }
-        var found = Set<[UInt8]>()
-        for (name, folder) in zip(names, folders) {
-            guard folder.count > shared.count else {
+        // Name by name and twice: the folders of all names together would be many times their bytes.
+        func folders(_ name: String) -> [[UInt8]] {
+            name.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: true).dropLast().map { Array($0) }
+        }
+        var shared = names.first.map(folders) ?? []
+        for name in names { shared = Array(zip(shared, folders(name)).prefix { $0 == $1 }.map(\.0)) }
+        var placeOf: [[UInt8]: Int] = [:]
+        let places = try names.map { name in
+            let own = folders(name)
+            guard own.count > shared.count else {
                 throw EvaluationError("\(source): no class of '\(oneLine(name))': the images must lie in class folders of one folder")
             }
-            found.insert(folder[shared.count])
+            if let place = placeOf[own[shared.count]] { return place }
+            placeOf[own[shared.count]] = placeOf.count
+            return placeOf.count - 1
         }
-        let classes = found.sorted { $0.lexicographicallyPrecedes($1) }
-        let labelOf = Dictionary(uniqueKeysWithValues: zip(classes, 0...))
-        return (classes.map { String(decoding: $0, as: UTF8.self) }, folders.map { labelOf[$0[shared.count]] ?? 0 })
+        let classes = placeOf.sorted { $0.key.lexicographicallyPrecedes($1.key) }
+        var labelOf = [Int](repeating: 0, count: classes.count)
+        for (label, entry) in classes.enumerated() { labelOf[entry.value] = label }
+        return (classes.map { String(decoding: $0.key, as: UTF8.self) }, places.map { labelOf[$0] })
     }
 }

@@ -66,6 +66,24 @@ public struct LinearProbe: Sendable {
         self.features = own
     }
 
+    /// Bytes that a probe and its ``evaluate(queries:queryLabels:budget:draws:seed:strengths:progress:)`` hold, the
+    /// features of both sets included.
+    public static func memory(
+        trainCount: Int, testCount: Int, dimension: Int, classCount: Int, strengths: [Double] = defaultStrengths,
+        budget: LabelBudget = .all
+    ) -> Int {
+        let rows = trainCount + testCount + (budget == .all ? 0 : trainCount)
+        // Every problem keeps ten pairs of L-BFGS, a few points and its solution; those of one walk their gradients.
+        let problems = max(1, strengths.count * (trainCount < crossValidationLimit || budget != .all ? foldCount : 1))
+        let size = classCount * (dimension + 1)
+        let together = min(problems, max(1, LogisticRegression.columns / max(classCount, 1)))
+        let walk = 8 * together * size + 4 * max(LogisticRegression.tileFloats, 16 * together * classCount)
+        // A packed inverse for every strength, and what it is made of, in float64.
+        let guess = dimension <= CurvatureGuess.largestDimension ? dimension * dimension : 0
+        return 4 * (rows * dimension + 30 * problems * size + walk) + (4 * (strengths.count + 1) + 40) * guess
+            + 40 * (trainCount + testCount)
+    }
+
     /// Fits and judges a classifier, or one for each draw of a part of the labels.
     ///
     /// - Parameters:

@@ -35,9 +35,9 @@ struct LogisticRegression {
     static let tolerance = 1e-4
     static let mostIterations = 300
     /// Columns (problems × classes) that are evaluated together, if more than one problem has them: a bound on memory.
-    private static let columns = 1024
+    static let columns = 1024
     /// Floats of a tile of features or logits.
-    private static let tileFloats = 1 << 18
+    static let tileFloats = 1 << 18
 
     private var count: Int { labels.count }
 

@@ -36,6 +36,12 @@ public enum Retrieval {
     /// Queries that are ranked together.
     private static let queryRows = 64
 
+    /// Bytes that ``evaluate(features:dimension:labels:counts:progress:)`` holds, the features included.
+    public static func memory(count: Int, dimension: Int) -> Int {
+        4 * count * dimension + hssl_gemm_f32_packed_size(count, dimension)
+            + 8 * min(queryRows, count) * count + hssl_sort_descending_workspace_size(count) + 32 * count
+    }
+
     /// - Parameters:
     ///   - features: [count, dimension], row-major; not necessarily normalised.
     ///   - labels: one for each row; any integers.

@@ -99,6 +99,21 @@ package struct OutputTarget {
     }
 }
 
+/// Refuses to write over a file that is read as well: it would be lost, also where it is called by another name.
+///
+/// - Throws: `FileError`, before any work is done.
+package func refuseOverwriting(_ output: String, of inputs: [String]) throws(FileError) {
+    func file(_ path: String) -> (dev_t, ino_t)? {
+        var status = stat()
+        guard path.withPath({ stat($0, &status) }) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
+        return (status.st_dev, status.st_ino)
+    }
+    guard let target = file(output) else { return }
+    if inputs.contains(where: { input in file(input).map { $0 == target } ?? false }) {
+        throw FileError(path: output, reason: "is what is read, and would be lost: give another --output")
+    }
+}
+
 /// The folder that holds `path` ("." for a bare name).
 func enclosingFolder(of path: String) -> String {
     guard let slash = path.utf8.lastIndex(of: UInt8(ascii: "/")) else { return "." }

@@ -4,18 +4,21 @@ import HSSLFormats
 struct HubConfiguration {
     private let model: JSONValue?
     private let processor: JSONValue?
-    private let path: String
+    /// With a slash at its end, or empty.
+    private let folder: String
 
     private static let key = "config.json"
+    private static let processorKey = "preprocessor_config.json"
+    /// Of an image. What is larger is nonsense, and arithmetic with it could overflow.
+    private static let sides = 1...16_384
 
     /// Reads the files beside `path`, where there are some.
     ///
     /// - Throws: `FileError` for a file that is there and cannot be read, or is no JSON.
     init(beside path: String) throws {
-        let folder = path.utf8.lastIndex(of: UInt8(ascii: "/")).map { String(path[...$0]) } ?? ""
-        self.path = folder + Self.key
+        folder = path.utf8.lastIndex(of: UInt8(ascii: "/")).map { String(path[...$0]) } ?? ""
         model = try Self.read(folder + Self.key)
-        processor = try Self.read(folder + "preprocessor_config.json")
+        processor = try Self.read(folder + Self.processorKey)
     }
 
     private static func read(_ path: String) throws -> JSONValue? {
@@ -28,7 +31,9 @@ struct HubConfiguration {
         do { return try JSONValue.parse(bytes: bytes) } catch { throw FileError(path: path, reason: "\(error)") }
     }
 
-    private func fault(_ reason: String) -> FileError { FileError(path: path, reason: reason) }
+    private func fault(_ reason: String, in file: String = key) -> FileError {
+        FileError(path: folder + file, reason: reason)
+    }
 
     private func member(_ key: String, of value: JSONValue?) -> JSONValue? {
         try? value?.member(key, in: Self.key)
@@ -39,8 +44,7 @@ struct HubConfiguration {
     /// Of the weights: as timm's config.json has it, or the model card beside them; empty where neither says.
     var license: String {
         if let stated = member("license", of: member("pretrained_cfg", of: model))?.asString { return stated }
-        let path = path.dropLast(Self.key.count) + "README.md"
-        guard let bytes = try? readFile(at: String(path), limit: 1 << 20) else { return "" }
+        guard let bytes = try? readFile(at: folder + "README.md", limit: 1 << 20) else { return "" }
         let lines = String(decoding: bytes, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
         guard lines.first == "---", let end = lines.dropFirst().firstIndex(of: "---") else { return "" }
         for line in lines[1..<end] where line.hasPrefix("license:") {
@@ -78,7 +82,8 @@ struct HubConfiguration {
     /// Pixels a side.
     func imageSize() throws -> Int? {
         if let size = member("image_size", of: model) {
-            return try Self.square(size) ?? { throw fault("image_size is not square") }()
+            guard let side = Self.square(size) else { throw fault("image_size is not square") }
+            return try checked(side, "image_size")
         }
         guard let input = member("input_size", of: member("pretrained_cfg", of: model)), case .array(let sides) = input,
             sides.count == 3
@@ -86,7 +91,23 @@ struct HubConfiguration {
         guard let height = sides[1].asInteger, height == sides[2].asInteger else {
             throw fault("input_size is not square")
         }
-        return height
+        return try checked(height, "input_size")
+    }
+
+    private func checked(_ side: Int, _ key: String, in file: String = key) throws -> Int {
+        guard Self.sides.contains(side) else {
+            throw fault("\(key) \(side) is not in \(Self.sides.lowerBound) … \(Self.sides.upperBound)", in: file)
+        }
+        return side
+    }
+
+    /// The side before the middle part `share` of it is cut out.
+    private func uncropped(_ side: Int, _ share: Double, in file: String = key) throws -> Int {
+        guard share > 0, share <= 1 else { throw fault("crop_pct \(share) is not in 0 … 1", in: file) }
+        guard Double(side) / share <= Double(Self.sides.upperBound) else {
+            throw fault("crop_pct \(share) of an image is less than \(side) pixels of \(Self.sides.upperBound)", in: file)
+        }
+        return Int(Double(side) / share)
     }
 
     private static func square(_ value: JSONValue) -> Int? {
@@ -111,8 +132,7 @@ struct HubConfiguration {
             if let std = numbers("std", of: timm) { result.std = std }
             if let size = try imageSize() { result.crop = size }
             let share = member("crop_pct", of: timm)?.asNumber ?? 0.875
-            guard share > 0, share <= 1 else { throw fault("crop_pct \(share) is not in 0 … 1") }
-            result.resize = max(result.crop, Int(Double(result.crop) / share))
+            result.resize = max(result.crop, try uncropped(result.crop, share))
             if let name = member("interpolation", of: timm)?.asString { result.interpolation = try interpolation(name) }
         }
         return result
@@ -124,17 +144,18 @@ struct HubConfiguration {
         if case .bool(false)? = member("do_normalize", of: processor) {
             (result.mean, result.std) = ([0, 0, 0], [1, 1, 1])
         }
-        func side(_ key: String) -> Int? {
+        func side(_ key: String) throws -> Int? {
             guard let value = member(key, of: processor) else { return nil }
-            return Self.square(value)
+            let side = Self.square(value)
                 ?? ["shortest_edge", "height"].lazy.compactMap { member($0, of: value)?.asInteger }.first
+            return try side.map { try checked($0, key, in: Self.processorKey) }
         }
-        let size = side("size")
-        let crop = side("crop_size")
+        let size = try side("size")
+        let crop = try side("crop_size")
         let isCropped = member("do_center_crop", of: processor)
-        if let share = member("crop_pct", of: processor)?.asNumber, let size, size < 384, share > 0 {
+        if let share = member("crop_pct", of: processor)?.asNumber, let size, size < 384 {
             // transformers' ConvNeXt: the shorter side becomes size/crop_pct, then the centre is cut out.
-            (result.resize, result.crop) = (Int(Double(size) / share), size)
+            (result.resize, result.crop) = (try uncropped(size, share, in: Self.processorKey), size)
         } else if case .bool(false)? = isCropped {
             if let size { (result.resize, result.crop) = (size, size) }
         } else if let crop {
@@ -147,7 +168,8 @@ struct HubConfiguration {
             case 2: result.interpolation = .bilinear
             case 3: result.interpolation = .bicubic
             default:
-                throw fault("preprocessor_config.json: resample \(resample) is not supported (2: bilinear, 3: bicubic)")
+                throw fault(
+                    "resample \(resample) is not supported (2: bilinear, 3: bicubic)", in: Self.processorKey)
             }
         }
     }

@@ -53,7 +53,7 @@ package struct OnnxModel {
     /// Static codes for the products, from what they read of example images.
     ///
     /// - Parameter images: prepared ones, [C, H, W] each, at least one.
-    /// - Throws: what reading a parameter throws.
+    /// - Throws: ``OverflowError`` where the model's values are not finite; what reading a parameter throws.
     package func codes(over images: [[Float]]) throws -> Codes {
         let calibration = try StaticCalibration(live, images: images)
         return Codes(

@@ -23,6 +23,7 @@ struct Extraction {
     /// - Throws: what is wrong with the model, the list of inputs or the memory limit.
     init(_ options: HSSLExtract) throws {
         self.options = options
+        try refuseOverwriting(options.output, of: [options.model])
         let model = try ModelFile(path: options.model)
         var preprocessing = model.preprocessing
         options.background.apply(to: &preprocessing)

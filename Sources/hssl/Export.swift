@@ -75,12 +75,16 @@ struct Export: ParsableCommand {
         case .hssl:
             // Measuring takes its time: what cannot be written is refused before.
             let target = try OutputTarget(output, needsSeeking: true)
-            let base = try source().prepared(precision, int8)
+            let source = try source()
+            try refuseOverwriting(output, of: [source.path])
+            let base = try source.prepared(precision, int8)
             try base.writeModel(to: output)
             if !target.isStraight { try writeCard(of: base, for: .hssl) }
             return base
         case .onnx:
-            let base = try source().writeOnnx(to: output, precision: precision, int8)
+            let source = try source()
+            try refuseOverwriting(output, of: [source.path])
+            let base = try source.writeOnnx(to: output, precision: precision, int8)
             if try !OutputTarget(output).isStraight { try writeCard(of: base, for: .onnx) }
             return base
         case .timm: return try exportFolder(.timm, .timm, int8)
@@ -111,6 +115,7 @@ struct Export: ParsableCommand {
         _ library: HubExport.Library, _ reader: ModelCard.Reader, _ int8: Int8Options
     ) throws -> PreparedBase {
         let folder = try AtomicFolder(path: output, names: HubExport.names)
+        try refuseForeign(output + "/" + HubExport.weights)
         let source = try source()
         func hub(_ values: @escaping (String) throws -> [Float]) throws -> HubExport {
             do {
@@ -135,6 +140,16 @@ struct Export: ParsableCommand {
         try folder.commit()
         for note in export.notes { print("note: \(note)") }
         return base
+    }
+
+    /// A folder of the same names that somebody else filled, as a download is, is not ours to replace.
+    private func refuseForeign(_ weights: String) throws {
+        var status = stat()
+        guard weights.withPath({ stat($0, &status) }) == 0 else { return }
+        let metadata = (try? SafetensorsFile(path: weights, verifyingChecksum: false))?.metadata
+        guard metadata?[ModelProvenance.key] != nil else {
+            throw FileError(path: weights, reason: "was not written by hssl export, which would replace its folder: give another name")
+        }
     }
 
     private func source() throws -> BaseSource {

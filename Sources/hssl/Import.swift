@@ -69,6 +69,7 @@ struct Import: ParsableCommand {
         shared.apply()
         // Measuring takes its time: what cannot be written is refused before.
         _ = try OutputTarget(output, needsSeeking: true)
+        try refuseOverwriting(output, of: [file])
         var model = try ForeignModel(path: file, architecture: architecture, source: source, imageSize: imageSize)
         if let license { model.license = license }
         background.apply(to: &model.preprocessing)

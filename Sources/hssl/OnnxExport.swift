@@ -18,7 +18,10 @@ extension BaseSource {
             // Measuring takes its time: what cannot be written is refused before.
             _ = try OutputTarget(output)
             let calibration = try CalibrationImages(options, preprocessing)
-            let plainCodes = try plain.codes(over: calibration.images)
+            let plainCodes: OnnxModel.Codes
+            do { plainCodes = try plain.codes(over: calibration.images) } catch is OverflowError {
+                throw CommandError("\(path): \(Int8Measurement.overflow)")
+            }
             var (model, codes, groups) = (plain, plainCodes, 0)
             if options.smoothing == .on || options.smoothing == .auto && plainCodes.needsHelp {
                 let scaling = try ChannelScaling(architecture, images: calibration.images, values: values)

@@ -41,6 +41,8 @@ struct ReportCommand: ParsableCommand {
         @Option(name: .long, help: ArgumentHelp("Least cosine of near-duplicates.", valueName: "cosine"))
         var duplicates = EmbeddingReport.Settings().duplicateCosine
 
+        @OptionGroup var memory: MemoryOptions
+
         @OptionGroup var shared: SharedOptions
 
         func validate() throws {
@@ -58,8 +60,15 @@ struct ReportCommand: ParsableCommand {
             var settings = EmbeddingReport.Settings()
             (settings.pictures, settings.neighborhoods) = (pictures, neighborhoods)
             settings.duplicateCosine = duplicates
-            let report = try EmbeddingReport(embeddings: file, settings: settings)
             let target = output ?? file + ".html"
+            try refuseOverwriting(target, of: [file, file + ".index.jsonl"])
+            try memory.require(embeddings: file)
+            let stored = try StoredEmbeddings(path: file)
+            let left = try memory.require(
+                EmbeddingReport.memory(stored, settings: settings),
+                for: "a page of \(stored.count) images of \(stored.values.count / stored.count) features")
+            if let left { settings.limits.lower(toBytes: left, name: "--memory-limit") }
+            let report = try EmbeddingReport(stored, settings: settings)
             try AtomicFile.write(Array(report.html.utf8), to: target)
             let log = Logger(label: "hssl")
             for fault in report.faults { log.warning("skipped \(fault)") }

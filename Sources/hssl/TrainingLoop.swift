@@ -10,12 +10,21 @@ extension RunOptions {
         announce(trainer, recipe: recipe, dataset: dataset, log)
 
         let last = min(trainer.totalSteps, maxSteps ?? trainer.totalSteps)
-        var bar = ProgressBar(label: label, unit: "steps", total: last, first: trainer.step)
+        // From the first step on: what is measured before it says nothing of the others' time.
+        var bar: ProgressBar?
+        func begin(at first: Int, elapsed: Double = 0) -> ProgressBar {
+            ProgressBar(label: label, unit: "steps", total: last, first: first, elapsed: elapsed)
+        }
         let summary = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
-            bar.update(done: metrics.step, detail: Pretrain.detail(metrics))
+            if let rate = metrics.imagesPerSecond {
+                let seconds = Double(recipe.schedule.effectiveBatch) / rate
+                if bar == nil { bar = begin(at: metrics.step - 1, elapsed: seconds) }
+                bar?.update(done: metrics.step, detail: Pretrain.detail(metrics))
+            }
             if let line = Self.knnLine(metrics, trainer.gap) { log.info("\(line)") }
         }, notice: { log.warning("\($0)") })
-        bar.finish(done: summary.step)
+        if bar == nil { bar = begin(at: summary.step) }
+        bar?.finish(done: summary.step)
 
         switch summary.ending {
         case .finished: log.info("finished: \(output)/model.safetensors, \(output)/report.html")

@@ -36,6 +36,11 @@ final class DistillCommandTests: CommandTestCase {
     func testARunSaysWhatItLearntAndFromWhom() throws {
         let result = try distill("run")
         XCTAssertTrue(result.error.contains("teacher: teacher.safetensors (int8, licence not stated, hash "), result.error)
+        // k-NN before the first step is no part of that step's time.
+        let first = try XCTUnwrap(result.errorLines.first { $0.contains(" 1/8 steps ") }).split(separator: " ")
+        let rate = try XCTUnwrap(first.first { $0.hasSuffix("/s") }.flatMap { Double($0.dropLast(2)) })
+        let images = try XCTUnwrap(first.firstIndex(of: "images/s").flatMap { Double(first[$0 - 1]) })
+        XCTAssertEqual(rate * 16 / images, 1, accuracy: 0.05, result.error)
         XCTAssertTrue(
             result.error.contains("8/8 steps") && result.error.contains("k-NN top-1")
                 && result.error.contains(" (untrained) and "), result.error)
@@ -108,6 +113,7 @@ final class DistillCommandTests: CommandTestCase {
         try fails(64, "is not known to objective ibot, only to objective distill",
                   ["recipe", "tiny.yaml", "--set", "distill.anchors=3"])
         XCTAssertTrue(try run("hssl", "recipe", "distil.yaml").output.contains("  mse_weight: 0.1\n"))
+        try fails(64, "distill.draws: must be from 1 to 4096, not 4097", taught + ["--set", "distill.draws=4097"])
         try fails(64, "did you mean anchors?", taught + ["--set", "distill.anchor=3"])
         let codes = try run("hssl", "export", "taught", "--output", "codes.safetensors", "--precision", "int8")
         XCTAssertEqual(codes.status, 0, codes.error)

@@ -147,6 +147,8 @@ final class EvaluateCommandTests: CommandTestCase {
             XCTAssertEqual(result.status, status, result.error, line: line)
             XCTAssertTrue(result.error.contains(text), "\(result.error) does not say '\(text)'", line: line)
         }
+        try fails(1, "is what is read", ["report", "embeddings", "train.npy", "--output", "./train.npy"])
+        try fails(1, "is what is read", ["report", "embeddings", "train.npy", "--output", "train.npy.index.jsonl"])
         let knn = ["evaluate", "knn"]
         try fails(64, "--model would do nothing", knn + stored + ["--model", "base.safetensors"])
         try fails(64, "--features would do nothing", knn + stored + ["--features", "mean"])
@@ -155,7 +157,14 @@ final class EvaluateCommandTests: CommandTestCase {
         try fails(
             1, "patch features", knn + ["--train-embeddings", "patches.npy", "--test-embeddings", "patches.npy"])
         try fails(1, "--memory-limit 1048576 is too small", knn + stored + ["--memory-limit", "1M"])
-        XCTAssertEqual(try start("hssl", knn + stored + ["--memory-limit", "1G"]).collect().status, 0)
+        for command in [
+            knn + stored, ["evaluate", "linear"] + stored, ["evaluate", "linear"] + direct,
+            ["evaluate", "retrieval"] + sources[0], ["evaluate", "retrieval"] + sources[1],
+            ["report", "embeddings", "train.npy"], ["report", "embeddings", "patches.npy"],
+        ] {
+            try fails(1, "--memory-limit 1048576 is too small: ", command + ["--memory-limit", "1M"])
+            XCTAssertEqual(try start("hssl", command + ["--memory-limit", "1G"]).collect().status, 0, "\(command)")
+        }
         try FileManager.default.removeItem(atPath: root + "/train.npy.index.jsonl")
         try fails(1, "train.npy.index.jsonl: cannot open", knn + stored)
     }

@@ -148,6 +148,28 @@ final class ExportCommandTests: CommandTestCase {
         XCTAssertFalse(exists("x.onnx"))
     }
 
+    /// Weights that are finite, of which float32 makes nothing finite: int8 has nothing to be measured by.
+    func testFeaturesThatOverflowAreOneLine() throws {
+        try pretrain("run", "--max-steps", "1")
+        XCTAssertEqual(try run("hssl", "export", "run", "--output", "base.safetensors").status, 0)
+        let base = try SafetensorsFile(path: root + "/base.safetensors")
+        var metadata = base.metadata
+        metadata["hssl.crc32c"] = nil
+        try SafetensorsWriter.write(
+            path: root + "/huge.safetensors",
+            tensors: base.names.map { name in
+                let values = try base.floats(name), isScale = name == "blocks.0.norm1.weight"
+                return SafetensorsTensor(
+                    name: name, shape: try base.tensor(name).shape, values: isScale ? values.map { _ in 1e38 } : values)
+            }, metadata: metadata)
+        for format in ["hssl", "hf", "onnx"] {
+            try assertFails(
+                1, "huge.safetensors: its features are not finite already in float32", "export", "huge.safetensors",
+                "--output", "x", "--format", format, "--precision", "int8")
+        }
+        XCTAssertFalse(exists("x"))
+    }
+
     func testErrors() throws {
         try pretrain("run", "--max-steps", "1")
         try assertFails(
@@ -184,6 +206,22 @@ final class ExportCommandTests: CommandTestCase {
         try assertFails(
             1, "none/x.safetensors: cannot create a file in its folder", "export", "run", "--output",
             "none/x.safetensors")
+        // What is read is not written over, whatever it is called.
+        let checkpoint = try bytes("run/checkpoint.safetensors")
+        try FileManager.default.createSymbolicLink(
+            atPath: root + "/link.safetensors", withDestinationPath: "base.safetensors")
+        for (input, output) in [
+            ("run", "run/checkpoint.safetensors"), ("base.safetensors", "base.safetensors"),
+            ("base.safetensors", "link.safetensors"), ("link.safetensors", "./base.safetensors"),
+        ] {
+            for format in ["hssl", "onnx"] {
+                try assertFails(
+                    1, "\(output): is what is read, and would be lost", "export", input, "--output", output, "--format",
+                    format, "--precision", "int8")
+            }
+        }
+        try assertFails(1, "is what is read", "import", "base.safetensors", "--output", "link.safetensors")
+        XCTAssertTrue(try bytes("run/checkpoint.safetensors") == checkpoint)
         try assertFails(64, "--precision", "export", "run", "--output", "x.safetensors", "--precision", "int4")
         try assertFails(64, "--network", "export", "run", "--output", "x.safetensors", "--network", "both")
         try assertFails(64, "--output", "export", "run")

@@ -235,6 +235,7 @@ final class ExtractCommandTests: XCTestCase {
         }
         try assertFails(["--model", folder + "/none.safetensors", image, "--output", output], "none.safetensors: cannot open: No such file or directory")
         try assertFails(["--model", image, image, "--output", output], "i.png: ")
+        try assertFails(["--model", model, image, "--output", model], "is what is read, and would be lost")
         try assertFails(["--model", model, folder + "/missing.png", "--output", output], "none of the 1 inputs can be used")
         try assertFails(["--model", model, image, bad, "--on-error", "fail", "--output", output], "bad.png")
         try assertFails(["--model", model, image, "--output", folder + "/no/such/out.npy"], "out.npy")

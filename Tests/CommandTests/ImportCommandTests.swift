@@ -99,6 +99,12 @@ final class ImportCommandTests: CommandTestCase {
         try write([1], "hf/thesis.tex")
         try assertFails(
             1, "hf: is a folder that holds 'thesis.tex'", "export", "run", "--output", "hf", "--format", "hf")
+        // Nor is a download, whose names are the same, replaced.
+        try FileManager.default.createDirectory(atPath: root + "/download", withIntermediateDirectories: true)
+        try write([1], "download/model.safetensors")
+        try assertFails(
+            1, "download/model.safetensors: was not written by hssl export", "export", "run", "--output", "download",
+            "--format", "hf")
         try assertFails(
             1, "run: --format timm: timm has no int8", "export", "run", "--output", "x", "--format", "timm",
             "--precision", "int8")

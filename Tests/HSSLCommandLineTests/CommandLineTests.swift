@@ -111,6 +111,15 @@ final class CommandLineTests: XCTestCase {
                        "extract 50% 5/10 images  2.00/s  ETA 0:00:03")
     }
 
+    func testWhatWasDoneBeforeTheFirstStepIsNotItsTime() {
+        var time = 1000.0
+        let bar = ProgressBar(
+            label: "distil", unit: "steps", total: 8, first: 2, output: .shared, now: { time }, elapsed: 4)
+        XCTAssertEqual(bar.rate(3, at: time), 0.25)
+        time += 6
+        XCTAssertEqual(bar.rate(4, at: time), 0.2)
+    }
+
     func testNumbersForPeople() {
         XCTAssertEqual(
             [0, 1.234, 12.34, 99.96, 123.4, 1234567].map(ProgressBar.rounded),

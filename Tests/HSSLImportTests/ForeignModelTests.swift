@@ -2,6 +2,7 @@ import CSupport
 import Foundation
 import HSSLFormats
 import HSSLGraph
+import TestSupport
 import XCTest
 
 @testable import HSSLImport
@@ -166,6 +167,53 @@ final class ForeignModelTests: XCTestCase {
         XCTAssertEqual(native.interpolation, .bilinear)
         XCTAssertEqual(native.mean, [0.5, 0.25, 0.125])
         XCTAssertEqual(try ForeignModel(path: path, imageSize: 32).preprocessing.resize, 40)
+    }
+
+    func testSidesThatNoImageHasAreOneLine() throws {
+        let path = try write(try vit())
+        for (file, text, expected) in [
+            ("config.json", #"{"pretrained_cfg": {"crop_pct": 1e-300}}"#, "crop_pct 1e-300"),
+            ("config.json", #"{"pretrained_cfg": {"crop_pct": 2}}"#, "crop_pct 2.0 is not in 0 … 1"),
+            ("config.json", #"{"pretrained_cfg": {"input_size": [3, 9223372036854775807, 9223372036854775807]}}"#,
+             "input_size 9223372036854775807 is not in 1 … 16384"),
+            ("preprocessor_config.json", #"{"size": 224, "crop_pct": 1e-300}"#, "crop_pct 1e-300"),
+            ("preprocessor_config.json", #"{"size": 224, "crop_pct": -1}"#, "crop_pct -1.0 is not in 0 … 1"),
+            ("preprocessor_config.json", #"{"size": 9223372036854775807}"#, "size 9223372036854775807 is not in"),
+            ("preprocessor_config.json", #"{"size": 4611686018427387904, "crop_size": 1}"#, "size 46"),
+            ("preprocessor_config.json", #"{"size": 224, "crop_size": 0}"#, "crop_size 0 is not in"),
+            ("preprocessor_config.json", #"{"size": 224, "crop_size": -3}"#, "crop_size -3 is not in"),
+            ("preprocessor_config.json", #"{"resample": 99}"#, "resample 99 is not supported"),
+        ] {
+            try AtomicFile.write(Array(text.utf8), to: root + "/" + file)
+            let refused = refusal(path)
+            XCTAssertTrue(refused.hasPrefix("\(root)/\(file): ") && refused.contains(expected), "\(text): \(refused)")
+            try FileManager.default.removeItem(atPath: root + "/" + file)
+        }
+    }
+
+    /// HSSL_MUTATIONS=1000000 tries so many.
+    func testConfigurationsThatAreNearlyRight() throws {
+        let path = try write(try vit())
+        let texts = [
+            #"{"architecture": "vit_tiny_patch16_224", "image_size": 16, "num_attention_heads": 3, "layer_norm_eps": 1e-6, "hidden_act": "gelu"}"#,
+            #"{"num_heads": 3, "pretrained_cfg": {"input_size": [3, 16, 16], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [1, 2, 4], "license": "mit"}}"#,
+            #"{"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}, "do_center_crop": true, "resample": 2, "image_mean": [0.5, 0.25, 0.125], "image_std": [1, 2, 4]}"#,
+            #"{"size": 16, "crop_pct": 0.875, "do_normalize": false}"#,
+        ]
+        let count = ProcessInfo.processInfo.environment["HSSL_MUTATIONS"].flatMap(Int.init) ?? 600
+        var accepted = 0
+        for (number, bytes) in Mutations(of: texts, seed: 2).prefix(count).enumerated() {
+            let name = number % 2 == 0 ? "/config.json" : "/preprocessor_config.json"
+            try AtomicFile.write(bytes, to: root + name)
+            do {
+                _ = try ForeignModel(path: path, architecture: nil, source: nil, imageSize: number % 3 == 0 ? 32 : nil)
+                accepted += 1
+            } catch {
+                XCTAssertFalse("\(error)".contains { $0.isNewline }, "\(error)")
+            }
+            try FileManager.default.removeItem(atPath: root + name)
+        }
+        XCTAssertGreaterThan(accepted, count / 20, "mutations that all break the text test only its syntax")
     }
 
     func testOldPyTorchAndOtherFormatsAreNamed() throws {

@@ -191,6 +191,21 @@ final class DistillTrainerTests: TrainerTestCase {
         XCTAssertNil(KNNGap(untrained: 0.6, teacher: 0.6).closed(by: 0.5))
     }
 
+    func testAStopDoesNotWaitForTheGap() throws {
+        let recipe = try distilling("evaluation.knn_every_epochs=1"), file = try teacherFile()
+        for stop in [2, 3, 5, 7] {
+            var asked = 0
+            let trainer = try trainer(recipe, "stop-\(stop)", frozen(file))
+            let summary = try trainer.run(shouldStop: {
+                asked += 1
+                return asked >= stop
+            }, progress: { _, _ in }, notice: { _ in })
+            XCTAssertEqual([summary.step, asked], [0, stop + 1], "asked again only whether to begin")
+            XCTAssertNil(trainer.gap)
+        }
+        XCTAssertTrue(exists("stop-3/checkpoint.safetensors"))
+    }
+
     func testTheMemoryPlanCountsTheAnswers() throws {
         let file = try teacherFile(), recipe = try distilling("distill.anchors=4096")
         func plan(_ anchors: Int, otherViewBytes: Int = 0) throws -> MicroBatchPlan {

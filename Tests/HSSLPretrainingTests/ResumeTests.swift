@@ -7,6 +7,38 @@ import XCTest
 
 /// A run that was stopped and resumed ends with the file of a run that was not, byte for byte.
 final class ResumeTests: TrainerTestCase {
+    func testAStopDoesNotWaitForNeighboursAndTheResumedRunMakesUpForThem() throws {
+        let recipe = try recipe("evaluation.knn_every_epochs=1")
+        func metrics(_ run: String) throws -> [Metrics] {
+            try String(contentsOfFile: "\(root)/\(run)/metrics.jsonl", encoding: .utf8).split(separator: "\n")
+                .compactMap { Metrics(json: String($0)) }
+        }
+        try train(recipe, "straight")
+        let straight = try metrics("straight").compactMap(\.knnTop1)
+        XCTAssertEqual(straight.count, 2)
+        for stop in [4, 8] {
+            var reported = 0, isStopped = false
+            do {
+                let trainer = try trainer(recipe, "stopped-\(stop)")
+                // While the neighbours of the images are looked for.
+                let summary = try trainer.run(shouldStop: {
+                    isStopped = isStopped || (trainer.step == stop && reported < stop)
+                    return isStopped
+                }, progress: { line, _ in reported = line.step }, notice: { _ in })
+                XCTAssertEqual(summary.step, stop)
+            }
+            XCTAssertNil(try metrics("stopped-\(stop)")[stop - 1].knnTop1, "waited")
+            let summary = try train(recipe, "stopped-\(stop)", resume: true)
+            XCTAssertEqual(summary.lastTop1, straight[1])
+            let after = try metrics("stopped-\(stop)")
+            XCTAssertEqual(after.compactMap(\.knnTop1), straight)
+            XCTAssertEqual(after.compactMap(\.loss).count, 8)
+            try train(recipe, "stopped-\(stop)", resume: true)
+            XCTAssertEqual(try metrics("stopped-\(stop)").count, after.count, "made up for once")
+            try assertSameCheckpoint("straight", "stopped-\(stop)", "stopped in an evaluation")
+        }
+    }
+
     func testResumedRunEqualsTheStraightOne() throws {
         let recipe = try recipe()
         try train(recipe, "straight")

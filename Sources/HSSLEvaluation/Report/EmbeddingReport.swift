@@ -17,6 +17,8 @@ public struct EmbeddingReport {
         public var neighborhoods = 12
         /// Pairs of at least this cosine are called near-duplicates.
         public var duplicateCosine: Float = 0.995
+        /// Of reading an image again.
+        public var limits = DecodeLimits.default
 
         public init() {}
     }
@@ -28,12 +30,34 @@ public struct EmbeddingReport {
     private static let neighbors = 8
     private static let pairs = 30
     private static let dots = 20_000
+    private static let patchPictures = 96
+
+    /// Bytes that making a page takes beyond the embeddings in the file.
+    ///
+    package static func memory(_ stored: StoredEmbeddings, settings: Settings = Settings()) -> Int {
+        let count = stored.count, rowShape = stored.rowShape, dimension = rowShape.last ?? 0
+        let components = CurvatureGuess.bytes(dimension) + 64 * dimension
+        let nameBytes = stored.names.reduce(0) { $0 + $1.utf8.count }
+        // Pictures in base64 and the text of the page are joined some four times.
+        let shown = min(settings.pictures, count), text = 4 * (300 * min(dots, count) + nameBytes / max(1, count / dots))
+        guard rowShape.count == 1 else {
+            let patches = rowShape[0] * min(shown, patchPictures)
+            return components + 4 * 2 * patches * dimension + 64 * patches + patchPictures * 4 * 64 << 10
+        }
+        let found = NearestSearch.memory(queries: count, dimension: dimension, k: neighbors + 1)
+        // Centred for the map, held for the search; pairs of near-duplicates; pictures.
+        return components + 4 * count * dimension + found + 8 * count * 96 + text + 4 * 6 << 10 * shown
+            + 4 * 20 << 10 * (settings.neighborhoods * (neighbors + 1) + 2 * pairs)
+    }
 
     /// - Throws: `FileError` for embeddings that cannot be read, ``EvaluationError`` for what they hold.
     public init(embeddings path: String, settings: Settings = Settings()) throws {
-        let stored = try StoredEmbeddings(path: path)
-        var pictures = Thumbnails()
-        let page = EmbeddingPage(title: path)
+        try self.init(StoredEmbeddings(path: path), settings: settings)
+    }
+
+    package init(_ stored: StoredEmbeddings, settings: Settings) throws {
+        var pictures = Thumbnails(limits: settings.limits)
+        let page = EmbeddingPage(title: stored.path)
         let body = stored.rowShape.count == 1
             ? try Self.map(stored, settings, page, &pictures) : try Self.patches(stored, settings, page, &pictures)
         html = page.document(body)
@@ -49,7 +73,8 @@ public struct EmbeddingReport {
         let components = try PrincipalComponents(features: stored.values, dimension: dimension, count: 2)
         let spread = try FeatureStatistics(features: stored.values, dimension: dimension)
         // Labels only colour the dots: without them all have one colour.
-        let labels = try? ImageLabels(names: stored.names, source: stored.path)
+        let labels = try? ImageLabels(
+            names: stored.names, source: stored.path, inflatedBytes: settings.limits.bytes)
         let shares = components.shares.map { Self.percent($0) }
         var sections = [page.facts([
             ("images", "\(stored.count)"), ("dimensions", "\(dimension)"),
@@ -133,7 +158,7 @@ public struct EmbeddingReport {
         guard grid * grid == patches else {
             throw EvaluationError("\(stored.path): \(patches) patches are not a square")
         }
-        let shown = evenly(min(settings.pictures, 96), of: stored.count)
+        let shown = evenly(min(settings.pictures, patchPictures), of: stored.count)
         var features: [Float] = []
         for row in shown { features += stored.values[(row * patches * dimension)..<((row + 1) * patches * dimension)] }
         let components = try PrincipalComponents(features: features, dimension: dimension, count: 3)
@@ -201,6 +226,9 @@ struct Thumbnails {
     private(set) var faults: [String] = []
     private var known: [String: String?] = [:]
     private var sets: [String: Dataset] = [:]
+    private let limits: DecodeLimits
+
+    init(limits: DecodeLimits) { self.limits = limits }
 
     /// nil, and a fault, where the image cannot be read.
     mutating func image(_ name: String, side: Int) -> String? {
@@ -227,8 +255,8 @@ struct Thumbnails {
     }
 
     private mutating func read(_ name: String) throws -> RGBImage {
-        guard let place = ImageLabels.idxPlace(name) else { return try ImageDecoder.decode(path: name) }
-        let dataset = try sets[place.file] ?? Dataset(path: place.file)
+        guard let place = ImageLabels.idxPlace(name) else { return try ImageDecoder.decode(path: name, limits: limits) }
+        let dataset = try sets[place.file] ?? Dataset(path: place.file, limits: limits, inflatedBytes: limits.bytes)
         sets[place.file] = dataset
         guard place.number < dataset.count else {
             throw EvaluationError("\(place.file): has no image \(place.number)")

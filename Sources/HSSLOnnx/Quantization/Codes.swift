@@ -10,7 +10,9 @@ struct CodeRange: Equatable {
     /// Codes that cover least … most, and zero.
     init(least: Float, most: Float) {
         let (least, most) = (min(least, 0), max(most, 0))
-        scale = most > least ? max((most - least) / 255, .leastNormalMagnitude) : 1
+        // The whole span may overflow where its ends do not.
+        let span = (most - least).isFinite ? (most - least) / 255 : most / 255 - least / 255
+        scale = most > least ? max(span, .leastNormalMagnitude) : 1
         zeroPoint = UInt8(min(max((-least / scale).rounded(), 0), 255))
     }
 

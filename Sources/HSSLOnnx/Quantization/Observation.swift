@@ -31,6 +31,8 @@ struct Observation {
         }
     }
 
+    var isFinite: Bool { least.isFinite && most.isFinite && rows.allSatisfy(\.isFinite) }
+
     /// The codes with the least error in what products make of the value.
     ///
     /// - Parameter energies: how much a channel's squared error counts; nil: all the same.

@@ -1,6 +1,9 @@
 import HSSLGraph
 import HSSLModels
 
+/// A model whose values are not finite in float32: nothing can be near to it.
+package struct OverflowError: Error {}
+
 /// Chooses the codes of a model's products over example images, and which products are left in float32 so that the
 /// features stay near those of the float32 model.
 ///
@@ -22,6 +25,7 @@ struct StaticCalibration {
     var meanCosine: Double { cosines.reduce(0, +) / Double(max(cosines.count, 1)) }
 
     /// - Parameter images: prepared ones, [C, H, W] each.
+    /// - Throws: ``OverflowError``; what reading a parameter throws.
     init(_ live: LiveNodes, images: [[Float]]) throws {
         let all = live.policyProducts, replay = Replay(live)
         productCount = all.count
@@ -33,6 +37,9 @@ struct StaticCalibration {
                 let empty = Observation(width: tensor.shape.last ?? 1, images: images.count)
                 observed[value, default: empty].add(tensor)
             }
+        }
+        guard wanted.allSatisfy({ $0.allSatisfy(\.isFinite) }), observed.values.allSatisfy(\.isFinite) else {
+            throw OverflowError()
         }
         let energies = try Self.energies(all, live)
         let ranges = observed.reduce(into: [:]) { $0[$1.key] = $1.value.range(energies[$1.key]) }

@@ -142,7 +142,7 @@ package struct BaseSource {
     package func prepared(_ wanted: Precision, _ options: Int8Options) throws -> PreparedBase {
         try checkPrecision(wanted)
         let measurement = wanted == .int8 && precision != .int8
-            ? try Int8Measurement(architecture, preprocessing, options, values: values) : nil
+            ? try Int8Measurement(architecture, preprocessing, options, path: path, values: values) : nil
         return prepared(wanted, measured: measurement)
     }
 

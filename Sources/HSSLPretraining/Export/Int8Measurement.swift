@@ -36,6 +36,9 @@ public struct Int8Measurement {
         (self.figures, self.notes) = (figures, notes)
     }
 
+    /// Why a model has no codes.
+    package static let overflow = "its features are not finite already in float32: int8 has nothing to be near to"
+
     /// Below this mean cosine the loss is warned of.
     public static let warningLimit = 0.99
     /// Plain codes that keep this much are left as they are.
@@ -43,9 +46,11 @@ public struct Int8Measurement {
 
     /// Measures plain codes, and smoothed ones where that is wanted.
     ///
-    /// - Parameter values: of a parameter of the deployed float32 model, row-major.
+    /// - Parameters:
+    ///   - path: of the model, for errors.
+    ///   - values: of a parameter of the deployed float32 model, row-major.
     init(
-        _ architecture: ModelArchitecture, _ preprocessing: Preprocessing, _ options: Int8Options,
+        _ architecture: ModelArchitecture, _ preprocessing: Preprocessing, _ options: Int8Options, path: String,
         values: (String) throws -> [Float]
     ) throws {
         let calibration = try CalibrationImages(options, preprocessing)
@@ -57,6 +62,9 @@ public struct Int8Measurement {
             }
         }
         let wanted = try features(.float32)
+        guard wanted.allSatisfy({ $0.allSatisfy(\.isFinite) }) else {
+            throw PretrainingError("\(path): \(Self.overflow)")
+        }
         func cosines(_ scaling: ChannelScaling? = nil) throws -> [Double] {
             zip(wanted, try features(.int8, scaling)).map { cosine($0, $1) }
         }

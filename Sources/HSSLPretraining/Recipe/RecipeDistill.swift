@@ -31,7 +31,7 @@ extension Recipe {
     static var distillSection: RecipeSection {
         let weight = Bounds.from(0, to: 1000), temperature = Bounds.from(0.001, to: 100)
         return RecipeSection(name: "distill", help: "what a student takes over from the teacher of hssl distill", keys: [
-            .integer("draws", \.distill.draws, in: 1...1_000_000,
+            .integer("draws", \.distill.draws, in: 1...ViewBankLayout.mostDraws,
                      "Views of an image that a bank keeps: epoch e replays draw e modulo this. Without a bank every epoch "
                         + "draws anew."),
             .integer("rank", \.distill.rank, in: 0...65_536,

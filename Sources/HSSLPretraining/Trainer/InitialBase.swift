@@ -131,6 +131,6 @@ extension Recipe {
     fileprivate var defaultInitializedRate: Double {
         var recipe = self
         recipe.fitDefaults()
-        return recipe.optimizer.learningRate * Self.initializedRate
+        return Self.initializedRate(recipe.optimizer.learningRate)
     }
 }

@@ -53,18 +53,49 @@ struct OnlineEvaluation {
         let neighbors: [(query: Int, nearest: [Int])]
     }
 
-    /// - Parameter illustrations: how many queries come back with their neighbours.
-    func run(_ network: Network, illustrations: Int = 0) throws -> Result {
+    /// - Parameters:
+    ///   - illustrations: how many queries come back with their neighbours.
+    ///   - shouldStop: asked every few images.
+    /// - Returns: nil if it was stopped.
+    func run(_ network: Network, illustrations: Int = 0, shouldStop: () -> Bool) throws -> Result? {
         let model = try Model(architecture: architecture, parameters: network.parameters, prefix: "base.")
-        return try run(Session(model: model, threads: Int(hssl_get_threads())), preprocessing, illustrations: illustrations)
+        return try run(
+            Session(model: model, threads: Int(hssl_get_threads())), preprocessing, illustrations: illustrations,
+            shouldStop: shouldStop)
     }
 
     /// The same of any model, whose images are prepared in its own way.
-    func run(_ session: Session, _ preprocessing: Preprocessing, illustrations: Int = 0) throws -> Result {
-        let queries = try DatasetFeatures(dataset, indices: query, session: session, preprocessing: preprocessing)
+    func run(
+        _ session: Session, _ preprocessing: Preprocessing, illustrations: Int = 0, shouldStop: () -> Bool
+    ) throws -> Result? {
+        do {
+            return try result(session, preprocessing, illustrations) { if shouldStop() { throw Stopped() } }
+        } catch is Stopped {
+            return nil
+        }
+    }
+
+    private struct Stopped: Error {}
+
+    private func result(
+        _ session: Session, _ preprocessing: Preprocessing, _ illustrations: Int, _ goOn: () throws -> Void
+    ) throws -> Result {
+        func stream(_ indices: [Int], _ body: (ArraySlice<Float>, [Int]) throws -> Void) throws
+            -> [(index: Int, reason: String)] {
+            try goOn()
+            return try DatasetFeatures.stream(
+                dataset, indices: indices, session: session, preprocessing: preprocessing
+            ) {
+                try goOn()
+                try body($0, $1)
+            }
+        }
+        let queries = try DatasetFeatures(count: query.count, dimension: session.model.rowCount(.cls)) {
+            try stream(query, $0)
+        }
         let search = try NearestSearch(queries: queries.values, dimension: queries.dimension, k: Self.neighbors)
         var references: [Int] = []
-        _ = try DatasetFeatures.stream(dataset, indices: reference, session: session, preprocessing: preprocessing) {
+        _ = try stream(reference) {
             try search.add($0)
             references += $1
         }

@@ -337,6 +337,14 @@ public final class Trainer {
         }
         defer { loader.stop() }
         if step < last { gap = try knownGap(shouldStop: shouldStop, notice: notice) }
+        if isResumed, let top1 = try top1LeftOut(shouldStop: shouldStop) {
+            lastTop1 = top1
+            var line = Metrics(step: step, epoch: (step - 1) / schedules.stepsPerEpoch)
+            line.knnTop1 = top1
+            line.set(gap)
+            try folder.append(line)
+            progress(line, schedules.totalSteps)
+        }
         var stopped = shouldStop()
         while step < last, !stopped {
             let schedule = schedules.values(step: step)
@@ -363,11 +371,9 @@ public final class Trainer {
                 }
             }
             var metrics = metrics(outcome, sums, schedule, seconds: seconds(since: clock))
-            let epochEnds = step % schedules.stepsPerEpoch == 0
-            if let evaluation, epochEnds, evaluation.isDue(epoch: step / schedules.stepsPerEpoch, last: step == schedules.totalSteps) {
-                makeRoom()
-                lastTop1 = try evaluation.run(learner.objective.deployed).top1
-                metrics.knnTop1 = lastTop1
+            if let top1 = try top1IfDue(shouldStop: shouldStop) {
+                lastTop1 = top1
+                metrics.knnTop1 = top1
                 metrics.set(gap)
             }
             if !warnedOfCollapse, !outcome.skipped, let warning = collapse(metrics) {
@@ -388,7 +394,7 @@ public final class Trainer {
         // What a search found is its owner's to say.
         guard search == nil else { return summary(finished, lastTop1) }
         // A stopped run has its curves too; neighbours need the features of thousands of images, which nobody who pressed Ctrl-C waits for.
-        if finished { try finish() } else { try writeReport() }
+        if finished { try finish(shouldStop: shouldStop) } else { try writeReport() }
         return summary(finished, lastTop1)
     }
 
@@ -446,6 +452,25 @@ public final class Trainer {
         }
     }
 
+    // MARK: Evaluation
+
+    /// k-NN of the base where an epoch with an evaluation has just ended. Nil too once it shall stop: who stops does not
+    /// wait for it, and the resumed run makes up for it.
+    private func top1IfDue(shouldStop: () -> Bool) throws -> Double? {
+        let epoch = step / schedules.stepsPerEpoch
+        guard let evaluation, step > 0, step % schedules.stepsPerEpoch == 0,
+              evaluation.isDue(epoch: epoch, last: step == schedules.totalSteps) else { return nil }
+        makeRoom()
+        return try evaluation.run(learner.objective.deployed, shouldStop: shouldStop)?.top1
+    }
+
+    /// The evaluation that a stop cut off at the step that a run goes on from.
+    private func top1LeftOut(shouldStop: () -> Bool) throws -> Double? {
+        let lines = try folder.readMetrics().filter { $0.step == step }
+        guard lines.contains(where: { $0.loss != nil }), lines.allSatisfy({ $0.knnTop1 == nil }) else { return nil }
+        return try top1IfDue(shouldStop: shouldStop)
+    }
+
     // MARK: Distillation
 
     /// Lets the frozen teacher answer, on all threads, before the student learns.
@@ -466,12 +491,12 @@ public final class Trainer {
         makeRoom()
         let untrained = try UntrainedBase.model(recipe: recipe)
         let session = try Session(model: untrained, threads: Int(hssl_get_threads()))
-        guard let low = try evaluation.run(session, preprocessing).top1, !shouldStop() else { return nil }
+        guard let low = try evaluation.run(session, preprocessing, shouldStop: shouldStop)?.top1 else { return nil }
         let taught = try teacher.withSession(threads: Int(hssl_get_threads())) {
             // Both look at the same pictures.
             var prepared = teacher.file.preprocessing
             prepared.background = preprocessing.background
-            return try evaluation.run($0, prepared).top1
+            return try evaluation.run($0, prepared, shouldStop: shouldStop)?.top1
         }
         guard let high = taught else { return nil }
         let gap = KNNGap(untrained: low, teacher: high)
@@ -492,12 +517,13 @@ public final class Trainer {
             recipe: ordered.yaml, search: search?.identity, teacher: teacher?.identity, draws: teacher?.source.draws), to: folder.checkpointPath)
     }
 
-    /// The base model of the teacher and the report.
-    private func finish() throws {
+    /// The base model of the teacher and the report, without neighbours once it shall stop.
+    private func finish(shouldStop: () -> Bool) throws {
         makeRoom()
         let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch, teacher: teacher?.identity)
         try base.write(learner.objective.deployed, to: folder.modelPath, precision: .float32)
-        try writeReport(neighborhoods: evaluation.map { try neighborhoods($0.run(learner.objective.deployed, illustrations: 8).neighbors) } ?? [])
+        let found = try evaluation?.run(learner.objective.deployed, illustrations: 8, shouldStop: shouldStop)
+        try writeReport(neighborhoods: neighborhoods(found?.neighbors ?? []))
     }
 
     private func writeReport(neighborhoods: [Report.Neighborhood] = []) throws {

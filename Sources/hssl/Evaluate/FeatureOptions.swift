@@ -58,10 +58,9 @@ struct FeatureOptions: ParsableArguments {
     }
 
     /// A labelled data set: an error where it has no labels or a class without images.
-    ///
-    /// - Parameter limits: of decoding an image; nil: as the flags say.
-    func labelled(_ path: String, limits: DecodeLimits? = nil) throws -> Dataset {
-        let dataset = try Dataset(path: path, limits: limits ?? decode.limits, folderLabels: labels)
+    func labelled(_ path: String, _ memory: MemoryOptions) throws -> Dataset {
+        let dataset = try Dataset(
+            path: path, limits: decode.limits, folderLabels: labels, inflatedBytes: memory.inflatedBytes)
         guard dataset.hasLabels else {
             throw CommandError(
                 "\(path): has no labels; this needs an ImageFolder with class folders or an IDX pair (\(dataset.summary))")
@@ -71,17 +70,18 @@ struct FeatureOptions: ParsableArguments {
     }
 
     /// Labelled images of data sets, whose features are computed when they are asked for.
-    ///
-    /// - Parameter limits: of decoding an image.
-    func open(_ paths: [String], _ shared: SharedOptions, limits: DecodeLimits? = nil) throws -> [LabelledImages] {
-        let datasets = try paths.map { try labelled($0, limits: limits) }
+    func open(_ paths: [String], _ shared: SharedOptions, _ memory: MemoryOptions) throws -> [LabelledImages] {
+        let datasets = try paths.map { try labelled($0, memory) }
         let extract = try extractor(threads: shared.threadCount, isGrey: datasets.allSatisfy(\.isGrey))
         for dataset in datasets { Logger(label: "hssl").info("\(dataset.summary)") }
         return datasets.map { dataset in
             LabelledImages(
                 source: dataset.path, classNames: dataset.classNames, count: dataset.count,
                 dimension: extract.dimension, faults: dataset.faults.map { "\($0)" },
-                label: { dataset.label($0) ?? 0 },
+                label: { dataset.label($0) ?? 0 }, bytesInFlight: { try bytesInFlight(shared.threadCount) },
+                limitDecoding: { bytes in
+                    if bytes < dataset.limits.bytes { dataset.limitDecoding(toBytes: bytes, name: "--memory-limit") }
+                },
                 stream: { try extract.run(dataset, $0, $1).map(\.reason) })
         }
     }
@@ -118,6 +118,15 @@ struct FeatureOptions: ParsableArguments {
         })
     }
 
+    /// Prepared images that wait, and the model's work on one batch.
+    private func bytesInFlight(_ threads: Int) throws -> Int {
+        if let side = rawPixels { return 3 * threads * 16 * 12 * side * side }
+        guard let path = model else { return 64 << 20 }
+        let file = try ModelFile(path: path)
+        return try 3 * threads * 16 * 4 * file.preprocessing.count
+            + Plan.memoryBound(file, threads: threads, batch: 16, features: features ?? .cls)
+    }
+
     /// The model of `--model` or `--untrained`.
     static func base(model: String?, untrained: String?) throws -> Model {
         if let model { return try Model(path: model) }
@@ -135,25 +144,33 @@ struct LabelledImages {
     let dimension: Int
     let faults: [String]
     let label: (Int) -> Int
+    /// Of memory, while features are computed.
+    let bytesInFlight: () throws -> Int
+    /// Bounds the memory of decoding; nil where nothing is decoded.
+    let limitDecoding: ((_ bytes: Int) -> Void)?
     /// Gives [images, dimension] and their places for all images or those asked for, and returns why some had none.
     let stream: ([Int]?, (ArraySlice<Float>, [Int]) throws -> Void) throws -> [String]
 
     init(
         source: String, classNames: [String], count: Int, dimension: Int, faults: [String],
-        label: @escaping (Int) -> Int,
+        label: @escaping (Int) -> Int, bytesInFlight: @escaping () throws -> Int = { 0 },
+        limitDecoding: ((Int) -> Void)? = nil,
         stream: @escaping ([Int]?, (ArraySlice<Float>, [Int]) throws -> Void) throws -> [String]
     ) {
         (self.source, self.classNames, self.count, self.dimension) = (source, classNames, count, dimension)
         (self.faults, self.label, self.stream) = (faults, label, stream)
+        (self.bytesInFlight, self.limitDecoding) = (bytesInFlight, limitDecoding)
     }
 
     /// The rows of an embeddings file, with the classes that its index tells.
-    init(embeddings path: String) throws {
+    init(embeddings path: String, _ memory: MemoryOptions) throws {
+        try memory.require(embeddings: path)
         let stored = try StoredEmbeddings(path: path)
         guard stored.rowShape.count == 1 else {
             throw CommandError("\(path): has rows of shape \(stored.rowShape): patch features; this needs one vector an image")
         }
-        let known = try ImageLabels(names: stored.names, source: path)
+        let known = try ImageLabels(
+            names: stored.names, source: path, inflatedBytes: memory.inflatedBytes)
         let dimension = stored.rowShape[0]
         self.init(
             source: path, classNames: known.classNames, count: stored.count, dimension: dimension, faults: [],

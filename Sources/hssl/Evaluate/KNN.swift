@@ -1,10 +1,6 @@
 import ArgumentParser
-import CSupport
 import HSSLCommandLine
-import HSSLData
 import HSSLEvaluation
-import HSSLModels
-import HSSLRuntime
 
 struct KNN: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -39,10 +35,7 @@ struct KNN: ParsableCommand {
         help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
-    @Option(
-        name: .long,
-        help: ArgumentHelp("Most memory to use, e.g. 300M: kept, or refused with the figure that is needed.", valueName: "size"))
-    var memoryLimit: ByteSize?
+    @OptionGroup var memory: MemoryOptions
 
     @OptionGroup var shared: SharedOptions
 
@@ -59,11 +52,15 @@ struct KNN: ParsableCommand {
     func run() throws {
         shared.apply()
         let target = try json.map { try JSONTarget($0) }
-        let data = try sets.open(source, shared, limits: decodeLimits)
+        let data = try sets.open(source, shared, memory)
         let largest = min(neighbors?.max() ?? 1, data.trainCount)
-        try checkMemory(data, k: largest)
+        let (count, dimension) = (data.test.count, data.test.dimension)
+        try memory.plan(
+            [data.train, data.test], shared,
+            holding: NearestSearch.memory(queries: count, dimension: dimension, k: largest),
+            for: "\(count) test images of \(dimension) features with \(largest) neighbours")
         var test = try data.test.load(nil, "test", shared)
-        let search = try NearestSearch(queries: test.values.take(), dimension: data.test.dimension, k: largest)
+        let search = try NearestSearch(queries: test.values.take(), dimension: dimension, k: largest)
         var labels: [Int] = []
         let hasAll = try data.train.forEachBlock(data.shuffledTrainIndices(), "train", shared) {
             try search.add($0)
@@ -78,39 +75,5 @@ struct KNN: ParsableCommand {
         }
         try JSONTarget.report(lines, result.json, to: target)
         if !(test.isComplete && hasAll) { throw Exit(.partly) }
-    }
-
-    /// Half of the limit may go into decoding, which needs some three times the pixels of an image on every thread.
-    private var decodeLimits: DecodeLimits {
-        var limits = source.decode.limits
-        guard let limit = memoryLimit?.bytes else { return limits }
-        let bytes = limit / 2 / shared.threadCount / 3
-        if bytes < limits.bytes { (limits.bytes, limits.name) = (bytes, "--memory-limit") }
-        return limits
-    }
-
-    /// Refuses a limit that what is known to be needed exceeds.
-    private func checkMemory(_ data: OpenSets, k: Int) throws {
-        guard let limit = memoryLimit?.bytes else { return }
-        let threads = shared.threadCount
-        // The process as it is (lists, IDX files, the model or the embeddings), stacks, and images on their way.
-        let present = Int(hssl_peak_rss()) + (8 << 20) + threads << 20
-        let images = sets.trainEmbeddings == nil ? try imagesInFlight(threads) : 0
-        let labels = 24 * (data.trainCount + data.test.count)
-        let needed = present + images + labels
-            + NearestSearch.memory(queries: data.test.count, dimension: data.test.dimension, k: k)
-        guard needed <= limit else {
-            throw CommandError("--memory-limit \(limit) is too small: \(data.test.count) test images of \(data.test.dimension) features with \(k) neighbours need \(needed) bytes")
-        }
-    }
-
-    /// Prepared images that wait, what decodes, and the model's work on one batch.
-    private func imagesInFlight(_ threads: Int) throws -> Int {
-        let decoding = threads * 3 * min(decodeLimits.bytes, 9 << 20)
-        if let side = source.rawPixels { return decoding + 3 * threads * 16 * 12 * side * side }
-        guard let path = source.model else { return decoding + 64 << 20 }
-        let file = try ModelFile(path: path)
-        return try decoding + 3 * threads * 16 * 4 * file.preprocessing.count
-            + Plan.memoryBound(file, threads: threads, batch: 16, features: source.features ?? .cls)
     }
 }

@@ -46,6 +46,8 @@ struct Linear: ParsableCommand {
         help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
+    @OptionGroup var memory: MemoryOptions
+
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -76,7 +78,14 @@ struct Linear: ParsableCommand {
     func run() throws {
         shared.apply()
         let target = try json.map { try JSONTarget($0) }
-        let data = try sets.open(source, shared)
+        let data = try sets.open(source, shared, memory)
+        let (count, dimension) = (data.trainCount, data.train.dimension)
+        try memory.plan(
+            [data.train, data.test], shared,
+            holding: LinearProbe.memory(
+                trainCount: count, testCount: data.test.count, dimension: dimension,
+                classCount: data.train.classNames.count, strengths: strengths ?? [], budget: budget),
+            for: "\(count) train and \(data.test.count) test images of \(dimension) features")
         var train = try data.train.load(data.trainIndices, "train", shared)
         let probe = try LinearProbe(
             features: train.values.take(), dimension: data.train.dimension, labels: data.trainLabels(train.labels))

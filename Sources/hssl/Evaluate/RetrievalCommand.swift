@@ -35,6 +35,8 @@ struct RetrievalCommand: ParsableCommand {
         help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
+    @OptionGroup var memory: MemoryOptions
+
     @OptionGroup var shared: SharedOptions
 
     func validate() throws {
@@ -50,10 +52,13 @@ struct RetrievalCommand: ParsableCommand {
         let target = try json.map { try JSONTarget($0) }
         let images: LabelledImages
         if let embeddings {
-            images = try LabelledImages(embeddings: embeddings)
+            images = try LabelledImages(embeddings: embeddings, memory)
         } else {
-            images = try source.open([data ?? ""], shared)[0]
+            images = try source.open([data ?? ""], shared, memory)[0]
         }
+        try memory.plan(
+            [images], shared, holding: Retrieval.memory(count: images.count, dimension: images.dimension),
+            for: "\(images.count) images of \(images.dimension) features")
         var loaded = try images.load(nil, "features", shared)
         var bar = ProgressLabel("rank", shared)?.bar(total: loaded.labels.count)
         let result = try Retrieval.evaluate(

@@ -41,18 +41,19 @@ struct TrainAndTest: ParsableArguments {
 
     /// Opens both sets; classes of the test set that the train set lacks are refused.
     func open(
-        _ options: FeatureOptions, _ shared: SharedOptions, limits: DecodeLimits? = nil
+        _ options: FeatureOptions, _ shared: SharedOptions, _ memory: MemoryOptions
     ) throws -> OpenSets {
         let train: LabelledImages, test: LabelledImages
         if let trainEmbeddings, let testEmbeddings {
             (train, test) = (
-                try LabelledImages(embeddings: trainEmbeddings), try LabelledImages(embeddings: testEmbeddings))
+                try LabelledImages(embeddings: trainEmbeddings, memory),
+                try LabelledImages(embeddings: testEmbeddings, memory))
             guard train.dimension == test.dimension else {
                 throw CommandError(
                     "\(testEmbeddings): \(test.dimension) features a row, \(trainEmbeddings) has \(train.dimension)")
             }
         } else {
-            let both = try options.open([self.train, self.test].compactMap { $0 }, shared, limits: limits)
+            let both = try options.open([self.train, self.test].compactMap { $0 }, shared, memory)
             (train, test) = (both[0], both[1])
         }
         let classes = try ClassMatching(reference: train.classNames, query: test.classNames)
