@@ -3,8 +3,8 @@ import HSSLFormats
 
 /// What a model's images go through before inference: resize the shorter side, cut out the centre, normalise.
 ///
-/// The long side becomes ⌊resize·long/short⌋ and the crop starts at round-half-even((side − crop)/2), as torchvision does;
-/// pixels are Pillow's (antialiased bicubic or bilinear). Only the part that the crop keeps is computed.
+/// The long side becomes ⌊resize·long/short⌋ and the crop starts at round-half-even((side − crop)/2), as torchvision
+/// does; pixels are Pillow's (antialiased bicubic or bilinear). Only the part that the crop keeps is computed.
 extension Preprocessing {
     /// Writes [3, crop, crop] to `output`, which must hold `count` elements.
     package func apply(to image: RGBImage, into output: UnsafeMutablePointer<Float>) {
@@ -30,7 +30,8 @@ extension Preprocessing {
     package func cropped(_ image: RGBImage) -> RGBImage {
         var plan = plan(width: image.width, height: image.height)
         let pixels = [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
-            withUnsafeTemporaryAllocation(byteCount: hssl_resize_bicubic_workspace_size(&plan), alignment: 64) { workspace in
+            withUnsafeTemporaryAllocation(byteCount: hssl_resize_bicubic_workspace_size(&plan), alignment: 64) {
+                workspace in
                 hssl_resize_bicubic(&plan, image.pixels, 3 * image.width, buffer.baseAddress, workspace.baseAddress)
             }
             initialized = count
@@ -46,8 +47,8 @@ extension Preprocessing {
         }
     }
 
-    /// The crop of a picture whose values are names, not quantities: the nearest pixel of each place, as Pillow's NEAREST
-    /// takes it. [crop, crop, 3].
+    /// The crop of a picture whose values are names, not quantities: the nearest pixel of each place, as Pillow's
+    /// NEAREST takes it. [crop, crop, 3].
     package func nearest(_ image: RGBImage) -> [UInt8] {
         let plan = plan(width: image.width, height: image.height)
         func sources(_ first: Int, _ out: Int, _ side: Int) -> [Int] {

@@ -45,17 +45,22 @@ struct Extraction {
     /// What remains for decoding under `--memory-limit` once the model, the batch and the loader's queue have theirs.
     /// Call it when the list of inputs is there: that is part of the process as it is.
     private static func decodeLimits(_ model: ModelFile, _ options: HSSLExtract) throws -> DecodeLimits {
-        var limits = DecodeLimits(maxPixels: options.decode.maxPixels?.count, maxDecodeMemory: options.decode.maxDecodeMemory?.bytes)
+        var limits = DecodeLimits(
+            maxPixels: options.decode.maxPixels?.count, maxDecodeMemory: options.decode.maxDecodeMemory?.bytes)
         // Twice the size that is kept: what Pillow calls a reducing gap of 2, "indistinguishable in most cases".
         if options.jpegDecode == .fast { limits.reducedSide = 2 * model.preprocessing.resize }
         guard let limit = options.memoryLimit?.bytes else { return limits }
         let image = model.preprocessing.count * 4
         // The process as it is, stacks and buffers of the threads; the model and its batch; the images that wait.
         let fixed = Int(hssl_peak_rss()) + unseenBytes + options.threads << 20
-        let running = try Plan.memoryBound(model, threads: options.threads, batch: options.batchSize, features: options.features)
+        let running = try Plan.memoryBound(
+            model, threads: options.threads, batch: options.batchSize, features: options.features)
         let needed = fixed + running + queueCapacity(options) * image + leastDecodeBytes
         guard needed <= limit else {
-            throw Failure("--memory-limit \(limit) is too small: \(options.model) needs \(needed) bytes with \(options.threads) threads and a batch of \(options.batchSize)")
+            throw Failure(
+                "--memory-limit \(limit) is too small: \(options.model) needs \(needed) bytes with "
+                + "\(options.threads) threads and a batch of \(options.batchSize)"
+            )
         }
         let bytes = leastDecodeBytes + limit - needed
         if bytes < limits.bytes {
@@ -108,8 +113,10 @@ struct Extraction {
         }
         defer { loader.stop() }
 
-        var batch = Batch(capacity: options.batchSize, imageCount: model.imageCount, rowCount: model.rowCount(options.features))
-        var progress = options.shared.logLevel.loggerLevel <= .info
+        var batch = Batch(
+            capacity: options.batchSize, imageCount: model.imageCount, rowCount: model.rowCount(options.features))
+        var progress =
+            options.shared.logLevel.loggerLevel <= .info
             ? ProgressBar(label: "extract", unit: "images", total: inputs.count, first: first) : nil
         func detail() -> String { output.position.skipped > 0 ? "\(output.position.skipped) skipped" : "" }
         var mayBeAllBad = true
@@ -126,7 +133,10 @@ struct Extraction {
             if mayBeAllBad, skipped == item + 1, skipped >= Self.faultLimit {
                 guard inputs.hasUsable(sample: Self.faultSample) else {
                     output.discard()
-                    throw Failure("none of the first \(skipped) inputs can be used, nor any of \(min(Self.faultSample, inputs.count)) others")
+                    throw Failure(
+                        "none of the first \(skipped) inputs can be used, nor any of "
+                        + "\(min(Self.faultSample, inputs.count)) others"
+                    )
                 }
                 mayBeAllBad = false
             }
@@ -159,7 +169,8 @@ struct Extraction {
     /// Runs what was loaded and writes rows and index entries in the order of the inputs.
     private func write(_ batch: inout Batch, to output: EmbeddingOutput, _ stamp: inout InputStamp) throws {
         try session.extract(
-            images: batch.images, count: batch.imageTotal, features: options.features, normalize: options.normalize, into: &batch.features)
+            images: batch.images, count: batch.imageTotal, features: options.features, normalize: options.normalize,
+            into: &batch.features)
         var image = 0
         for entry in batch.entries {
             let path = inputs.items[entry.item].path
@@ -191,16 +202,19 @@ struct Extraction {
     private func identity() -> EmbeddingRun {
         var list = CRC32C()
         for item in inputs.items { (PathBytes.bytes(item.path) + [0]).withUnsafeBytes { list.update($0) } }
-        return EmbeddingRun([
-            .init("version", HSSLVersion.current), .init("instruction set", String(cString: hssl_isa_name(hssl_isa_selected()))),
-            .init("model", modelFingerprint), .init("list of inputs", "\(list.hexadecimal)-\(inputs.count)"),
-            .init("--features", options.features.rawValue), .init("--normalize", options.normalize ? "on" : "off"),
-            .init("--jpeg-decode", options.jpegDecode.rawValue),
-            .init("--background", "\(preprocessing.background)"),
-            .init("--memory-limit", options.memoryLimit.map { "\($0.bytes)" } ?? "none"),
-            .init("--max-pixels", options.decode.maxPixels.map { "\($0.count)" } ?? "default"),
-            .init("--max-decode-memory", options.decode.maxDecodeMemory.map { "\($0.bytes)" } ?? "default"),
-        ], inputCount: inputs.count)
+        return EmbeddingRun(
+            [
+                .init("version", HSSLVersion.current),
+                .init("instruction set", String(cString: hssl_isa_name(hssl_isa_selected()))),
+                .init("model", modelFingerprint), .init("list of inputs", "\(list.hexadecimal)-\(inputs.count)"),
+                .init("--features", options.features.rawValue),
+                .init("--normalize", options.normalize ? "on" : "off"),
+                .init("--jpeg-decode", options.jpegDecode.rawValue),
+                .init("--background", "\(preprocessing.background)"),
+                .init("--memory-limit", options.memoryLimit.map { "\($0.bytes)" } ?? "none"),
+                .init("--max-pixels", options.decode.maxPixels.map { "\($0.count)" } ?? "default"),
+                .init("--max-decode-memory", options.decode.maxDecodeMemory.map { "\($0.bytes)" } ?? "default"),
+            ], inputCount: inputs.count)
     }
 
     /// Says where a resumed run goes on, once its inputs up to there are known to be unchanged.
@@ -209,9 +223,15 @@ struct Extraction {
         let done = output.position.inputs
         for item in inputs.items.prefix(done) { stamp.add(item.path) }
         guard stamp.value == output.position.stamp else {
-            throw Failure("\(options.output): some of the \(done) inputs that an interrupted run read have changed since; remove \(output.partialPath) to begin anew")
+            throw Failure(
+                "\(options.output): some of the \(done) inputs that an interrupted run read have changed since; "
+                + "remove \(output.partialPath) to begin anew"
+            )
         }
-        log.info("\(done > 0 ? "resuming after \(done) of \(inputs.count) inputs" : "\(options.output): nothing to resume; starting at the first input")")
+        log.info(
+            done > 0
+                ? "resuming after \(done) of \(inputs.count) inputs"
+                : "\(options.output): nothing to resume; starting at the first input")
     }
 
     /// Whether nothing is left to do. What is there is compared with what this run would make.
@@ -221,7 +241,8 @@ struct Extraction {
         ) { inputs.items[$0].path }
         let rows = try finished.sample.map { item in
             try session.extract(
-                images: preprocessing.apply(to: inputs.image(item, background: preprocessing.background)), count: 1, features: options.features, normalize: options.normalize)
+                images: preprocessing.apply(to: inputs.image(item, background: preprocessing.background)), count: 1,
+                features: options.features, normalize: options.normalize)
         }
         try finished.verify(names: finished.sample.map { inputs.items[$0].path }, values: rows)
         log.info("\(options.output) is complete already: \(finished.rowCount) rows of \(inputs.count) inputs")
@@ -254,7 +275,11 @@ private struct Batch {
         case .success(let image):
             images.withUnsafeMutableBufferPointer { images in
                 guard let target = images.baseAddress else { return }
-                image.withUnsafeBufferPointer { if let source = $0.baseAddress { (target + imageTotal * imageCount).update(from: source, count: imageCount) } }
+                image.withUnsafeBufferPointer {
+                    if let source = $0.baseAddress {
+                        (target + imageTotal * imageCount).update(from: source, count: imageCount)
+                    }
+                }
             }
             imageTotal += 1
             entries.append((item, nil))

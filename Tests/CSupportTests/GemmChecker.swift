@@ -159,7 +159,9 @@ final class GemmChecker {
 
     private func packCodes(
         _ g: GemmCase
-    ) -> (a: UnsafeMutablePointer<UInt8>, lda: Int, b: UnsafeMutablePointer<Int8>, panels: UnsafeMutablePointer<UInt8>) {
+    ) -> (
+        a: UnsafeMutablePointer<UInt8>, lda: Int, b: UnsafeMutablePointer<Int8>, panels: UnsafeMutablePointer<UInt8>
+    ) {
         let s = strides(g), rounded = (g.K + 3) / 4 * 4, lda = rounded + g.gap
         let y = codesB.tail(g.N * g.K), panels = packed.tail(hssl_gemm_u8s8_packed_size(g.N, g.K))
         hssl_gemm_u8s8_pack(g.N, g.K, y, s.bK, s.bN, panels)

@@ -107,7 +107,9 @@ final class TokenKernelTests: KernelRowTestCase {
                     run([scale, x], empty(x.count), edge: .end) { hssl_scale_channels(batch * N, D, $0[0], $0[1], $1) },
                     run([x, dy], scale, edge: .end) { hssl_multiply_sum_rows(batch * N, D, $0[0], $0[1], $1) },
                     run([x], empty(x.count), edge: .end) { hssl_permute_tokens(batch, N, N, D, order, $0[0], $1) },
-                    run([dy], empty(x.count), edge: .end) { hssl_permute_tokens_backward(batch, N, N, D, order, $0[0], $1) },
+                    run([dy], empty(x.count), edge: .end) {
+                        hssl_permute_tokens_backward(batch, N, N, D, order, $0[0], $1)
+                    },
                     run([x], empty(x.count), edge: .end) { hssl_transpose_tokens(batch, N, D, $0[0], $1) },
                 ]
             }

@@ -17,19 +17,25 @@ final class ExtractCommandTests: XCTestCase {
 
     override func tearDownWithError() throws { try FileManager.default.removeItem(atPath: folder) }
 
-    private func extract(_ arguments: [String], input: Data = Data(), environment: [String: String] = [:]) throws -> CommandResult {
-        try runCommand("hssl-extract", ["--model", model] + arguments, input: input, environment: environment, in: folder)
+    private func extract(_ arguments: [String], input: Data = Data(), environment: [String: String] = [:]) throws
+        -> CommandResult
+    {
+        try runCommand(
+            "hssl-extract", ["--model", model] + arguments, input: input, environment: environment, in: folder)
     }
 
     private func write(_ data: Data, _ name: String) throws -> String {
         let path = folder + "/" + name
-        try FileManager.default.createDirectory(atPath: (path as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+        try FileManager.default.createDirectory(
+            atPath: (path as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
         try data.write(to: URL(fileURLWithPath: path))
         return path
     }
 
     /// The features of one image by the library.
-    private func expected(_ path: String, _ features: Features = .cls, normalize: Bool = false, reduced: Bool = false) throws -> [Float] {
+    private func expected(_ path: String, _ features: Features = .cls, normalize: Bool = false, reduced: Bool = false)
+        throws -> [Float]
+    {
         let file = try ModelFile(path: model)
         let session = try Session(model: Model(file: file), threads: 1)
         let prepared = file.preprocessing
@@ -44,15 +50,25 @@ final class ExtractCommandTests: XCTestCase {
         let length = Int(data[8]) | Int(data[9]) << 8
         let header = String(decoding: data[10..<10 + length], as: UTF8.self)
         XCTAssertTrue(header.contains("'<f4'") && header.contains("'fortran_order': False"), header)
-        let shape = header.components(separatedBy: "(")[1].components(separatedBy: ")")[0].split(separator: ",").compactMap { Int($0.trimmingCharacters(in: .whitespaces)) }
-        return (shape, data[(10 + length)...].withUnsafeBytes { bytes in (0..<bytes.count / 4).map { bytes.loadUnaligned(fromByteOffset: 4 * $0, as: Float.self) } })
+        let shape = header.components(separatedBy: "(")[1].components(separatedBy: ")")[0].split(separator: ",")
+            .compactMap { Int($0.trimmingCharacters(in: .whitespaces)) }
+        return (
+            shape,
+            data[(10 + length)...].withUnsafeBytes { bytes in
+                (0..<bytes.count / 4).map { bytes.loadUnaligned(fromByteOffset: 4 * $0, as: Float.self) }
+            }
+        )
     }
 
     private func jsonLines(_ text: String) throws -> [[String: Any]] {
-        try text.split(separator: "\n").map { try XCTUnwrap(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]) }
+        try text.split(separator: "\n").map {
+            try XCTUnwrap(JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
+        }
     }
 
-    private func index(_ output: String) throws -> [[String: Any]] { try jsonLines(String(contentsOfFile: output + ".index.jsonl", encoding: .utf8)) }
+    private func index(_ output: String) throws -> [[String: Any]] {
+        try jsonLines(String(contentsOfFile: output + ".index.jsonl", encoding: .utf8))
+    }
 
     /// A transparent picture is on black, on what the model's file says, or on what the flag says.
     func testBackground() throws {
@@ -85,13 +101,18 @@ final class ExtractCommandTests: XCTestCase {
 
     /// Exact unless fast is asked for; fast changes large JPEGs only.
     func testJPEGDecode() throws {
-        let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../HSSLDataTests/Fixtures").standardized.path
+        let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent(
+            "../HSSLDataTests/Fixtures"
+        ).standardized.path
         let (photo, small) = (fixtures + "/photo.jpg", fixtures + "/grey.jpg")
         let output = folder + "/out.npy"
-        for (options, reduced) in [([], false), (["--jpeg-decode", "exact"], false), (["--jpeg-decode", "fast"], true)] {
+        for (options, reduced) in [
+            ([], false), (["--jpeg-decode", "exact"], false), (["--jpeg-decode", "fast"], true),
+        ] {
             let result = try extract([photo, small, "--output", output] + options)
             XCTAssertEqual(result.status, 0, result.error)
-            XCTAssertEqual(try npy(output).values, try expected(photo, reduced: reduced) + expected(small), "\(options)")
+            XCTAssertEqual(
+                try npy(output).values, try expected(photo, reduced: reduced) + expected(small), "\(options)")
         }
         XCTAssertNotEqual(try expected(photo), try expected(photo, reduced: true))
         XCTAssertEqual(try extract([photo, "--output", output, "--jpeg-decode", "slow"]).status, 64)
@@ -145,7 +166,9 @@ final class ExtractCommandTests: XCTestCase {
         var outputs: Set<Data> = []
         for (batch, threads) in [(1, 1), (4, 2), (16, 2), (3, 4)] {
             let output = folder + "/b\(batch)t\(threads).npy"
-            let result = try extract([folder + "/images", "--output", output, "--batch-size", "\(batch)", "--threads", "\(threads)"])
+            let result = try extract([
+                folder + "/images", "--output", output, "--batch-size", "\(batch)", "--threads", "\(threads)",
+            ])
             XCTAssertEqual(result.status, 0, result.error)
             outputs.insert(try Data(contentsOf: URL(fileURLWithPath: output)))
         }
@@ -156,7 +179,9 @@ final class ExtractCommandTests: XCTestCase {
 
     func testFeaturesAndFormats() throws {
         let images = try (0..<3).map { try write(testImage(seed: $0, width: 40, height: 32), "i\($0).png") }
-        for (features, shape) in [(Features.cls, [3, 24]), (.mean, [3, 24]), (.clsMean, [3, 48]), (.patch, [3, 16, 24])] {
+        for (features, shape) in [
+            (Features.cls, [3, 24]), (.mean, [3, 24]), (.clsMean, [3, 48]), (.patch, [3, 16, 24]),
+        ] {
             let output = folder + "/\(features.rawValue).npy"
             let result = try extract(images + ["--output", output, "--features", features.rawValue, "--normalize"])
             XCTAssertEqual(result.status, 0, result.error)
@@ -169,7 +194,9 @@ final class ExtractCommandTests: XCTestCase {
         XCTAssertTrue(csv[0].hasPrefix("filenames,embedding_0,") && csv.count == 4 && csv[1].hasPrefix(images[0] + ","))
         XCTAssertEqual(csv[3].split(separator: ",").dropFirst().compactMap { Float($0) }, try expected(images[2]))
         XCTAssertEqual(try extract(images + ["--output", folder + "/o.safetensors"]).status, 0)
-        XCTAssertEqual(try SafetensorsFile(path: folder + "/o.safetensors").floats("embeddings", shape: [3, 24]), try images.flatMap { try expected($0) })
+        XCTAssertEqual(
+            try SafetensorsFile(path: folder + "/o.safetensors").floats("embeddings", shape: [3, 24]),
+            try images.flatMap { try expected($0) })
     }
 
     func testPathsOnStandardInput() throws {
@@ -201,7 +228,8 @@ final class ExtractCommandTests: XCTestCase {
         XCTAssertTrue(help.output.contains("Examples:") && help.output.contains("--memory-limit"))
         let version = try runCommand("hssl-extract", ["--version"], environment: ["HSSL_ISA": "scalar"], in: folder)
         XCTAssertEqual(version.status, 0)
-        XCTAssertTrue(version.output.hasPrefix("hssl-extract ") && version.output.hasSuffix("(scalar)\n"), version.output)
+        XCTAssertTrue(
+            version.output.hasPrefix("hssl-extract ") && version.output.hasSuffix("(scalar)\n"), version.output)
     }
 
     // MARK: Errors
@@ -209,9 +237,12 @@ final class ExtractCommandTests: XCTestCase {
     func testUsageErrors() throws {
         let image = try write(testImage(seed: 1, width: 28, height: 28), "i.png")
         for arguments in [
-            [image], ["--output", "x.npy"], [image, "--output", "x.npy", "--features", "tokens"], [image, "--output", "x.npy", "--batch-size", "0"],
-            [image, "--output", "x.parquet"], [image, "--output", "x.csv", "--features", "patch"], [image, "--output", "x.npy", "--no-such-flag"],
-            [image, "--output", "x.npy", "--threads", "0"], [image, "--output", "x.npy", "--null"], [image, "--output", "x.npy", "--memory-limit", "lots"],
+            [image], ["--output", "x.npy"], [image, "--output", "x.npy", "--features", "tokens"],
+            [image, "--output", "x.npy", "--batch-size", "0"],
+            [image, "--output", "x.parquet"], [image, "--output", "x.csv", "--features", "patch"],
+            [image, "--output", "x.npy", "--no-such-flag"],
+            [image, "--output", "x.npy", "--threads", "0"], [image, "--output", "x.npy", "--null"],
+            [image, "--output", "x.npy", "--memory-limit", "lots"],
         ] {
             let result = try extract(arguments)
             XCTAssertEqual(result.status, 64, "\(arguments)")
@@ -226,27 +257,40 @@ final class ExtractCommandTests: XCTestCase {
         let image = try write(testImage(seed: 1, width: 28, height: 28), "i.png")
         let bad = try write(Data("no".utf8), "bad.png")
         let output = folder + "/out.npy"
-        func assertFails(_ arguments: [String], _ reason: String, environment: [String: String] = [:], line: UInt = #line) throws {
+        func assertFails(
+            _ arguments: [String], _ reason: String, environment: [String: String] = [:], line: UInt = #line
+        ) throws {
             let result = try runCommand("hssl-extract", arguments, environment: environment, in: folder)
             XCTAssertEqual(result.status, 1, result.error, line: line)
             let last = result.error.split(separator: "\n").last.map(String.init) ?? ""
             XCTAssertTrue(last.hasPrefix("hssl-extract: error: ") && last.contains(reason), result.error, line: line)
-            XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.contains("out") }, [], line: line)
+            XCTAssertEqual(
+                try FileManager.default.contentsOfDirectory(atPath: folder).filter { $0.contains("out") }, [],
+                line: line)
         }
-        try assertFails(["--model", folder + "/none.safetensors", image, "--output", output], "none.safetensors: cannot open: No such file or directory")
+        try assertFails(
+            ["--model", folder + "/none.safetensors", image, "--output", output],
+            "none.safetensors: cannot open: No such file or directory")
         try assertFails(["--model", image, image, "--output", output], "i.png: ")
         try assertFails(["--model", model, image, "--output", model], "is what is read, and would be lost")
-        try assertFails(["--model", model, folder + "/missing.png", "--output", output], "none of the 1 inputs can be used")
+        try assertFails(
+            ["--model", model, folder + "/missing.png", "--output", output], "none of the 1 inputs can be used")
         try assertFails(["--model", model, image, bad, "--on-error", "fail", "--output", output], "bad.png")
         try assertFails(["--model", model, image, "--output", folder + "/no/such/out.npy"], "out.npy")
         try assertFails(["--model", model, image, "--output", output], "HSSL_ISA", environment: ["HSSL_ISA": "avx1024"])
 
-        try SafetensorsWriter.write(path: folder + "/plain.safetensors", tensors: [SafetensorsTensor(name: "norm.bias", shape: [1], values: [0] as [Float])])
-        try assertFails(["--model", folder + "/plain.safetensors", image, "--output", output], "not an HSSL model: no hssl.architecture in the metadata")
+        try SafetensorsWriter.write(
+            path: folder + "/plain.safetensors",
+            tensors: [SafetensorsTensor(name: "norm.bias", shape: [1], values: [0] as [Float])])
+        try assertFails(
+            ["--model", folder + "/plain.safetensors", image, "--output", output],
+            "not an HSSL model: no hssl.architecture in the metadata")
         var damaged = try Data(contentsOf: URL(fileURLWithPath: model))
         damaged[damaged.count - 7] ^= 1
         try assertFails(["--model", write(damaged, "damaged.safetensors"), image, "--output", output], "damaged")
-        try assertFails(["--model", write(damaged.dropLast(1000), "short.safetensors"), image, "--output", output], "short.safetensors: truncated")
+        try assertFails(
+            ["--model", write(damaged.dropLast(1000), "short.safetensors"), image, "--output", output],
+            "short.safetensors: truncated")
     }
 
     func testAllBadStopsEarly() throws {
@@ -262,7 +306,9 @@ final class ExtractCommandTests: XCTestCase {
         let image = try write(testImage(seed: 1, width: 400, height: 400), "i.png")
         let refused = try extract([image, "--output", folder + "/out.npy", "--memory-limit", "4M"])
         XCTAssertEqual(refused.status, 1)
-        XCTAssertTrue(refused.error.contains("--memory-limit 4194304 is too small") && refused.error.contains("needs"), refused.error)
+        XCTAssertTrue(
+            refused.error.contains("--memory-limit 4194304 is too small") && refused.error.contains("needs"),
+            refused.error)
         let kept = try extract([image, "--output", folder + "/out.npy", "--memory-limit", "400M"])
         XCTAssertEqual(kept.status, 0, kept.error)
     }

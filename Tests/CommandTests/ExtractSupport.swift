@@ -15,7 +15,8 @@ struct CommandResult {
 /// The executable that was built beside the test bundle.
 func builtCommand(_ name: String) -> URL {
     // On Linux the test bundle is the running executable.
-    URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent().appendingPathComponent(name)
+    URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
+        .appendingPathComponent(name)
 }
 
 /// Runs a built command.
@@ -41,7 +42,9 @@ func runCommand(
     try process.run()
     try started(process)
     process.waitUntilExit()
-    func text(_ path: String) throws -> String { String(decoding: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self) }
+    func text(_ path: String) throws -> String {
+        String(decoding: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self)
+    }
     return CommandResult(status: process.terminationStatus, output: try text(streams[1]), error: try text(streams[2]))
 }
 
@@ -107,7 +110,9 @@ func writeRandomModel(
 ) throws {
     var message = [CChar](repeating: 0, count: 256)
     XCTAssertEqual(hssl_initialize(&message, message.count), 0)
-    let architecture = try ModelArchitecture(VisionTransformer.Configuration(imageSize: imageSize, patchSize: 7, embedDim: embedDim, depth: depth, numHeads: 3))
+    let architecture = try ModelArchitecture(
+        VisionTransformer.Configuration(
+            imageSize: imageSize, patchSize: 7, embedDim: embedDim, depth: depth, numHeads: 3))
     let parameters = ParameterSet()
     _ = try architecture.makeBase(ParameterScope(parameters), .deployment)
     parameters.allocate(from: BufferPool())
@@ -117,6 +122,8 @@ func writeRandomModel(
     preprocessing.background = background
     try ModelFile.write(
         path: path, architecture: architecture, preprocessing: preprocessing,
-        provenance: ModelProvenance(method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"), precision: precision,
+        provenance: ModelProvenance(
+            method: "random", head: "none", data: "none", epochs: 0, precision: "float32", version: "test"),
+        precision: precision,
         parameters: parameters)
 }

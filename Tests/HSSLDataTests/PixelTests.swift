@@ -6,7 +6,8 @@ import XCTest
 
 @testable import HSSLData
 
-/// Pixels against Pillow's. Resizing and colour are equal to the bit; JPEG may differ by one level, since Pillow brings a newer libjpeg-turbo.
+/// Pixels against Pillow's. Resizing and colour are equal to the bit; JPEG may differ by one level, since Pillow brings
+/// a newer libjpeg-turbo.
 final class PixelTests: XCTestCase {
     private func withEveryRow(_ body: () throws -> Void) rethrows {
         let selected = hssl_isa_selected()
@@ -61,7 +62,9 @@ final class PixelTests: XCTestCase {
                 return abs(Double(black[i]) + colors[i % 3] / 255 * through - Double(ground[i]))
             }.max() ?? 0
             XCTAssertLessThan(worst, 1.01, name)
-            if ["jpg", "cut-end.png", "cmyk.tiff"].contains(where: name.hasSuffix) { XCTAssertEqual(black, white, name) }
+            if ["jpg", "cut-end.png", "cmyk.tiff"].contains(where: name.hasSuffix) {
+                XCTAssertEqual(black, white, name)
+            }
         }
     }
 
@@ -128,13 +131,17 @@ final class PixelTests: XCTestCase {
     func testReducedJPEGs() throws {
         let fixtures = try Fixtures()
         for (name, least, reduction) in [
-            ("photo.jpg", 248, 1), ("photo.jpg", 124, 1), ("photo.jpg", 123, 2), ("photo.jpg", 61, 4), ("photo.jpg", 30, 8), ("photo.jpg", 2, 8), ("photo.jpg", 0, 1),
-            ("photo-tall.jpg", 30, 4), ("exif-6.jpg", 6, 2), ("cmyk.jpg", 6, 4), ("grey-progressive.jpg", 23, 2), ("rgb-progressive.jpg", 11, 4), ("one-pixel.jpg", 1, 1),
+            ("photo.jpg", 248, 1), ("photo.jpg", 124, 1), ("photo.jpg", 123, 2), ("photo.jpg", 61, 4),
+            ("photo.jpg", 30, 8), ("photo.jpg", 2, 8), ("photo.jpg", 0, 1),
+            ("photo-tall.jpg", 30, 4), ("exif-6.jpg", 6, 2), ("cmyk.jpg", 6, 4), ("grey-progressive.jpg", 23, 2),
+            ("rgb-progressive.jpg", 11, 4), ("one-pixel.jpg", 1, 1),
             ("rgb.png", 8, 1),
         ] {
             let whole = try fixtures.image(name)
             let found = try ImageDecoder.decode(path: fixtures.path(name), limits: DecodeLimits(reducedSide: least))
-            let (width, height) = ((whole.width + reduction - 1) / reduction, (whole.height + reduction - 1) / reduction)
+            let (width, height) = (
+                (whole.width + reduction - 1) / reduction, (whole.height + reduction - 1) / reduction
+            )
             XCTAssertEqual([found.width, found.height], [width, height], "\(name) at least \(least)")
             if reduction == 1 {
                 XCTAssertEqual(found, whole, name)
@@ -149,7 +156,11 @@ final class PixelTests: XCTestCase {
                     for channel in 0..<3 {
                         var sum = 0
                         for row in 0..<reduction {
-                            for column in 0..<reduction { sum += Int(whole.pixels[3 * ((y * reduction + row) * whole.width + x * reduction + column) + channel]) }
+                            for column in 0..<reduction {
+                                sum += Int(
+                                    whole.pixels[
+                                        3 * ((y * reduction + row) * whole.width + x * reduction + column) + channel])
+                            }
                         }
                         error += abs(Int(found.pixels[3 * (y * width + x) + channel]) - sum / (reduction * reduction))
                     }
@@ -164,7 +175,9 @@ final class PixelTests: XCTestCase {
     func testReducedJPEGsAndLimits() throws {
         let path = try Fixtures().path("photo.jpg")
         for reducedSide in [0, 30] {
-            XCTAssertThrowsError(try ImageDecoder.decode(path: path, limits: DecodeLimits(pixels: 331 * 247 - 1, reducedSide: reducedSide)))
+            XCTAssertThrowsError(
+                try ImageDecoder.decode(
+                    path: path, limits: DecodeLimits(pixels: 331 * 247 - 1, reducedSide: reducedSide)))
         }
         // 245 KB of pixels, and the decoder's own.
         XCTAssertThrowsError(try ImageDecoder.decode(path: path, limits: DecodeLimits(bytes: 250 << 10)))
@@ -189,10 +202,14 @@ final class PixelTests: XCTestCase {
         let fixtures = try Fixtures()
         for name in ["wide.png", "tall.png", "small.png"] {
             let source = try fixtures.image(name)
-            for (width, height) in [(40, 30), (source.width, 31), (33, source.height), (source.width, source.height), (200, 20)] {
+            for (width, height) in [
+                (40, 30), (source.width, 31), (33, source.height), (source.width, source.height), (200, 20),
+            ] {
                 var whole = hssl_resize_whole(source.width, source.height, width, height)
                 let all = resize(source, &whole)
-                for (x, y, w, h) in [(0, 0, 1, 1), (width - 1, height - 1, 1, 1), (width / 3, height / 4, width / 2, height / 2)] {
+                for (x, y, w, h) in [
+                    (0, 0, 1, 1), (width - 1, height - 1, 1, 1), (width / 3, height / 4, width / 2, height / 2),
+                ] {
                     var part = whole
                     (part.crop_left, part.crop_top, part.crop_width, part.crop_height) = (x, y, w, h)
                     let rows: [UInt8] = (y..<y + h).flatMap { (row: Int) -> ArraySlice<UInt8> in
@@ -210,10 +227,12 @@ final class PixelTests: XCTestCase {
         try withEveryRow {
             for item in fixtures.manifest.preprocess {
                 let preprocessing = try Preprocessing(
-                    resize: XCTUnwrap(item.resize), crop: XCTUnwrap(item.crop), mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225])
+                    resize: XCTUnwrap(item.resize), crop: XCTUnwrap(item.crop), mean: [0.485, 0.456, 0.406],
+                    std: [0.229, 0.224, 0.225])
                 let source = try fixtures.image(item.source)
                 let distance = try preprocessing.cropped(source).distance(to: fixtures.expected(item))
-                XCTAssertLessThanOrEqual(try XCTUnwrap(distance, item.expected), 1, "\(item.source ?? "") \(item.expected)")
+                XCTAssertLessThanOrEqual(
+                    try XCTUnwrap(distance, item.expected), 1, "\(item.source ?? "") \(item.expected)")
             }
         }
     }
@@ -253,7 +272,8 @@ final class PixelTests: XCTestCase {
     func testExtremeAspectsAreCheap() throws {
         let preprocessing = try Preprocessing(resize: 256, crop: 224, mean: [0, 0, 0], std: [1, 1, 1])
         for (width, height) in [(1, 500_000), (500_000, 1)] {
-            let image = RGBImage(width: width, height: height, pixels: [UInt8](repeating: 51, count: 3 * width * height))
+            let image = RGBImage(
+                width: width, height: height, pixels: [UInt8](repeating: 51, count: 3 * width * height))
             let start = processorTime()
             XCTAssertTrue(preprocessing.apply(to: image).allSatisfy { abs($0 - 0.2) < 1e-6 })
             if !isInstrumented { XCTAssertLessThan(processorTime() - start, 1) }

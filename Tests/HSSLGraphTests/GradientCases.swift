@@ -137,19 +137,28 @@ enum GradientCases {
     private static func convolution() -> [GradientCase] {
         var cases: [GradientCase] = []
         for (batch, height, width, channels, kernel) in [
-            (1, 1, 1, 1, 1), (2, 3, 4, 5, 3), (1, 4, 3, 17, 3), (1, 3, 3, 2, 7)] {
-            cases.append(GradientCase(
-                kind: .depthwiseConv, name: "\(batch)x\(height)x\(width)x\(channels) kernel \(kernel)",
-                operands: [[batch, height, width, channels], [channels, 1, kernel, kernel], [channels]],
-                apply: { $1[0].depthwiseConv(weight: $1[1], bias: $1[2]) },
-                reference: { Reference.depthwiseConv($0[0], $0[1], $0[2], batch: batch, height: height, width: width, kernel: kernel) }))
+            (1, 1, 1, 1, 1), (2, 3, 4, 5, 3), (1, 4, 3, 17, 3), (1, 3, 3, 2, 7),
+        ] {
+            cases.append(
+                GradientCase(
+                    kind: .depthwiseConv, name: "\(batch)x\(height)x\(width)x\(channels) kernel \(kernel)",
+                    operands: [[batch, height, width, channels], [channels, 1, kernel, kernel], [channels]],
+                    apply: { $1[0].depthwiseConv(weight: $1[1], bias: $1[2]) },
+                    reference: {
+                        Reference.depthwiseConv(
+                            $0[0], $0[1], $0[2], batch: batch, height: height, width: width, kernel: kernel)
+                    }))
         }
         for (height, width, patch) in [(1, 1, 1), (4, 6, 2), (7, 5, 3)] {
-            cases.append(GradientCase(
-                kind: .unfold, name: "image \(height)x\(width) patch \(patch)", operands: [[2, 3, height, width]],
-                apply: { $1[0].unfolded(kernel: patch, stride: patch, from: .image) },
-                reference: { Reference.patchify($0[0], batch: 2, channels: 3, height: height, width: width, patch: patch) },
-                constantOperands: [0]))
+            cases.append(
+                GradientCase(
+                    kind: .unfold, name: "image \(height)x\(width) patch \(patch)",
+                    operands: [[2, 3, height, width]],
+                    apply: { $1[0].unfolded(kernel: patch, stride: patch, from: .image) },
+                    reference: {
+                        Reference.patchify($0[0], batch: 2, channels: 3, height: height, width: width, patch: patch)
+                    },
+                    constantOperands: [0]))
         }
         return cases
     }
@@ -248,7 +257,8 @@ enum GradientCases {
     private static func losses() -> [GradientCase] { softCrossEntropy() + prototypeCrossEntropy() }
 
     private static func softCrossEntropy() -> [GradientCase] {
-        [([1, 1], 1.0), ([1, 2], 0.1), ([3, 5], 0.5), ([4, 33], 0.1), ([2, 3, 7], 0.5)].map { (shape: [Int], temperature: Double) in
+        [([1, 1], 1.0), ([1, 2], 0.1), ([3, 5], 0.5), ([4, 33], 0.1), ([2, 3, 7], 0.5)].map {
+            (shape: [Int], temperature: Double) in
             let width = shape[shape.count - 1]
             let rows = shape.dropLast().reduce(1, *)
             let targets = Reference.rows(randomValues(rows * width, 11), width: width, Reference.softmax).map {
@@ -275,7 +285,8 @@ enum GradientCases {
     /// Two streams: the first learns from stored and from projected targets, the second from stored ones, several rows
     /// from the same.
     private static func prototypeCrossEntropy() -> [GradientCase] {
-        [(1, 1, 1, 1, 64), (2, 3, 5, 7, 1 << 20), (1, 5, 4, 9, 18), (3, 7, 3, 40, 50)].map { (stored: Int, projected: Int, d: Int, k: Int, tile: Int) in
+        [(1, 1, 1, 1, 64), (2, 3, 5, 7, 1 << 20), (1, 5, 4, 9, 18), (3, 7, 3, 40, 50)].map {
+            (stored: Int, projected: Int, d: Int, k: Int, tile: Int) in
             let temperature = 0.5, teacherTemperature = 0.25
             let q = Reference.rows(randomValues(4 * k, 21), width: k, Reference.softmax).map { Float($0) }
             let y = randomValues(projected * d, 22).map { Float($0) }, v = randomValues(k * d, 23).map { Float($0) }

@@ -116,7 +116,9 @@ final class GradientCheckTests: XCTestCase {
             let shapes = [Tape.Mode.shapes, .inference, .training].map { mode in
                 let tape = Tape(mode: mode, pool: BufferPool())
                 return check.apply(
-                    tape, values.indices.map { tape.constant(values[$0].map { Float($0) }, shape: check.operands[$0]) }).shape
+                    tape,
+                    values.indices.map { tape.constant(values[$0].map { Float($0) }, shape: check.operands[$0]) }
+                ).shape
             }
             XCTAssertEqual(shapes[0], shapes[1], "\(check.kind) \(check.name)")
             XCTAssertEqual(shapes[0], shapes[2], "\(check.kind) \(check.name)")
@@ -253,7 +255,11 @@ enum SharedValueCases {
     private static func parameter() -> GradientCase {
         GradientCase(
             kind: .linear, name: "a parameter used twice", operands: [[2, 3], [3, 3]],
-            apply: { _, v in v[0].linear(weight: v[1], bias: nil, activation: .gelu).linear(weight: v[1], bias: nil) },
-            reference: { v in Reference.linear(Reference.linear(v[0], v[1], nil, inputs: 3).map(Reference.gelu), v[1], nil, inputs: 3) })
+            apply: { _, v in v[0].linear(weight: v[1], bias: nil, activation: .gelu).linear(weight: v[1], bias: nil)
+            },
+            reference: { v in
+                Reference.linear(
+                    Reference.linear(v[0], v[1], nil, inputs: 3).map(Reference.gelu), v[1], nil, inputs: 3)
+            })
     }
 }

@@ -41,7 +41,8 @@ extension GradientCases {
     }
 
     private static func pools() -> [GradientCase] {
-        [(1, 1, 1, 1, 1, 0), (4, 5, 3, 3, 1, 1), (5, 6, 17, 3, 2, 1), (4, 4, 2, 2, 2, 0)].flatMap { height, width, channels, kernel, stride, padding in
+        [(1, 1, 1, 1, 1, 0), (4, 5, 3, 3, 1, 1), (5, 6, 17, 3, 2, 1), (4, 4, 2, 2, 2, 0)].flatMap {
+            height, width, channels, kernel, stride, padding in
             HSSLGraph.Operation.Pool.allCases.map { kind in
                 GradientCase(
                     kind: .pool, name: "\(kind) \(height)x\(width)x\(channels) kernel \(kernel) stride \(stride)",
@@ -64,30 +65,33 @@ extension GradientCases {
 
     private static func groups() -> [GradientCase] {
         let norms =
-            [([2, 3, 2, 6], 3), ([1, 5, 17], 1), ([3, 4, 8], 8), ([2, 2, 2, 33], 11)].map { (shape: [Int], groups: Int) in
-            let width = shape[shape.count - 1], positions = shape.dropFirst().dropLast().reduce(1, *)
-            return GradientCase(
-                kind: .groupNorm, name: "\(shape) in \(groups) groups", operands: [shape, [width], [width]],
-                apply: { $1[0].groupNorm(groups: groups, weight: $1[1], bias: $1[2], epsilon: 1e-5) },
-                reference: { v in
-                    Reference.groupNorm(
-                        v[0], v[1], v[2], batch: shape[0], positions: positions, channels: width, groups: groups,
-                        epsilon: 1e-5)
-                },
-                tolerance: 2e-5)
-        }
-        return norms + [[1, 2], [3, 5], [4, 3, 2, 2]].map { (shape: [Int]) in
-            let width = shape.dropFirst().reduce(1, *)
-            return GradientCase(
-                kind: .standardize, name: "\(shape)", operands: [shape], apply: { $1[0].standardized(epsilon: 1e-6) },
-                reference: {
-                    Reference.layerNorm(
-                        $0[0], [Double](repeating: 1, count: width), [Double](repeating: 0, count: width),
-                        epsilon: 1e-6)
-                },
-                // Two values are always ±1: what is differentiated is ε.
-                tolerance: width == 2 ? 1e-3 : 2e-5)
-        }
+            [([2, 3, 2, 6], 3), ([1, 5, 17], 1), ([3, 4, 8], 8), ([2, 2, 2, 33], 11)].map {
+                (shape: [Int], groups: Int) in
+                let width = shape[shape.count - 1], positions = shape.dropFirst().dropLast().reduce(1, *)
+                return GradientCase(
+                    kind: .groupNorm, name: "\(shape) in \(groups) groups", operands: [shape, [width], [width]],
+                    apply: { $1[0].groupNorm(groups: groups, weight: $1[1], bias: $1[2], epsilon: 1e-5) },
+                    reference: { v in
+                        Reference.groupNorm(
+                            v[0], v[1], v[2], batch: shape[0], positions: positions, channels: width, groups: groups,
+                            epsilon: 1e-5)
+                    },
+                    tolerance: 2e-5)
+            }
+        return norms
+            + [[1, 2], [3, 5], [4, 3, 2, 2]].map { (shape: [Int]) in
+                let width = shape.dropFirst().reduce(1, *)
+                return GradientCase(
+                    kind: .standardize, name: "\(shape)", operands: [shape],
+                    apply: { $1[0].standardized(epsilon: 1e-6) },
+                    reference: {
+                        Reference.layerNorm(
+                            $0[0], [Double](repeating: 1, count: width), [Double](repeating: 0, count: width),
+                            epsilon: 1e-6)
+                    },
+                    // Two values are always ±1: what is differentiated is ε.
+                    tolerance: width == 2 ? 1e-3 : 2e-5)
+            }
     }
 
     private static func channels() -> [GradientCase] {
@@ -141,7 +145,8 @@ extension GradientCases {
     }
 
     private static func biasedAttention() -> [GradientCase] {
-        [(1, 1, 1, 1, 0), (4, 5, 2, 3, 2), (6, 9, 3, 4, 3), (2, 17, 1, 8, 0), (4, 4, 2, 5, 4)].map { batch, tokens, heads, d, windows in
+        [(1, 1, 1, 1, 0), (4, 5, 2, 3, 2), (6, 9, 3, 4, 3), (2, 17, 1, 8, 0), (4, 4, 2, 5, 4)].map {
+            batch, tokens, heads, d, windows in
             let mask = (0..<windows * tokens * tokens).map { Double($0 % 7 == 3 ? -100 : 0) }
             return GradientCase(
                 kind: .attention,

@@ -6,14 +6,17 @@ import XCTest
 
 @testable import HSSLPretraining
 
-/// The first step of ViT-S/16 at its own size (depth 12, 224 pixels, published head and K) under each policy, against our float32.
+/// The first step of ViT-S/16 at its own size (depth 12, 224 pixels, published head and K) under each policy, against
+/// our float32.
 ///
 /// Rounding adds up over depth, which the fixtures (depth 2) cannot show.
 final class DepthPrecisionTests: XCTestCase {
     func testFirstStepOfViTSmall() throws {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
         let pool = BufferPool()
-        let sizes = NetworkSizes(base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16), auxiliary: HeadSettings(family: "convnext", depth: 3))
+        let sizes = NetworkSizes(
+            base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16),
+            auxiliary: HeadSettings(family: "convnext", depth: 3))
         let student = try Network(sizes), teacher = try Network(sizes)
         let settings = PrototypeSettings(hidden: 2048, bottleneck: 256, prototypes: 8192)
         var objective = PrototypeObjective(student: student, teacher: teacher, settings, settings: .init())
@@ -21,7 +24,9 @@ final class DepthPrecisionTests: XCTestCase {
         for (place, parameter) in student.parameters.all.enumerated() { parameter.drawQuickly(key: UInt64(place)) }
         teacher.copy(from: student)
         let batch = Self.pictures(4)
-        let context = StepContext(step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batch.images, prototypesFrozen: false)
+        let context = StepContext(
+            step: 0, teacherTemperature: 0.04, teacherPatchTemperature: 0.04, batchImages: batch.images,
+            prototypesFrozen: false)
 
         var references: [Int: Buffer] = [:]
         var expected = 0.0
@@ -50,9 +55,11 @@ final class DepthPrecisionTests: XCTestCase {
                 continue
             }
             let deviation = abs(loss - expected) / expected
-            // int8: 0.9991 (vectors), 0.9993 (matrices), 0.9994 (whole) were measured, with 2 and 6 pictures alike; AVX2 differs in the sixth digit.
+            // int8: 0.9991 (vectors), 0.9993 (matrices), 0.9994 (whole) were measured, with 2 and 6 pictures alike;
+            // AVX2 differs in the sixth digit.
             XCTAssertLessThanOrEqual(deviation, precision == .float16 ? 1e-5 : 1e-3, "\(precision)")
-            XCTAssertGreaterThanOrEqual(min(tally.leastMatrix.0, tally.leastOther.0), precision == .float16 ? 0.99999 : 0.999, "\(precision)")
+            XCTAssertGreaterThanOrEqual(
+                min(tally.leastMatrix.0, tally.leastOther.0), precision == .float16 ? 0.99999 : 0.999, "\(precision)")
             XCTAssertGreaterThanOrEqual(tally.whole, precision == .float16 ? 0.99999 : 0.999, "\(precision)")
             print("Precision \(precision) vit_small depth 12: loss off by \(deviation), \(tally)")
         }
@@ -61,19 +68,25 @@ final class DepthPrecisionTests: XCTestCase {
     /// Smooth colour fields with noise, other ones in every view, masks as the recipe draws them.
     private static func pictures(_ images: Int) -> CropBatch {
         let side = 224, patch = 16, grid = side / patch
-        let batch = CropBatch(images: images, globalSize: side, localViews: 0, localSize: 0, tokens: grid * grid, firstImage: 0)
+        let batch = CropBatch(
+            images: images, globalSize: side, localViews: 0, localSize: 0, tokens: grid * grid, firstImage: 0)
         batch.globals.withUnsafeMutableBufferPointer { pixels in
             for plane in 0..<images * 2 * 3 {
                 var random = CounterRandom(seed: 5, stream: 1, UInt64(plane))
                 let (fx, fy, phase) = (random.uniform(0.01, 0.1), random.uniform(0.01, 0.1), random.uniform(0, 6))
                 for y in 0..<side {
                     let row = (plane * side + y) * side
-                    for x in 0..<side { pixels[row + x] = 1.5 * sin(Float(x) * fx + Float(y) * fy + phase) + 0.1 * Float((x * 7 + y * 13) % 5) }
+                    for x in 0..<side {
+                        pixels[row + x] =
+                            1.5 * sin(Float(x) * fx + Float(y) * fy + phase) + 0.1 * Float((x * 7 + y * 13) % 5)
+                    }
                 }
             }
         }
         for view in 0..<images * 2 where view % 2 == 0 {
-            for token in 0..<grid * grid where token / grid < 6 && token % grid > 4 { batch.masks[view * grid * grid + token] = 1 }
+            for token in 0..<grid * grid where token / grid < 6 && token % grid > 4 {
+                batch.masks[view * grid * grid + token] = 1
+            }
         }
         return batch
     }
@@ -85,9 +98,13 @@ private struct CosineTally: CustomStringConvertible {
     private var dot = 0.0, squares = (0.0, 0.0)
 
     var whole: Double { dot / max((squares.0 * squares.1).squareRoot(), 1e-300) }
-    var description: String { "least cosine of matrices \(leastMatrix), of others \(leastOther), of the whole model \(whole)" }
+    var description: String {
+        "least cosine of matrices \(leastMatrix), of others \(leastOther), of the whole model \(whole)"
+    }
 
-    mutating func compare(_ parameter: Parameter, _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ pool: BufferPool) {
+    mutating func compare(
+        _ parameter: Parameter, _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ pool: BufferPool
+    ) {
         // Softmax ignores a constant: the exact gradient of the key bias is zero.
         let third = parameter.count / 3
         let parts = parameter.name.hasSuffix("qkv.bias") ? [0..<third, 2 * third..<3 * third] : [0..<parameter.count]
@@ -112,15 +129,16 @@ private struct CosineTally: CustomStringConvertible {
 }
 
 extension Parameter {
-    /// The distribution of `initializer`, near enough and drawn by C: sums of four random bytes for a normal, one of 16 bits for a uniform (a debug build
-    /// takes minutes for tens of millions of draws in Swift).
+    /// The distribution of `initializer`, near enough and drawn by C: sums of four random bytes for a normal, one of 16
+    /// bits for a uniform (a debug build takes minutes for tens of millions of draws in Swift).
     fileprivate func drawQuickly(key: UInt64) {
         let (bytes, gains): (Int, [Float])
         switch initializer {
         case .zeros: return values.update(repeating: 0, count: count)
         case .ones: return values.update(repeating: 1, count: count)
         case .constant(let value): return values.update(repeating: value, count: count)
-        case .truncatedNormal(let deviation): (bytes, gains) = (4, [Float](repeating: deviation / (4 * 73.9 * 73.9).squareRoot(), count: 4))
+        case .truncatedNormal(let deviation):
+            (bytes, gains) = (4, [Float](repeating: deviation / (4 * 73.9 * 73.9).squareRoot(), count: 4))
         case .uniform(let bound): (bytes, gains) = (2, [bound / 128.5, bound / 128.5 / 256])
         }
         let blocks = (count + 15) / 16

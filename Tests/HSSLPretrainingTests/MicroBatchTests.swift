@@ -10,12 +10,15 @@ final class MicroBatchTests: TrainerTestCase {
     /// One update in micro-batches of `size`: losses, and gradient norms by parameter.
     private func update(_ recipe: Recipe, size: Int) throws -> (losses: Losses, norms: [Double?], weights: [[Float]]) {
         let learner = try Learner(recipe: recipe)
-        let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: size)
+        let source = BatchSource(
+            recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: size)
         var sums = learner.newSums()
         for part in 0..<source.partsPerStep {
             learner.accumulate(
                 try source.make(step: 4, part: part).batch,
-                context: .init(step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages, prototypesFrozen: false),
+                context: .init(
+                    step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages,
+                    prototypesFrozen: false),
                 into: &sums)
         }
         let norms = learner.optimizer.gradientNorms()
@@ -30,7 +33,8 @@ final class MicroBatchTests: TrainerTestCase {
         for size in [1, 3, 5, 8] {
             let parts = try update(recipe, size: size)
             XCTAssertEqual(parts.losses.clsBase, whole.losses.clsBase, accuracy: 1e-5 * whole.losses.clsBase)
-            XCTAssertEqual(parts.losses.clsAuxiliary, whole.losses.clsAuxiliary, accuracy: 1e-5 * whole.losses.clsAuxiliary)
+            XCTAssertEqual(
+                parts.losses.clsAuxiliary, whole.losses.clsAuxiliary, accuracy: 1e-5 * whole.losses.clsAuxiliary)
             XCTAssertEqual(parts.losses.patch, whole.losses.patch, accuracy: 1e-5 * whole.losses.patch)
             let largest = whole.norms.compactMap { $0 }.max() ?? 0
             for (a, b) in zip(parts.norms, whole.norms) {
@@ -47,7 +51,8 @@ final class MicroBatchTests: TrainerTestCase {
     func testMemoryLimitSizesTheMicroBatchAndIsKeptByAResume() throws {
         let recipe = try recipe()
         let learner = try Learner(recipe: recipe)
-        let plan = MicroBatchPlan.probe(learner, recipe: recipe, loader: .init(threads: 2, decodeBytes: 0), limit: .max, smallest: 1, largest: 16)
+        let plan = MicroBatchPlan.probe(
+            learner, recipe: recipe, loader: .init(threads: 2, decodeBytes: 0), limit: .max, smallest: 1, largest: 16)
         XCTAssertTrue(plan.keepsPackedWeights)
         XCTAssertGreaterThan(plan.bytesPerImage, 0)
         XCTAssertNil(plan.microBatch(limit: 1 << 20, largest: 16))
@@ -61,11 +66,14 @@ final class MicroBatchTests: TrainerTestCase {
         }
 
         let refused = message { _ = try trainer(recipe, "refused", memoryLimit: 1 << 20) }
-        XCTAssertTrue(refused.hasPrefix("--memory-limit: 1048576 bytes are too few; this recipe needs at least ") && refused.hasSuffix("M"), refused)
+        XCTAssertTrue(
+            refused.hasPrefix("--memory-limit: 1048576 bytes are too few; this recipe needs at least ")
+                && refused.hasSuffix("M"), refused)
         // As sharp a limit as this process allows; what is resident moves between the two looks.
         let size: Int
         do {
-            let limited = try trainer(recipe, "limited", maxSteps: 3, memoryLimit: plan.bytes(microBatch: 4) + (8 << 20))
+            let limited = try trainer(
+                recipe, "limited", maxSteps: 3, memoryLimit: plan.bytes(microBatch: 4) + (8 << 20))
             try limited.runQuietly()
             size = limited.microBatch
         }
@@ -82,13 +90,17 @@ final class MicroBatchTests: TrainerTestCase {
             for keeps in [true, false] {
                 let learner = try Learner(recipe: recipe)
                 learner.pool.keepsPackedWeights = keeps
-                let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 2)
+                let source = BatchSource(
+                    recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 2
+                )
                 learner.pool.resetPeak()
                 var sums = learner.newSums()
                 for part in 0..<2 {
                     learner.accumulate(
                         try source.make(step: 4, part: part).batch,
-                        context: .init(step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: 4, prototypesFrozen: false),
+                        context: .init(
+                            step: 4, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: 4,
+                            prototypesFrozen: false),
                         into: &sums)
                 }
                 _ = learner.update(sums, schedule: Schedules(recipe: recipe, stepsPerEpoch: 4).values(step: 4))

@@ -22,7 +22,9 @@ extension Learner {
         for batch in batches { accumulate(batch, context: context, into: &sums) }
         var gradients: [String: [Float]] = [:]
         for parameter in student.parameters.all {
-            if let gradient = parameter.gradient { gradients[parameter.name] = Array(UnsafeBufferPointer(start: gradient, count: parameter.count)) }
+            if let gradient = parameter.gradient {
+                gradients[parameter.name] = Array(UnsafeBufferPointer(start: gradient, count: parameter.count))
+            }
         }
         student.parameters.clearGradients()
         return Evaluation(losses: sums.losses, gradients: gradients, centers: sums.centers, logits: sums.logits,
@@ -43,10 +45,14 @@ extension Learner {
     var state: [String: [Float]] {
         var state = Dictionary(uniqueKeysWithValues: objective.state.map { ($0.name, $0.values) })
         for (network, role) in networks {
-            for parameter in network.parameters.all { state[role + parameter.name] = Array(UnsafeBufferPointer(start: parameter.values, count: parameter.count)) }
+            for parameter in network.parameters.all {
+                state[role + parameter.name] = Array(
+                    UnsafeBufferPointer(start: parameter.values, count: parameter.count))
+            }
         }
         for (parameter, moments) in zip(optimizer.parameters, optimizer.states) {
-            (state["exp_avg." + parameter.name], state["exp_avg_sq." + parameter.name]) = moments.values(count: parameter.count)
+            (state["exp_avg." + parameter.name], state["exp_avg_sq." + parameter.name]) = moments.values(
+                count: parameter.count)
             state["step." + parameter.name] = [Float(moments.step)]
         }
         return state
@@ -98,16 +104,21 @@ extension Network {
 enum SmallLearner {
     static let grid = 16
 
-    static func make(auxiliary: Bool = true, settings: StepSettings = .init(seed: 3), width: Int = 24, depth: Int = 2,
-                     learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0) throws -> Learner {
-        let base = try ModelArchitecture(VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3))
+    static func make(
+        auxiliary: Bool = true, settings: StepSettings = .init(seed: 3), width: Int = 24, depth: Int = 2,
+        learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0
+    ) throws -> Learner {
+        let base = try ModelArchitecture(
+            VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3))
         var head = HeadSettings(family: "convnext", depth: 2)
         (head.kernelSize, head.firstShortcut) = (3, firstShortcut)
         var objective = PrototypeSettings(hidden: 48, bottleneck: 16, prototypes: 40)
         (objective.learnedGain, objective.centerMomentum) = (learnedGain, centerMomentum)
-        let learner = try Learner(sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil), objective: objective,
-                                  settings: settings, clipGradient: clipGradient)
-        // Initial weights of σ 0.02 make every image alike to this shallow a network; and the teacher must differ from the student.
+        let learner = try Learner(
+            sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil), objective: objective,
+            settings: settings, clipGradient: clipGradient)
+        // Initial weights of σ 0.02 make every image alike to this shallow a network; and the teacher must differ from
+        // the student.
         for parameter in learner.student.parameters.all where parameter.shape.count > 1 {
             for i in 0..<parameter.count { parameter.values[i] *= 5 }
             parameter.valuesDidChange()
@@ -121,7 +132,9 @@ enum SmallLearner {
     enum Masks { case none, one, all, random }
 
     static func batch(images range: Range<Int> = 0..<3, localViews: Int = 0, masks: Masks = .random) -> CropBatch {
-        let batch = CropBatch(images: range.count, globalSize: 16, localViews: localViews, localSize: 8, tokens: grid, firstImage: range.lowerBound)
+        let batch = CropBatch(
+            images: range.count, globalSize: 16, localViews: localViews, localSize: 8, tokens: grid,
+            firstImage: range.lowerBound)
         for (place, image) in range.enumerated() {
             for view in 0..<2 + localViews {
                 var random = CounterRandom(seed: 8, stream: 1, UInt64(image), UInt64(view))
@@ -151,12 +164,18 @@ enum SmallLearner {
     }
 
     static func context(images: Int = 3, step: Int = 0, prototypesFrozen: Bool = false) -> StepContext {
-        .init(step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.06, batchImages: images, prototypesFrozen: prototypesFrozen)
+        .init(
+            step: step, teacherTemperature: 0.04, teacherPatchTemperature: 0.06, batchImages: images,
+            prototypesFrozen: prototypesFrozen)
     }
 
-    static func schedule(learningRate: Double = 1e-3, weightDecay: Double = 0.1, momentum: Double = 0.9, prototypesFrozen: Bool = false) -> StepSchedule {
-        StepSchedule(epoch: 0, learningRate: learningRate, weightDecay: weightDecay, teacherMomentum: momentum, teacherTemperature: 0.04,
-                     teacherPatchTemperature: 0.06, prototypesFrozen: prototypesFrozen)
+    static func schedule(
+        learningRate: Double = 1e-3, weightDecay: Double = 0.1, momentum: Double = 0.9, prototypesFrozen: Bool = false
+    ) -> StepSchedule {
+        StepSchedule(
+            epoch: 0, learningRate: learningRate, weightDecay: weightDecay, teacherMomentum: momentum,
+            teacherTemperature: 0.04,
+            teacherPatchTemperature: 0.06, prototypesFrozen: prototypesFrozen)
     }
 }
 
@@ -164,7 +183,9 @@ enum SmallLearner {
 func relativeDifference(_ ours: [Float], _ reference: [Float]) -> Double {
     guard ours.count == reference.count else { return .infinity }
     let scale = max(reference.reduce(0.0) { max($0, Double(abs($1))) }, 1e-12)
-    return zip(ours, reference).reduce(0.0) { $1.0.isNaN || $1.1.isNaN ? .infinity : max($0, Double(abs($1.0 - $1.1)) / scale) }
+    return zip(ours, reference).reduce(0.0) {
+        $1.0.isNaN || $1.1.isNaN ? .infinity : max($0, Double(abs($1.0 - $1.1)) / scale)
+    }
 }
 
 func cosine(_ a: [Float], _ b: [Float]) -> Double {
@@ -186,7 +207,8 @@ func cosine(_ a: [Float], _ b: [Float]) -> Double {
     return ab / max((aa * bb).squareRoot(), 1e-30)
 }
 
-/// Without the key third of a qkv bias: softmax ignores a constant, so its exact gradient is zero and what is computed is rounding.
+/// Without the key third of a qkv bias: softmax ignores a constant, so its exact gradient is zero and what is computed
+/// is rounding.
 func withoutKeys(_ name: String, _ values: [Float]) -> [Float] {
     guard name.hasSuffix("qkv.bias") else { return values }
     let third = values.count / 3
@@ -194,9 +216,15 @@ func withoutKeys(_ name: String, _ values: [Float]) -> [Float] {
 }
 
 /// Losses and gradients equal to rounding.
-func assertEqual(_ ours: Evaluation, _ reference: Evaluation, tolerance: Double = 2e-5, _ label: String, file: StaticString = #filePath, line: UInt = #line) {
-    for (a, b, name) in [(ours.losses.clsBase, reference.losses.clsBase, "cls_base"), (ours.losses.clsAuxiliary, reference.losses.clsAuxiliary, "cls_aux"),
-                         (ours.losses.patch, reference.losses.patch, "patch")] {
+func assertEqual(
+    _ ours: Evaluation, _ reference: Evaluation, tolerance: Double = 2e-5, _ label: String,
+    file: StaticString = #filePath, line: UInt = #line
+) {
+    for (a, b, name) in [
+        (ours.losses.clsBase, reference.losses.clsBase, "cls_base"),
+        (ours.losses.clsAuxiliary, reference.losses.clsAuxiliary, "cls_aux"),
+        (ours.losses.patch, reference.losses.patch, "patch"),
+    ] {
         XCTAssertEqual(a, b, accuracy: 1e-5 * max(1, abs(b)), "\(name), \(label)", file: file, line: line)
     }
     XCTAssertEqual(Set(ours.gradients.keys), Set(reference.gradients.keys), label, file: file, line: line)
@@ -206,7 +234,8 @@ func assertEqual(_ ours: Evaluation, _ reference: Evaluation, tolerance: Double 
         guard let other = ours.gradients[name] else { continue }
         let (a, b) = (withoutKeys(name, other), withoutKeys(name, gradient))
         let scale = max(b.reduce(0) { max($0, abs($1)) }, floor)
-        let error = zip(a, b).reduce(Float(0)) { $1.0.isNaN ? .infinity : max($0, abs($1.0 - $1.1)) } / max(scale, 1e-20)
+        let error =
+            zip(a, b).reduce(Float(0)) { $1.0.isNaN ? .infinity : max($0, abs($1.0 - $1.1)) } / max(scale, 1e-20)
         XCTAssertLessThanOrEqual(Double(error), tolerance, "gradient of \(name), \(label)", file: file, line: line)
     }
 }

@@ -7,7 +7,8 @@ import XCTest
 @testable import HSSLModels
 @testable import HSSLPretraining
 
-/// Every base with every head under every objective, by walking the registries: a new family is covered by being registered.
+/// Every base with every head under every objective, by walking the registries: a new family is covered by being
+/// registered.
 final class PairTests: TrainerTestCase {
     /// The smallest model of each family.
     private let architectures = BaseFamilies.all.compactMap { $0.presets.first }
@@ -17,11 +18,16 @@ final class PairTests: TrainerTestCase {
     /// 4 images of 12 pixels an update; local views where the pair can see them.
     private func pair(_ architecture: String, _ head: String, _ objective: String, _ more: String...) throws -> Recipe {
         let auxiliary = head == Recipe.Auxiliary.none ? "{family: none}" : "{family: \(head), depth: 2}"
-        let (head, data) = switch objective {
-        case "ibot", "dino": ("{hidden_dim: 16, bottleneck_dim: 8, prototypes: 16}", "{local_crops: \(head == "mlp" ? 0 : 1), local_crops_size: 8}")
-        case "simmim", Recipe.distillObjective: ("{}", "{}")
-        default: ("{hidden_dim: 16, out_dim: 8}", "{}")
-        }
+        let (head, data) =
+            switch objective {
+            case "ibot", "dino":
+                (
+                    "{hidden_dim: 16, bottleneck_dim: 8, prototypes: 16}",
+                    "{local_crops: \(head == "mlp" ? 0 : 1), local_crops_size: 8}"
+                )
+            case "simmim", Recipe.distillObjective: ("{}", "{}")
+            default: ("{hidden_dim: 16, out_dim: 8}", "{}")
+            }
         let hasPrototypes = ["ibot", "dino"].contains(objective)
         let yaml = """
             model:      {architecture: \(architecture), image_size: 12, drop_path: 0.2}
@@ -38,7 +44,8 @@ final class PairTests: TrainerTestCase {
 
     /// Updates `steps` of a run.
     private func learn(_ learner: Learner, _ recipe: Recipe, steps: Range<Int>) throws {
-        let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 3)
+        let source = BatchSource(
+            recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: 3)
         for step in steps {
             var sums = learner.newSums()
             for part in 0..<source.partsPerStep {
@@ -46,15 +53,18 @@ final class PairTests: TrainerTestCase {
                 if recipe.objective.name == Recipe.distillObjective { batch.answer(step: step) }
                 learner.accumulate(
                     batch,
-                    context: .init(step: step, teacherTemperature: 0.05, teacherPatchTemperature: 0.05, batchImages: source.batchImages,
-                                   prototypesFrozen: false),
+                    context: .init(
+                        step: step, teacherTemperature: 0.05, teacherPatchTemperature: 0.05,
+                        batchImages: source.batchImages,
+                        prototypesFrozen: false),
                     into: &sums)
             }
             XCTAssertFalse(learner.update(sums, schedule: SmallLearner.schedule()).skipped)
         }
     }
 
-    /// Two updates on one thread equal an update on two threads, a save, a load and another update: to the bit, at every precision.
+    /// Two updates on one thread equal an update on two threads, a save, a load and another update: to the bit, at
+    /// every precision.
     func testEveryPairLearnsResumesAndIgnoresThreads() throws {
         var pairs = 0
         for (a, architecture) in architectures.enumerated() {
@@ -62,8 +72,10 @@ final class PairTests: TrainerTestCase {
                 for (o, objective) in Recipe.supportedObjectives.enumerated() {
                     // Every precision with iBOT and DINO, the others in turn.
                     let everyPrecision = prototypes.contains(objective)
-                    for (p, precision) in Precision.allCases.enumerated() where everyPrecision || (a + h + o) % 3 == p {
-                        let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)"), name = "\(architecture) \(head) \(objective) \(precision)"
+                    for (p, precision) in Precision.allCases.enumerated() where everyPrecision || (a + h + o) % 3 == p
+                    {
+                        let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)"),
+                            name = "\(architecture) \(head) \(objective) \(precision)"
                         guard (try? NetworkSizes(recipe: recipe)) != nil else { continue }
                         pairs += 1
                         hssl_set_threads(1)
@@ -73,8 +85,12 @@ final class PairTests: TrainerTestCase {
                         hssl_set_threads(2)
                         let first = try Learner(recipe: recipe, teacher: .small)
                         try learn(first, recipe, steps: 0..<1)
-                        try Checkpoint.save(first, position: .init(step: 1, epoch: 0, samplerPosition: 4, seed: 0, microBatch: 3, skippedSteps: 0, datasetCount: 64,
-                                                                   datasetName: "train", recipe: recipe.yaml), to: root + "/pair.safetensors")
+                        try Checkpoint.save(
+                            first,
+                            position: .init(
+                                step: 1, epoch: 0, samplerPosition: 4, seed: 0, microBatch: 3, skippedSteps: 0,
+                                datasetCount: 64,
+                                datasetName: "train", recipe: recipe.yaml), to: root + "/pair.safetensors")
                         let resumed = try Learner(recipe: recipe, teacher: .small)
                         try Checkpoint.load(SafetensorsFile(path: root + "/pair.safetensors"), into: resumed)
                         try learn(resumed, recipe, steps: 1..<2)
@@ -102,27 +118,36 @@ final class PairTests: TrainerTestCase {
         for architecture in architectures {
             let masks = !architecture.hasPrefix("resnet")
             let coupled = ["mocov3", "byol", Recipe.distillObjective] + (masks ? ["simmim"] : [])
-            let cases = heads.map { ($0, masks ? "ibot" : "dino") } + coupled.flatMap { [("convnext", $0), ("none", $0)] }
+            let cases =
+                heads.map { ($0, masks ? "ibot" : "dino") } + coupled.flatMap { [("convnext", $0), ("none", $0)] }
             for (head, objective) in cases {
                 let images = coupled.contains(objective) ? 64 : 8
                 var gradients: [Precision: [String: [Float]]] = [:]
                 for precision in Precision.allCases {
-                    let recipe = try pair(architecture, head, objective, "schedule.precision=\(precision)", "model.drop_path=0", "schedule.batch_size=\(images)")
+                    let recipe = try pair(
+                        architecture, head, objective, "schedule.precision=\(precision)", "model.drop_path=0",
+                        "schedule.batch_size=\(images)")
                     let learner = try Learner(recipe: recipe, teacher: .small)
                     // Initial weights of σ 0.02 and a layer scale of 1e-6 would leave most of the model unused.
                     for parameter in learner.student.parameters.all {
-                        let gain: Float = parameter.name.contains("gamma") ? 1e6 : parameter.shape.count == 2 && !parameter.name.contains("head.") ? 4 : 1
+                        let gain: Float =
+                            parameter.name.contains("gamma")
+                            ? 1e6 : parameter.shape.count == 2 && !parameter.name.contains("head.") ? 4 : 1
                         if gain != 1 { for i in 0..<parameter.count { parameter.values[i] *= gain } }
                         parameter.valuesDidChange()
                     }
                     learner.teacher?.copy(from: learner.student)
-                    let source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"), microBatch: images)
+                    let source = BatchSource(
+                        recipe: recipe, grid: learner.globalGrid, dataset: try .init(path: root + "/train"),
+                        microBatch: images)
                     let batch = try source.make(step: 0, part: 0).batch
                     if objective == Recipe.distillObjective { batch.answer(step: 0) }
-                    gradients[precision] = learner.evaluate([batch], context: SmallLearner.context(images: images)).gradients
+                    gradients[precision] =
+                        learner.evaluate([batch], context: SmallLearner.context(images: images)).gradients
                 }
-                // An untrained base says nearly the same of every image here, and batch norm enlarges what little differs
-                // between images together with its rounding: the bounds say how far that goes, not that it is good.
+                // An untrained base says nearly the same of every image here, and batch norm enlarges what little
+                // differs between images together with its rounding: the bounds say how far that goes, not that it is
+                // good.
                 let normalizesBatch = objective == "mocov3" || objective == "byol"
                 // A distillation compares cells, which an untrained ResNet makes nearly alike.
                 let comparesCells = objective == Recipe.distillObjective
@@ -142,7 +167,10 @@ final class PairTests: TrainerTestCase {
                         if similarity < least.cosine { least = (similarity, name) }
                     }
                     let similarity = cosine(whole.0, whole.1)
-                    print("Pair \(architecture) \(head) \(objective) \(precision): least cosine \(least), of the whole model \(similarity)")
+                    print(
+                        "Pair \(architecture) \(head) \(objective) \(precision): least cosine \(least), of the whole "
+                        + "model \(similarity)"
+                    )
                     XCTAssertGreaterThan(similarity, bound, "\(architecture) \(head) \(objective) \(precision)")
                 }
             }
@@ -151,20 +179,38 @@ final class PairTests: TrainerTestCase {
 
     func testPairsThatMakeNoSenseAreRefused() throws {
         func refusal(_ architecture: String, _ head: String, _ objective: String, _ more: String) throws -> String {
-            let recipe = try Recipe.parse(pair(architecture, head, objective).yaml, file: "pair.yaml", architectures: ModelArchitecture.names, overrides: [more])
+            let recipe = try Recipe.parse(
+                pair(architecture, head, objective).yaml, file: "pair.yaml", architectures: ModelArchitecture.names,
+                overrides: [more])
             return message { _ = try Learner(recipe: recipe) }
         }
         let seed = "schedule.seed=1"
-        XCTAssertEqual(try refusal("resnet_micro", "convnext", "ibot", seed),
-                       "objective.name ibot masks patches, and resnet_micro (family resnet) has no token stage where a mask could stand; use dino")
-        XCTAssertEqual(try refusal("resnet_micro", "convnext", "simmim", seed),
-                       "objective.name simmim masks patches, and resnet_micro (family resnet) has no token stage where a mask could stand; use dino")
-        XCTAssertEqual(try refusal("vit_nano", "mlp", "dino", "data.local_crops=2"),
-                       "auxiliary.family mlp is bound to the grid of global views (3×3 cells) and cannot see local views (2×2); set data.local_crops to 0 or use another family")
+        XCTAssertEqual(
+            try refusal("resnet_micro", "convnext", "ibot", seed),
+            "objective.name ibot masks patches, and resnet_micro (family resnet) has no token stage where a mask "
+            + "could stand; use dino"
+        )
+        XCTAssertEqual(
+            try refusal("resnet_micro", "convnext", "simmim", seed),
+            "objective.name simmim masks patches, and resnet_micro (family resnet) has no token stage where a mask "
+            + "could stand; use dino"
+        )
+        XCTAssertEqual(
+            try refusal("vit_nano", "mlp", "dino", "data.local_crops=2"),
+            "auxiliary.family mlp is bound to the grid of global views (3×3 cells) and cannot see local views (2×2); "
+            + "set data.local_crops to 0 or use another family"
+        )
         XCTAssertEqual(try refusal("vit_nano", "mlp", "dino", seed), "accepted")
-        XCTAssertEqual(try refusal("convnext_micro", "vit", "dino", "data.local_crops_size=6"),
-                       "data.local_crops_size 6 does not fit convnext_micro: image_size 6 is not a multiple of 4, the pixels of a cell of the last grid")
-        XCTAssertEqual(try refusal("swin_micro", "vit", "dino", "auxiliary.num_heads=5"), "auxiliary.num_heads (5) does not divide the head's width (96)")
-        XCTAssertEqual(try refusal("resnet_micro", "vit", "dino", "model.patch_size=4"), "resnet_micro has no patches: model.patch_size is not for it")
+        XCTAssertEqual(
+            try refusal("convnext_micro", "vit", "dino", "data.local_crops_size=6"),
+            "data.local_crops_size 6 does not fit convnext_micro: image_size 6 is not a multiple of 4, the pixels of "
+            + "a cell of the last grid"
+        )
+        XCTAssertEqual(
+            try refusal("swin_micro", "vit", "dino", "auxiliary.num_heads=5"),
+            "auxiliary.num_heads (5) does not divide the head's width (96)")
+        XCTAssertEqual(
+            try refusal("resnet_micro", "vit", "dino", "model.patch_size=4"),
+            "resnet_micro has no patches: model.patch_size is not for it")
     }
 }

@@ -10,11 +10,15 @@ final class RecipeTests: XCTestCase {
     private static let full = """
         # Header: 10 epochs * 60000 images, R&D.
         model:      {architecture: vit_nano, image_size: 28, patch_size: 4, drop_path: 0.1}
-        auxiliary:  {family: convnext, depth: 2, kernel_size: 7, first_shortcut: false}     # family: none switches HSSL off
+        auxiliary:  {family: convnext, depth: 2, kernel_size: 7, first_shortcut: false}     # family: none switches \
+        HSSL off
         head:       {hidden_dim: 256, bottleneck_dim: 64, prototypes: 512, norm_last_layer: true}
-        objective:  {name: ibot, student_temperature: 0.1, teacher_temperature: [0.04, 0.07], teacher_patch_temperature: [0.04, 0.07],
-                     warmup_teacher_temperature_epochs: 3, mask_ratio: [0, 0.3], mask_ratio_variance: [0, 0.2], mask_shape: block, center_momentum: 0.9}
-        optimizer:  {learning_rate: 1.0e-3, min_learning_rate: 1.0e-6, warmup_epochs: 1, weight_decay: [0.04, 0.4], clip_gradient: 0.3,
+        objective:  {name: ibot, student_temperature: 0.1, teacher_temperature: [0.04, 0.07], \
+        teacher_patch_temperature: [0.04, 0.07],
+                     warmup_teacher_temperature_epochs: 3, mask_ratio: [0, 0.3], mask_ratio_variance: [0, 0.2], \
+                     mask_shape: block, center_momentum: 0.9}
+        optimizer:  {learning_rate: 1.0e-3, min_learning_rate: 1.0e-6, warmup_epochs: 1, weight_decay: [0.04, 0.4], \
+        clip_gradient: 0.3,
                      teacher_momentum: 0.992, freeze_prototypes_epochs: 1, states: float32}
         schedule:   {epochs: 10, batch_size: 128, accumulate: 1, seed: 18446744073709551615, precision: float32}
         data:
@@ -59,20 +63,36 @@ final class RecipeTests: XCTestCase {
         let recipe = try parse(Self.full)
         XCTAssertEqual(recipe.model, .init(architecture: "vit_nano", imageSize: 28, patchSize: 4, dropPath: 0.1))
         XCTAssertEqual(recipe.auxiliary, .init(family: "convnext", depth: 2, kernelSize: 7, firstShortcut: false))
-        XCTAssertEqual(recipe.head, .init(hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true, outDim: 256,
-                                          projectorLayers: 3))
-        XCTAssertEqual(recipe.objective, .init(
-            name: "ibot", studentTemperature: 0.1, teacherTemperature: [0.04, 0.07], teacherPatchTemperature: [0.04, 0.07],
-            warmupTeacherTemperatureEpochs: 3, maskRatio: [0, 0.3], maskRatioVariance: [0, 0.2], maskShape: .block, centerMomentum: 0.9))
-        XCTAssertEqual(recipe.optimizer, .init(
-            learningRate: 1e-3, minLearningRate: 1e-6, warmupEpochs: 1, weightDecay: [0.04, 0.4], clipGradient: 0.3, teacherMomentum: 0.992,
-            freezePrototypesEpochs: 1, states: .float32))
-        XCTAssertEqual(recipe.schedule, .init(epochs: 10, batchSize: 128, accumulate: 1, seed: .max, precision: .float32))
-        XCTAssertEqual(recipe.data, .init(
-            background: RGBColor(red: 255, green: 165, blue: 0), globalCropsScale: [0.3, 1], localCrops: 2, localCropsScale: [0.05, 0.4], localCropsSize: 16, mean: [0.286, 0.286, 0.286],
-            std: [0.353, 0.353, 0.353], flipProbability: 0.25, colorJitter: [0.1, 0.2, 0.3, 0.05], colorJitterProbability: 0.7,
-            grayscaleProbability: 0.15, blurProbability: [0.9, 0.2, 0.4], blurRadius: [0.2, 1.5], solarizeProbability: 0.3,
-            solarizeThreshold: 100))
+        XCTAssertEqual(
+            recipe.head,
+            .init(
+                hiddenDim: 256, bottleneckDim: 64, prototypes: 512, normLastLayer: true, outDim: 256,
+                projectorLayers: 3))
+        XCTAssertEqual(
+            recipe.objective,
+            .init(
+                name: "ibot", studentTemperature: 0.1, teacherTemperature: [0.04, 0.07],
+                teacherPatchTemperature: [0.04, 0.07],
+                warmupTeacherTemperatureEpochs: 3, maskRatio: [0, 0.3], maskRatioVariance: [0, 0.2],
+                maskShape: .block, centerMomentum: 0.9))
+        XCTAssertEqual(
+            recipe.optimizer,
+            .init(
+                learningRate: 1e-3, minLearningRate: 1e-6, warmupEpochs: 1, weightDecay: [0.04, 0.4],
+                clipGradient: 0.3, teacherMomentum: 0.992,
+                freezePrototypesEpochs: 1, states: .float32))
+        XCTAssertEqual(
+            recipe.schedule, .init(epochs: 10, batchSize: 128, accumulate: 1, seed: .max, precision: .float32))
+        XCTAssertEqual(
+            recipe.data,
+            .init(
+                background: RGBColor(red: 255, green: 165, blue: 0), globalCropsScale: [0.3, 1], localCrops: 2,
+                localCropsScale: [0.05, 0.4], localCropsSize: 16, mean: [0.286, 0.286, 0.286],
+                std: [0.353, 0.353, 0.353], flipProbability: 0.25, colorJitter: [0.1, 0.2, 0.3, 0.05],
+                colorJitterProbability: 0.7,
+                grayscaleProbability: 0.15, blurProbability: [0.9, 0.2, 0.4], blurRadius: [0.2, 1.5],
+                solarizeProbability: 0.3,
+                solarizeThreshold: 100))
         XCTAssertEqual(recipe.evaluation, .init(knnEveryEpochs: 2, knnReferenceImages: 123))
         XCTAssertEqual(recipe.checkpoint, .init(everySteps: 77))
     }
@@ -98,18 +118,28 @@ final class RecipeTests: XCTestCase {
     }
 
     func testUnknownNamesSuggestTheNearest() {
-        XCTAssertEqual(refusal(Self.smallest + "\nobjective:\n  mask_shap: block\n"),
-                       "r.yaml:3: unknown key objective.mask_shap; did you mean mask_shape?")
-        XCTAssertEqual(refusal(Self.smallest + "\nschedule: {learning_rate: 1.0e-3}"),
-                       "r.yaml:2: unknown key schedule.learning_rate; did you mean optimizer.learning_rate?")
-        XCTAssertEqual(refusal(Self.smallest + "\noptimiser: {}"), "r.yaml:2: unknown section optimiser; did you mean optimizer?")
-        XCTAssertEqual(refusal(Self.smallest + "\nepochs: 3"), "r.yaml:2: unknown section epochs; did you mean schedule.epochs?")
+        XCTAssertEqual(
+            refusal(Self.smallest + "\nobjective:\n  mask_shap: block\n"),
+            "r.yaml:3: unknown key objective.mask_shap; did you mean mask_shape?")
+        XCTAssertEqual(
+            refusal(Self.smallest + "\nschedule: {learning_rate: 1.0e-3}"),
+            "r.yaml:2: unknown key schedule.learning_rate; did you mean optimizer.learning_rate?")
+        XCTAssertEqual(
+            refusal(Self.smallest + "\noptimiser: {}"), "r.yaml:2: unknown section optimiser; did you mean optimizer?"
+        )
+        XCTAssertEqual(
+            refusal(Self.smallest + "\nepochs: 3"), "r.yaml:2: unknown section epochs; did you mean schedule.epochs?")
         // The misspelling is named, not the missing key that it causes.
-        XCTAssertEqual(refusal("model: {architecure: vit_tiny, image_size: 224, patch_size: 16}"),
-                       "r.yaml:1: unknown key model.architecure; did you mean architecture?")
-        XCTAssertEqual(refusal("model: {architecture: vit_tinny, image_size: 224, patch_size: 16}"),
-                       "r.yaml:1: model.architecture must be one of vit_nano, vit_tiny, vit_small, vit_base, vit_large, custom, not vit_tinny; did you mean vit_tiny?")
-        XCTAssertTrue(refusal(Self.smallest + "\nhead: {zzzzzzzzzz: 1}").contains("keys are hidden_dim, bottleneck_dim"))
+        XCTAssertEqual(
+            refusal("model: {architecure: vit_tiny, image_size: 224, patch_size: 16}"),
+            "r.yaml:1: unknown key model.architecure; did you mean architecture?")
+        XCTAssertEqual(
+            refusal("model: {architecture: vit_tinny, image_size: 224, patch_size: 16}"),
+            "r.yaml:1: model.architecture must be one of vit_nano, vit_tiny, vit_small, vit_base, vit_large, custom, "
+            + "not vit_tinny; did you mean vit_tiny?"
+        )
+        XCTAssertTrue(
+            refusal(Self.smallest + "\nhead: {zzzzzzzzzz: 1}").contains("keys are hidden_dim, bottleneck_dim"))
     }
 
     func testWrongTypesAndRangesNameTheKeyAndLine() {
@@ -120,53 +150,95 @@ final class RecipeTests: XCTestCase {
             ("head: {prototypes: '512'}", "head.prototypes must be an integer"),
             ("head: {prototypes: 1.5}", "head.prototypes must be an integer, not 1.5"),
             ("head: {prototypes: 1}", "head.prototypes must be from 2 to 1048576, not 1"),
-            ("head: {prototypes: 99999999999999999999999999}", "head.prototypes must be from 2 to 1048576, not 99999999999999999999999999"),
+            (
+                "head: {prototypes: 99999999999999999999999999}",
+                "head.prototypes must be from 2 to 1048576, not 99999999999999999999999999"
+            ),
             ("head: {norm_last_layer: yes}", "head.norm_last_layer must be true or false"),
             ("model: 3", "model must be a mapping of keys to values"),
             ("auxiliary: {kernel_size: 6}", "auxiliary.kernel_size must be odd, not 6"),
             ("optimizer: {learning_rate: 0}", "optimizer.learning_rate must be above 0 and at most 1000, not 0"),
             ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate must be a number"),
-            ("optimizer: {learning_rate: 1e999}", "optimizer.learning_rate must be above 0 and at most 1000, not 1e999"),
+            (
+                "optimizer: {learning_rate: 1e999}",
+                "optimizer.learning_rate must be above 0 and at most 1000, not 1e999"
+            ),
             ("optimizer: {states: int4}", "optimizer.states must be one of auto, float32, int8, not int4"),
             ("optimizer: {weight_decay: 0.1}", "optimizer.weight_decay must be a list of 2 numbers"),
             ("optimizer: {weight_decay: [0.1, x]}", "optimizer.weight_decay each number must be a number"),
-            ("objective: {mask_ratio: [0, 0.1]}", "objective.mask_ratio_variance 0.2 takes the ratio 0.1 outside 0…1"),
-            ("objective: {mask_ratio: [0.3]}", "objective.mask_ratio_variance must have as many numbers as objective.mask_ratio (1)"),
-            ("data: {global_crops_scale: [0.9, 0.1]}", "data.global_crops_scale must be [smallest, largest], not [0.9, 0.1]"),
+            (
+                "objective: {mask_ratio: [0, 0.1]}",
+                "objective.mask_ratio_variance 0.2 takes the ratio 0.1 outside 0…1"
+            ),
+            (
+                "objective: {mask_ratio: [0.3]}",
+                "objective.mask_ratio_variance must have as many numbers as objective.mask_ratio (1)"
+            ),
+            (
+                "data: {global_crops_scale: [0.9, 0.1]}",
+                "data.global_crops_scale must be [smallest, largest], not [0.9, 0.1]"
+            ),
             ("data: {flip_probability: 1.1}", "data.flip_probability must be at least 0 and at most 1, not 1.1"),
-            ("data: {local_crops: 2, local_crops_size: 90}", "data.local_crops_size (90) must be a multiple of model.patch_size (16)"),
+            (
+                "data: {local_crops: 2, local_crops_size: 90}",
+                "data.local_crops_size (90) must be a multiple of model.patch_size (16)"
+            ),
             ("data: {color_jitter: [0.4, 0.4, 0.2, 0.6]}", "data.color_jitter hue"),
             ("schedule: {seed: -1}", "schedule.seed must be an integer from 0 to 18446744073709551615"),
-            ("schedule: {precision: bfloat16}", "schedule.precision must be one of float32, float16, int8, not bfloat16"),
+            (
+                "schedule: {precision: bfloat16}",
+                "schedule.precision must be one of float32, float16, int8, not bfloat16"
+            ),
             ("schedule: [1, 2]", "schedule must be a mapping of keys to values"),
         ]
         for (line, expected) in cases {
             let text = line.hasPrefix("model") ? line : line + "\n" + Self.smallest
             let message = refusal(text)
-            XCTAssertTrue(message.hasPrefix("r.yaml:1: \(expected)") || (line.hasPrefix("objective") && message.contains(expected)), "\(line) → \(message)")
+            XCTAssertTrue(
+                message.hasPrefix("r.yaml:1: \(expected)")
+                    || (line.hasPrefix("objective") && message.contains(expected)), "\(line) → \(message)")
         }
-        XCTAssertEqual(refusal("model: {architecture: vit_tiny, image_size: 225, patch_size: 16}"),
-                       "r.yaml:1: model.image_size (225) must be a multiple of model.patch_size (16)")
-        XCTAssertEqual(refusal("model: {architecture: vit_tiny, patch_size: 16}"), "r.yaml: model.image_size is missing")
+        XCTAssertEqual(
+            refusal("model: {architecture: vit_tiny, image_size: 225, patch_size: 16}"),
+            "r.yaml:1: model.image_size (225) must be a multiple of model.patch_size (16)")
+        XCTAssertEqual(
+            refusal("model: {architecture: vit_tiny, patch_size: 16}"), "r.yaml: model.image_size is missing")
     }
 
     func testContradictionsAndOverflowsAreRefused() {
         let longWarmup = refusal(Self.smallest, set: ["schedule.epochs=5", "optimizer.warmup_epochs=10"])
-        XCTAssertTrue(longWarmup.contains("optimizer.warmup_epochs (10.0) is more than schedule.epochs (5)"), longWarmup)
+        XCTAssertTrue(
+            longWarmup.contains("optimizer.warmup_epochs (10.0) is more than schedule.epochs (5)"), longWarmup)
         XCTAssertTrue(refusal(Self.smallest, set: ["optimizer.min_learning_rate=1"]).contains("min_learning_rate"))
-        XCTAssertTrue(refusal(Self.smallest, set: ["auxiliary.width=8193"]).contains("8192"), "a group norm's channels")
-        XCTAssertTrue(refusal("model: {architecture: vit_tiny, image_size: 2048, patch_size: 1}", set: ["schedule.batch_size=65536"])
+        XCTAssertTrue(
+            refusal(Self.smallest, set: ["auxiliary.width=8193"]).contains("8192"), "a group norm's channels")
+        XCTAssertTrue(
+            refusal(
+                "model: {architecture: vit_tiny, image_size: 2048, patch_size: 1}", set: ["schedule.batch_size=65536"]
+            )
             .contains("token rows"))
     }
 
     func testOverrides() throws {
-        let recipe = try parse(Self.full, set: ["schedule.seed=3", "objective.mask_ratio=[0.5]", "objective.mask_ratio_variance=[0]", "schedule.seed=4"])
+        let recipe = try parse(
+            Self.full,
+            set: [
+                "schedule.seed=3", "objective.mask_ratio=[0.5]", "objective.mask_ratio_variance=[0]",
+                "schedule.seed=4",
+            ])
         XCTAssertEqual(recipe.schedule.seed, 4)
         XCTAssertEqual(recipe.objective.maskRatio, [0.5])
-        XCTAssertEqual(refusal(Self.full, set: ["schedule.sead=3"]), "--set schedule.sead: unknown key schedule.sead; did you mean seed?")
-        XCTAssertEqual(refusal(Self.full, set: ["shedule.seed=3"]), "--set shedule: unknown section shedule; did you mean schedule?")
+        XCTAssertEqual(
+            refusal(Self.full, set: ["schedule.sead=3"]),
+            "--set schedule.sead: unknown key schedule.sead; did you mean seed?")
+        XCTAssertEqual(
+            refusal(Self.full, set: ["shedule.seed=3"]),
+            "--set shedule: unknown section shedule; did you mean schedule?")
         XCTAssertEqual(refusal(Self.full, set: ["schedule.epochs=x"]), "--set schedule.epochs: must be an integer")
-        for bad in ["", "seed=3", "schedule.seed", "schedule.seed=", "schedule.seed=1\nmodel: 3", "a.b.c=1", "schedule.seed=a: b", "schedule.seed=[1"] {
+        for bad in [
+            "", "seed=3", "schedule.seed", "schedule.seed=", "schedule.seed=1\nmodel: 3", "a.b.c=1",
+            "schedule.seed=a: b", "schedule.seed=[1",
+        ] {
             XCTAssertTrue(refusal(Self.full, set: [bad]).hasPrefix("--set "), bad)
         }
     }
@@ -174,9 +246,13 @@ final class RecipeTests: XCTestCase {
     func testFilesAreReadOrNamed() throws {
         let path = NSTemporaryDirectory() + "hssl-recipe-\(UUID().uuidString).yaml"
         defer { try? FileManager.default.removeItem(atPath: path) }
-        XCTAssertThrowsError(try Recipe.load(path: path, architectures: Self.architectures)) { XCTAssertTrue("\($0)".hasPrefix(path + ": "), "\($0)") }
+        XCTAssertThrowsError(try Recipe.load(path: path, architectures: Self.architectures)) {
+            XCTAssertTrue("\($0)".hasPrefix(path + ": "), "\($0)")
+        }
         try Data([0x6D, 0xFF]).write(to: URL(fileURLWithPath: path))
-        XCTAssertThrowsError(try Recipe.load(path: path, architectures: Self.architectures)) { XCTAssertEqual("\($0)", path + ": is not UTF-8 text") }
+        XCTAssertThrowsError(try Recipe.load(path: path, architectures: Self.architectures)) {
+            XCTAssertEqual("\($0)", path + ": is not UTF-8 text")
+        }
         try Data(Self.smallest.utf8).write(to: URL(fileURLWithPath: path))
         XCTAssertEqual(try Recipe.load(path: path, architectures: Self.architectures), try parse(Self.smallest))
     }

@@ -84,12 +84,14 @@ final class ResumeTests: TrainerTestCase {
         XCTAssertFalse(full == half || full == codes || half == codes, "the precision changed nothing")
     }
 
-    /// Moments of 8 bits with float32 products and the reverse: every combination goes on to the bit, whatever the threads.
+    /// Moments of 8 bits with float32 products and the reverse: every combination goes on to the bit, whatever the
+    /// threads.
     func testMomentStorageIsAChoice() throws {
         var files: [Data] = []
         for states in ["float32", "int8"] {
             for precision in ["float32", "int8"] {
-                let recipe = try recipe("schedule.precision=\(precision)", "optimizer.states=\(states)"), run = "\(states)-\(precision)"
+                let recipe = try recipe("schedule.precision=\(precision)", "optimizer.states=\(states)"),
+                    run = "\(states)-\(precision)"
                 hssl_set_threads(1)
                 try train(recipe, run)
                 hssl_set_threads(2)
@@ -97,7 +99,9 @@ final class ResumeTests: TrainerTestCase {
                 try train(recipe, run + "-resumed", resume: true)
                 try assertSameCheckpoint(run, run + "-resumed", run)
                 files.append(try checkpoint(run))
-                let coded = try SafetensorsFile(path: root + "/\(run)/checkpoint.safetensors").names.contains { $0.hasPrefix("optimizer.exp_avg_scale.") }
+                let coded = try SafetensorsFile(path: root + "/\(run)/checkpoint.safetensors").names.contains {
+                    $0.hasPrefix("optimizer.exp_avg_scale.")
+                }
                 XCTAssertEqual(coded, states == "int8")
             }
         }
@@ -108,13 +112,16 @@ final class ResumeTests: TrainerTestCase {
     }
 
     func testAccumulationAndALearnedGain() throws {
-        let recipe = try recipe("schedule.batch_size=8", "schedule.accumulate=2", "head.norm_last_layer=false", "auxiliary.family=none", "data.local_crops=0")
+        let recipe = try recipe(
+            "schedule.batch_size=8", "schedule.accumulate=2", "head.norm_last_layer=false", "auxiliary.family=none",
+            "data.local_crops=0")
         try train(recipe, "straight")
         try train(recipe, "stopped", maxSteps: 3)
         try train(recipe, "stopped", resume: true)
         try assertSameCheckpoint("straight", "stopped")
         let names = try SafetensorsFile(path: root + "/straight/checkpoint.safetensors").names
-        XCTAssertTrue(names.contains("student.head.prototypes.weight_g") && !names.contains { $0.contains("auxiliary") })
+        XCTAssertTrue(
+            names.contains("student.head.prototypes.weight_g") && !names.contains { $0.contains("auxiliary") })
     }
 
     /// A stop asked for between steps (a signal) saves, whatever `checkpoint.every_steps` says.
@@ -157,7 +164,8 @@ final class ResumeTests: TrainerTestCase {
         XCTAssertEqual(try metricsSteps("short"), Array(1...6))
     }
 
-    /// A process that dies between checkpoints leaves metrics of steps that are taken again, the last line perhaps half written.
+    /// A process that dies between checkpoints leaves metrics of steps that are taken again, the last line perhaps half
+    /// written.
     func testMetricsHaveNoDuplicatesAfterACrash() throws {
         let recipe = try recipe()
         try train(recipe, "straight")
@@ -191,11 +199,18 @@ final class ResumeTests: TrainerTestCase {
     func testAnotherRecipeOrDataSetIsRefused() throws {
         try train(recipe(), "run", maxSteps: 2)
         let checkpoint = "ROOT/run/checkpoint.safetensors"
-        XCTAssertEqual(message { try train(recipe("optimizer.learning_rate=0.001"), "run", resume: true) },
-                       "\(checkpoint): the run has another recipe: optimizer.learning_rate is 0.003 there, 0.001 here; resume with the recipe it was started with")
-        XCTAssertTrue(message { try train(recipe("schedule.seed=3"), "run", resume: true) }.contains("schedule.seed is 0 there, 3 here"))
+        XCTAssertEqual(
+            message { try train(recipe("optimizer.learning_rate=0.001"), "run", resume: true) },
+            "\(checkpoint): the run has another recipe: optimizer.learning_rate is 0.003 there, 0.001 here; resume "
+            + "with the recipe it was started with"
+        )
+        XCTAssertTrue(
+            message { try train(recipe("schedule.seed=3"), "run", resume: true) }.contains(
+                "schedule.seed is 0 there, 3 here"))
         try Self.writeIDX(prefix: root + "/fewer", count: 60)
-        XCTAssertEqual(message { try train(recipe(), "run", resume: true, data: "fewer") }, "\(checkpoint): was trained on 64 images, ROOT/fewer has 60")
+        XCTAssertEqual(
+            message { try train(recipe(), "run", resume: true, data: "fewer") },
+            "\(checkpoint): was trained on 64 images, ROOT/fewer has 60")
         try Self.writeIDX(prefix: root + "/other", count: 64, shade: 1)
         XCTAssertEqual(message { try train(recipe(), "run", resume: true, data: "other") },
                        "\(checkpoint): was trained on other images than those of ROOT/other, though as many")
@@ -204,8 +219,8 @@ final class ResumeTests: TrainerTestCase {
         XCTAssertEqual(message { try train(recipe(), "run", resume: true, data: "moved") }, "accepted")
     }
 
-    /// What is compared is meaning: a checkpoint whose recipe lacks keys of today, spells out what nobody reads or differs in what no weight depends on
-    /// goes on to the same bits, and exports.
+    /// What is compared is meaning: a checkpoint whose recipe lacks keys of today, spells out what nobody reads or
+    /// differs in what no weight depends on goes on to the same bits, and exports.
     func testARecipeThatMeansTheSameGoesOn() throws {
         let recipe = try recipe("auxiliary.family=none")
         try train(recipe, "straight")
@@ -214,7 +229,9 @@ final class ResumeTests: TrainerTestCase {
         // The file is mapped: what is overwritten below must not be what is read.
         try FileManager.default.copyItem(atPath: path, toPath: root + "/original.safetensors")
         let file = try SafetensorsFile(path: root + "/original.safetensors")
-        let tensors = file.tensors.map { SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes) }
+        let tensors = file.tensors.map {
+            SafetensorsTensor(name: $0.name, dtype: $0.dtype, shape: $0.shape, bytes: $0.bytes)
+        }
         func store(_ text: String) throws {
             var metadata = file.metadata
             metadata["hssl.metadata_crc32c"] = nil
@@ -222,20 +239,35 @@ final class ResumeTests: TrainerTestCase {
             XCTAssertEqual(metadata["hssl.recipe"], recipe.yaml)
             metadata["hssl.recipe"] = text
             try SafetensorsWriter.write(path: root + "/other.safetensors", tensors: tensors, metadata: metadata)
-            try Data(contentsOf: URL(fileURLWithPath: root + "/other.safetensors")).write(to: URL(fileURLWithPath: path))
+            try Data(contentsOf: URL(fileURLWithPath: root + "/other.safetensors")).write(
+                to: URL(fileURLWithPath: path))
         }
         try store(recipe.yaml + "later: {key: 1}\n")
-        for refused in [message { try train(recipe, "old", resume: true) },
-                        message { try BaseExport.export(checkpoint: path, role: "teacher", to: root + "/base.safetensors", precision: .float32) }] {
-            XCTAssertTrue(refused.hasPrefix("ROOT/old/checkpoint.safetensors: its recipe is not one of this build"), refused)
+        for refused in [
+            message { try train(recipe, "old", resume: true) },
+            message {
+                try BaseExport.export(
+                    checkpoint: path, role: "teacher", to: root + "/base.safetensors", precision: .float32)
+            },
+        ] {
+            XCTAssertTrue(
+                refused.hasPrefix("ROOT/old/checkpoint.safetensors: its recipe is not one of this build"), refused)
             XCTAssertTrue(refused.contains("unknown section later"), refused)
         }
-        try store(recipe.yaml.replacingOccurrences(of: "  states: auto\n", with: "")
-            .replacingOccurrences(of: "  family: none\n", with: "  family: none\n  depth: 2\n  kernel_size: 7\n  first_shortcut: false\n"))
-        XCTAssertEqual(message { try BaseExport.export(checkpoint: path, role: "teacher", to: root + "/base.safetensors", precision: .float32) }, "accepted")
+        try store(
+            recipe.yaml.replacingOccurrences(of: "  states: auto\n", with: "")
+                .replacingOccurrences(
+                    of: "  family: none\n",
+                    with: "  family: none\n  depth: 2\n  kernel_size: 7\n  first_shortcut: false\n"))
+        XCTAssertEqual(
+            message {
+                try BaseExport.export(
+                    checkpoint: path, role: "teacher", to: root + "/base.safetensors", precision: .float32)
+            }, "accepted")
         try train(self.recipe("auxiliary.family=none", "checkpoint.every_steps=1"), "old", resume: true, maxSteps: 5)
-        XCTAssertTrue(message { try train(self.recipe("auxiliary.family=none", "model.drop_path=0"), "old", resume: true) }
-            .contains("the run has another recipe: model.drop_path is 0.1 there, 0.0 here;"))
+        XCTAssertTrue(
+            message { try train(self.recipe("auxiliary.family=none", "model.drop_path=0"), "old", resume: true) }
+                .contains("the run has another recipe: model.drop_path is 0.1 there, 0.0 here;"))
         try train(recipe, "old", resume: true)
         try assertSameCheckpoint("straight", "old")
     }
@@ -243,7 +275,9 @@ final class ResumeTests: TrainerTestCase {
     func testSecondTrainerIsRefused() throws {
         let recipe = try recipe()
         let first = try trainer(recipe, "run")
-        XCTAssertEqual(message { _ = try trainer(recipe, "run", resume: true) }, "ROOT/run: another trainer is running in this folder")
+        XCTAssertEqual(
+            message { _ = try trainer(recipe, "run", resume: true) },
+            "ROOT/run: another trainer is running in this folder")
         try first.runQuietly()
         XCTAssertTrue(message { _ = try trainer(recipe, "run") }.contains("give --resume to continue it"))
     }

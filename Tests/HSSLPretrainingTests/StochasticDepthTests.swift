@@ -12,7 +12,9 @@ final class StochasticDepthTests: XCTestCase {
 
     func testRatesRiseLinearlyFromZero() {
         let depth = depth()
-        for (block, rate) in [Float(0), 0.1, 0.2, 0.3, 0.4].enumerated() { XCTAssertEqual(depth.rate(block: block), rate, accuracy: 1e-6) }
+        for (block, rate) in [Float(0), 0.1, 0.2, 0.3, 0.4].enumerated() {
+            XCTAssertEqual(depth.rate(block: block), rate, accuracy: 1e-6)
+        }
         XCTAssertNil(depth.scale(block: 0, branch: 0), "the first block is never dropped")
         XCTAssertNil(self.depth(rate: 0).scale(block: 4, branch: 0))
         XCTAssertEqual(self.depth(blocks: 1).rate(block: 0), 0)
@@ -26,7 +28,9 @@ final class StochasticDepthTests: XCTestCase {
                 let scale = try XCTUnwrap(depth.scale(block: block, branch: branch))
                 let rate = Double(depth.rate(block: block))
                 let dropped = Double(scale.filter { $0 == 0 }.count) / 4000
-                XCTAssertEqual(dropped, rate, accuracy: 5 * (rate * (1 - rate) / 4000).squareRoot(), "block \(block) branch \(branch)")
+                XCTAssertEqual(
+                    dropped, rate, accuracy: 5 * (rate * (1 - rate) / 4000).squareRoot(),
+                    "block \(block) branch \(branch)")
                 for value in scale where value != 0 { XCTAssertEqual(Double(value), 1 / (1 - rate), accuracy: 1e-6) }
             }
         }
@@ -34,10 +38,15 @@ final class StochasticDepthTests: XCTestCase {
 
     /// Draws of attention and MLP, of blocks, steps and samples are independent: they agree as often as chance has it.
     func testDrawsAreSeparate() throws {
-        func dropped(_ depth: StochasticDepth, _ block: Int, _ branch: Int) throws -> [Bool] { try XCTUnwrap(depth.scale(block: block, branch: branch)).map { $0 == 0 } }
+        func dropped(_ depth: StochasticDepth, _ block: Int, _ branch: Int) throws -> [Bool] {
+            try XCTUnwrap(depth.scale(block: block, branch: branch)).map { $0 == 0 }
+        }
         let reference = try dropped(depth(), 4, 0)
         XCTAssertEqual(try dropped(depth(), 4, 0), reference, "a draw is a function of its key")
-        for (name, other, rate) in [("MLP", try dropped(depth(), 4, 1), 0.4), ("block", try dropped(depth(), 3, 0), 0.3), ("step", try dropped(depth(step: 1), 4, 0), 0.4)] {
+        for (name, other, rate) in [
+            ("MLP", try dropped(depth(), 4, 1), 0.4), ("block", try dropped(depth(), 3, 0), 0.3),
+            ("step", try dropped(depth(step: 1), 4, 0), 0.4),
+        ] {
             let both = Double(zip(reference, other).filter { $0 && $1 }.count) / 4000
             let expected = 0.4 * rate
             XCTAssertEqual(both, expected, accuracy: 5 * (expected * (1 - expected) / 4000).squareRoot(), name)
@@ -55,9 +64,12 @@ final class StochasticDepthTests: XCTestCase {
     /// The residual scales that a recorded forward pass holds, in order.
     private func scales(_ learner: Learner, rate: Float) -> [[Float]?] {
         let tape = Tape(mode: .shapes, pool: BufferPool())
-        let depth = StochasticDepth(rate: rate, blocks: learner.student.blocks, seed: 1, step: 0, samples: Array(0..<64))
-        let output = learner.student.base(tape.input(shape: [64, 3, 16, 16]), mask: nil, Pass(stochasticDepth: depth))
-        _ = learner.student.auxiliary?.global(output.cells, Pass(stochasticDepth: depth, firstBlock: learner.student.base.blocks))
+        let depth = StochasticDepth(
+            rate: rate, blocks: learner.student.blocks, seed: 1, step: 0, samples: Array(0..<64))
+        let output = learner.student.base(
+            tape.input(shape: [64, 3, 16, 16]), mask: nil, Pass(stochasticDepth: depth))
+        _ = learner.student.auxiliary?.global(
+            output.cells, Pass(stochasticDepth: depth, firstBlock: learner.student.base.blocks))
         var scales: [[Float]?] = []
         for node in tape.nodes {
             switch node.operation {
@@ -79,8 +91,8 @@ final class StochasticDepthTests: XCTestCase {
         return Int((100 * (1 - 1 / largest)).rounded())
     }
 
-    /// Base of 2 blocks (two branches each), head of 2: rates 0, ⅓, ⅔, 1 of the whole; a first head block without shortcut has no residual to drop, but
-    /// keeps its place in the sequence.
+    /// Base of 2 blocks (two branches each), head of 2: rates 0, ⅓, ⅔, 1 of the whole; a first head block without
+    /// shortcut has no residual to drop, but keeps its place in the sequence.
     func testTheHeadContinuesTheRatesOfTheBase() throws {
         let rate: Float = 0.6
         let published = scales(try SmallLearner.make(), rate: rate)

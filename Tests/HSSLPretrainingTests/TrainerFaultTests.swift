@@ -80,11 +80,15 @@ final class TrainerFaultTests: TrainerTestCase {
             if step == 4 { good = try? checkpoint("run") }
             if step >= 4 { batch.globals[0] = .nan }
         }
-        XCTAssertEqual(message { try trainer.runQuietly() }, "10 updates in a row were not finite; ROOT/run/checkpoint.safetensors holds the last good state")
+        XCTAssertEqual(
+            message { try trainer.runQuietly() },
+            "10 updates in a row were not finite; ROOT/run/checkpoint.safetensors holds the last good state")
         XCTAssertTrue(try checkpoint("run") == good, "the last good checkpoint was replaced")
         let early = try self.trainer(recipe, "early")
         spoil(early, at: 0...20)
-        XCTAssertEqual(message { try early.runQuietly() }, "10 updates in a row were not finite; ROOT/early has no checkpoint yet")
+        XCTAssertEqual(
+            message { try early.runQuietly() },
+            "10 updates in a row were not finite; ROOT/early has no checkpoint yet")
     }
 
     /// A checkpoint that could not be loaded again never replaces one that can.
@@ -94,7 +98,10 @@ final class TrainerFaultTests: TrainerTestCase {
             var good: Data?
             do {
                 let trainer = try trainer(recipe, states)
-                let coded = try XCTUnwrap(trainer.learner.optimizer.states.firstIndex { if case .int8 = $0.moments { true } else { states == "float32" } })
+                let coded = try XCTUnwrap(
+                    trainer.learner.optimizer.states.firstIndex {
+                        if case .int8 = $0.moments { true } else { states == "float32" }
+                    })
                 trainer.willLearn = { [self, unowned trainer] step, _ in
                     guard step == 2 else { return }
                     good = try? checkpoint(states)
@@ -103,8 +110,11 @@ final class TrainerFaultTests: TrainerTestCase {
                     case .int8(_, let second): second.scale.floats[0] = .infinity
                     }
                 }
-                XCTAssertEqual(message { try trainer.runQuietly() },
-                               "ROOT/\(states)/checkpoint.safetensors: step 3 left weights that are not finite; the file stays as it was")
+                XCTAssertEqual(
+                    message { try trainer.runQuietly() },
+                    "ROOT/\(states)/checkpoint.safetensors: step 3 left weights that are not finite; the file stays "
+                    + "as it was"
+                )
             }
             XCTAssertTrue(try checkpoint(states) == good)
             XCTAssertEqual(message { try train(recipe, states, resume: true) }, "accepted")
@@ -153,16 +163,19 @@ final class TrainerFaultTests: TrainerTestCase {
         XCTAssertTrue(all.hasPrefix("ROOT/bad: 20 images in a row cannot be read, the last: ROOT/bad/"), all)
         try writeFolder("half", count: 64, spoilt: Set(0..<32))
         let half = message { try train(recipe(), "half", data: "half") }
-        XCTAssertTrue(half.hasPrefix("ROOT/half: ") && half.contains("images could not be read, the last: ROOT/half/0"), half)
+        XCTAssertTrue(
+            half.hasPrefix("ROOT/half: ") && half.contains("images could not be read, the last: ROOT/half/0"), half)
         XCTAssertFalse(exists("all/model.safetensors") || exists("half/model.safetensors"))
     }
 
     func testFewerImagesThanABatch() throws {
         try Self.writeIDX(prefix: root + "/few", count: 15)
-        XCTAssertEqual(message { try train(recipe(), "run", data: "few") },
-                       "ROOT/few: 15 images are fewer than one batch of 16 (schedule.batch_size × accumulate)")
-        XCTAssertEqual(message { try train(recipe("schedule.batch_size=8", "schedule.accumulate=2"), "run", data: "few") },
-                       "ROOT/few: 15 images are fewer than one batch of 16 (schedule.batch_size × accumulate)")
+        XCTAssertEqual(
+            message { try train(recipe(), "run", data: "few") },
+            "ROOT/few: 15 images are fewer than one batch of 16 (schedule.batch_size × accumulate)")
+        XCTAssertEqual(
+            message { try train(recipe("schedule.batch_size=8", "schedule.accumulate=2"), "run", data: "few") },
+            "ROOT/few: 15 images are fewer than one batch of 16 (schedule.batch_size × accumulate)")
         XCTAssertFalse(exists("run"), "a refused run must leave nothing")
         // Exactly one batch an epoch, and images left over.
         try Self.writeIDX(prefix: root + "/enough", count: 17)

@@ -54,9 +54,12 @@ extension Tensor {
             && shape[2] + 2 * padding >= kernel,
             "pool: \(shape)")
         let (batch, height, breadth) = (shape[0], shape[1], shape[2])
-        let output = [batch, windowCount(height, kernel: kernel, stride: stride, padding: padding),
-                      windowCount(breadth, kernel: kernel, stride: stride, padding: padding), width]
-        return tape.record(.pool(kind, kernel: kernel, stride: stride, padding: padding), [self], shape: output) { y, keeps in
+        let output = [
+            batch, windowCount(height, kernel: kernel, stride: stride, padding: padding),
+            windowCount(breadth, kernel: kernel, stride: stride, padding: padding), width,
+        ]
+        return tape.record(.pool(kind, kernel: kernel, stride: stride, padding: padding), [self], shape: output) {
+            y, keeps in
             switch kind {
             case .average:
                 hssl_average_pool(batch, height, breadth, width, kernel, stride, padding, values, y)

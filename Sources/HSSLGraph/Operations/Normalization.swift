@@ -28,7 +28,8 @@ extension Tensor {
                 && width <= Self.groupNormChannels,
             "groupNorm: \(shape) in \(groups) groups")
         let positions = count / (shape[0] * width)
-        return tape.record(.groupNorm(groups: groups, epsilon: epsilon), [self, weight, bias], shape: shape) { y, keeps in
+        return tape.record(.groupNorm(groups: groups, epsilon: epsilon), [self, weight, bias], shape: shape) {
+            y, keeps in
             guard keeps, let storage else {
                 hssl_group_norm(
                     shape[0], positions, width, groups, values, weight.values, bias.values, epsilon, y, nil, nil)

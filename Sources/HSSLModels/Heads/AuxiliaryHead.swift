@@ -128,7 +128,9 @@ package struct AuxiliaryHead {
         let x = blocks.dropLast().enumerated().reduce(entered(cells)) { $1.element($0, pass, block: $1.offset) }
         guard let last = blocks.last else { return norm(x.flattenedGrid().meanOverTokens()) }
         let index = blocks.count - 1
-        return norm(pass.plain ? last(x, pass, block: index).flattenedGrid().meanOverTokens() : last.mean(x, pass, block: index))
+        return norm(
+            pass.plain
+                ? last(x, pass, block: index).flattenedGrid().meanOverTokens() : last.mean(x, pass, block: index))
     }
 
     /// One vector a cell, after the norm: [B · N, width].

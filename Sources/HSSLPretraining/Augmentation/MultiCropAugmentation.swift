@@ -3,12 +3,15 @@ import HSSLData
 import HSSLFormats
 import HSSLGraph
 
-/// The crops that self-supervised pretraining looks at: two global views of an image and any number of local ones (DINO's and iBOT's multi-crop).
+/// The crops that self-supervised pretraining looks at: two global views of an image and any number of local ones
+/// (DINO's and iBOT's multi-crop).
 ///
-/// A view is: random resized crop (bicubic, Pillow's pixels) → flip → colour jitter → greyscale → Gaussian blur → solarize → normalise. Steps and the order of
-/// their draws are torchvision's and DINO's; global view 1, global view 2 and local views differ in the probabilities of blur and solarize.
+/// A view is: random resized crop (bicubic, Pillow's pixels) → flip → colour jitter → greyscale → Gaussian blur →
+/// solarize → normalise. Steps and the order of their draws are torchvision's and DINO's; global view 1, global view 2
+/// and local views differ in the probabilities of blur and solarize.
 ///
-/// A view is a pure function of (image, seed, epoch, index, view): which thread makes it, and in which order, does not matter.
+/// A view is a pure function of (image, seed, epoch, index, view): which thread makes it, and in which order, does not
+/// matter.
 public struct MultiCropAugmentation: Sendable {
     /// What decides the draws for one image.
     public struct Key: Equatable, Sendable {
@@ -77,10 +80,12 @@ public struct MultiCropAugmentation: Sendable {
         }
     }
 
-    /// Draws what will be done to a view. Every draw is made whether or not it is used, so that switching one step off leaves the others' draws alone.
+    /// Draws what will be done to a view. Every draw is made whether or not it is used, so that switching one step off
+    /// leaves the others' draws alone.
     func draw(view: Int, width: Int, height: Int, key: Key) -> ViewPlan {
         var random = CounterRandom(
-            seed: key.seed, stream: Self.purpose, UInt64(bitPattern: Int64(key.epoch)), UInt64(bitPattern: Int64(key.index)), UInt64(bitPattern: Int64(view)))
+            seed: key.seed, stream: Self.purpose, UInt64(bitPattern: Int64(key.epoch)),
+            UInt64(bitPattern: Int64(key.index)), UInt64(bitPattern: Int64(view)))
         let settings = configuration
         let flips = Self.happens(settings.flipProbability, &random)
         let jitters = Self.happens(settings.colorJitterProbability, &random)
@@ -99,11 +104,15 @@ public struct MultiCropAugmentation: Sendable {
         let scale = view < Self.globalViews ? settings.globalCropsScale : settings.localCropsScale
         let crop = RandomResizedCrop(scale: scale[0]...scale[1]).draw(width: width, height: height, &random)
         return ViewPlan(
-            crop: crop, flips: flips, adjustments: jitters ? adjustments.filter { settings.colorJitter[$0.property.rawValue] > 0 } : [],
-            grays: grays, blurRadius: blurs ? radius : nil, solarizeThreshold: solarizes ? settings.solarizeThreshold : nil)
+            crop: crop, flips: flips,
+            adjustments: jitters ? adjustments.filter { settings.colorJitter[$0.property.rawValue] > 0 } : [],
+            grays: grays, blurRadius: blurs ? radius : nil,
+            solarizeThreshold: solarizes ? settings.solarizeThreshold : nil)
     }
 
-    private static func happens(_ probability: Double, _ random: inout CounterRandom) -> Bool { Double(random.uniform()) < probability }
+    private static func happens(_ probability: Double, _ random: inout CounterRandom) -> Bool {
+        Double(random.uniform()) < probability
+    }
 }
 
 /// One step of colour jitter.
@@ -137,7 +146,9 @@ struct ViewPlan: Equatable, Sendable {
         withUnsafeTemporaryAllocation(byteCount: max(resizeSpace, blurSpace), alignment: 64) { workspace in
             image.pixels.withUnsafeBufferPointer { pixels in
                 guard let first = pixels.baseAddress else { return }
-                hssl_resize_bicubic(&resize, first + 3 * (crop.top * image.width + crop.left), 3 * image.width, rgb, workspace.baseAddress)
+                hssl_resize_bicubic(
+                    &resize, first + 3 * (crop.top * image.width + crop.left), 3 * image.width, rgb,
+                    workspace.baseAddress)
             }
             if flips { hssl_flip_horizontal(side, side, rgb) }
             let count = side * side

@@ -11,8 +11,8 @@ struct CropRectangle: Equatable, Sendable {
     var height: Int
 }
 
-/// torchvision's `RandomResizedCrop.get_params`: area uniform in `scale` of the image, aspect (width/height) log-uniform in 3/4…4/3. After ten draws that do
-/// not fit, the centre with the nearest allowed aspect.
+/// torchvision's `RandomResizedCrop.get_params`: area uniform in `scale` of the image, aspect (width/height)
+/// log-uniform in 3/4…4/3. After ten draws that do not fit, the centre with the nearest allowed aspect.
 struct RandomResizedCrop: Sendable {
     /// Fraction of the image's area: smallest, largest.
     let scale: ClosedRange<Double>
@@ -49,5 +49,7 @@ struct RandomResizedCrop: Sendable {
     /// Python's round: halves to even.
     private static func rounded(_ x: Double) -> Int { Int(x.rounded(.toNearestOrEven)) }
 
-    private static func uniform(_ a: Double, _ b: Double, _ random: inout CounterRandom) -> Double { a + (b - a) * Double(random.uniform()) }
+    private static func uniform(_ a: Double, _ b: Double, _ random: inout CounterRandom) -> Double {
+        a + (b - a) * Double(random.uniform())
+    }
 }

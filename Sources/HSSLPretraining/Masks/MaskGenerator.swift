@@ -5,9 +5,10 @@ import HSSLGraph
 ///
 /// One of the `ratios` is taken with equal odds, then the ratio itself is uniform in ratio ± variance. Shapes:
 ///
-/// - `block` (BEiT, iBOT): want = ratio·h·w. Repeat: up to 10 attempts at a rectangle of area U((min(h, w)//3)², remaining) and aspect
-///   log-uniform in (0.3, 1/0.3); it is taken if it is smaller than the grid on both sides and masks between 1 and `remaining` new patches. Ten
-///   failures in a row end it, so the wanted count is often not reached: that is the method. `remaining` is not rounded.
+/// - `block` (BEiT, iBOT): want = ratio·h·w. Repeat: up to 10 attempts at a rectangle of area U((min(h, w)//3)²,
+///   remaining) and aspect log-uniform in (0.3, 1/0.3); it is taken if it is smaller than the grid on both sides and
+///   masks between 1 and `remaining` new patches. Ten failures in a row end it, so the wanted count is often not
+///   reached: that is the method. `remaining` is not rounded.
 /// - `random`: exactly ⌊ratio·h·w⌋ patches, each subset equally likely.
 ///
 /// A mask is a pure function of (seed, step, image, view), whatever thread draws it.
@@ -27,7 +28,9 @@ public struct MaskGenerator: Sendable {
     ///   - height: patches down a view.
     ///   - width: patches across a view.
     public init(objective: Recipe.Objective, height: Int, width: Int) {
-        precondition(height >= 1 && width >= 1 && !objective.maskRatio.isEmpty && objective.maskRatio.count == objective.maskRatioVariance.count)
+        precondition(
+            height >= 1 && width >= 1 && !objective.maskRatio.isEmpty
+                && objective.maskRatio.count == objective.maskRatioVariance.count)
         self.height = height
         self.width = width
         shape = objective.maskShape
@@ -44,11 +47,14 @@ public struct MaskGenerator: Sendable {
     ///   - mask: `height · width` bytes.
     /// - Returns: how many patches are masked.
     @discardableResult
-    package func draw(seed: UInt64, step: Int, image: Int, view: Int, into mask: UnsafeMutableBufferPointer<UInt8>) -> Int {
+    package func draw(seed: UInt64, step: Int, image: Int, view: Int, into mask: UnsafeMutableBufferPointer<UInt8>)
+        -> Int
+    {
         precondition(mask.count == height * width, "a mask has one byte a patch")
         mask.update(repeating: 0)
         var random = CounterRandom(
-            seed: seed, stream: Self.purpose, UInt64(bitPattern: Int64(step)), UInt64(bitPattern: Int64(image)), UInt64(bitPattern: Int64(view)))
+            seed: seed, stream: Self.purpose, UInt64(bitPattern: Int64(step)), UInt64(bitPattern: Int64(image)),
+            UInt64(bitPattern: Int64(view)))
         let wanted = ratio(&random) * Double(height * width)
         switch shape {
         case .block: return drawBlocks(wanted: wanted, &random, into: mask)
@@ -60,7 +66,9 @@ public struct MaskGenerator: Sendable {
     public func mask(seed: UInt64, step: Int, image: Int, view: Int) -> [UInt8] {
         [UInt8](unsafeUninitializedCapacity: height * width) { buffer, count in
             buffer.initialize(repeating: 0)
-            draw(seed: seed, step: step, image: image, view: view, into: UnsafeMutableBufferPointer(rebasing: buffer[..<(height * width)]))
+            draw(
+                seed: seed, step: step, image: image, view: view,
+                into: UnsafeMutableBufferPointer(rebasing: buffer[..<(height * width)]))
             count = height * width
         }
     }
@@ -71,7 +79,9 @@ public struct MaskGenerator: Sendable {
         return uniform(ratios[i] - variances[i], ratios[i] + variances[i], &random)
     }
 
-    private func drawBlocks(wanted: Double, _ random: inout CounterRandom, into mask: UnsafeMutableBufferPointer<UInt8>) -> Int {
+    private func drawBlocks(
+        wanted: Double, _ random: inout CounterRandom, into mask: UnsafeMutableBufferPointer<UInt8>
+    ) -> Int {
         let smallestArea = Double((min(height, width) / 3) * (min(height, width) / 3))
         let logAspect = log(Self.smallestAspect)
         var masked = 0
@@ -104,7 +114,9 @@ public struct MaskGenerator: Sendable {
     }
 
     /// Selection sampling (Knuth 3.4.2, algorithm S): one pass, no list of patches.
-    private func drawSubset(count: Int, _ random: inout CounterRandom, into mask: UnsafeMutableBufferPointer<UInt8>) -> Int {
+    private func drawSubset(count: Int, _ random: inout CounterRandom, into mask: UnsafeMutableBufferPointer<UInt8>)
+        -> Int
+    {
         var needed = min(count, mask.count)
         for i in mask.indices where needed > 0 && random.integer(below: mask.count - i) < needed {
             mask[i] = 1

@@ -16,7 +16,9 @@ package struct Centers {
     }
 
     /// By their names in a checkpoint.
-    package var named: [(name: String, values: [Float])] { [("center.cls", cls)] + (patch.isEmpty ? [] : [("center.patch", patch)]) }
+    package var named: [(name: String, values: [Float])] {
+        [("center.cls", cls)] + (patch.isEmpty ? [] : [("center.patch", patch)])
+    }
 
     /// - Parameter step: the sums of one update.
     mutating func update(with step: CenterSums, prototypes: [Float], momentum: Float) {

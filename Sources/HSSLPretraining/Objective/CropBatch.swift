@@ -25,7 +25,10 @@ package final class CropBatch: @unchecked Sendable {  // filled by one loader th
     /// Stands for a real one where memory is measured: what an objective has still to gather counts as complete.
     package var isRehearsal = false
 
-    package init(images: Int, globalViews: Int = 2, globalSize: Int, localViews: Int, localSize: Int, tokens: Int, firstImage: Int) {
+    package init(
+        images: Int, globalViews: Int = 2, globalSize: Int, localViews: Int, localSize: Int, tokens: Int,
+        firstImage: Int
+    ) {
         self.images = images
         self.globalViews = globalViews
         self.globalSize = globalSize
@@ -64,7 +67,8 @@ package final class CropBatch: @unchecked Sendable {  // filled by one loader th
             guard let start = source.baseAddress else { return }
             for view in 0..<views {
                 for image in 0..<images {
-                    (tensor.values + (view * images + image) * crop).update(from: start + (image * views + view) * crop, count: crop)
+                    (tensor.values + (view * images + image) * crop).update(
+                        from: start + (image * views + view) * crop, count: crop)
                 }
             }
         }

@@ -27,7 +27,9 @@ package struct FeatureSpread: Sendable {
     package var meanStandardDeviation: Double {
         guard count > 1 else { return 0 }
         let n = Double(count)
-        let deviations = zip(sums, squares).map { sum, square in max(0, square / n - (sum / n) * (sum / n)).squareRoot() }
+        let deviations = zip(sums, squares).map { sum, square in
+            max(0, square / n - (sum / n) * (sum / n)).squareRoot()
+        }
         return deviations.reduce(0, +) / Double(deviations.count)
     }
 }

@@ -1,7 +1,8 @@
 import CSupport
 import HSSLGraph
 
-/// The losses by their definition: all logits [rows, K] at once, those of the targets too. The oracle of `prototypeCrossEntropy` in tests.
+/// The losses by their definition: all logits [rows, K] at once, those of the targets too. The oracle of
+/// `prototypeCrossEntropy` in tests.
 struct PlainLosses {
     /// One a stream.
     private(set) var losses: [Tensor] = []
@@ -27,8 +28,10 @@ struct PlainLosses {
             }
             let logits = stream.rows.linear(weight: prototypes, bias: nil, role: .full)
             var rowLosses: [Float] = []
-            losses.append(logits.softCrossEntropy(targets: stream.rows.tape.constant(targets, shape: logits.shape), weights: stream.weights,
-                                                  temperature: temperature, rowLosses: &rowLosses))
+            losses.append(
+                logits.softCrossEntropy(
+                    targets: stream.rows.tape.constant(targets, shape: logits.shape), weights: stream.weights,
+                    temperature: temperature, rowLosses: &rowLosses))
             self.rowLosses.append(rowLosses)
             self.logits.append(logits.array())
         }

@@ -1,4 +1,5 @@
-/// Which cells of a micro-batch's global views have a patch target; cells are numbered view · N + cell, views view-major.
+/// Which cells of a micro-batch's global views have a patch target; cells are numbered view · N + cell, views
+/// view-major.
 struct TokenSelection {
     /// The masked ones (plain evaluation: all).
     let cells: [Int32]

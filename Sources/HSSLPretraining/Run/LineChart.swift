@@ -29,14 +29,21 @@ struct LineChart {
 
     /// A `<figure>`; nil when no series has a finite point.
     func svg() -> String? {
-        let series = series.map { Series(name: $0.name, points: $0.points.filter { $0.x.isFinite && $0.y.isFinite }, color: $0.color) }
-            .filter { !$0.points.isEmpty }
+        let series = series.map {
+            Series(name: $0.name, points: $0.points.filter { $0.x.isFinite && $0.y.isFinite }, color: $0.color)
+        }
+        .filter { !$0.points.isEmpty }
         let thinned = series.map { LineChart.thin($0.points, to: LineChart.mostVertices) }
         let xs = thinned.joined().map(\.x), ys = thinned.joined().map(\.y)
-        guard let xLow = xs.min(), let xHigh = xs.max(), let dataLow = ys.min(), let dataHigh = ys.max() else { return nil }
+        guard let xLow = xs.min(), let xHigh = xs.max(), let dataLow = ys.min(), let dataHigh = ys.max() else {
+            return nil
+        }
 
         var yLow = fromZero ? min(0, dataLow) : dataLow, yHigh = dataHigh
-        let near = guides.filter { $0.y.isFinite && $0.y <= yHigh + 0.6 * (yHigh - yLow) + 1e-12 && $0.y >= yLow - 0.6 * (yHigh - yLow) - 1e-12 }
+        let near = guides.filter {
+            $0.y.isFinite && $0.y <= yHigh + 0.6 * (yHigh - yLow) + 1e-12
+                && $0.y >= yLow - 0.6 * (yHigh - yLow) - 1e-12
+        }
         for guide in near { (yLow, yHigh) = (min(yLow, guide.y), max(yHigh, guide.y)) }
         if yHigh - yLow <= 1e-9 * max(abs(yHigh), abs(yLow), 1e-30) {
             // A constant series gets a band around it.
@@ -45,37 +52,63 @@ struct LineChart {
         }
         let yTicks = Ticks(covering: yLow, yHigh, about: 5, outward: true)
         let xTicks = Ticks(covering: xLow, xHigh == xLow ? xLow + 1 : xHigh, about: 6, outward: false)
-        let plotWidth = LineChart.width - LineChart.left - LineChart.right, plotHeight = LineChart.height - LineChart.top - LineChart.bottom
+        let plotWidth = LineChart.width - LineChart.left - LineChart.right,
+            plotHeight = LineChart.height - LineChart.top - LineChart.bottom
         let xSpan = xHigh == xLow ? 1 : xHigh - xLow
         func px(_ x: Double) -> String { fixed(LineChart.left + (x - xLow) / xSpan * plotWidth, places: 1) }
-        func py(_ y: Double) -> String { fixed(LineChart.top + (yTicks.high - y) / (yTicks.high - yTicks.low) * plotHeight, places: 1) }
+        func py(_ y: Double) -> String {
+            fixed(LineChart.top + (yTicks.high - y) / (yTicks.high - yTicks.low) * plotHeight, places: 1)
+        }
         let base = LineChart.height - LineChart.bottom, edge = LineChart.width - LineChart.right
 
         var svg = "<figure><figcaption><b>\(escaped(title))</b>"
         if series.count > 1 {
-            for one in series { svg += "<span class=\"key\"><i class=\"c\(one.color)\"></i>\(escaped(one.name))</span>" }
+            for one in series {
+                svg += "<span class=\"key\"><i class=\"c\(one.color)\"></i>\(escaped(one.name))</span>"
+            }
         }
-        svg += "</figcaption><svg viewBox=\"0 0 \(Int(LineChart.width)) \(Int(LineChart.height))\" role=\"img\" aria-label=\"\(escaped(title))\">"
+        svg +=
+            "</figcaption><svg viewBox=\"0 0 \(Int(LineChart.width)) \(Int(LineChart.height))\" role=\"img\" "
+            + "aria-label=\"\(escaped(title))\">"
         for y in yTicks.values {
-            svg += "<line class=\"grid\" x1=\"\(fixed(LineChart.left, places: 0))\" x2=\"\(fixed(edge, places: 0))\" y1=\"\(py(y))\" y2=\"\(py(y))\"/>"
-            svg += "<text class=\"tick\" text-anchor=\"end\" x=\"\(fixed(LineChart.left - 8, places: 0))\" y=\"\(py(y))\" dy=\".33em\">\(label(y, yTicks))</text>"
+            svg +=
+                "<line class=\"grid\" x1=\"\(fixed(LineChart.left, places: 0))\" x2=\"\(fixed(edge, places: 0))\" "
+                + "y1=\"\(py(y))\" y2=\"\(py(y))\"/>"
+            svg +=
+                "<text class=\"tick\" text-anchor=\"end\" x=\"\(fixed(LineChart.left - 8, places: 0))\" "
+                + "y=\"\(py(y))\" dy=\".33em\">\(label(y, yTicks))</text>"
         }
-        svg += "<line class=\"axis\" x1=\"\(fixed(LineChart.left, places: 0))\" x2=\"\(fixed(edge, places: 0))\" y1=\"\(fixed(base, places: 0))\" y2=\"\(fixed(base, places: 0))\"/>"
+        svg +=
+            "<line class=\"axis\" x1=\"\(fixed(LineChart.left, places: 0))\" x2=\"\(fixed(edge, places: 0))\" "
+            + "y1=\"\(fixed(base, places: 0))\" y2=\"\(fixed(base, places: 0))\"/>"
         for x in xTicks.values {
-            svg += "<line class=\"axis\" x1=\"\(px(x))\" x2=\"\(px(x))\" y1=\"\(fixed(base, places: 0))\" y2=\"\(fixed(base + 4, places: 0))\"/>"
-            svg += "<text class=\"tick\" text-anchor=\"middle\" x=\"\(px(x))\" y=\"\(fixed(base + 17, places: 0))\">\(xTicks.label(x))</text>"
+            svg +=
+                "<line class=\"axis\" x1=\"\(px(x))\" x2=\"\(px(x))\" y1=\"\(fixed(base, places: 0))\" "
+                + "y2=\"\(fixed(base + 4, places: 0))\"/>"
+            svg +=
+                "<text class=\"tick\" text-anchor=\"middle\" x=\"\(px(x))\" "
+                + "y=\"\(fixed(base + 17, places: 0))\">\(xTicks.label(x))</text>"
         }
-        svg += "<text class=\"tick\" text-anchor=\"middle\" x=\"\(fixed((LineChart.left + edge) / 2, places: 0))\" y=\"\(fixed(LineChart.height - 6, places: 0))\">\(escaped(xLabel))</text>"
+        svg +=
+            "<text class=\"tick\" text-anchor=\"middle\" x=\"\(fixed((LineChart.left + edge) / 2, places: 0))\" "
+            + "y=\"\(fixed(LineChart.height - 6, places: 0))\">\(escaped(xLabel))</text>"
         for guide in near {
-            svg += "<line class=\"guide\" x1=\"\(fixed(LineChart.left, places: 0))\" x2=\"\(fixed(edge, places: 0))\" y1=\"\(py(guide.y))\" y2=\"\(py(guide.y))\"/>"
-            svg += "<text class=\"tick\" text-anchor=\"end\" x=\"\(fixed(edge, places: 0))\" y=\"\(py(guide.y))\" dy=\"-.4em\">\(escaped(guide.name))</text>"
+            svg +=
+                "<line class=\"guide\" x1=\"\(fixed(LineChart.left, places: 0))\" x2=\"\(fixed(edge, places: 0))\" "
+                + "y1=\"\(py(guide.y))\" y2=\"\(py(guide.y))\"/>"
+            svg +=
+                "<text class=\"tick\" text-anchor=\"end\" x=\"\(fixed(edge, places: 0))\" y=\"\(py(guide.y))\" "
+                + "dy=\"-.4em\">\(escaped(guide.name))</text>"
         }
         for (one, points) in zip(series, thinned) {
             let path = points.map { "\(px($0.x)) \(py($0.y))" }.joined(separator: "L")
             // A single point has no line: its dot shows it.
             svg += points.count > 1 ? "<path class=\"line c\(one.color)\" d=\"M\(path)\"/>" : ""
             if dots || points.count == 1 {
-                for point in points { svg += "<circle class=\"dot c\(one.color)\" cx=\"\(px(point.x))\" cy=\"\(py(point.y))\" r=\"3.2\"/>" }
+                for point in points {
+                    svg +=
+                        "<circle class=\"dot c\(one.color)\" cx=\"\(px(point.x))\" cy=\"\(py(point.y))\" r=\"3.2\"/>"
+                }
             }
         }
         // Above all lines, so that every place answers.
@@ -83,7 +116,9 @@ struct LineChart {
             for point in LineChart.thin(points, to: LineChart.mostHovers) {
                 let value = unit == .percent ? "\(fixed(point.y * 100, places: 2)) %" : shortNumber(point.y)
                 svg += "<circle class=\"hover c\(one.color)\" cx=\"\(px(point.x))\" cy=\"\(py(point.y))\" r=\"6\">"
-                svg += "<title>\(escaped(one.name)) \(value) at \(escaped(xLabel)) \(shortNumber(point.x))</title></circle>"
+                svg +=
+                    "<title>\(escaped(one.name)) \(value) at \(escaped(xLabel)) "
+                    + "\(shortNumber(point.x))</title></circle>"
             }
         }
         return svg + "</svg></figure>"
@@ -145,8 +180,13 @@ func fixed(_ value: Double, places: Int) -> String {
     let whole = "\(units / divisor)", part = "\(units % divisor)"
     let sign = value < 0 && units > 0 ? "−" : ""
     // Coordinates are positive and below 1000, so SVG never sees a thin space or a typographic minus.
-    let grouped = whole.count > 4 ? String(whole.reversed().enumerated().flatMap { $0 > 0 && $0 % 3 == 0 ? ["\u{2009}", $1] : [$1] }.reversed()) : whole
-    return places == 0 ? sign + grouped : sign + grouped + "." + String(repeating: "0", count: places - part.count) + part
+    let grouped =
+        whole.count > 4
+        ? String(
+            whole.reversed().enumerated().flatMap { $0 > 0 && $0 % 3 == 0 ? ["\u{2009}", $1] : [$1] }.reversed())
+        : whole
+    return places == 0
+        ? sign + grouped : sign + grouped + "." + String(repeating: "0", count: places - part.count) + part
 }
 
 /// About four significant digits: `0.0312`, `5.132`, `7.5e−4`, `12 000`.
@@ -159,7 +199,8 @@ func shortNumber(_ value: Double) -> String {
         return String(text.reversed().drop { $0 == "0" }.drop { $0 == "." }.reversed())
     }
     if exponent < -3 || exponent > 8 {
-        return trimmed(fixed(value / pow(10, Double(exponent)), places: 2)) + "e\(exponent < 0 ? "−" : "")\(abs(exponent))"
+        return trimmed(fixed(value / pow(10, Double(exponent)), places: 2))
+            + "e\(exponent < 0 ? "−" : "")\(abs(exponent))"
     }
     return trimmed(fixed(value, places: max(0, 3 - exponent)))
 }

@@ -1,6 +1,7 @@
 import Glibc
 
-/// One line of `metrics.jsonl`: what one update (or an evaluation after it) measured. Values that were not measured are left out.
+/// One line of `metrics.jsonl`: what one update (or an evaluation after it) measured. Values that were not measured are
+/// left out.
 public struct Metrics: Equatable, Sendable {
     /// Updates done, from 1 after the first.
     public var step: Int
@@ -30,7 +31,8 @@ public struct Metrics: Equatable, Sendable {
     public var teacherEntropy: Double?
     /// See `FeatureStatistics.meanStandardDeviation`.
     public var featureStd: Double?
-    /// int8 only, of the update's last micro-batch: share of activation codes at ±127 (one a row is there by construction).
+    /// int8 only, of the update's last micro-batch: share of activation codes at ±127 (one a row is there by
+    /// construction).
     public var int8Saturation: Double?
     /// The same of the codes of gradients.
     public var int8GradientSaturation: Double?
@@ -39,8 +41,8 @@ public struct Metrics: Equatable, Sendable {
     /// Mean and largest scale of the rows of gradients: what one code stands for.
     public var int8GradientScaleMean: Double?
     public var int8GradientScaleMax: Double?
-    /// Of a search: losses of its candidates, `head_FAMILY` (of the head's own student) and `probe_FAMILY` (of the probe
-    /// on the base's feature).
+    /// Of a search: losses of its candidates, `head_FAMILY` (of the head's own student) and `probe_FAMILY` (of the
+    /// probe on the base's feature).
     public var candidates: [String: Double] = [:]
     /// Images, not views.
     public var imagesPerSecond: Double?
@@ -49,7 +51,8 @@ public struct Metrics: Equatable, Sendable {
     public var skippedSteps: Int?
     /// Fraction; only after an evaluation.
     public var knnTop1: Double?
-    /// Of a distillation: k-NN of the untrained student and of the teacher (one line has them), over so many references.
+    /// Of a distillation: k-NN of the untrained student and of the teacher (one line has them), over so many
+    /// references.
     public var knnUntrained: Double?
     public var knnTeacher: Double?
     public var knnReferences: Int?
@@ -71,7 +74,9 @@ public struct Metrics: Equatable, Sendable {
 
     /// Takes a part of the loss under the objective's name for it.
     mutating func set(_ part: String, _ value: Double) {
-        guard let key = Metrics.losses.first(where: { $0.part == part }) else { preconditionFailure("no metric for '\(part)'") }
+        guard let key = Metrics.losses.first(where: { $0.part == part }) else {
+            preconditionFailure("no metric for '\(part)'")
+        }
         self[keyPath: key.path] = value
     }
 
@@ -85,11 +90,15 @@ public struct Metrics: Equatable, Sendable {
 
     private static let numberKeys: [(name: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
         ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch),
-        ("global_base", \.globalBase), ("global_aux", \.globalAux), ("pixels_base", \.pixelsBase), ("pixels_aux", \.pixelsAux),
-        ("similarity_base", \.similarityBase), ("similarity_aux", \.similarityAux), ("mse_base", \.mseBase), ("mse_aux", \.mseAux), ("lr", \.learningRate),
-        ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum), ("teacher_temperature", \.teacherTemperature),
+        ("global_base", \.globalBase), ("global_aux", \.globalAux), ("pixels_base", \.pixelsBase),
+        ("pixels_aux", \.pixelsAux),
+        ("similarity_base", \.similarityBase), ("similarity_aux", \.similarityAux), ("mse_base", \.mseBase),
+        ("mse_aux", \.mseAux), ("lr", \.learningRate),
+        ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum),
+        ("teacher_temperature", \.teacherTemperature),
         ("gradient_norm", \.gradientNorm), ("teacher_entropy", \.teacherEntropy), ("feature_std", \.featureStd),
-        ("int8_saturation", \.int8Saturation), ("int8_gradient_saturation", \.int8GradientSaturation), ("int8_gradient_zeros", \.int8GradientZeros),
+        ("int8_saturation", \.int8Saturation), ("int8_gradient_saturation", \.int8GradientSaturation),
+        ("int8_gradient_zeros", \.int8GradientZeros),
         ("int8_gradient_scale_mean", \.int8GradientScaleMean), ("int8_gradient_scale_max", \.int8GradientScaleMax),
         ("images_per_second", \.imagesPerSecond), ("knn_top1", \.knnTop1), ("knn_untrained", \.knnUntrained),
         ("knn_teacher", \.knnTeacher), ("gap_closed", \.gapClosed),
@@ -115,7 +124,8 @@ public struct Metrics: Equatable, Sendable {
         return text + "}"
     }
 
-    /// Reads a line that ``json`` wrote (white space and unknown numeric keys are allowed); nil for anything else, such as half a line.
+    /// Reads a line that ``json`` wrote (white space and unknown numeric keys are allowed); nil for anything else, such
+    /// as half a line.
     public init?(json line: some StringProtocol) {
         let text = line.utf8.filter { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: "\t") && $0 != UInt8(ascii: "\r") }
         guard text.first == UInt8(ascii: "{"), text.last == UInt8(ascii: "}"), text.count >= 2 else { return nil }
@@ -127,7 +137,9 @@ public struct Metrics: Equatable, Sendable {
                   key.first == UInt8(ascii: "\""), key.last == UInt8(ascii: "\"") else { return nil }
             values[String(decoding: key.dropFirst().dropLast(), as: UTF8.self)] = String(decoding: value, as: UTF8.self)
         }
-        guard let step = values["step"].flatMap(Int.init), let epoch = values["epoch"].flatMap(Int.init) else { return nil }
+        guard let step = values["step"].flatMap(Int.init), let epoch = values["epoch"].flatMap(Int.init) else {
+            return nil
+        }
         self.init(step: step, epoch: epoch)
         for (name, path) in Metrics.numberKeys { self[keyPath: path] = values[name].flatMap(Double.init) }
         for (name, path) in Metrics.integerKeys { self[keyPath: path] = values[name].flatMap(Int.init) }

@@ -52,7 +52,8 @@ public final class RunFolder {
         try RunFolder.createFolder(path)
         // Refuse before making anything in a folder that may be someone else's.
         if !resume, let found {
-            throw FileError(path: path, reason: "holds a run (\(found)); give --resume to continue it, or another --output")
+            throw FileError(
+                path: path, reason: "holds a run (\(found)); give --resume to continue it, or another --output")
         }
         lock = try FolderLock(path, holder: "trainer", flock: flock)
         removeStaleTemporaries()
@@ -62,7 +63,9 @@ public final class RunFolder {
         if metrics >= 0 { close(metrics) }
     }
 
-    private static let traces = ["config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "report.html"]
+    private static let traces = [
+        "config.yaml", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "report.html",
+    ]
 
     /// Whether somebody else's `recipe.yaml` is where a search would write its own: there is one, but no checkpoint.
     static func hasForeignWinner(_ path: String) -> Bool {
@@ -87,10 +90,11 @@ public final class RunFolder {
 
     // MARK: metrics.jsonl
 
-    /// Opens `metrics.jsonl` for appending after the lines of steps 1 … `step`; later lines and a half line at the end are dropped. A damaged line among
-    /// the others stays where it is.
+    /// Opens `metrics.jsonl` for appending after the lines of steps 1 … `step`; later lines and a half line at the end
+    /// are dropped. A damaged line among the others stays where it is.
     ///
-    /// A run that resumes from its checkpoint of `step` will measure the later steps again; a run that starts anew passes 0.
+    /// A run that resumes from its checkpoint of `step` will measure the later steps again; a run that starts anew
+    /// passes 0.
     public func openMetrics(after step: Int) throws(FileError) {
         if metrics >= 0 { close(metrics) }
         metrics = metricsPath.withPath { open($0, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0o644) }
@@ -101,11 +105,13 @@ public final class RunFolder {
             if let line = Metrics(json: String(decoding: bytes[keep..<end], as: UTF8.self)), line.step > step { break }
             keep = end + 1
         }
-        if keep < bytes.count, ftruncate(metrics, keep) != 0 { throw FileError(path: metricsPath, action: "cannot truncate", code: Int(errno)) }
+        if keep < bytes.count, ftruncate(metrics, keep) != 0 {
+            throw FileError(path: metricsPath, action: "cannot truncate", code: Int(errno))
+        }
     }
 
-    /// Appends one line in one system call, so that a killed process leaves whole lines (or, on a full disk, a half line that the next
-    /// `openMetrics` drops).
+    /// Appends one line in one system call, so that a killed process leaves whole lines (or, on a full disk, a half
+    /// line that the next `openMetrics` drops).
     public func append(_ line: Metrics) throws(FileError) {
         guard metrics >= 0 else { throw FileError(path: metricsPath, reason: "is not open") }
         var pending = Array((line.json + "\n").utf8)[...]
@@ -121,13 +127,17 @@ public final class RunFolder {
 
     /// Makes the lines so far survive a power failure; call with every checkpoint.
     public func synchronizeMetrics() throws(FileError) {
-        if metrics >= 0, fsync(metrics) != 0 { throw FileError(path: metricsPath, action: "cannot synchronize", code: Int(errno)) }
+        if metrics >= 0, fsync(metrics) != 0 {
+            throw FileError(path: metricsPath, action: "cannot synchronize", code: Int(errno))
+        }
     }
 
     /// Every whole line of `metrics.jsonl`, in order; none when there is no file.
     public func readMetrics() throws(FileError) -> [Metrics] {
         guard metricsPath.withPath({ access($0, F_OK) }) == 0 else { return [] }
-        return try readFile(at: metricsPath).split(separator: UInt8(ascii: "\n")).compactMap { Metrics(json: String(decoding: $0, as: UTF8.self)) }
+        return try readFile(at: metricsPath).split(separator: UInt8(ascii: "\n")).compactMap {
+            Metrics(json: String(decoding: $0, as: UTF8.self))
+        }
     }
 
     // MARK: folder
@@ -142,13 +152,16 @@ public final class RunFolder {
         }
         // `--output runs/today/first` should just work.
         if let slash = path.lastIndex(of: "/"), slash > path.startIndex { try createFolder(String(path[..<slash])) }
-        if path.withPath({ mkdir($0, 0o777) }) != 0, errno != EEXIST { throw FileError(path: path, action: "cannot create the folder", code: Int(errno)) }
+        if path.withPath({ mkdir($0, 0o777) }) != 0, errno != EEXIST {
+            throw FileError(path: path, action: "cannot create the folder", code: Int(errno))
+        }
     }
 
     /// 0 or an errno.
     public static func lockNow(_ descriptor: Int32) -> Int32 { flock(descriptor, LOCK_EX | LOCK_NB) == 0 ? 0 : errno }
 
-    /// Removes what killed writers of this run's files left (`.NAME.tmp-…`). Nobody else writes here: the folder is locked.
+    /// Removes what killed writers of this run's files left (`.NAME.tmp-…`). Nobody else writes here: the folder is
+    /// locked.
     private func removeStaleTemporaries() {
         guard let folder = path.withPath({ opendir($0) }) else { return }
         defer { closedir(folder) }
@@ -157,7 +170,9 @@ public final class RunFolder {
             let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
                 String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
-            if (RunFolder.traces + ["recipe.yaml"]).contains(where: { name.hasPrefix(".\($0).tmp-") }) { stale.append(name) }
+            if (RunFolder.traces + ["recipe.yaml"]).contains(where: { name.hasPrefix(".\($0).tmp-") }) {
+                stale.append(name)
+            }
         }
         for name in stale { _ = (path + "/" + name).withPath { unlink($0) } }
     }

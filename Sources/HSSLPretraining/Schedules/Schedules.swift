@@ -13,8 +13,10 @@ public struct StepSchedule: Equatable, Sendable {
     /// Whether the prototype layer gets no update.
     public var prototypesFrozen: Bool
 
-    package init(epoch: Int, learningRate: Double, weightDecay: Double, teacherMomentum: Double, teacherTemperature: Double,
-                 teacherPatchTemperature: Double, prototypesFrozen: Bool) {
+    package init(
+        epoch: Int, learningRate: Double, weightDecay: Double, teacherMomentum: Double, teacherTemperature: Double,
+        teacherPatchTemperature: Double, prototypesFrozen: Bool
+    ) {
         self.epoch = epoch
         self.learningRate = learningRate
         self.weightDecay = weightDecay
@@ -36,7 +38,8 @@ public struct StepSchedule: Equatable, Sendable {
 ///   most (t + 1)/(t + 10), so that an average of few updates holds little of the first weights;
 /// - temperatures, by epoch e: `linspace(first, last, E_w)[e]`, then `last`.
 ///
-/// Source: DINO's `cosine_scheduler` and iBOT's temperature schedule, which take the values at t, never at T: the last step is not quite at the end value.
+/// Source: DINO's `cosine_scheduler` and iBOT's temperature schedule, which take the values at t, never at T: the last
+/// step is not quite at the end value.
 public struct Schedules: Sendable {
     public let epochs: Int
     public let stepsPerEpoch: Int
@@ -49,13 +52,16 @@ public struct Schedules: Sendable {
 
     public var totalSteps: Int { epochs * stepsPerEpoch }
 
-    /// - Parameter stepsPerEpoch: updates an epoch, at least 1. `--max-steps` does not enter: stopping early changes no curve.
+    /// - Parameter stepsPerEpoch: updates an epoch, at least 1. `--max-steps` does not enter: stopping early changes no
+    ///   curve.
     public init(recipe: Recipe, stepsPerEpoch: Int) {
         self.init(optimizer: recipe.optimizer, objective: recipe.objective, epochs: recipe.schedule.epochs,
                   effectiveBatch: recipe.schedule.effectiveBatch, stepsPerEpoch: stepsPerEpoch)
     }
 
-    public init(optimizer: Recipe.Optimizer, objective: Recipe.Objective, epochs: Int, effectiveBatch: Int, stepsPerEpoch: Int) {
+    public init(
+        optimizer: Recipe.Optimizer, objective: Recipe.Objective, epochs: Int, effectiveBatch: Int, stepsPerEpoch: Int
+    ) {
         precondition(stepsPerEpoch >= 1 && epochs >= 1, "a schedule needs at least one step")
         self.optimizer = optimizer
         self.objective = objective
@@ -70,7 +76,8 @@ public struct Schedules: Sendable {
         return StepSchedule(
             epoch: epoch,
             learningRate: learningRate(step: step),
-            weightDecay: Self.cosine(from: optimizer.weightDecay[0], to: optimizer.weightDecay[1], step: step, of: totalSteps),
+            weightDecay: Self.cosine(
+                from: optimizer.weightDecay[0], to: optimizer.weightDecay[1], step: step, of: totalSteps),
             teacherMomentum: isAverage
                 ? min(optimizer.teacherMomentum, Double(step + 1) / Double(step + 10))
                 : Self.cosine(from: optimizer.teacherMomentum, to: 1, step: step, of: totalSteps),
@@ -85,7 +92,8 @@ public struct Schedules: Sendable {
             // numpy's linspace(0, lr, 1) is [0].
             return warmup == 1 ? 0 : peakLearningRate * Double(step) / Double(warmup - 1)
         }
-        return Self.cosine(from: peakLearningRate, to: optimizer.minLearningRate, step: step - warmup, of: totalSteps - warmup)
+        return Self.cosine(
+            from: peakLearningRate, to: optimizer.minLearningRate, step: step - warmup, of: totalSteps - warmup)
     }
 
     private func temperature(_ ends: [Double], epoch: Int) -> Double {

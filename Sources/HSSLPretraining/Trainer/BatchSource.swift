@@ -5,7 +5,8 @@ import Synchronization
 
 /// Where micro-batches come from: the epoch's permutation, decoding, augmentation and masks.
 ///
-/// A micro-batch is a pure function of (recipe, data set, step, part), whatever thread makes it and whatever came before.
+/// A micro-batch is a pure function of (recipe, data set, step, part), whatever thread makes it and whatever came
+/// before.
 struct BatchSource: Sendable {
     let dataset: Dataset
     /// Places in the data set of the images to learn from; nil: all.
@@ -72,8 +73,10 @@ struct BatchSource: Sendable {
         let order = permutations.epoch(epoch)
         let first = part * microBatch
         let count = min(microBatch, batchImages - first)
-        let batch = CropBatch(images: count, globalViews: globalViews, globalSize: globalSize, localViews: localViews, localSize: localSize, tokens: masks.height * masks.width,
-                              firstImage: first)
+        let batch = CropBatch(
+            images: count, globalViews: globalViews, globalSize: globalSize, localViews: localViews,
+            localSize: localSize, tokens: masks.height * masks.width,
+            firstImage: first)
         var unreadable: [Unreadable] = []
         var replaced = 0
         // A bank keeps so many draws of an image, which come again and again.
@@ -86,7 +89,9 @@ struct BatchSource: Sendable {
             let found = try readable(from: wanted, unreadable: &unreadable) { index, image in
                 let key = MultiCropAugmentation.Key(seed: seed, epoch: draw, index: index)
                 write(augmentation, of: image, key: key, place: place, into: batch)
-                if let views = teacher?.augmentation { write(teacherView: views, of: image, key: key, place, into: batch) }
+                if let views = teacher?.augmentation {
+                    write(teacherView: views, of: image, key: key, place, into: batch)
+                }
             }
             if teacher != nil { batch.keys.append(ViewKey(index: found, draw: draw)) }
             if found != wanted { replaced += 1 }
@@ -134,7 +139,10 @@ struct BatchSource: Sendable {
         let unreadable: [Unreadable]
     }
 
-    private func write(_ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int, into batch: CropBatch) {
+    private func write(
+        _ augmentation: MultiCropAugmentation, of image: RGBImage, key: MultiCropAugmentation.Key, place: Int,
+        into batch: CropBatch
+    ) {
         batch.globals.withUnsafeMutableBufferPointer { globals in
             batch.locals.withUnsafeMutableBufferPointer { locals in
                 let twoViews = MultiCropAugmentation.globalViews
@@ -142,7 +150,8 @@ struct BatchSource: Sendable {
                     let isGlobal = view < globalViews
                     let place = isGlobal ? place * globalViews + view : place * localViews + view - twoViews
                     guard let start = isGlobal ? globals.baseAddress : locals.baseAddress else { continue }
-                    augmentation.make(view: view, of: image, key: key, into: start + place * augmentation.count(ofView: view))
+                    augmentation.make(
+                        view: view, of: image, key: key, into: start + place * augmentation.count(ofView: view))
                 }
             }
         }
@@ -186,7 +195,10 @@ struct BatchSource: Sendable {
             let step = attempt < Self.neighbors || tries == count ? 1 : max(1, count / Self.spread)
             index = (index + step) % count
         }
-        throw PretrainingError("\(dataset.path): \(tries) images \(tries > Self.neighbors ? "all over it" : "in a row") cannot be read, the last: \(lastError.map { "\($0)" } ?? "")")
+        throw PretrainingError(
+            "\(dataset.path): \(tries) images \(tries > Self.neighbors ? "all over it" : "in a row") cannot be read, "
+            + "the last: \(lastError.map { "\($0)" } ?? "")"
+        )
     }
 
     struct Unreadable: Sendable {

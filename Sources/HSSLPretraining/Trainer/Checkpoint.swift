@@ -3,7 +3,8 @@ import HSSLFormats
 import HSSLGraph
 import HSSLModels
 
-/// The file from which a run continues bit for bit: weights, moments, what the objective learns besides (centres), and where the sampler stood.
+/// The file from which a run continues bit for bit: weights, moments, what the objective learns besides (centres), and
+/// where the sampler stood.
 ///
 /// All random draws are counter-based, so (seed, step) is the random state.
 package struct Checkpoint {
@@ -41,13 +42,18 @@ package struct Checkpoint {
         let parts = learner.checkpointParts
         for part in parts { append(part, to: &tensors) }
         guard parts.allSatisfy(isFinite) else {
-            throw PretrainingError("\(path): step \(position.step) left weights that are not finite; the file stays as it was")
+            throw PretrainingError(
+                "\(path): step \(position.step) left weights that are not finite; the file stays as it was")
         }
         var metadata = [
-            "format": "pt", "hssl.checkpoint_version": formatVersion, "hssl.step": "\(position.step)", "hssl.epoch": "\(position.epoch)",
-            "hssl.sampler_position": "\(position.samplerPosition)", "hssl.random_state": "philox4x32-10 seed \(position.seed) step \(position.step)",
-            "hssl.seed": "\(position.seed)", "hssl.micro_batch": "\(position.microBatch)", "hssl.skipped_steps": "\(position.skippedSteps)",
-            "hssl.dataset_count": "\(position.datasetCount)", "hssl.dataset_name": position.datasetName, "hssl.recipe": position.recipe,
+            "format": "pt", "hssl.checkpoint_version": formatVersion, "hssl.step": "\(position.step)",
+            "hssl.epoch": "\(position.epoch)",
+            "hssl.sampler_position": "\(position.samplerPosition)",
+            "hssl.random_state": "philox4x32-10 seed \(position.seed) step \(position.step)",
+            "hssl.seed": "\(position.seed)", "hssl.micro_batch": "\(position.microBatch)",
+            "hssl.skipped_steps": "\(position.skippedSteps)",
+            "hssl.dataset_count": "\(position.datasetCount)", "hssl.dataset_name": position.datasetName,
+            "hssl.recipe": position.recipe,
         ]
         metadata["hssl.dataset_digest"] = position.datasetDigest
         for (key, value) in position.search?.metadata ?? [] { metadata[key] = value }
@@ -86,7 +92,8 @@ package struct Checkpoint {
         }
     }
 
-    /// CRC-32C of the other metadata: `hssl.crc32c` covers the tensors alone, and a run must not go on from a damaged step or seed.
+    /// CRC-32C of the other metadata: `hssl.crc32c` covers the tensors alone, and a run must not go on from a damaged
+    /// step or seed.
     private static let metadataChecksumKey = "hssl.metadata_crc32c"
 
     private static func checksum(of metadata: [String: String]) -> String {
@@ -100,43 +107,64 @@ package struct Checkpoint {
     /// Weights and moments that could be loaded again.
     private static func isFinite(_ part: CheckpointPart) -> Bool {
         let weights = part.networks.flatMap(\.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
-        return weights && zip(part.optimizer.parameters, part.optimizer.states).allSatisfy { parameter, state in
-            switch state.moments {
-            case .float32(let first, let second): [first, second].allSatisfy { hssl_all_finite(parameter.count, $0.floats) }
-            case .int8(let first, let second): [first, second].allSatisfy { hssl_all_finite(AdamW.blocks(parameter.count), $0.scale.floats) }
+        return weights
+            && zip(part.optimizer.parameters, part.optimizer.states).allSatisfy { parameter, state in
+                switch state.moments {
+                case .float32(let first, let second):
+                    [first, second].allSatisfy { hssl_all_finite(parameter.count, $0.floats) }
+                case .int8(let first, let second):
+                    [first, second].allSatisfy { hssl_all_finite(AdamW.blocks(parameter.count), $0.scale.floats) }
+                }
             }
-        }
     }
 
-    private static func floats(_ name: String, _ shape: [Int], _ values: UnsafeMutablePointer<Float>) -> SafetensorsTensor {
-        SafetensorsTensor(name: name, dtype: .float32, shape: shape,
-                          bytes: UnsafeRawBufferPointer(start: values, count: shape.reduce(1, *) * MemoryLayout<Float>.stride))
+    private static func floats(_ name: String, _ shape: [Int], _ values: UnsafeMutablePointer<Float>)
+        -> SafetensorsTensor
+    {
+        SafetensorsTensor(
+            name: name, dtype: .float32, shape: shape,
+            bytes: UnsafeRawBufferPointer(start: values, count: shape.reduce(1, *) * MemoryLayout<Float>.stride))
     }
 
     /// Metadata alone: what a resumed run needs before it can build the networks.
     package static func position(of file: SafetensorsFile) throws -> Position {
         func text(_ key: String) throws -> String {
-            guard let value = file.metadata[key] else { throw FileError(path: file.path, reason: "is no checkpoint: metadata '\(key)' is missing") }
+            guard let value = file.metadata[key] else {
+                throw FileError(path: file.path, reason: "is no checkpoint: metadata '\(key)' is missing")
+            }
             return value
         }
         func number(_ key: String) throws -> Int {
-            guard let value = Int(try text(key)), value >= 0 else { throw FileError(path: file.path, reason: "metadata '\(key)' is not a count") }
+            guard let value = Int(try text(key)), value >= 0 else {
+                throw FileError(path: file.path, reason: "metadata '\(key)' is not a count")
+            }
             return value
         }
         if let recorded = file.metadata[metadataChecksumKey], recorded != checksum(of: file.metadata) {
-            throw FileError(path: file.path, reason: "the metadata are damaged: their checksum is \(checksum(of: file.metadata)), not \(oneLine(recorded))")
+            throw FileError(
+                path: file.path,
+                reason:
+                    "the metadata are damaged: their checksum is \(checksum(of: file.metadata)), not "
+                    + "\(oneLine(recorded))"
+            )
         }
         let version = try text("hssl.checkpoint_version")
-        guard version == formatVersion else { throw FileError(path: file.path, reason: "checkpoint version \(oneLine(version)) is not \(formatVersion)") }
-        guard let seed = UInt64(try text("hssl.seed")) else { throw FileError(path: file.path, reason: "metadata 'hssl.seed' is not a number") }
+        guard version == formatVersion else {
+            throw FileError(path: file.path, reason: "checkpoint version \(oneLine(version)) is not \(formatVersion)")
+        }
+        guard let seed = UInt64(try text("hssl.seed")) else {
+            throw FileError(path: file.path, reason: "metadata 'hssl.seed' is not a number")
+        }
         let microBatch = try number("hssl.micro_batch")
         guard microBatch > 0 else { throw FileError(path: file.path, reason: "metadata 'hssl.micro_batch' is 0") }
-        return Position(step: try number("hssl.step"), epoch: try number("hssl.epoch"), samplerPosition: try number("hssl.sampler_position"), seed: seed,
-                        microBatch: microBatch, skippedSteps: try number("hssl.skipped_steps"),
-                        datasetCount: try number("hssl.dataset_count"), datasetDigest: file.metadata["hssl.dataset_digest"],
-                        datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"),
-                        search: try SearchIdentity(of: file), teacher: try teacher(of: file),
-                        draws: file.metadata[drawsKey] == nil ? nil : try number(drawsKey))
+        return Position(
+            step: try number("hssl.step"), epoch: try number("hssl.epoch"),
+            samplerPosition: try number("hssl.sampler_position"), seed: seed,
+            microBatch: microBatch, skippedSteps: try number("hssl.skipped_steps"),
+            datasetCount: try number("hssl.dataset_count"), datasetDigest: file.metadata["hssl.dataset_digest"],
+            datasetName: try text("hssl.dataset_name"), recipe: try text("hssl.recipe"),
+            search: try SearchIdentity(of: file), teacher: try teacher(of: file),
+            draws: file.metadata[drawsKey] == nil ? nil : try number(drawsKey))
     }
 
     private static let (teacherKey, drawsKey) = ("hssl.teacher", "hssl.teacher_draws")
@@ -148,12 +176,14 @@ package struct Checkpoint {
         }
     }
 
-    /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner` unusable.
+    /// Reads every tensor into `learner`. A missing, unexpected or misshapen tensor is an error and leaves `learner`
+    /// unusable.
     package static func load(_ file: SafetensorsFile, into learner: Learner) throws {
         var expected: Set<String> = []
         for part in learner.checkpointParts { try load(file, into: part, expected: &expected) }
         if let stranger = file.names.first(where: { !expected.contains($0) }) {
-            throw FileError(path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
+            throw FileError(
+                path: file.path, reason: "unexpected tensor '\(oneLine(stranger))' for this recipe's architecture")
         }
     }
 
@@ -200,7 +230,9 @@ package struct Checkpoint {
         }
     }
 
-    private static func read(_ name: String, _ shape: [Int], from file: SafetensorsFile, into values: UnsafeMutablePointer<Float>) throws {
+    private static func read(
+        _ name: String, _ shape: [Int], from file: SafetensorsFile, into values: UnsafeMutablePointer<Float>
+    ) throws {
         try file.floats(name, shape: shape).withUnsafeBufferPointer { source in
             if let start = source.baseAddress { values.update(from: start, count: source.count) }
         }

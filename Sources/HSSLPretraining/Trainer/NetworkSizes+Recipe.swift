@@ -16,7 +16,9 @@ extension NetworkSizes {
         let name = recipe.model.architecture, objective = recipe.objective.name
         let model = base.makeBase(ParameterScope(ParameterSet()), .pretraining)
         if recipe.objectiveSettings.masksPatches, model.maskToken == nil {
-            return "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage where a mask could stand; use dino"
+            return
+                "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage "
+                + "where a mask could stand; use dino"
         }
         if recipe.model.freezePatchEmbedding {
             let parameters = ParameterSet()
@@ -33,11 +35,16 @@ extension NetworkSizes {
         }
         guard recipe.data.localCrops > 0 else { return nil }
         let size = recipe.data.localCropsSize
-        if let reason = base.configuration.objection(toImageSize: size) { return "data.local_crops_size \(size) does not fit \(name): \(reason)" }
-        let local = model.grid(height: size, width: size), global = model.grid(height: base.imageSize, width: base.imageSize)
+        if let reason = base.configuration.objection(toImageSize: size) {
+            return "data.local_crops_size \(size) does not fit \(name): \(reason)"
+        }
+        let local = model.grid(height: size, width: size),
+            global = model.grid(height: base.imageSize, width: base.imageSize)
         if local.count == 0 { return "data.local_crops_size \(size) leaves no cell of \(name)'s last grid" }
         if let auxiliary, local != global, (try? HeadFamilies.named(auxiliary.family))?.takesAnyGrid == false {
-            return "auxiliary.family \(auxiliary.family) is bound to the grid of global views (\(global.height)×\(global.width) cells) and cannot see local views "
+            return
+                "auxiliary.family \(auxiliary.family) is bound to the grid of global views "
+                + "(\(global.height)×\(global.width) cells) and cannot see local views "
                 + "(\(local.height)×\(local.width)); set data.local_crops to 0 or use another family"
         }
         return nil
@@ -90,7 +97,8 @@ extension SimMIMSettings {
 
 extension PrototypeSettings {
     init(_ recipe: Recipe) {
-        self.init(hidden: recipe.head.hiddenDim, bottleneck: recipe.head.bottleneckDim, prototypes: recipe.head.prototypes)
+        self.init(
+            hidden: recipe.head.hiddenDim, bottleneck: recipe.head.bottleneckDim, prototypes: recipe.head.prototypes)
         learnedGain = !recipe.head.normLastLayer
         studentTemperature = Float(recipe.objective.studentTemperature)
         learnsPatches = recipe.objective.name == "ibot"
@@ -107,16 +115,18 @@ extension Learner {
                 throw ModelError("objective.name distill needs a teacher: hssl distill has --teacher FILE")
             }
             if recipe.distill.cells, teacher.grid.count < 2 {
-                throw ModelError("distill.patch_weight compares cells, and the teacher's last grid has one; set it to 0")
+                throw ModelError(
+                    "distill.patch_weight compares cells, and the teacher's last grid has one; set it to 0")
             }
             objective = DistillSettings(recipe, teacher: teacher)
         }
         guard let precision = Precision(rawValue: recipe.schedule.precision.rawValue) else {
             throw ModelError("precision \(recipe.schedule.precision.rawValue) is not known")
         }
-        try self.init(sizes: NetworkSizes(recipe: recipe), objective: objective,
-                      settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
-                      clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage,
-                      freezesPatchEmbedding: recipe.model.freezePatchEmbedding)
+        try self.init(
+            sizes: NetworkSizes(recipe: recipe), objective: objective,
+            settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
+            clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage,
+            freezesPatchEmbedding: recipe.model.freezePatchEmbedding)
     }
 }

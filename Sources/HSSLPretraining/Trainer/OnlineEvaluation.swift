@@ -6,10 +6,11 @@ import HSSLGraph
 import HSSLModels
 import HSSLRuntime
 
-/// k-NN on the teacher's base while it trains: labelled images of the data set, a part as reference and others as queries.
+/// k-NN on the teacher's base while it trains: labelled images of the data set, a part as reference and others as
+/// queries.
 ///
-/// The labels are never seen by the objective. The queries are training images too, so this curve compares runs; `hssl evaluate knn` on held-out data judges
-/// a model.
+/// The labels are never seen by the objective. The queries are training images too, so this curve compares runs; `hssl
+/// evaluate knn` on held-out data judges a model.
 struct OnlineEvaluation {
     static let queries = 2_000
     private static let neighbors = 20

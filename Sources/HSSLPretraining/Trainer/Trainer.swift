@@ -23,7 +23,8 @@ public struct PretrainingOptions: Sendable {
     public init() {}
 }
 
-/// Runs a recipe: batches, updates, metrics, evaluation, checkpoints, until the schedule ends or the caller asks to stop.
+/// Runs a recipe: batches, updates, metrics, evaluation, checkpoints, until the schedule ends or the caller asks to
+/// stop.
 public final class Trainer {
     /// Updates in a row that may be skipped for a loss or gradient that is not finite.
     package static let patience = 10
@@ -68,7 +69,8 @@ public final class Trainer {
     /// Images whose turn it was and that another one replaced.
     private var imagesReplaced = 0
     private let datasetDigest: String
-    /// For tests of what a run does with a spoilt update: called with the step and each micro-batch before it is learnt from.
+    /// For tests of what a run does with a spoilt update: called with the step and each micro-batch before it is learnt
+    /// from.
     package var willLearn: ((_ step: Int, _ batch: CropBatch) -> Void)?
 
     /// Loader threads.
@@ -129,12 +131,18 @@ public final class Trainer {
         if options.memoryLimit != nil { hssl_return_freed_memory() }
         let batch = recipe.schedule.effectiveBatch
         guard dataset.count >= batch else {
-            throw PretrainingError("\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size × accumulate)")
+            throw PretrainingError(
+                "\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size "
+                + "× accumulate)"
+            )
         }
         let coupled = recipe.objectiveSettings.couplesImages(hasAuxiliary: recipe.auxiliary.isEnabled)
         if coupled, batch < Self.smallestCoupledBatch {
-            throw PretrainingError("schedule.batch_size × accumulate is \(batch): batch norm over so few images is noise; "
-                + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better \(Self.advisedCoupledBatch)")
+            throw PretrainingError(
+                "schedule.batch_size × accumulate is \(batch): batch norm over so few images is noise; "
+                    + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better "
+                    + "\(Self.advisedCoupledBatch)"
+            )
         }
         isSmallForBatchNorm = coupled && batch < Self.advisedCoupledBatch
         self.dataset = dataset
@@ -143,7 +151,9 @@ public final class Trainer {
         var initial: InitialBase?
         if options.resume, folder.hasCheckpoint {
             // The weights are in the checkpoint, and so are the sizes of a base that was imported.
-            let stored = try Checkpoint.position(of: SafetensorsFile(path: folder.checkpointPath, verifyingChecksum: false)).recipe
+            let stored = try Checkpoint.position(
+                of: SafetensorsFile(path: folder.checkpointPath, verifyingChecksum: false)
+            ).recipe
             recipe.model.sizes = try Recipe.parseStored(
                 stored, file: folder.checkpointPath, architectures: ModelArchitecture.names).model.sizes
         } else {
@@ -167,7 +177,12 @@ public final class Trainer {
         datasetDigest = Self.digest(of: dataset)
         schedules = Schedules(recipe: recipe, stepsPerEpoch: search?.stepsPerEpoch ?? dataset.count / batch)
         preprocessing = try Preprocessing(recipe: recipe)
-        evaluation = search != nil ? nil : try OnlineEvaluation(recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base, preprocessing: preprocessing)
+        evaluation =
+            search != nil
+            ? nil
+            : try OnlineEvaluation(
+                recipe: recipe, dataset: dataset, architecture: NetworkSizes(recipe: recipe).base,
+                preprocessing: preprocessing)
 
         var resumed: Checkpoint.Position?
         if options.resume, folder.hasCheckpoint {
@@ -180,7 +195,8 @@ public final class Trainer {
             try Checkpoint.load(file, into: learner)
             resumed = position
         } else if options.resume, try folder.hadCheckpoint(every: recipe.checkpoint.everySteps) {
-            throw PretrainingError("\(folder.checkpointPath): is gone, though the run had one; put it back or give another --output")
+            throw PretrainingError(
+                "\(folder.checkpointPath): is gone, though the run had one; put it back or give another --output")
         }
         isResumed = resumed != nil
         let viewing = teacher?.viewing(recipe)
@@ -193,123 +209,6 @@ public final class Trainer {
         skippedSteps = resumed?.skippedSteps ?? 0
         try folder.writeConfiguration(ordered)
         try folder.openMetrics(after: step)
-    }
-
-    /// A distillation has a teacher, and nothing else has one.
-    private static func check(_ recipe: Recipe, teacher: FrozenTeacher?) throws {
-        let (name, distill) = (recipe.objective.name, Recipe.distillObjective)
-        if teacher == nil, name == distill {
-            throw PretrainingError("objective.name is \(distill), which needs a teacher: hssl distill RECIPE --teacher FILE")
-        }
-        if teacher != nil, name != distill {
-            throw PretrainingError("objective.name is \(name); hssl distill takes recipes of objective \(distill) "
-                + "(hssl pretrain runs this one)")
-        }
-    }
-
-    /// - Parameter images: of the data set that are learnt from.
-    private static func check(_ position: Checkpoint.Position, against recipe: Recipe, dataset: Dataset, digest: String,
-                              schedules: Schedules, images: Int, path: String) throws {
-        guard position.datasetCount == dataset.count else {
-            throw PretrainingError("\(path): was trained on \(position.datasetCount) images, \(dataset.path) has \(dataset.count)")
-        }
-        guard position.datasetDigest ?? digest == digest else {
-            throw PretrainingError("\(path): was trained on other images than those of \(dataset.path), though as many")
-        }
-        var stored = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
-        // An architecture's own patch size, written out or left to it, is the same model.
-        if let there = try? NetworkSizes(recipe: stored).base, let here = try? NetworkSizes(recipe: recipe).base, there == here {
-            stored.model.patchSize = recipe.model.patchSize
-        }
-        if let (key, there, here) = stored.firstDifference(to: recipe) {
-            throw PretrainingError("\(path): the run has another recipe: \(key) is \(there) there, \(here) here; "
-                + "resume with the recipe it was started with")
-        }
-        let batch = recipe.schedule.effectiveBatch
-        guard position.step <= schedules.totalSteps, position.seed == recipe.schedule.seed,
-              position.microBatch <= batch, position.epoch == position.step / schedules.stepsPerEpoch,
-              position.samplerPosition == position.step % (images / batch) * batch else {
-            throw PretrainingError("\(path): its metadata contradict its recipe: step \(position.step), epoch \(position.epoch), seed \(position.seed)")
-        }
-    }
-
-    /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the images it began with, wherever they are
-    /// kept. Also the bytes of the largest of those images.
-    static func digest(of dataset: Dataset) -> String {
-        var digest = CRC32C()
-        for index in 0..<dataset.count {
-            withUnsafeBytes(of: Int32(truncatingIfNeeded: dataset.label(index) ?? -1).littleEndian) { digest.update($0) }
-        }
-        for index in samples(of: dataset) {
-            // An image that cannot be read stands for itself by adding nothing.
-            try? dataset.withImage(index, side: 0) { image in image.pixels.withUnsafeBytes { digest.update($0) } }
-        }
-        return digest.hexadecimal
-    }
-
-    private static func samples(of dataset: Dataset) -> [Int] {
-        let samples = min(8, dataset.count)
-        return (0..<samples).map { $0 * dataset.count / samples }
-    }
-
-    /// Memory for decoding: for the largest image and for a usual one a thread, but at most a quarter of the limit; what
-    /// does not fit then is refused image by image, with what it needs. It depends on limit and data alone, so that a
-    /// resumed run refuses the same images.
-    private static func decodeBytes(_ dataset: Dataset, side: Int, threads: Int, limit: Int) -> Int {
-        let usual = samples(of: dataset).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0
-        let largest = dataset.largestFiles(8).compactMap { dataset.decodeBytes($0, side: side) }.max() ?? 0
-        return max(leastDecodeBytes, min(max(largest, threads * usual), limit / 4))
-    }
-
-    private static let leastDecodeBytes = 1 << 20
-
-    /// Images of a micro-batch: what the memory limit allows, or few enough for their activations to stay near the
-    /// cache. Under a limit, decoding gets its part too.
-    ///
-    /// - Parameters:
-    ///   - teacherSide: of the views that a running teacher sees; 0: none does.
-    ///   - answerBytes: what a source of answers takes.
-    private static func microBatch(
-        _ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
-        dataset: Dataset, teacherSide: Int, answerBytes: Int
-    ) throws -> Int {
-        let preferred = defaultMicroBatch(learner.architecture, views: learner.objective.wantsAnswers ? 1 : 2)
-        var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
-        if let limit = options.memoryLimit {
-            learner.pool.reserveLimit = limit
-            let needed = resumed == nil ? limit : limit + MicroBatchPlan.jitterBytes
-            let decoding = decodeBytes(
-                dataset, side: max(recipe.model.imageSize, teacherSide), threads: options.loaderThreads, limit: min(limit, 4 * dataset.limits.bytes))
-            let loader = MicroBatchPlan.Loader(
-                threads: options.loaderThreads, decodeBytes: decoding + answerBytes, otherViewBytes: 4 * 3 * teacherSide * teacherSide)
-            let plan = MicroBatchPlan.probe(
-                learner, recipe: recipe, loader: loader, limit: needed, smallest: resumed?.microBatch ?? 1, largest: size)
-            guard let fitting = plan.microBatch(limit: needed, largest: size) else {
-                // A larger limit may give decoding more, up to a third of everything else.
-                let others = plan.bytes(microBatch: 1) - decoding
-                let least = others + (4 * decoding < limit ? decoding : max(decoding, others / 3)) + MicroBatchPlan.jitterBytes
-                throw PretrainingError("--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(least))")
-            }
-            if resumed != nil, fitting < size {
-                throw PretrainingError("--memory-limit: the run was started with micro-batches of \(size) images, which need \(megabytes(plan.bytes(microBatch: size)))")
-            }
-            size = fitting
-            dataset.limitDecoding(toBytes: decoding, name: "--memory-limit")
-            learner.pool.reserveLimit = plan.poolBytes(limit: limit, microBatch: size)
-            // What one micro-batch and the head need stays free.
-            learner.objective.settings.keptBytes = limit - plan.bytes(microBatch: size) + learner.pool.bytesInUse
-        }
-        return size
-    }
-
-    /// As `--memory-limit` takes it, rounded up.
-    private static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
-
-    /// So many images that the largest activation of their views (in a transformer the MLP's hidden layer) takes about 4 MB.
-    package static func defaultMicroBatch(_ architecture: ModelArchitecture, views: Int = 2) -> Int {
-        let nodes = ModelTrace(architecture).tape.nodes
-        let largest = nodes.reduce(1) { max($0, $1.shape.reduce(1, *)) }
-        return max(1, (4 << 20) / (views * largest * MemoryLayout<Float>.stride))
     }
 
     // MARK: The loop
@@ -332,7 +231,9 @@ public final class Trainer {
         let parts = source.partsPerStep
         let first = step
         let source = self.source
-        let loader = PrefetchLoader(count: max(0, last - first) * parts, threads: options.loaderThreads, capacity: MicroBatchPlan.prefetched) { item in
+        let loader = PrefetchLoader(
+            count: max(0, last - first) * parts, threads: options.loaderThreads, capacity: MicroBatchPlan.prefetched
+        ) { item in
             try source.make(step: first + item / parts, part: item % parts)
         }
         defer { loader.stop() }
@@ -352,7 +253,9 @@ public final class Trainer {
             let context = StepContext(step: step, schedule: schedule, batchImages: source.batchImages)
             var sums = learner.newSums()
             for _ in 0..<parts {
-                guard let part = try loader.next()?.get() else { throw PretrainingError("the loader ended before the schedule") }
+                guard let part = try loader.next()?.get() else {
+                    throw PretrainingError("the loader ended before the schedule")
+                }
                 imagesSeen += part.batch.images
                 try note(part, notice)
                 willLearn?(step, part.batch)
@@ -366,7 +269,10 @@ public final class Trainer {
                 skippedSteps += 1
                 notice("step \(step): the loss or a gradient is not finite; the update was skipped")
                 if skippedInARow >= Self.patience {
-                    let left = folder.hasCheckpoint ? "\(folder.checkpointPath) holds the last good state" : "\(folder.path) has no checkpoint yet"
+                    let left =
+                        folder.hasCheckpoint
+                        ? "\(folder.checkpointPath) holds the last good state"
+                        : "\(folder.path) has no checkpoint yet"
                     throw PretrainingError("\(skippedInARow) updates in a row were not finite; \(left)")
                 }
             }
@@ -393,19 +299,24 @@ public final class Trainer {
         let finished = step >= schedules.totalSteps
         // What a search found is its owner's to say.
         guard search == nil else { return summary(finished, lastTop1) }
-        // A stopped run has its curves too; neighbours need the features of thousands of images, which nobody who pressed Ctrl-C waits for.
+        // A stopped run has its curves too; neighbours need the features of thousands of images, which nobody who
+        // pressed Ctrl-C waits for.
         if finished { try finish(shouldStop: shouldStop) } else { try writeReport() }
         return summary(finished, lastTop1)
     }
 
     private func summary(_ finished: Bool, _ lastTop1: Double?) -> Summary {
-        Summary(ending: finished ? .finished : .stopped, step: step,
-                unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) }, lastTop1: lastTop1)
+        Summary(
+            ending: finished ? .finished : .stopped, step: step,
+            unreadable: unreadable.sorted { $0.key < $1.key }.map { (dataset.name($0.key), $0.value) },
+            lastTop1: lastTop1)
     }
 
     private func seconds(since start: ContinuousClock.Instant) -> Double { (ContinuousClock.now - start) / .seconds(1) }
 
-    private func metrics(_ outcome: Learner.Outcome, _ sums: UpdateSums, _ schedule: StepSchedule, seconds: Double) -> Metrics {
+    private func metrics(_ outcome: Learner.Outcome, _ sums: UpdateSums, _ schedule: StepSchedule, seconds: Double)
+        -> Metrics
+    {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
         metrics.loss = outcome.loss
         for part in sums.losses.parts { metrics.set(part.name, part.value) }
@@ -428,12 +339,17 @@ public final class Trainer {
         return metrics
     }
 
-    /// A line about a teacher that says the same of every image, or nil. Looked at after the first epoch: before it, little is known.
+    /// A line about a teacher that says the same of every image, or nil. Looked at after the first epoch: before it,
+    /// little is known.
     private func collapse(_ metrics: Metrics) -> String? {
         guard step >= schedules.stepsPerEpoch, let spread = metrics.featureStd else { return nil }
         let healthy = 1 / Double(learner.student.base.width).squareRoot()
-        if spread < 0.02 * healthy { return "features have collapsed: their spread is \(spread), a healthy one about \(healthy)" }
-        if let entropy = metrics.teacherEntropy, entropy < 1e-3 { return "the teacher has collapsed onto single prototypes: the entropy of its targets is \(entropy)" }
+        if spread < 0.02 * healthy {
+            return "features have collapsed: their spread is \(spread), a healthy one about \(healthy)"
+        }
+        if let entropy = metrics.teacherEntropy, entropy < 1e-3 {
+            return "the teacher has collapsed onto single prototypes: the entropy of its targets is \(entropy)"
+        }
         return nil
     }
 
@@ -448,14 +364,17 @@ public final class Trainer {
         let seen = Double(imagesSeen), share = Self.unreadableShare
         let bound = share * seen + 3 * (share * (1 - share) * seen).squareRoot()
         if imagesReplaced >= Self.unreadableFloor, Double(imagesReplaced) > bound {
-            throw PretrainingError("\(dataset.path): \(imagesReplaced) of \(imagesSeen) images could not be read, the last: \(part.unreadable.last?.reason ?? "")")
+            throw PretrainingError(
+                "\(dataset.path): \(imagesReplaced) of \(imagesSeen) images could not be read, the last: "
+                + "\(part.unreadable.last?.reason ?? "")"
+            )
         }
     }
 
     // MARK: Evaluation
 
-    /// k-NN of the base where an epoch with an evaluation has just ended. Nil too once it shall stop: who stops does not
-    /// wait for it, and the resumed run makes up for it.
+    /// k-NN of the base where an epoch with an evaluation has just ended. Nil too once it shall stop: who stops does
+    /// not wait for it, and the resumed run makes up for it.
     private func top1IfDue(shouldStop: () -> Bool) throws -> Double? {
         let epoch = step / schedules.stepsPerEpoch
         guard let evaluation, step > 0, step % schedules.stepsPerEpoch == 0,
@@ -511,24 +430,35 @@ public final class Trainer {
     private func save() throws {
         // First: a checkpoint never stands without the lines of its steps, while lines beyond it are dropped.
         try folder.synchronizeMetrics()
-        try Checkpoint.save(learner, position: .init(
-            step: step, epoch: step / schedules.stepsPerEpoch, samplerPosition: step % source.stepsPerEpoch * source.batchImages, seed: recipe.schedule.seed,
-            microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count, datasetDigest: datasetDigest, datasetName: datasetName,
-            recipe: ordered.yaml, search: search?.identity, teacher: teacher?.identity, draws: teacher?.source.draws), to: folder.checkpointPath)
+        try Checkpoint.save(
+            learner,
+            position: .init(
+                step: step, epoch: step / schedules.stepsPerEpoch,
+                samplerPosition: step % source.stepsPerEpoch * source.batchImages, seed: recipe.schedule.seed,
+                microBatch: microBatch, skippedSteps: skippedSteps, datasetCount: dataset.count,
+                datasetDigest: datasetDigest, datasetName: datasetName,
+                recipe: ordered.yaml, search: search?.identity, teacher: teacher?.identity,
+                draws: teacher?.source.draws), to: folder.checkpointPath)
     }
 
     /// The base model of the teacher and the report, without neighbours once it shall stop.
     private func finish(shouldStop: () -> Bool) throws {
         makeRoom()
-        let base = try BaseExport(recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch, teacher: teacher?.identity)
+        let base = try BaseExport(
+            recipe: recipe, datasetName: datasetName, epochs: step / schedules.stepsPerEpoch,
+            teacher: teacher?.identity)
         try base.write(learner.objective.deployed, to: folder.modelPath, precision: .float32)
         let found = try evaluation?.run(learner.objective.deployed, illustrations: 8, shouldStop: shouldStop)
         try writeReport(neighborhoods: neighborhoods(found?.neighbors ?? []))
     }
 
     private func writeReport(neighborhoods: [Report.Neighborhood] = []) throws {
-        var report = Report(title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics())
-        report.results = [("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)")]
+        var report = Report(
+            title: "\(recipe.model.architecture) on \(datasetName)", recipe: recipe, metrics: try folder.readMetrics()
+        )
+        report.results = [
+            ("data", "\(datasetName): \(dataset.count) images"), ("images unreadable", "\(unreadable.count)"),
+        ]
         if let teacher { report.results += [("teacher", teacher.identity.summary)] }
         report.neighborhoods = neighborhoods
         try report.write(to: folder.reportPath)
@@ -551,12 +481,16 @@ public final class Trainer {
         var rgb = [UInt8](repeating: 0, count: 3 * side * side)
         for channel in 0..<3 {
             for i in 0..<side * side {
-                let value = (pixels[channel * side * side + i] * preprocessing.std[channel] + preprocessing.mean[channel]) * 255
+                let value =
+                    (pixels[channel * side * side + i] * preprocessing.std[channel] + preprocessing.mean[channel])
+                    * 255
                 rgb[3 * i + channel] = UInt8(min(255, max(0, value.rounded())))
             }
         }
         let label = dataset.label(index)
-        let caption = label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" } ?? dataset.name(index)
+        let caption =
+            label.map { $0 < dataset.classNames.count ? dataset.classNames[$0] : "class \($0)" }
+            ?? dataset.name(index)
         return Report.Picture(rgb: rgb, width: side, height: side, caption: caption)
     }
 }

@@ -1,6 +1,7 @@
 /// Says once when the gradients of an int8 run vanish in rounding for many updates in a row.
 ///
-/// Stochastic rounding keeps them right on average, but where nearly every code is 0 what arrives is noise of a few values.
+/// Stochastic rounding keeps them right on average, but where nearly every code is 0 what arrives is noise of a few
+/// values.
 struct UnderflowWatch {
     static let share = 0.99
     static let patience = 20
@@ -13,6 +14,8 @@ struct UnderflowWatch {
         inARow = zeros > Self.share ? inARow + 1 : 0
         guard inARow >= Self.patience else { return nil }
         warned = true
-        return "gradients underflow: \(fixed(zeros * 100, places: 1)) % of their int8 codes are 0, for \(inARow) updates; schedule.precision float16 keeps them"
+        return
+            "gradients underflow: \(fixed(zeros * 100, places: 1)) % of their int8 codes are 0, for \(inARow) "
+            + "updates; schedule.precision float16 keeps them"
     }
 }

@@ -13,6 +13,8 @@ public enum UntrainedBase {
         network.parameters.initialize(seed: recipe.schedule.seed)
         try initial?.load(into: network)
         let preprocessing = try Preprocessing(recipe: recipe)
-        return try Model(architecture: NetworkSizes(recipe: recipe).base, parameters: network.parameters, prefix: "base.", preprocessing: preprocessing)
+        return try Model(
+            architecture: NetworkSizes(recipe: recipe).base, parameters: network.parameters, prefix: "base.",
+            preprocessing: preprocessing)
     }
 }
