@@ -39,7 +39,8 @@ public struct EmbeddingReport {
         let components = CurvatureGuess.bytes(dimension) + 64 * dimension
         let nameBytes = stored.names.reduce(0) { $0 + $1.utf8.count }
         // Pictures in base64 and the text of the page are joined some four times.
-        let shown = min(settings.pictures, count), text = 4 * (300 * min(dots, count) + nameBytes / max(1, count / dots))
+        let shown = min(settings.pictures, count)
+        let text = 4 * (300 * min(dots, count) + nameBytes / max(1, count / dots))
         guard rowShape.count == 1 else {
             let patches = rowShape[0] * min(shown, patchPictures)
             return components + 4 * 2 * patches * dimension + 64 * patches + patchPictures * 4 * 64 << 10
@@ -109,7 +110,8 @@ public struct EmbeddingReport {
             })
         }
         sections.append(
-            page.table("Nearest neighbours", "The first picture of a row and those with the highest cosine to it.", rows))
+            page.table(
+                "Nearest neighbours", "The first picture of a row and those with the highest cosine to it.", rows))
         sections.append(try duplicates(stored, search, settings, page, &pictures))
         return sections.joined(separator: "\n")
     }
@@ -134,7 +136,8 @@ public struct EmbeddingReport {
         let limit = rounded(Double(settings.duplicateCosine), 4)
         let text = sorted.isEmpty
             ? "No pair among the \(neighbors) nearest of each image has a cosine of \(limit) or more."
-            : "\(sorted.count) pairs among the \(neighbors) nearest of each image have a cosine of \(limit) or more; \(min(pairs, sorted.count)) with the highest are shown."
+            : "\(sorted.count) pairs among the \(neighbors) nearest of each image have a cosine of \(limit) or more; "
+                + "\(min(pairs, sorted.count)) with the highest are shown."
         let rows = sorted.prefix(pairs).map { pair, cosine in
             [pair.a, pair.b].map { index in
                 EmbeddingPage.Captioned(
@@ -181,7 +184,9 @@ public struct EmbeddingReport {
                     name: stored.names[row], caption: ""),
             ]
         }
-        let text = "Each image, as the model sees it, and the first three principal components of its patches as red, green and blue: patches of one colour have like features."
+        let text =
+            "Each image, as the model sees it, and the first three principal components of its patches as red, green "
+            + "and blue: patches of one colour have like features."
         return facts + "\n" + page.table("Patches", text, rows, inline: true, side: 112)
     }
 
