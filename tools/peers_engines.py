@@ -63,7 +63,9 @@ def prepare(folder: pathlib.Path, weight_sets: list[str], batches: list[int]) ->
 
     import numpy as np
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     logging.getLogger().setLevel(logging.ERROR)
@@ -130,7 +132,8 @@ def torch_engine(int8: bool, weights: str):
         with torch.inference_mode():
             return model(torch.from_numpy(images)).numpy()
 
-    return run, f"threads {torch.get_num_threads()}, quantised engine {torch.backends.quantized.engine}" if int8 else f"threads {torch.get_num_threads()}"
+    engine = f", quantised engine {torch.backends.quantized.engine}" if int8 else ""
+    return run, f"threads {torch.get_num_threads()}{engine}"
 
 
 def ort_engine(path: pathlib.Path):
@@ -174,7 +177,8 @@ def ov_engine(engine: str, batch: int, folder: pathlib.Path, weights: str):
         return request.get_output_tensor(0).data.copy()
 
     chosen = compiled.get_property("INFERENCE_PRECISION_HINT")
-    return run, f"threads {compiled.get_property('INFERENCE_NUM_THREADS')}, streams {compiled.get_property('NUM_STREAMS')}, precision of the rest {chosen.get_type_name()}"
+    threads, streams = (compiled.get_property(name) for name in ("INFERENCE_NUM_THREADS", "NUM_STREAMS"))
+    return run, f"threads {threads}, streams {streams}, precision of the rest {chosen.get_type_name()}"
 
 
 def open_engine(engine: str, batch: int, folder: pathlib.Path, weights: str):

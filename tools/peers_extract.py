@@ -61,7 +61,9 @@ def model_files(weights: str, resize: int = 224) -> dict[str, pathlib.Path]:
     return paths
 
 
-def onnx_files(weights: tuple[str, ...], batches: tuple[int, ...], calibration: np.ndarray | None = None) -> pathlib.Path:
+def onnx_files(
+    weights: tuple[str, ...], batches: tuple[int, ...], calibration: np.ndarray | None = None
+) -> pathlib.Path:
     """ONNX files of every weight set and batch, made again at every run; in a process of its own, whose memory goes
     with it.
 
@@ -140,12 +142,17 @@ def rates(rounds: int, seconds: float, batches: tuple[int, ...] = (1, 16)) -> bo
 
     names = {name: label for name, (label, _) in {**ENGINES, **OURS}.items()}
     settings = {name: runner.settings for name, runner in runners.items()}
-    print(f"median of {rounds} rounds (least–greatest), slices of {seconds:g} s in turn; ratio to the faster OpenVINO of the same precision (float16: of float32)\n")
+    print(
+        f"median of {rounds} rounds (least–greatest), slices of {seconds:g} s in turn; ratio to the faster OpenVINO of "
+        "the same precision (float16: of float32)\n"
+    )
     rows = []
     for name in (*ENGINES, *OURS):
         row = [names[name]]
         for batch in batches:
-            ratio = paired(results[name, batch], results[best(sum(RIVALS[name], ()), batch), batch]) if name in OURS else ""
+            ratio = ""
+            if name in OURS:
+                ratio = paired(results[name, batch], results[best(sum(RIVALS[name], ()), batch), batch])
             row += [results[name, batch].text(), ratio, f"{memory[name, batch] / 1e6:.0f}"]
         rows.append([*row, settings[name]])
     table(
@@ -206,7 +213,8 @@ def cosine(count: int = TEST_IMAGES) -> bool:
             # harder.
             common = reference.mean(0)
             centred = cosines(features - common, reference - common)
-            rows.append([label, *(f"{v:.6f}" for v in (values.mean(), np.percentile(values, 1), values.min(), centred.mean()))])
+            figures = (values.mean(), np.percentile(values, 1), values.min(), centred.mean())
+            rows.append([label, *(f"{v:.6f}" for v in figures)])
             return values
 
         for precision, path in model_files(weights).items():

@@ -136,14 +136,16 @@ static void run(problem g) {
 
 void hssl_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride,
                    const void *packed_b, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
-    run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride, .b = packed_b, .b_element = sizeof(float), .c = c,
-                  .ldc = ldc, .accumulate = accumulate, .output = output, .row = hssl_gemm_select_f32()});
+    run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride,
+                  .b = packed_b, .b_element = sizeof(float), .c = c, .ldc = ldc, .accumulate = accumulate,
+                  .output = output, .row = hssl_gemm_select_f32()});
 }
 
 void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t m_stride, ptrdiff_t k_stride,
                    const void *packed_b, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
-    run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride, .b = packed_b, .b_element = sizeof(uint16_t), .c = c,
-                  .ldc = ldc, .accumulate = accumulate, .output = output, .row = hssl_gemm_select_f16()});
+    run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride,
+                  .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc, .accumulate = accumulate,
+                  .output = output, .row = hssl_gemm_select_f16()});
 }
 
 // Unpacked B, walked once: the weight gradient dW[out, in] = dYᵀ[out, tokens]·X[tokens, in], K = tokens up to some

@@ -16,7 +16,10 @@ enum { STRASSEN_PRODUCTS = 7, STRASSEN_HALF = 12, STRASSEN_ROWS = 2 * STRASSEN_H
 /// x + sign·y of two quadrants; x alone where the sign is 0.
 typedef struct { int x, sign, y; } hssl_strassen_operand;
 /// What a product does to a quadrant of C. The first one that has it sets it.
-typedef struct { enum { STRASSEN_NONE, STRASSEN_SET, STRASSEN_ADD, STRASSEN_SUBTRACT } what; int quadrant; } hssl_strassen_effect;
+typedef struct {
+    enum { STRASSEN_NONE, STRASSEN_SET, STRASSEN_ADD, STRASSEN_SUBTRACT } what;
+    int quadrant;
+} hssl_strassen_effect;
 typedef struct {
     hssl_strassen_operand a, b;
     hssl_strassen_effect c[2];
