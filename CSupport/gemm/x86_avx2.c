@@ -84,7 +84,7 @@ void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 /// A slice of codes: for every four k the codes of 16 columns, then their magnitudes.
 typedef struct {
     int8_t codes[SLICE_KC * 2 * NR];
-    int32_t column_sums[NR];
+    int32_t column_sums[NR], start[NR];
     int32_t largest_pair;  // max |b(k)| + |b(k + 1)|, k even
 } integer_slice;
 _Static_assert(sizeof(integer_slice) <= SLICE_BYTES, "a driver's slice has room for one");
@@ -96,8 +96,9 @@ typedef struct {
 enum { LARGEST_ZERO = 40 };  // pairs that fit would have to be small
 _Static_assert(sizeof(integer_rows) <= CENTERED_ROOM, "a driver's centred rows have room for one");
 
-void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, void *slice) {
+void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, const int32_t *start, void *slice) {
     integer_slice *const to = slice;
+    memcpy(to->start, start, sizeof to->start);
     const __m256i ones = _mm256_set1_epi16(1), byte_ones = _mm256_set1_epi8(1);
     __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, largest = _mm256_setzero_si256();
     int8_t *codes = to->codes;
@@ -185,10 +186,11 @@ HSSL_INLINE void integer_tile(bool positive, int zero, int rows, int vectors, pt
     for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(positive, rows, vectors, a, lda, b, sum);
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
         const __m256i columns = _mm256_loadu_si256((const __m256i *)(slice->column_sums + 8 * v));
-        const __m256i added = _mm256_mullo_epi32(_mm256_set1_epi32(zero), columns);
+        const __m256i start = _mm256_loadu_si256((const __m256i *)(slice->start + 8 * v));
+        const __m256i first = positive
+            ? _mm256_sub_epi32(start, _mm256_mullo_epi32(_mm256_set1_epi32(zero), columns)) : start;
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v),
-                                positive ? _mm256_sub_epi32(sum[r][v], added) : sum[r][v]);
+            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v), _mm256_add_epi32(sum[r][v], first));
         }
     }
 }
