@@ -34,7 +34,7 @@ enum {
     // terms of a slice of codes, a multiple of 4: int32 sums are exact, so blocks of them do not show
     SLICE_KC = 512,
     SLICE_BYTES = 17 << 10,  // at most: half of L1 and what there is to say of it
-    CENTERED_ROOM = 16,      // bytes for what there is to say of a tile's centred codes
+    CENTERED_ROOM = 272,     // bytes for what there is to say of a tile's centred codes
     // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     ROW_BLOCK = 204,
     MAX_MR = 12

@@ -234,9 +234,12 @@ final class GemmKernelTests: XCTestCase {
         var a = [UInt8](repeating: 0, count: M * lda), b = [Int8](repeating: 0, count: N * K), c = [Int32](
             repeating: 0, count: M * N)
         var packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
-        for (least, zero) in [0, 1, 2, 7, 31, 40, 41, 127].map({ ($0, UInt8(128)) }) + [(127, 20), (127, 2), (40, 254)] {
+        let ranges = [0, 1, 2, 7, 31, 40, 41, 127].map { (least: $0, most: Int32(255), zero: UInt8(128)) }
+        // Few codes of the third are large: the largest sums, and some others.
+        for (least, most, zero) in ranges + [(127, 255, 20), (127, 90, 20), (127, 130, 2), (40, 255, 254)] {
             for largest in [127, 126, 106, 98, 97, 64, 1] {
-                oracle_fill_bytes(a.count, UInt64(least), Int32(128 - least), 255, &a)
+                oracle_fill_bytes(a.count, UInt64(least), Int32(128 - least), most, &a)
+                if most == 90 { for i in stride(from: 5, to: a.count, by: 320) { a[i] = UInt8(191 + i / 320 % 65) } }
                 b.withUnsafeMutableBytes {
                     oracle_fill_bytes(
                         N * K, UInt64(largest), Int32(-largest), Int32(largest),
