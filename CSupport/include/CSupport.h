@@ -165,7 +165,7 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output);
 /// The same in binary16, rounded toward zero, so that nothing finite becomes infinite: for readers that make 8-bit
-/// codes of it, beside whose half step of 1/254 of the largest an error below 1/1024 of the element is small. `output`,
+/// codes of it, beside whose half step of 1/506 of the largest, or more, an error below 1/1024 of the element is small. `output`,
 /// which may be NULL, has neither residual nor preactivation.
 void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, uint16_t *c, ptrdiff_t ldc,
@@ -186,8 +186,7 @@ double hssl_peak_u8s8(double seconds);
 #define HSSL_SYMMETRIC_ZERO 128
 
 /// codes[r, k] = zero + code, 2 ≤ zero ≤ 254: x ≈ (codes - zero) · scale, scale = max(max x / (255 - zero), -min x /
-/// (zero - 1)), so that a row whose largest element is far from its least loses nothing to what is not there. bytes K
-/// ..< ldq of every row are set to zero.
+/// (zero - 1)), so that few codes are left to a side that reaches little. Bytes K ..< ldq of every row are set to zero.
 void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero, uint8_t *codes,
                            ptrdiff_t ldq, float *scale);
 /// The same of binary16.

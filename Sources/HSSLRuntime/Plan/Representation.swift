@@ -15,7 +15,7 @@ enum Representation: Equatable {
 struct Representations {
     private(set) var all: [Int: Representation] = [:]
 
-    /// GELU is never below −0.17, so that most codes are for what is above 0 (CSupport/quantize/README.md).
+    /// GELU is never below −0.17, so that most codes are for what is above 0 (CSupport/gemm/README.md).
     static let zeroOfGELU: UInt8 = 20
     /// Nothing is below 0: the least zero that codes may have.
     static let zeroOfReLU: UInt8 = 2
