@@ -10,8 +10,8 @@
 //
 // Zero point: the code `zero` of A stands for 0, so the product is Σ(A − zero)·B = Σ A·B + start
 // = Σ(A − 128)·B + start_signed. A kernel may use either side of that equation: the int32 are equal. `zero` is the
-// packed weight's: one for all that is multiplied with it, 128 where codes are symmetric. Codes are in 1 … 255, those of
-// B in [−127, 127], and K ≤ 65536, so no int32 accumulator overflows.
+// packed weight's: one for all that is multiplied with it, 128 where codes are symmetric. Codes are in 1 … 255,
+// those of B in [−127, 127], and K ≤ 65536, so no int32 accumulator overflows.
 //
 // Tile: a kernel fills an MR × NR scratch tile (row stride NR) that lives on the driver's stack; the output stage
 // carries it to C. All NR columns of a tile row may be overwritten, whatever `columns` says.

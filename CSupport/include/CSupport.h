@@ -153,8 +153,8 @@ ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row);
 /// Multiply-adds that the product takes with its workspace: M·N·K or fewer.
 double hssl_gemm_multiply_adds(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
 
-/// u8 activations, codes 1 … 255 of which `zero` is 0, × s8 weights, codes in [-127, 127]. B(k, n) = b[k * k_stride + n *
-/// n_stride]. The packed form holds the column sums times what `zero` asks for, so that a weight is packed for codes of
+/// u8 activations, codes 1 … 255 of which `zero` is 0, × s8 weights, codes in [-127, 127]. B(k, n) = b[k * k_stride +
+/// n * n_stride]. The packed form holds the column sums times what `zero` asks for, so that a weight is packed for codes of
 /// one zero. K is padded to a multiple of 4 in the packing; rows of A must be readable up to K rounded up to 4 (their
 /// content there does not matter: packed B is 0 there).
 size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K);
@@ -165,8 +165,8 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output);
 /// The same in binary16, rounded toward zero, so that nothing finite becomes infinite: for readers that make 8-bit
-/// codes of it, beside whose half step of 1/506 of the largest, or more, an error below 1/1024 of the element is small. `output`,
-/// which may be NULL, has neither residual nor preactivation.
+/// codes of it, beside whose half step of 1/506 of the largest, or more, an error below 1/1024 of the element is small.
+/// `output`, which may be NULL, has neither residual nor preactivation.
 void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, uint16_t *c, ptrdiff_t ldc,
                         const hssl_gemm_output *output);
@@ -454,7 +454,7 @@ typedef enum {
     HSSL_STEP_QUANTIZE,               // (rows, K): x → y u8 codes of `zero`, y_scale [rows]
     HSSL_STEP_QUANTIZE_F16,           // same; x binary16
     HSSL_STEP_LAYER_NORM,             // (rows, D): x, weight, bias, epsilon → y
-    // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y symmetric u8 codes, y_scale
+    // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes of 128, y_scale
     HSSL_STEP_LAYER_NORM_QUANTIZE,
     // (positions, C, groups): x, weight, bias, epsilon, then activation, residual, last_activation → y, which is none
     // of them, or u8 `codes` of `zero` with y_scale [positions], or both

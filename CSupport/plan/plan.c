@@ -87,7 +87,9 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     void *y = at(run, step->y), *y_scale = at(run, step->y_scale), *workspace = at(run, step->workspace);
     switch (step->kind) {
     case HSSL_STEP_UNFOLD_IMAGE: case HSSL_STEP_UNFOLD_IMAGE_QUANTIZE:
-    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE: hssl_plan_unfold(step->kind, s, x, step->zero, y, y_scale); break;
+    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE:
+        hssl_plan_unfold(step->kind, s, x, step->zero, y, y_scale);
+        break;
     case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, s[0], following); break;
     case HSSL_STEP_LINEAR_U8S8: case HSSL_STEP_LINEAR_U8S8_F16: run_codes_linear(run, step, following); break;
     case HSSL_STEP_QUANTIZE:

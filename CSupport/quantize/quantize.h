@@ -6,8 +6,8 @@
 // infinity in a row makes its scale non-finite: a bad activation stays visible after dequantisation.
 //
 // With a zero z from 2 to 254: codes 1 … 255 are −(z − 1) … 255 − z steps, and the scale is the least whose steps hold
-// both the largest and the least element: largest = max(max x, −min x · (255 − z) / (z − 1)), scale = largest / (255 − z),
-// the rest as above. With 128 that is symmetric.
+// both the largest and the least element: largest = max(max x, −min x · (255 − z) / (z − 1)),
+// scale = largest / (255 − z), the rest as above. With 128 that is symmetric.
 //
 // Stochastic rounding: element k of row r takes its word of stream r (base/philox_vector.h), top 24 bits, as u in [0,
 // 1).

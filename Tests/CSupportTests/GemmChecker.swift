@@ -175,8 +175,8 @@ final class GemmChecker {
             hssl_gemm_u8s8_f32(
                 g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.panels, scaleB, c, ldc, g.accumulate, output)
             return oracle_gemm_u8s8_f32(
-                g.M, g.N, g.K, codes.a, codes.lda, g.zero, scaleA, codes.b, s.bK, s.bN, scaleB, before, c, ldc, g.accumulate,
-                output)
+                g.M, g.N, g.K, codes.a, codes.lda, g.zero, scaleA, codes.b, s.bK, s.bN, scaleB, before, c, ldc,
+                g.accumulate, output)
         }, "gemm_u8s8_f32", g)
     }
 

@@ -278,11 +278,12 @@ final class LoweringTests: XCTestCase {
         }
     }
 
-    /// The codes of GELU's result keep one zero, that of attention's and the norms' another: the middle. A ResNet's codes
-    /// of what was cut at 0 leave nothing below.
+    /// The codes of GELU's result keep one zero, that of attention's and the norms' another: the middle. A ResNet's
+    /// codes of what was cut at 0 leave nothing below.
     func testZerosOfCodes() throws {
         func zeros(_ steps: [PlanStep], _ kinds: [hssl_plan_kind]) -> [UInt8] {
-            steps.filter { kinds.contains($0.kind) && ($0.kind != HSSL_STEP_GROUP_NORM || $0.codes != .none) }.map(\.zero)
+            steps.filter { kinds.contains($0.kind) && ($0.kind != HSSL_STEP_GROUP_NORM || $0.codes != .none) }
+                .map(\.zero)
         }
         let transformer = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
         let blocks = try lower(transformer.tape, transformer.global, .int8).steps
@@ -297,8 +298,8 @@ final class LoweringTests: XCTestCase {
         XCTAssertEqual(zeros(steps, [HSSL_STEP_UNFOLD_IMAGE_QUANTIZE]), [128])
     }
 
-    /// Weights and inputs are codes already, so that what the hidden values lose is all that is lost: less than with the
-    /// tape's symmetric codes, and the same on every row of kernels.
+    /// Weights and inputs are codes already, so that what the hidden values lose is all that is lost: less than with
+    /// the tape's symmetric codes, and the same on every row of kernels.
     func testCodesBehindActivationsAreNearerThanSymmetricOnes() throws {
         let (rows, width, hidden) = (40, 32, 96), pool = BufferPool(), set = ParameterSet()
         let parameters = [("a.weight", [hidden, width]), ("b.weight", [width, hidden])].map {

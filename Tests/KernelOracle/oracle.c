@@ -71,8 +71,8 @@ static int32_t dot(ptrdiff_t K, const uint8_t *a, uint8_t zero, const int8_t *b,
 }
 
 double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
-                            uint8_t zero, const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const float *b_scale,
-                            const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
+                            uint8_t zero, const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n,
+                            const float *b_scale, const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
                             const hssl_gemm_output *output) {
     if (padding_changed(M, N, before, c, ldc)) return INFINITY;
     double worst = 0;
@@ -88,7 +88,8 @@ double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t
 }
 
 ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t zero,
-                               const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before, const int32_t *c, ptrdiff_t ldc) {
+                               const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before,
+                               const int32_t *c, ptrdiff_t ldc) {
     ptrdiff_t wrong = padding_changed(M, N, before, c, ldc);
     for (ptrdiff_t m = 0; m < M; ++m) {
         for (ptrdiff_t n = 0; n < N; ++n) wrong += c[m * ldc + n] != dot(K, a + m * lda, zero, b + n * b_n, b_k);

@@ -39,8 +39,8 @@ enum ProductForm: Hashable {
 struct ConstantTable {
     enum Form: Hashable {
         case floats
-        /// A weight [outputs, inputs] for one product; integers, which multiply codes of one `zero`, are followed by the
-        /// scales at `ConstantTable.scaleOffset`.
+        /// A weight [outputs, inputs] for one product; integers, which multiply codes of one `zero`, are followed by
+        /// the scales at `ConstantTable.scaleOffset`.
         case product(ProductForm, outputs: Int, inputs: Int, zero: UInt8)
         /// A weight [channels, kernel, kernel] as the convolution reads it.
         case depthwise(channels: Int, kernel: Int)
