@@ -34,4 +34,19 @@ HSSL_INLINE void hssl_store_codes(hssl_vi a, hssl_vi b, hssl_vi c, hssl_vi d, ui
 #endif
 }
 
+/// Four vectors of −zero … 255 − zero as bytes in order, zero added.
+HSSL_INLINE void hssl_store_codes_above(hssl_vi a, hssl_vi b, hssl_vi c, hssl_vi d, uint8_t zero, void *codes) {
+#if HSSL_WIDTH == 16
+    const __m512i added = _mm512_set1_epi16(zero);
+    hssl_store_packed(
+        _mm512_packus_epi16(_mm512_add_epi16(_mm512_packs_epi32((__m512i)a, (__m512i)b), added),
+                            _mm512_add_epi16(_mm512_packs_epi32((__m512i)c, (__m512i)d), added)), codes);
+#else
+    const __m256i added = _mm256_set1_epi16(zero);
+    hssl_store_packed(
+        _mm256_packus_epi16(_mm256_add_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b), added),
+                            _mm256_add_epi16(_mm256_packs_epi32((__m256i)c, (__m256i)d), added)), codes);
+#endif
+}
+
 #endif

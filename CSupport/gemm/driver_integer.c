@@ -48,6 +48,9 @@ static void finish_tile(const problem *g, ptrdiff_t rows, ptrdiff_t columns, ptr
     }
 }
 
+// Where blocks of K after the first start.
+static const int32_t nothing[PANEL];
+
 // A slice at a time: the tiles below one another share it, and prefetch the next one. The rows' codes are centred once
 // for all slices of a block of K.
 static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
@@ -56,7 +59,7 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
     _Alignas(64) int32_t sums[ROW_BLOCK * PANEL], tile[MAX_MR * PANEL];
     const problem *const g = job;
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
-    const ptrdiff_t rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
+    const ptrdiff_t rows = task.rows, p = task.panel, panel_bytes = hssl_gemm_u8s8_panel_bytes(g->K);
     const char *const panel = g->b + p * panel_bytes;
     const char *const following = g->output ? g->output->next_packed_b : NULL;
     const char *const next_panel = task.next_panel >= 0 ? g->b + task.next_panel * panel_bytes : following;
@@ -73,10 +76,11 @@ static void run_sliced_task(const void *job, ptrdiff_t index, int part) {
         for (ptrdiff_t n = 0; n < columns; n += nr) {
             const ptrdiff_t width = hssl_min(nr, columns - n);
             hssl_gemm_target target = hssl_gemm_target_right(&whole, n);
-            const char *const block = panel + (4 + k) * PANEL,
+            const char *const block = panel + (START_TERMS + k) * PANEL,
                 *const next = last ? next_panel : block + SLICE_KC * PANEL;
+            const int32_t *const start = k == 0 ? (const int32_t *)panel + PANEL + n : nothing;
             const char *ahead = n + nr < columns ? block + 4 * (n + nr) : next;
-            g->row->slice(terms, (const int8_t *)block + 4 * n, slice);
+            g->row->slice(terms, (const int8_t *)block + 4 * n, start, slice);
             for (ptrdiff_t r = 0; r < rows; r += mr) {
                 const ptrdiff_t height = hssl_min(mr, rows - r);
                 int32_t *const sum = sums + n * rows + r * nr;
@@ -99,7 +103,7 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
     _Alignas(64) int32_t tiles[2][MAX_MR * PANEL];
     const problem *const g = job;
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
-    const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = PANEL * (4 + g->K);
+    const ptrdiff_t m = task.m, rows = task.rows, p = task.panel, panel_bytes = hssl_gemm_u8s8_panel_bytes(g->K);
     const char *const panel = g->b + p * panel_bytes;
     const char *const following = g->output ? g->output->next_packed_b : NULL;
     const char *const next = !task.prefetches ? NULL : task.next_panel >= 0

@@ -3,12 +3,15 @@
 // Packed B: panels of PANEL = 64 columns, the same on every ISA, so that packed weights outlive a change of row.
 //
 //   f32, f16 (elements):  panel 0: k=0: n 0…63 │ k=1: n 0…63 │ … │ k=K-1     panel 1: …      Columns N… of the last panel are 0.
-//   u8s8 (bytes):         panel 0: int32 start[64] = −128·Σ_k B(k, n)
+//   u8s8 (bytes):         panel 0: int32 start[64] = −zero·Σ_k B(k, n)
+//                                  int32 start_signed[64] = (128 − zero)·Σ_k B(k, n)
 //                                  k 0…3: (n0: k0 k1 k2 k3)(n1: k0 k1 k2 k3)…(n63: …) │ k 4…7: … │ … │ K rounded up to 4
 //                         panel 1: …                                          Rows K… and columns N… are 0.
 //
-// Zero point: A is u8 = s8 + 128, so Σ(A − 128)·B = Σ A·B + start. A kernel may use either side of that equation: the
-// int32 are equal. Codes are in [−127, 127] and K ≤ 65536, so no int32 accumulator overflows.
+// Zero point: the code `zero` of A stands for 0, so the product is Σ(A − zero)·B = Σ A·B + start
+// = Σ(A − 128)·B + start_signed. A kernel may use either side of that equation: the int32 are equal. `zero` is the
+// packed weight's: one for all that is multiplied with it, 128 where codes are symmetric. Codes are in 1 … 255,
+// those of B in [−127, 127], and K ≤ 65536, so no int32 accumulator overflows.
 //
 // Tile: a kernel fills an MR × NR scratch tile (row stride NR) that lives on the driver's stack; the output stage
 // carries it to C. All NR columns of a tile row may be overwritten, whatever `columns` says.
@@ -27,10 +30,11 @@
 enum {
     PANEL = HSSL_GEMM_PANEL,
     KC = 256,          // terms of a block sum: KC × PANEL floats (64 KB) stay in L2 while the rows of a block pass
+    START_TERMS = 8,   // what the start values of a panel of codes take, in terms of K
     // terms of a slice of codes, a multiple of 4: int32 sums are exact, so blocks of them do not show
     SLICE_KC = 512,
     SLICE_BYTES = 17 << 10,  // at most: half of L1 and what there is to say of it
-    CENTERED_ROOM = 16,      // bytes for what there is to say of a tile's centred codes
+    CENTERED_ROOM = 272,     // bytes for what there is to say of a tile's centred codes
     // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     ROW_BLOCK = 204,
     MAX_MR = 12
@@ -51,14 +55,14 @@ typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
 /// Columns 0 ..< NR of K rows of a panel of float32 or binary16, as float32.
 typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const void *panel, float *slice);
-/// tile[r, c] = Σ_k (a[r·lda + k] − 128) · B(k, c). `panel` is a whole packed panel, start values included. K is a
+/// tile[r, c] = Σ_k (a[r·lda + k] − zero) · B(k, c). `panel` is a whole packed panel, start values included. K is a
 /// multiple of 4. Where the row has a `slice`, `panel` is what that wrote, a what `center` did (lda = K), and `next`
 /// NULL.
 typedef void hssl_gemm_u8s8_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
                                const void *panel, int32_t *tile, const hssl_gemm_prefetch *next);
 /// Columns 0 ..< NR of K rows of codes of a panel, K a multiple of 4 and at most SLICE_KC: SLICE_BYTES as the kernel
-/// wants them.
-typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, void *slice);
+/// wants them. Its tiles begin at `start`, the start_signed of these columns.
+typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, const int32_t *start, void *slice);
 /// The rows of a tile as the kernel wants them: rows·K bytes, and CENTERED_ROOM.
 typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, void *centered);
 
@@ -102,6 +106,12 @@ typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a
 /// tile.
 static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
     return t->bias && !t->accumulate && !t->preactivation && (t->activation == HSSL_ACTIVATION_NONE || !t->residual);
+}
+
+/// Bytes of a packed panel of codes; K a multiple of 4.
+static inline ptrdiff_t hssl_gemm_u8s8_panel_bytes(ptrdiff_t K) { return PANEL * (START_TERMS + K); }
+static inline const int8_t *hssl_gemm_u8s8_codes(const void *panel) {
+    return (const int8_t *)panel + START_TERMS * PANEL;
 }
 
 /// The bias of a tile that has none, so that it can be pipelined: x + 0 is x (but 0 for −0).

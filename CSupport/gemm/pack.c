@@ -10,7 +10,7 @@ size_t hssl_gemm_f16_packed_size(ptrdiff_t N, ptrdiff_t K) {
     return (size_t)(panels(N) * PANEL * K) * sizeof(uint16_t);
 }
 size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K) {
-    return (size_t)(panels(N) * PANEL * (4 + hssl_round_up(K, 4)));
+    return (size_t)(panels(N) * hssl_gemm_u8s8_panel_bytes(hssl_round_up(K, 4)));
 }
 
 // Loading a model is mostly packing, and packing a PyTorch weight is a transpose: 4 × 4 blocks of 32-bit words, a cache
@@ -159,9 +159,9 @@ static void pack_codes(ptrdiff_t columns, ptrdiff_t begin, ptrdiff_t end, const 
 }
 
 static void pack_panel_u8s8(ptrdiff_t columns, ptrdiff_t K, const int8_t *in, ptrdiff_t k_stride, ptrdiff_t n_stride,
-                            char *out) {
-    int32_t sum[PANEL] = {0};
-    int8_t *codes = (int8_t *)out + sizeof sum;
+                            uint8_t zero, char *out) {
+    int32_t sum[PANEL] = {0}, start[2][PANEL];
+    int8_t *codes = (int8_t *)out + sizeof start;
     const ptrdiff_t whole = K / 4 * 4;
     if (columns < PANEL) memset(codes, 0, (size_t)(PANEL * hssl_round_up(K, 4)));
     else if (whole < K) memset(codes + whole * PANEL, 0, 4 * PANEL);
@@ -188,18 +188,21 @@ static void pack_panel_u8s8(ptrdiff_t columns, ptrdiff_t K, const int8_t *in, pt
     } else {
         pack_codes(columns, 0, K, in, k_stride, n_stride, codes, sum);
     }
-    for (ptrdiff_t n = 0; n < PANEL; ++n) sum[n] *= -128;
-    memcpy(out, sum, sizeof sum);
+    for (ptrdiff_t n = 0; n < PANEL; ++n) {
+        start[0][n] = -zero * sum[n];
+        start[1][n] = (128 - zero) * sum[n];
+    }
+    memcpy(out, start, sizeof start);
 }
 
 void hssl_gemm_u8s8_pack(
-    ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed) {
-    const ptrdiff_t count = panels(N), bytes = PANEL * (4 + hssl_round_up(K, 4));
+    ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, uint8_t zero, void *packed) {
+    const ptrdiff_t count = panels(N), bytes = hssl_gemm_u8s8_panel_bytes(hssl_round_up(K, 4));
     const int team = hssl_team(16.0 * (double)N * (double)K);
     HSSL_TEAM(team, part, {
         for (ptrdiff_t p = hssl_split(count, team, part); p < hssl_split(count, team, part + 1); ++p) {
             pack_panel_u8s8(hssl_min(PANEL, N - p * PANEL), K, b + p * PANEL * n_stride, k_stride, n_stride,
-                            (char *)packed + p * bytes);
+                            zero, (char *)packed + p * bytes);
         }
     });
 }

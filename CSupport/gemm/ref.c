@@ -50,7 +50,7 @@ void hssl_gemm_u8s8_s32_6x64c4__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdif
                                        const void *panel, int32_t *tile, const hssl_gemm_prefetch *next) {
     (void)next;
     const int32_t *start = panel;
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL;
+    const int8_t *b = hssl_gemm_u8s8_codes(panel);
     for (ptrdiff_t r = 0; r < rows; ++r) {
         for (ptrdiff_t c = 0; c < columns; ++c) tile[r * PANEL + c] = start[c];
         for (ptrdiff_t k = 0; k < K; k += 4) {

@@ -78,36 +78,51 @@ void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
 }
 
 // The products of pairs that VPMADDUBSW adds must fit 16 bits: 127 · (127 + 127) does, 255 · (127 + 127) does not. So
-// codes of A go as they are, |b| × sign(a, b), or, where a tile has none far below 0, as a + zero ≥ 0 times b, three
-// instructions instead of four. That is what GELU leaves: its values reach down to −0.17.
+// codes of A go as they are, |b| × sign(a, b), or unsigned times b, three instructions instead of four: as a + zero ≥ 0
+// where a tile has none far below 0, or from 1 to 255 where few are large (the zero of GELU's codes is near the lower
+// end), if the few k whose pairs might not fit go in two parts, of a's lower seven bits and of its highest.
 
 /// A slice of codes: for every four k the codes of 16 columns, then their magnitudes.
 typedef struct {
     int8_t codes[SLICE_KC * 2 * NR];
-    int32_t column_sums[NR];
+    uint16_t pairs[SLICE_KC / 2];  // max |b(k)| + |b(k + 1)| of the columns, k even; 0 after K
+    int32_t column_sums[NR], start[NR];
     int32_t largest_pair;  // max |b(k)| + |b(k + 1)|, k even
 } integer_slice;
 _Static_assert(sizeof(integer_slice) <= SLICE_BYTES, "a driver's slice has room for one");
 
-/// A tile of A, after its rows of K codes.
+/// A tile of A, after its rows of K codes: a − 128 + zero.
 typedef struct {
-    int32_t zero;  // what was added to them, −1: nothing, some are far below 0
+    int32_t zero;  // −1: nothing was added, some are far below 0; 128: few are large; else none is far below 0
+    uint8_t pairs[SLICE_KC / 2];  // with a zero of 128: max a(k), a(k + 1) of the rows, k even
 } integer_rows;
-enum { LARGEST_ZERO = 40 };  // pairs that fit would have to be small
+enum { LARGEST_ZERO = 40 };              // pairs that fit would have to be small
+enum { UNSIGNED_ZERO = 128 };            // codes as they come
+enum { LARGE_CODE = 192, LARGE_PAIRS = 8 };  // of pairs of k one in so many may hold such a code
 _Static_assert(sizeof(integer_rows) <= CENTERED_ROOM, "a driver's centred rows have room for one");
 
-void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, void *slice) {
+void hssl_gemm_u8s8_slice_16__avx2(ptrdiff_t K, const int8_t *panel, const int32_t *start, void *slice) {
     integer_slice *const to = slice;
+    memcpy(to->start, start, sizeof to->start);
     const __m256i ones = _mm256_set1_epi16(1), byte_ones = _mm256_set1_epi8(1);
     __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, largest = _mm256_setzero_si256();
     int8_t *codes = to->codes;
+    __m256i sum_of_pair[2];
     for (ptrdiff_t k = 0; k < K; k += 4, panel += 4 * PANEL, codes += 8 * NR) HSSL_UNROLL for (int v = 0; v < 2; ++v) {
         const __m256i y = _mm256_loadu_si256((const __m256i *)(panel + 32 * v)), magnitude = _mm256_abs_epi8(y);
         _mm256_store_si256((__m256i *)(codes + 32 * v), y);
         _mm256_store_si256((__m256i *)(codes + 4 * NR + 32 * v), magnitude);
         sums[v] = _mm256_add_epi32(sums[v], _mm256_madd_epi16(_mm256_maddubs_epi16(byte_ones, y), ones));
-        largest = _mm256_max_epi16(largest, _mm256_maddubs_epi16(magnitude, byte_ones));
+        sum_of_pair[v] = _mm256_maddubs_epi16(magnitude, byte_ones);
+        if (v == 0) continue;
+        const __m256i both = _mm256_max_epi16(sum_of_pair[0], sum_of_pair[1]);
+        largest = _mm256_max_epi16(largest, both);
+        __m128i four = _mm_max_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+        four = _mm_max_epi16(four, _mm_srli_si128(four, 8));
+        const int32_t two = _mm_cvtsi128_si32(_mm_max_epi16(four, _mm_srli_si128(four, 4)));
+        memcpy(to->pairs + k / 2, &two, sizeof two);
     }
+    for (ptrdiff_t k = K; k % 32 != 0; k += 2) to->pairs[k / 2] = 0;
     HSSL_UNROLL for (int v = 0; v < 2; ++v) _mm256_storeu_si256((__m256i *)(to->column_sums + 8 * v), sums[v]);
     int16_t pairs[16];
     _mm256_storeu_si256((__m256i *)pairs, largest);
@@ -134,6 +149,25 @@ HSSL_INLINE int least_byte(__m256i x) {
     return _mm_extract_epi16(_mm_minpos_epu16(words), 0);
 }
 
+/// The largest codes of pairs of k, and whether few are large.
+HSSL_INLINE bool has_few_large(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t *pairs) {
+    ptrdiff_t large = 0;
+    for (ptrdiff_t k = 0; k < K; k += 16) {
+        __m128i bytes = _mm_setzero_si128();
+        for (ptrdiff_t r = 0; r < rows; ++r) {
+            uint8_t last[16] = {0};
+            const uint8_t *const row = a + r * lda + k;
+            if (k + 16 > K) memcpy(last, row, (size_t)(K - k));
+            bytes = _mm_max_epu8(bytes, _mm_loadu_si128((const __m128i *)(k + 16 > K ? last : row)));
+        }
+        const __m128i words = _mm_max_epu8(_mm_and_si128(bytes, _mm_set1_epi16(0xFF)), _mm_srli_epi16(bytes, 8));
+        _mm_storel_epi64((__m128i *)(pairs + k / 2), _mm_packus_epi16(words, words));
+        const __m128i is_large = _mm_cmpgt_epi16(words, _mm_set1_epi16(LARGE_CODE - 1));
+        large += __builtin_popcount((unsigned)_mm_movemask_epi8(is_large)) / 2;
+    }
+    return large * LARGE_PAIRS * 2 <= K;
+}
+
 void hssl_gemm_u8s8_center__avx2(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, void *centered) {
     int least = 128;
     for (ptrdiff_t r = 0; r < rows && least >= 128 - LARGEST_ZERO; ++r) {
@@ -146,7 +180,8 @@ void hssl_gemm_u8s8_center__avx2(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, 
         const int least_of_row = least_byte(bytes);
         least = least_of_row < least ? least_of_row : least;
     }
-    const integer_rows after = {.zero = least >= 128 - LARGEST_ZERO ? 128 - least : -1};
+    integer_rows after = {.zero = least >= 128 - LARGEST_ZERO ? 128 - least : -1};
+    if (after.zero < 0 && has_few_large(rows, K, a, lda, after.pairs)) after.zero = UNSIGNED_ZERO;
     add_to_codes(rows, K, a, lda, (uint8_t)(after.zero < 0 ? 128 : after.zero - 128), centered);
     memcpy((char *)centered + rows * K, &after, sizeof after);
 }
@@ -171,24 +206,59 @@ HSSL_INLINE void integer_step(bool positive, int rows, int vectors, const uint8_
     }
 }
 
-HSSL_INLINE void integer_tile(bool positive, int zero, int rows, int vectors, ptrdiff_t K, const uint8_t *a,
-                              ptrdiff_t lda, const integer_slice *slice, int32_t *tile) {
+// Four k whose pairs might not fit 16 bits: 127 · (127 + 127) and 128 · (127 + 127) do.
+HSSL_INLINE void integer_step_in_parts(int rows, int vectors, const uint8_t *a, ptrdiff_t lda, const int8_t *b,
+                                       __m256i sum[4][2]) {
+    const __m256i ones = _mm256_set1_epi16(1), highest = _mm256_set1_epi8((char)128);
+    HSSL_UNROLL for (int r = 0; r < rows; ++r) {
+        int32_t four;
+        memcpy(&four, a + r * lda, 4);
+        const __m256i x = _mm256_set1_epi32(four), high = _mm256_and_si256(x, highest),
+            low = _mm256_andnot_si256(highest, x);
+        HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
+            const __m256i y = _mm256_load_si256((const __m256i *)(b + 32 * v));
+            sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(_mm256_maddubs_epi16(low, y), ones));
+            sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(_mm256_maddubs_epi16(high, y), ones));
+        }
+    }
+}
+
+/// Of every sixteen k eight times two bits, the second of which says that a pair might not fit 16 bits.
+HSSL_INLINE void mark_pairs(ptrdiff_t K, const uint8_t *pairs_a, const uint16_t *pairs_b, uint16_t *marks) {
+    for (ptrdiff_t pair = 0; pair < K / 2; pair += 16) {
+        const __m256i x = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(pairs_a + pair))),
+            y = _mm256_loadu_si256((const __m256i *)(pairs_b + pair));
+        // 255 · 254 is less than 2¹⁶.
+        const uint32_t both = (uint32_t)_mm256_movemask_epi8(_mm256_mullo_epi16(x, y)) & 0xAAAAAAAA;
+        memcpy(marks + pair / 8, &both, sizeof both);
+    }
+}
+
+/// `marks`, or NULL: all pairs fit.
+HSSL_INLINE void integer_tile(bool positive, const uint16_t *marks, int zero, int rows, int vectors, ptrdiff_t K,
+                              const uint8_t *a, ptrdiff_t lda, const integer_slice *slice, int32_t *tile) {
     __m256i sum[4][2];
     const int8_t *b = slice->codes;
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v
         < vectors; ++v) sum[r][v] = _mm256_setzero_si256();
     ptrdiff_t k = 0;
-    HSSL_ALIGNED_LOOP for (; k + 16 <= K; k += 16, a += 16, b += 32 * NR) {
-        HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(
-            positive, rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
+    while (k < K) {
+        HSSL_ALIGNED_LOOP for (; k + 16 <= K && !(marks && marks[k / 16]); k += 16, a += 16, b += 32 * NR) {
+            HSSL_UNROLL for (int i = 0; i < 4; ++i) integer_step(
+                positive, rows, vectors, a + 4 * i, lda, b + 8 * NR * i, sum);
+        }
+        for (const ptrdiff_t end = hssl_min(K, k + 16); k < end; k += 4, a += 4, b += 8 * NR) {
+            if (marks && marks[k / 16] >> k % 16 & 0xF) integer_step_in_parts(rows, vectors, a, lda, b, sum);
+            else integer_step(positive, rows, vectors, a, lda, b, sum);
+        }
     }
-    for (; k < K; k += 4, a += 4, b += 8 * NR) integer_step(positive, rows, vectors, a, lda, b, sum);
     HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
         const __m256i columns = _mm256_loadu_si256((const __m256i *)(slice->column_sums + 8 * v));
-        const __m256i added = _mm256_mullo_epi32(_mm256_set1_epi32(zero), columns);
+        const __m256i start = _mm256_loadu_si256((const __m256i *)(slice->start + 8 * v));
+        const __m256i first = positive
+            ? _mm256_sub_epi32(start, _mm256_mullo_epi32(_mm256_set1_epi32(zero), columns)) : start;
         HSSL_UNROLL for (int r = 0; r < rows; ++r) {
-            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v),
-                                positive ? _mm256_sub_epi32(sum[r][v], added) : sum[r][v]);
+            _mm256_storeu_si256((__m256i *)(tile + r * NR + 8 * v), _mm256_add_epi32(sum[r][v], first));
         }
     }
 }
@@ -197,21 +267,30 @@ void hssl_gemm_u8s8_s32_4x16c4__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_
                                      const void *panel, int32_t *tile, const hssl_gemm_prefetch *next) {
     (void)next;
     const integer_slice *const slice = panel;
-    integer_rows after;
-    memcpy(&after, a + rows * lda, sizeof after);
-    if (after.zero >= 0 && (127 + after.zero) * slice->largest_pair <= INT16_MAX) {
-#define CASE(R, V) integer_tile(true, after.zero, R, V, K, a, lda, slice, tile)
+    const uint8_t *const after = a + rows * lda;
+    int32_t zero;
+    memcpy(&zero, after + offsetof(integer_rows, zero), sizeof zero);
+    if (zero == UNSIGNED_ZERO) {
+        uint16_t marks[SLICE_KC / 16];
+        mark_pairs(K, after + offsetof(integer_rows, pairs), slice->pairs, marks);
+#define CASE(R, V) integer_tile(true, marks, zero, R, V, K, a, lda, slice, tile)
+        HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
+#undef CASE
+        return;
+    }
+    if (zero >= 0 && (127 + zero) * slice->largest_pair <= INT16_MAX) {
+#define CASE(R, V) integer_tile(true, NULL, zero, R, V, K, a, lda, slice, tile)
         HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
         return;
     }
     uint8_t codes[4 * SLICE_KC];
-    if (after.zero > 0) {
-        add_to_codes(rows, K, a, lda, (uint8_t)-after.zero, codes);
+    if (zero > 0) {
+        add_to_codes(rows, K, a, lda, (uint8_t)-zero, codes);
         a = codes;
         lda = K;
     }
-#define CASE(R, V) integer_tile(false, 0, R, V, K, a, lda, slice, tile)
+#define CASE(R, V) integer_tile(false, NULL, 0, R, V, K, a, lda, slice, tile)
     HSSL_TILE_SWITCH_4x2(rows, (columns + 7) / 8, CASE)
 #undef CASE
 }

@@ -261,8 +261,8 @@ void hssl_gemm_f16_strassen_24x64__avx512(ptrdiff_t K, const hssl_gemm_strassen_
 
 // |a|·sign(a)·b: VPMADDUBSW on the raw u8 would saturate at 2·255·127; with |a| ≤ 127 its pairs reach at most 32258.
 // AVX-512 has no VPSIGNB: b is negated under the mask of negative a.
-HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b,
-                              int32_t *tile, const hssl_gemm_prefetch *next) {
+HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int32_t *start,
+                              const int8_t *b, int32_t *tile, const hssl_gemm_prefetch *next) {
     __m512i sum[6][4];
     const __m512i ones = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = zero;
@@ -284,14 +284,16 @@ HSSL_INLINE void integer_tile(int rows, int vectors, ptrdiff_t K, const uint8_t 
         }
     }
     HSSL_UNROLL for (int r = 0; r < rows; ++r) HSSL_UNROLL for (int v = 0; v < vectors; ++v) {
-        _mm512_storeu_si512(tile + r * PANEL + 16 * v, sum[r][v]);
+        _mm512_storeu_si512(tile + r * PANEL + 16 * v,
+                            _mm512_add_epi32(sum[r][v], _mm512_loadu_si512(start + 16 * v)));
     }
 }
 
 void hssl_gemm_u8s8_s32_6x64c4__avx512(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
                                        const void *panel, int32_t *tile, const hssl_gemm_prefetch *next) {
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL;
-#define CASE(R, V) integer_tile(R, V, K, a, lda, b, tile, next)
+    const int32_t *start_signed = (const int32_t *)panel + PANEL;
+    const int8_t *b = hssl_gemm_u8s8_codes(panel);
+#define CASE(R, V) integer_tile(R, V, K, a, lda, start_signed, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
 }

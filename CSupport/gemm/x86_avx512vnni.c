@@ -78,7 +78,7 @@ void hssl_gemm_u8s8_s32_6x64c4__avx512vnni(ptrdiff_t rows, ptrdiff_t columns, pt
                                            ptrdiff_t lda, const void *panel, int32_t *tile,
                                            const hssl_gemm_prefetch *next) {
     const int32_t *start = panel;
-    const int8_t *b = (const int8_t *)panel + 4 * PANEL;
+    const int8_t *b = hssl_gemm_u8s8_codes(panel);
 #define CASE(R, V) integer_tile(R, V, K, a, lda, start, b, tile, next)
     HSSL_TILE_SWITCH_6x4(rows, (columns + 15) / 16, CASE)
 #undef CASE
@@ -91,7 +91,7 @@ HSSL_INLINE void pipelined_tile(bool half, hssl_activation activation, bool resi
                                 const uint8_t *a, ptrdiff_t lda, const void *panel, int32_t *tile,
                                 const int32_t *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next) {
     enum { ROWS = 6, VECTORS = ROWS * 4 };
-    tile_state t = {.a = a, .b = (const int8_t *)panel + 4 * PANEL, .next = *next};
+    tile_state t = {.a = a, .b = hssl_gemm_u8s8_codes(panel), .next = *next};
     begin_tile(rows, 4, &t);
     const ptrdiff_t steps = K / 4, part = hssl_max(0, steps - LAST_STEPS) / VECTORS;
     const hssl_gemm_target to = *target;  // a copy that no store can alias

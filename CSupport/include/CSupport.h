@@ -153,20 +153,20 @@ ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row);
 /// Multiply-adds that the product takes with its workspace: M·N·K or fewer.
 double hssl_gemm_multiply_adds(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
 
-/// u8 activations (= s8 code + 128) × s8 weights, codes in [-127, 127], int32 accumulators starting at -128·Σ_k B(k,
-/// n). B(k, n) = b[k * k_stride + n * n_stride]. The packed form holds the column sums. K is padded to a multiple of 4
-/// in the packing; rows of A must be readable up to K rounded up to 4 (their content there does not matter: packed B is
-/// 0 there).
+/// u8 activations, codes 1 … 255 of which `zero` is 0, × s8 weights, codes in [-127, 127]. B(k, n) = b[k * k_stride +
+/// n * n_stride]. The packed form holds the column sums times what `zero` asks for, so that a weight is packed for codes of
+/// one zero. K is padded to a multiple of 4 in the packing; rows of A must be readable up to K rounded up to 4 (their
+/// content there does not matter: packed B is 0 there).
 size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K);
 void hssl_gemm_u8s8_pack(
-    ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, void *packed);
-/// C = a_scale[m] · b_scale[n] · Σ_k ·B, then the output stage. b_scale may be NULL (1).
+    ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, uint8_t zero, void *packed);
+/// C = a_scale[m] · b_scale[n] · Σ_k (A-zero)·B, then the output stage. b_scale may be NULL (1).
 void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output);
 /// The same in binary16, rounded toward zero, so that nothing finite becomes infinite: for readers that make 8-bit
-/// codes of it, beside whose half step of 1/254 of the largest an error below 1/1024 of the element is small. `output`,
-/// which may be NULL, has neither residual nor preactivation.
+/// codes of it, beside whose half step of 1/506 of the largest, or more, an error below 1/1024 of the element is small.
+/// `output`, which may be NULL, has neither residual nor preactivation.
 void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, uint16_t *c, ptrdiff_t ldc,
                         const hssl_gemm_output *output);
@@ -179,15 +179,20 @@ void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
 double hssl_peak_f32(double seconds);
 double hssl_peak_u8s8(double seconds);
 
-// MARK: quantize — symmetric, one scale a row: x ≈ code · scale, scale = max|x| / 127 (1 for an all-zero row), round to
-// nearest even
+// MARK: quantize — one scale a row: x ≈ code · scale, round to nearest even. Symmetric unless said otherwise: scale =
+// max|x| / 127 (1 for an all-zero row)
 
-/// codes[r, k] = s8 code + 128; bytes K ..< ldq of every row are set to 128.
-void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq,
-                           float *scale);
+/// The code of 0 where u8 codes are symmetric.
+#define HSSL_SYMMETRIC_ZERO 128
+
+/// codes[r, k] = zero + code, 2 ≤ zero ≤ 254: x ≈ (codes - zero) · scale, scale = max(max x / (255 - zero), -min x /
+/// (zero - 1)), so that few codes are left to a side that reaches little. Bytes K ..< ldq of every row are set to zero.
+void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero, uint8_t *codes,
+                           ptrdiff_t ldq, float *scale);
 /// The same of binary16.
-void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t *codes,
-                               ptrdiff_t ldq, float *scale);
+void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t zero,
+                               uint8_t *codes, ptrdiff_t ldq, float *scale);
+/// codes[r, k] = s8 code.
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq,
                            float *scale);
 /// Stochastic rounding: code = floor(x/scale + u), u from Philox(key; row, column): unbiased. `column_scale` [K] or
@@ -434,7 +439,7 @@ typedef struct {
 /// Steps, each on one image; float32 unless said otherwise. Sizes stand in `size` in the order given.
 typedef enum {
     HSSL_STEP_UNFOLD_IMAGE,           // (C, H, W, k, stride, padding): x → y, see hssl_unfold_image
-    // the same, C·k² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few windows at a time → y u8 codes, y_scale
+    // the same, C·k² ≤ HSSL_PLAN_FUSED_FLOATS, then quantised, a few windows at a time → y u8 codes of `zero`, y_scale
     HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,
     HSSL_STEP_UNFOLD,                 // (h, w, C, k, stride, padding): x → y, see hssl_unfold
     HSSL_STEP_UNFOLD_QUANTIZE,        // the same, quantised as above
@@ -443,16 +448,16 @@ typedef enum {
                                       // The workspace is hssl_gemm_f32_rows's; the products of a chain may have the
                                       // same one
     HSSL_STEP_LINEAR_F16,             // same, weight packed from binary16
-    // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed, weight_scale [N]
+    // same; x u8 codes with rows of K rounded up to 4, x_scale [rows]; weight packed for their zero, weight_scale [N]
     HSSL_STEP_LINEAR_U8S8,
     HSSL_STEP_LINEAR_U8S8_F16,        // same without residual; y binary16
-    HSSL_STEP_QUANTIZE,               // (rows, K): x → y u8 codes, y_scale [rows]
+    HSSL_STEP_QUANTIZE,               // (rows, K): x → y u8 codes of `zero`, y_scale [rows]
     HSSL_STEP_QUANTIZE_F16,           // same; x binary16
     HSSL_STEP_LAYER_NORM,             // (rows, D): x, weight, bias, epsilon → y
-    // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes, y_scale
+    // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes of 128, y_scale
     HSSL_STEP_LAYER_NORM_QUANTIZE,
     // (positions, C, groups): x, weight, bias, epsilon, then activation, residual, last_activation → y, which is none
-    // of them, or u8 `codes` with y_scale [positions], or both
+    // of them, or u8 `codes` of `zero` with y_scale [positions], or both
     HSSL_STEP_GROUP_NORM,
     // (rows, D): y = last_activation(activation(x) + residual); y may be x, with no first activation also the residual
     HSSL_STEP_ELEMENTWISE,
@@ -470,7 +475,7 @@ typedef enum {
     HSSL_STEP_AVERAGE_POOL,           // same
     // (batch, from, to, D): x, index int32 [to] in `weight` → y[b, i] = x[b, index[i]], 0 where that is −1, + residual
     HSSL_STEP_PERMUTE,
-    // same of u8 codes with rows of D rounded up to 4 and x_scale → y, y_scale; no residual
+    // same of u8 codes of `zero` with rows of D rounded up to 4 and x_scale → y, y_scale; no residual
     HSSL_STEP_PERMUTE_CODES,
     HSSL_STEP_TRANSPOSE,              // (batch, tokens, D): x → y [batch, D, tokens]
     HSSL_STEP_MEAN_TOKENS,            // (batch, tokens, D): x → y [batch, D]
@@ -483,6 +488,7 @@ typedef struct {
     hssl_plan_kind kind;
     hssl_plan_activation activation;       // before the residual is added
     hssl_plan_activation last_activation;  // after it
+    uint8_t zero;                          // the code of 0 in codes that are made or moved
     float epsilon;
     ptrdiff_t size[6];
     /// Bytes from one row to the next, of steps that treat each of size[0] rows alone (of windows: the output's). Scales

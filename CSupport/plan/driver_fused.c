@@ -24,7 +24,7 @@ void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, 
             _Alignas(64) float normalized[HSSL_PLAN_FUSED_FLOATS];
             const ptrdiff_t r = block * height, count = hssl_min(height, rows - r);
             hssl_layer_norm(count, D, x + r * D, weight, bias, epsilon, normalized, NULL, NULL);
-            hssl_quantize_rows_u8(count, D, normalized, D, codes + r * ldq, ldq, scale + r);
+            hssl_quantize_rows_u8(count, D, normalized, D, HSSL_SYMMETRIC_ZERO, codes + r * ldq, ldq, scale + r);
         }
     });
 }
@@ -32,16 +32,18 @@ void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, 
 typedef struct {
     hssl_window_shape shape;
     bool image, coded;
+    uint8_t zero;
     ptrdiff_t K, ldq;
     const float *x;
     void *y;
     float *scale;
 } unfolding;
 
-static unfolding unfolding_of(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, void *y, float *scale) {
+static unfolding unfolding_of(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, uint8_t zero, void *y,
+                              float *scale) {
     unfolding u = {.image = kind == HSSL_STEP_UNFOLD_IMAGE || kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,
                    .coded = kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE || kind == HSSL_STEP_UNFOLD_QUANTIZE,
-                   .x = x, .y = y, .scale = scale};
+                   .zero = zero, .x = x, .y = y, .scale = scale};
     u.shape = u.image ? hssl_windows_of(size[1], size[2], size[0], size[3], size[4], size[5])
                       : hssl_windows_of(size[0], size[1], size[2], size[3], size[4], size[5]);
     u.K = u.shape.C * u.shape.k * u.shape.k;
@@ -68,8 +70,8 @@ static void unfold_rows(const unfolding *u, ptrdiff_t first, ptrdiff_t end) {
         if (u->coded) {
             _Alignas(64) float windows[HSSL_PLAN_FUSED_FLOATS];
             unfold_some(u, r, count, windows);
-            hssl_quantize_rows_u8(
-                count, u->K, windows, u->K, (uint8_t *)u->y + r * u->ldq, u->ldq, u->scale + r);
+            hssl_quantize_rows_u8(count, u->K, windows, u->K, u->zero, (uint8_t *)u->y + r * u->ldq, u->ldq,
+                                  u->scale + r);
         } else {
             unfold_some(u, r, count, (float *)u->y + r * u->K);
         }
@@ -78,13 +80,14 @@ static void unfold_rows(const unfolding *u, ptrdiff_t first, ptrdiff_t end) {
 }
 
 void hssl_plan_unfold_rows(hssl_plan_kind kind, const ptrdiff_t size[6], ptrdiff_t first, ptrdiff_t end, const float *x,
-                           void *y, float *scale) {
-    const unfolding u = unfolding_of(kind, size, x, y, scale);
+                           uint8_t zero, void *y, float *scale) {
+    const unfolding u = unfolding_of(kind, size, x, zero, y, scale);
     unfold_rows(&u, first, end);
 }
 
-void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, void *y, float *scale) {
-    const unfolding u = unfolding_of(kind, size, x, y, scale);
+void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, uint8_t zero, void *y,
+                      float *scale) {
+    const unfolding u = unfolding_of(kind, size, x, zero, y, scale);
     const ptrdiff_t rows = u.shape.out_h * u.shape.out_w;
     const int team = hssl_team((u.coded ? QUANTIZE_WORK : HSSL_WORK_STREAM) * (double)rows * (double)u.K);
     HSSL_TEAM(team, part, { unfold_rows(&u, hssl_split(rows, team, part), hssl_split(rows, team, part + 1)); });
@@ -141,7 +144,7 @@ void hssl_plan_group_norm(const hssl_plan_group *g) {
                 const hssl_range some = {r, hssl_min(r + height, rows.end)};
                 float *const y = g->y ? g->y + r * g->C : block;
                 normalize_rows(g, &map, in_map, some, y);
-                hssl_quantize_rows_u8(some.end - r, g->C, y, g->C, g->codes + r * ldq, ldq, g->scale + r);
+                hssl_quantize_rows_u8(some.end - r, g->C, y, g->C, g->zero, g->codes + r * ldq, ldq, g->scale + r);
             }
         }
     });
@@ -166,14 +169,14 @@ void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdif
 }
 
 void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
-                             const uint8_t *x, const float *x_scale, uint8_t *y, float *y_scale) {
+                             uint8_t zero, const uint8_t *x, const float *x_scale, uint8_t *y, float *y_scale) {
     const ptrdiff_t row = hssl_round_up(D, 4);
     const int team = hssl_team((double)(batch * to * row) / 4 * HSSL_WORK_STREAM);
     HSSL_TEAM(team, part, {
         for (ptrdiff_t r = hssl_split(batch * to, team, part); r < hssl_split(batch * to, team, part + 1); ++r) {
             const int32_t source = index[r % to];
             if (source < 0) {
-                memset(y + r * row, 128, (size_t)row);
+                memset(y + r * row, zero, (size_t)row);
                 y_scale[r] = 1;
                 continue;
             }

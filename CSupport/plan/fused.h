@@ -4,14 +4,15 @@
 
 #include "CSupport.h"
 
-/// Layer norm, then codes of it.
+/// Layer norm, then symmetric codes of it.
 void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, const float *weight, const float *bias,
                                   float epsilon, uint8_t *codes, float *scale);
 /// The windows of an image or a grid, as a step of one of the four kinds says; and rows first ..< end of them alone, on
-/// this thread, where y and scale point at row 0.
-void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, void *y, float *scale);
+/// this thread, where y and scale point at row 0. `zero` is that of codes.
+void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, uint8_t zero, void *y,
+                      float *scale);
 void hssl_plan_unfold_rows(hssl_plan_kind kind, const ptrdiff_t size[6], ptrdiff_t first, ptrdiff_t end, const float *x,
-                           void *y, float *scale);
+                           uint8_t zero, void *y, float *scale);
 /// y = last(first(x) + residual), residual or NULL.
 void hssl_plan_elementwise(ptrdiff_t n, hssl_plan_activation first, const float *x, const float *residual,
                            hssl_plan_activation last, float *y);
@@ -23,6 +24,7 @@ typedef struct {
     float epsilon;
     hssl_plan_activation first, last;
     float *y;        // or NULL
+    uint8_t zero;    // of the codes
     uint8_t *codes;  // or NULL
     float *scale;
 } hssl_plan_group;
@@ -32,6 +34,6 @@ void hssl_plan_permute_add(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdif
                            const float *x, const float *residual, float *y);
 /// Rows of codes and their scales; −1: the code of 0 with scale 1, as a row of zeros is quantised.
 void hssl_plan_permute_codes(ptrdiff_t batch, ptrdiff_t from, ptrdiff_t to, ptrdiff_t D, const int32_t *index,
-                             const uint8_t *x, const float *x_scale, uint8_t *y, float *y_scale);
+                             uint8_t zero, const uint8_t *x, const float *x_scale, uint8_t *y, float *y_scale);
 
 #endif

@@ -87,12 +87,16 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     void *y = at(run, step->y), *y_scale = at(run, step->y_scale), *workspace = at(run, step->workspace);
     switch (step->kind) {
     case HSSL_STEP_UNFOLD_IMAGE: case HSSL_STEP_UNFOLD_IMAGE_QUANTIZE:
-    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE: hssl_plan_unfold(step->kind, s, x, y, y_scale); break;
+    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE:
+        hssl_plan_unfold(step->kind, s, x, step->zero, y, y_scale);
+        break;
     case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, s[0], following); break;
     case HSSL_STEP_LINEAR_U8S8: case HSSL_STEP_LINEAR_U8S8_F16: run_codes_linear(run, step, following); break;
-    case HSSL_STEP_QUANTIZE: hssl_quantize_rows_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale); break;
+    case HSSL_STEP_QUANTIZE:
+        hssl_quantize_rows_u8(s[0], s[1], x, s[1], step->zero, y, hssl_round_up(s[1], 4), y_scale);
+        break;
     case HSSL_STEP_QUANTIZE_F16:
-        hssl_quantize_rows_f16_u8(s[0], s[1], x, s[1], y, hssl_round_up(s[1], 4), y_scale);
+        hssl_quantize_rows_f16_u8(s[0], s[1], x, s[1], step->zero, y, hssl_round_up(s[1], 4), y_scale);
         break;
     case HSSL_STEP_LAYER_NORM: hssl_layer_norm(s[0], s[1], x, weight, bias, step->epsilon, y, NULL, NULL); break;
     case HSSL_STEP_LAYER_NORM_QUANTIZE:
@@ -102,7 +106,7 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         hssl_plan_group_norm(&(hssl_plan_group){
             .positions = s[0], .C = s[1], .groups = s[2], .x = x, .weight = weight, .bias = bias, .residual = residual,
             .epsilon = step->epsilon, .first = step->activation, .last = step->last_activation, .y = y,
-            .codes = at(run, step->codes), .scale = y_scale});
+            .zero = step->zero, .codes = at(run, step->codes), .scale = y_scale});
         break;
     case HSSL_STEP_ELEMENTWISE:
         hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y);
@@ -127,7 +131,7 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
         else hssl_permute_tokens(s[0], s[1], s[2], s[3], weight, x, y);
         break;
     case HSSL_STEP_PERMUTE_CODES:
-        hssl_plan_permute_codes(s[0], s[1], s[2], s[3], weight, x, x_scale, y, y_scale);
+        hssl_plan_permute_codes(s[0], s[1], s[2], s[3], weight, step->zero, x, x_scale, y, y_scale);
         break;
     case HSSL_STEP_TRANSPOSE: hssl_transpose_tokens(s[0], s[1], s[2], x, y); break;
     case HSSL_STEP_MEAN_TOKENS: hssl_mean_tokens(s[0], s[1], s[2], x, y); break;
@@ -162,8 +166,8 @@ static void run_rows_of_chain(const image_run *run, const hssl_plan_step *steps,
             if (is_linear(steps + later)) next = at(run, steps[later].weight);
         }
         if (is_unfold(steps + s)) {
-            hssl_plan_unfold_rows(steps[s].kind, steps[s].size, first, end, at(run, steps[s].x), at(run, steps[s].y),
-                                  at(run, steps[s].y_scale));
+            hssl_plan_unfold_rows(steps[s].kind, steps[s].size, first, end, at(run, steps[s].x), steps[s].zero,
+                                  at(run, steps[s].y), at(run, steps[s].y_scale));
         } else if (is_float_linear(steps + s)) {
             run_float_linear(run, steps + s, first, end, next);
         } else {

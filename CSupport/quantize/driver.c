@@ -42,13 +42,13 @@ static const struct { hssl_count_codes_fn *kernel; } count_rows[HSSL_ISA_COUNT] 
 #include "quantize/kernels.inc"
 };
 
-static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip, uint8_t *codes,
+static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero, uint8_t *codes,
                     ptrdiff_t ldq, float *scale) {
     hssl_quantize_rows_fn *const kernel = HSSL_SELECT_ROW(nearest_rows)->kernel;
     const int team = hssl_team(16.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
         const ptrdiff_t r = hssl_split(rows, team, part), end = hssl_split(rows, team, part + 1);
-        kernel(end - r, K, x + r * ldx, ldx, flip, codes + r * ldq, ldq, scale + r);
+        kernel(end - r, K, x + r * ldx, ldx, zero, codes + r * ldq, ldq, scale + r);
     });
 }
 
@@ -62,18 +62,18 @@ static void dequantize(ptrdiff_t rows, ptrdiff_t K, const uint8_t *codes, uint8_
     });
 }
 
-void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t *codes, ptrdiff_t ldq,
-                           float *scale) {
-    nearest(rows, K, x, ldx, 0x80, codes, ldq, scale);
+void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero, uint8_t *codes,
+                           ptrdiff_t ldq, float *scale) {
+    nearest(rows, K, x, ldx, zero, codes, ldq, scale);
 }
 
-void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t *codes,
-                               ptrdiff_t ldq, float *scale) {
+void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t zero,
+                               uint8_t *codes, ptrdiff_t ldq, float *scale) {
     hssl_quantize_rows_f16_fn *const kernel = HSSL_SELECT_ROW(nearest_f16_rows)->kernel;
     const int team = hssl_team(16.0 * (double)rows * (double)K);
     HSSL_TEAM(team, part, {
         const ptrdiff_t r = hssl_split(rows, team, part), end = hssl_split(rows, team, part + 1);
-        kernel(end - r, K, x + r * ldx, ldx, 0x80, codes + r * ldq, ldq, scale + r);
+        kernel(end - r, K, x + r * ldx, ldx, zero, codes + r * ldq, ldq, scale + r);
     });
 }
 

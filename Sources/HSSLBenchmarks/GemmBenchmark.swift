@@ -87,7 +87,8 @@ public struct GemmBenchmark {
             let leading = (k + 3) / 4 * 4
             let a = pool.zeros(m * leading / 4 + 16), scale = pool.zeros(max(m, n))
             packed = pool.allocate(byteCount: hssl_gemm_u8s8_packed_size(n, k))
-            hssl_gemm_u8s8_pack(n, k, b.pointer.assumingMemoryBound(to: Int8.self), 1, k, packed.pointer)
+            hssl_gemm_u8s8_pack(
+                n, k, b.pointer.assumingMemoryBound(to: Int8.self), 1, k, UInt8(HSSL_SYMMETRIC_ZERO), packed.pointer)
             call =
                 {
                     hssl_gemm_u8s8_f32(

@@ -41,7 +41,7 @@ package struct PackedWeight {
             let (n, k, kStride, nStride) = form == .int8Forward
                 ? (outputs, inputs, 1, inputs) : (inputs, outputs, inputs, 1)
             packed = pool.allocate(byteCount: hssl_gemm_u8s8_packed_size(n, k))
-            hssl_gemm_u8s8_pack(n, k, signed, kStride, nStride, packed.pointer)
+            hssl_gemm_u8s8_pack(n, k, signed, kStride, nStride, UInt8(HSSL_SYMMETRIC_ZERO), packed.pointer)
             self.scale = scale
         }
     }

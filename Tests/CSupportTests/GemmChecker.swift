@@ -17,6 +17,8 @@ struct GemmCase {
     var residual = false, residualIsC = false
     /// Elements between the end of one row and the next, of A, C and the residual.
     var gap = 0
+    /// The code of 0 in A.
+    var zero: UInt8 = 128
 
     /// The same sizes with options drawn from `seed`, so that a sweep over sizes also sweeps over stages and strides.
     static func mixed(_ M: Int, _ N: Int, _ K: Int, seed: Int) -> GemmCase {
@@ -25,7 +27,7 @@ struct GemmCase {
         return GemmCase(
             M: M, N: N, K: K, transposedA: option(0), transposedB: option(1), accumulate: option(2), bias: option(3),
             gelu: option(4), preactivation: option(5), coarse: option(9), residual: option(6), residualIsC: option(7),
-            gap: option(8) ? 3 : 0)
+            gap: option(8) ? 3 : 0, zero: [128, 2, 20, 254][Int(bits >> 10 & 3)])
     }
 }
 
@@ -164,7 +166,7 @@ final class GemmChecker {
     ) {
         let s = strides(g), rounded = (g.K + 3) / 4 * 4, lda = rounded + g.gap
         let y = codesB.tail(g.N * g.K), panels = packed.tail(hssl_gemm_u8s8_packed_size(g.N, g.K))
-        hssl_gemm_u8s8_pack(g.N, g.K, y, s.bK, s.bN, panels)
+        hssl_gemm_u8s8_pack(g.N, g.K, y, s.bK, s.bN, g.zero, panels)
         return (codesA.tail((g.M - 1) * lda + rounded), lda, y, panels)
     }
 
@@ -175,8 +177,8 @@ final class GemmChecker {
             hssl_gemm_u8s8_f32(
                 g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.panels, scaleB, c, ldc, g.accumulate, output)
             return oracle_gemm_u8s8_f32(
-                g.M, g.N, g.K, codes.a, codes.lda, scaleA, codes.b, s.bK, s.bN, scaleB, before, c, ldc, g.accumulate,
-                output)
+                g.M, g.N, g.K, codes.a, codes.lda, g.zero, scaleA, codes.b, s.bK, s.bN, scaleB, before, c, ldc,
+                g.accumulate, output)
         }, "gemm_u8s8_f32", g)
     }
 
@@ -187,7 +189,8 @@ final class GemmChecker {
             before.tail(count).withMemoryRebound(to: Int32.self, capacity: count) { before in
                 c.update(from: before, count: count)
                 product(g.M, g.N, g.K, codes.a, codes.lda, codes.panels, c, ldc)
-                return oracle_gemm_u8s8_s32(g.M, g.N, g.K, codes.a, codes.lda, codes.b, s.bK, s.bN, before, c, ldc)
+                return oracle_gemm_u8s8_s32(
+                    g.M, g.N, g.K, codes.a, codes.lda, g.zero, codes.b, s.bK, s.bN, before, c, ldc)
             }
         }
         return wrong == 0 ? nil : "gemm_u8s8_s32: \(wrong) wrong elements in \(g)"

@@ -136,7 +136,8 @@ final class GemmKernelTests: XCTestCase {
                     repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
                 oracle_fill_bytes(a.count, UInt64(index), 1, 255, &a)
                 oracle_fill_bytes(b.count, UInt64(1000 + index), -127, 127, &b)
-                hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, &packed)
+                let zero: UInt8 = index % 3 == 0 ? 20 : 128
+                hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, zero, &packed)
                 // Some ±2 after scaling, as hidden values are.
                 var scales =
                     [Float](repeating: 0, count: M + N), residual = [Float](repeating: 0, count: M * N),
@@ -178,7 +179,7 @@ final class GemmKernelTests: XCTestCase {
                 repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
             oracle_fill_bytes(a.count, UInt64(index), 1, 255, &a)
             oracle_fill_bytes(b.count, UInt64(1000 + index), -127, 127, &b)
-            hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, &packed)
+            hssl_gemm_u8s8_pack(N, K, b.map { Int8(bitPattern: $0) }, 1, K, 128, &packed)
             var scales = [Float](repeating: 0, count: M + N), bias = [Float](repeating: 0, count: N)
             oracle_fill_f32(scales.count, 3, &scales)
             oracle_fill_f32(bias.count, 5, &bias)
@@ -226,16 +227,19 @@ final class GemmKernelTests: XCTestCase {
             && widened(half + 1).magnitude > value.magnitude
     }
 
-    /// Codes as GELU leaves them, none far below 0, and weights up to those whose pairs a row could not add in 16 bits:
-    /// whatever short cut a row takes is exact.
+    /// Codes none of which is far below 0, or all there are around another zero, and weights up to those whose pairs a
+    /// row could not add in 16 bits: whatever short cut a row takes is exact.
     func testCodesThatReachLittleBelowZeroAreExact() {
         let M = 11, N = 70, K = 1100, lda = K + 4
         var a = [UInt8](repeating: 0, count: M * lda), b = [Int8](repeating: 0, count: N * K), c = [Int32](
             repeating: 0, count: M * N)
         var packed = [UInt8](repeating: 0, count: hssl_gemm_u8s8_packed_size(N, K))
-        for least in [0, 1, 2, 7, 31, 40, 41, 127] {
+        let ranges = [0, 1, 2, 7, 31, 40, 41, 127].map { (least: $0, most: Int32(255), zero: UInt8(128)) }
+        // Few codes of the third are large: the largest sums, and some others.
+        for (least, most, zero) in ranges + [(127, 255, 20), (127, 90, 20), (127, 130, 2), (40, 255, 254)] {
             for largest in [127, 126, 106, 98, 97, 64, 1] {
-                oracle_fill_bytes(a.count, UInt64(least), Int32(128 - least), 255, &a)
+                oracle_fill_bytes(a.count, UInt64(least), Int32(128 - least), most, &a)
+                if most == 90 { for i in stride(from: 5, to: a.count, by: 320) { a[i] = UInt8(191 + i / 320 % 65) } }
                 b.withUnsafeMutableBytes {
                     oracle_fill_bytes(
                         N * K, UInt64(largest), Int32(-largest), Int32(largest),
@@ -245,13 +249,13 @@ final class GemmKernelTests: XCTestCase {
                     for m in 0..<M { a[m * lda + 8 + k] = m % 4 == 1 ? UInt8(128 - least) : 255 }
                     for n in 0..<N { b[n * K + 8 + k] = Int8(n % 3 == 0 ? -largest : largest) }
                 }
-                hssl_gemm_u8s8_pack(N, K, b, 1, K, &packed)
+                hssl_gemm_u8s8_pack(N, K, b, 1, K, zero, &packed)
                 withEachInstructionSet { isa in
                     let old = c
                     hssl_gemm_u8s8_s32(M, N, K, a, lda, packed, &c, N)
                     XCTAssertEqual(
-                        oracle_gemm_u8s8_s32(M, N, K, a, lda, b, 1, K, old, &c, N), 0,
-                        "\(isa), codes from −\(least), weights to \(largest)")
+                        oracle_gemm_u8s8_s32(M, N, K, a, lda, zero, b, 1, K, old, &c, N), 0,
+                        "\(isa), codes from −\(least), weights to \(largest), zero \(zero)")
                 }
             }
         }

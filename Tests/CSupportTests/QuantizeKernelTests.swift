@@ -30,8 +30,8 @@ final class QuantizeKernelTests: XCTestCase {
                 oracle_fill_f32(count, UInt64(K), values)
                 for k in 0..<K { values[K + k] = 0; values[2 * K + k] *= 1e-38 }
                 values[3 * K] = K % 2 == 0 ? .nan : .infinity
-                hssl_quantize_rows_u8(rows, K, values, K, bytes, ldq, s)
-                XCTAssertEqual(oracle_quantize(rows, K, values, K, 0x80, bytes, ldq, s), 0, "\(isa), u8, K = \(K)")
+                hssl_quantize_rows_u8(rows, K, values, K, 128, bytes, ldq, s)
+                XCTAssertEqual(oracle_quantize(rows, K, values, K, 128, bytes, ldq, s), 0, "\(isa), u8, K = \(K)")
                 XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
                 let z = y.tail(count)
                 hssl_dequantize_rows_u8(rows, K, bytes, ldq, s, z, K)
@@ -49,15 +49,62 @@ final class QuantizeKernelTests: XCTestCase {
                 let halves = half.tail(count), widened = y.tail(count)
                 hssl_convert_f32_f16(count, values, halves)
                 hssl_convert_f16_f32(count, halves, widened)
-                hssl_quantize_rows_f16_u8(rows, K, halves, K, bytes, ldq, s)
+                hssl_quantize_rows_f16_u8(rows, K, halves, K, 128, bytes, ldq, s)
                 XCTAssertEqual(
-                    oracle_quantize(rows, K, widened, K, 0x80, bytes, ldq, s), 0, "\(isa), binary16, K = \(K)")
+                    oracle_quantize(rows, K, widened, K, 128, bytes, ldq, s), 0, "\(isa), binary16, K = \(K)")
                 XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
                 let scaleByColumn = K % 3 == 0 ? nil : columns.tail(K)
                 hssl_quantize_rows_u8_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s)
                 XCTAssertEqual(
                     oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0,
                     "\(isa), stochastic, K = \(K)")
+            }
+        }
+    }
+
+    /// Codes around any zero, byte for byte, of rows on both sides of 0, on one, and as GELU leaves them; every element
+    /// is within half a step of its code, rounding aside.
+    func testOtherZerosAgainstTheDefinition() {
+        let rows = 11, limit = 1537
+        let x = GuardedBuffer<Float>(capacity: rows * limit), codes = GuardedBuffer<UInt8>(capacity: rows * (limit + 3))
+        let scale = GuardedBuffer<Float>(capacity: rows), half = GuardedBuffer<UInt16>(capacity: rows * limit)
+        withEachInstructionSet { isa in
+            for K in Array(1...140) + [1000, limit] {
+                let ldq = (K + 3) / 4 * 4, count = rows * K, bytes = codes.tail(rows * ldq), s = scale.tail(rows)
+                let values = x.tail(count), halves = half.tail(count)
+                oracle_fill_f32(count, UInt64(K), values)
+                for k in 0..<K {
+                    values[K + k] = 0
+                    values[2 * K + k] *= 1e-38
+                    values[4 * K + k] = -values[4 * K + k].magnitude
+                    values[5 * K + k] = values[5 * K + k].magnitude
+                    values[6 * K + k] = Float(k) - 3
+                }
+                hssl_gelu(4 * K, values + 7 * K, values + 7 * K)
+                values[3 * K + K / 2] = [.nan, -.nan, .infinity, -.infinity][K % 4]
+                for zero: UInt8 in [2, 20, 127, 200, 254] {
+                    hssl_quantize_rows_u8(rows, K, values, K, zero, bytes, ldq, s)
+                    XCTAssertEqual(
+                        oracle_quantize(rows, K, values, K, zero, bytes, ldq, s), 0, "\(isa), zero \(zero), K = \(K)")
+                    XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
+                    for r in 0..<rows where r != 3 {
+                        let far = (0..<K).filter {
+                            let value = Float(Int(bytes[r * ldq + $0]) - Int(zero)) * s[r]
+                            return !((value - values[r * K + $0]).magnitude <= 0.5001 * s[r])
+                        }
+                        XCTAssertEqual(far, [], "\(isa), zero \(zero), K = \(K), row \(r)")
+                    }
+                    hssl_convert_f32_f16(count, values, halves)
+                    let widened = [Float](unsafeUninitializedCapacity: count) { buffer, initialized in
+                        if let base = buffer.baseAddress { hssl_convert_f16_f32(count, halves, base) }
+                        initialized = count
+                    }
+                    hssl_quantize_rows_f16_u8(rows, K, halves, K, zero, bytes, ldq, s)
+                    XCTAssertEqual(
+                        oracle_quantize(rows, K, widened, K, zero, bytes, ldq, s), 0,
+                        "\(isa), binary16, zero \(zero), K = \(K)")
+                    XCTAssertFalse(s[3].isFinite, "a non-finite activation must stay visible")
+                }
             }
         }
     }

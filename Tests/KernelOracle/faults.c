@@ -30,10 +30,10 @@ void faulty_gemm_f32_dropped_tail(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const f
 
 void faulty_gemm_u8s8_s32_zero_point(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
                                      const void *packed_b, int32_t *c, ptrdiff_t ldc) {
-    const ptrdiff_t bytes = 64 * (4 + (K + 3) / 4 * 4);
+    const ptrdiff_t bytes = 64 * (8 + (K + 3) / 4 * 4);
     for (ptrdiff_t m = 0; m < M; ++m) {
         for (ptrdiff_t n = 0; n < N; ++n) {
-            const int8_t *b = (const int8_t *)packed_b + n / 64 * bytes + 256 + n % 64 * 4;
+            const int8_t *b = (const int8_t *)packed_b + n / 64 * bytes + 512 + n % 64 * 4;
             int32_t sum = 0;
             for (ptrdiff_t k = 0; k < K; ++k) sum += (a[m * lda + k] - 127) * b[k / 4 * 256 + k % 4];
             c[m * ldc + n] = sum;

@@ -64,22 +64,22 @@ double oracle_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, pt
     return worst == worst ? worst : INFINITY;
 }
 
-static int32_t dot(ptrdiff_t K, const uint8_t *a, const int8_t *b, ptrdiff_t b_k) {
+static int32_t dot(ptrdiff_t K, const uint8_t *a, uint8_t zero, const int8_t *b, ptrdiff_t b_k) {
     int32_t sum = 0;
-    for (ptrdiff_t k = 0; k < K; ++k) sum += (a[k] - 128) * b[k * b_k];
+    for (ptrdiff_t k = 0; k < K; ++k) sum += (a[k] - zero) * b[k * b_k];
     return sum;
 }
 
 double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
-                            const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const float *b_scale,
-                            const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
+                            uint8_t zero, const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n,
+                            const float *b_scale, const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
                             const hssl_gemm_output *output) {
     if (padding_changed(M, N, before, c, ldc)) return INFINITY;
     double worst = 0;
     for (ptrdiff_t m = 0; m < M; ++m) {
         for (ptrdiff_t n = 0; n < N; ++n) {
             const double value = (double)a_scale[m] * (b_scale ? (double)b_scale[n] : 1) * dot(
-                K, a + m * lda, b + n * b_n, b_k);
+                K, a + m * lda, zero, b + n * b_n, b_k);
             const double ratio = stage(value, 4 * unit * fabs(value), m, n, before, c, ldc, accumulate, output);
             if (!(ratio <= worst)) worst = ratio;
         }
@@ -87,11 +87,12 @@ double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t
     return worst == worst ? worst : INFINITY;
 }
 
-ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b,
-                               ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before, const int32_t *c, ptrdiff_t ldc) {
+ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t zero,
+                               const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before,
+                               const int32_t *c, ptrdiff_t ldc) {
     ptrdiff_t wrong = padding_changed(M, N, before, c, ldc);
     for (ptrdiff_t m = 0; m < M; ++m) {
-        for (ptrdiff_t n = 0; n < N; ++n) wrong += c[m * ldc + n] != dot(K, a + m * lda, b + n * b_n, b_k);
+        for (ptrdiff_t n = 0; n < N; ++n) wrong += c[m * ldc + n] != dot(K, a + m * lda, zero, b + n * b_n, b_k);
     }
     return wrong;
 }
@@ -120,21 +121,35 @@ static float row_maximum(ptrdiff_t K, const float *x, const float *column_scale)
     return maximum;
 }
 
-static int clamped(float rounded) { return !(rounded > -127) ? -127 : rounded > 127 ? 127 : (int)rounded; }
+static int clamped(float rounded, int below, int above) {
+    return !(rounded > (float)-below) ? -below : rounded > (float)above ? above : (int)rounded;
+}
 
 static bool same(float a, float b) { return a == b || (a != a && b != b); }
 
-ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip,
+// What takes `above` steps: the largest element, or the least one times above / below.
+static float row_reach(ptrdiff_t K, const float *x, int below, int above) {
+    float largest = 0, least = 0;
+    for (ptrdiff_t k = 0; k < K; ++k) {
+        if (x[k] != x[k]) return x[k];
+        if (x[k] > largest) largest = x[k];
+        if (x[k] < least) least = x[k];
+    }
+    return fmaxf(largest, -least * ((float)above / (float)below));
+}
+
+ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero,
                           const uint8_t *codes, ptrdiff_t ldq, const float *scale) {
     ptrdiff_t wrong = 0;
     for (ptrdiff_t r = 0; r < rows; ++r) {
-        const float maximum = row_maximum(K, x + r * ldx, NULL);
-        const bool zero = maximum < 127 * 0x1p-126f;
-        const float inverse = zero ? 0 : 127 / maximum;
-        wrong += !same(scale[r], zero ? 1 : maximum / 127);
+        const int below = zero == 0 ? 127 : zero - 1, above = zero == 0 ? 127 : 255 - zero;
+        const float maximum = row_reach(K, x + r * ldx, below, above);
+        const bool is_zero = maximum < (float)above * 0x1p-126f;
+        const float inverse = is_zero ? 0 : (float)above / maximum;
+        wrong += !same(scale[r], is_zero ? 1 : maximum / (float)above);
         for (ptrdiff_t k = 0; k < ldq; ++k) {
-            const int code = k < K ? clamped(rintf(x[r * ldx + k] * inverse)) : 0;
-            wrong += codes[r * ldq + k] != ((uint8_t)code ^ flip);
+            const int code = k < K ? clamped(rintf(x[r * ldx + k] * inverse), below, above) : 0;
+            wrong += codes[r * ldq + k] != (uint8_t)(code + zero);
         }
     }
     return wrong;
@@ -154,7 +169,7 @@ ptrdiff_t oracle_quantize_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x
             const float u = (float)(words[k / 16 % 4] >> 8) * 0x1p-24f;
             float value = 0;
             if (k < K) value = (column_scale ? x[r * ldx + k] * column_scale[k] : x[r * ldx + k]) * inverse;
-            const int code = k < K ? clamped(floorf(value + u)) : 0;
+            const int code = k < K ? clamped(floorf(value + u), 127, 127) : 0;
             wrong += codes[r * ldq + k] != ((uint8_t)code ^ 0x80);
         }
     }

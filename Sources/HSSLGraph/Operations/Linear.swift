@@ -43,7 +43,8 @@ extension Tensor {
                 let leading = (inputs + 3) / 4 * 4
                 let codes = pool.allocate(byteCount: rows * leading)
                 let scale = pool.floats(rows)
-                hssl_quantize_rows_u8(rows, inputs, values, inputs, codes.bytes, leading, scale.floats)
+                hssl_quantize_rows_u8(
+                    rows, inputs, values, inputs, UInt8(HSSL_SYMMETRIC_ZERO), codes.bytes, leading, scale.floats)
                 tape.statistics?.activations.add(
                     rows: rows, width: inputs, codes: codes, leading: leading, scale: scale, pool: pool)
                 hssl_gemm_u8s8_f32(

@@ -30,15 +30,18 @@ enum ProductForm: Hashable {
     }
 
     static let panelWidth = Int(HSSL_GEMM_PANEL)
+
+    /// The code of 0 where codes reach as far below as above.
+    static let symmetricZero = UInt8(HSSL_SYMMETRIC_ZERO)
 }
 
 /// What a plan reads besides the image: packed weights, biases, positions. Sizes are known before any value is.
 struct ConstantTable {
     enum Form: Hashable {
         case floats
-        /// A weight [outputs, inputs] for one product; integers are followed by the scales at
-        /// `ConstantTable.scaleOffset`.
-        case product(ProductForm, outputs: Int, inputs: Int)
+        /// A weight [outputs, inputs] for one product; integers, which multiply codes of one `zero`, are followed by
+        /// the scales at `ConstantTable.scaleOffset`.
+        case product(ProductForm, outputs: Int, inputs: Int, zero: UInt8)
         /// A weight [channels, kernel, kernel] as the convolution reads it.
         case depthwise(channels: Int, kernel: Int)
         case index([Int32])
@@ -93,7 +96,7 @@ struct ConstantTable {
         case .floats: count * 4
         case .index(let index): index.count * 4
         case .depthwise(let channels, let kernel): hssl_depthwise_conv_workspace_size(channels, kernel)
-        case .product(let form, let outputs, let inputs):
+        case .product(let form, let outputs, let inputs, _):
             form == .int8
                 ? scaleOffset(form, outputs: outputs, inputs: inputs) + outputs * 4
                 : form.packedSize(outputs: outputs, inputs: inputs)
@@ -120,8 +123,8 @@ struct ConstantTable {
                 try Self.values(expression, weights).withUnsafeBytes {
                     target.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: $0.count)
                 }
-            case (.product(let form, let outputs, let inputs), let expression?):
-                try Self.pack(expression, form, outputs, inputs, to: target, weights)
+            case (.product(let form, let outputs, let inputs, let zero), let expression?):
+                try Self.pack(expression, form, outputs, inputs, zero, to: target, weights)
             case (.depthwise(let channels, let kernel), let expression?):
                 hssl_depthwise_conv_pack(channels, kernel, try Self.values(expression, weights), target)
             case (_, nil): break
@@ -134,7 +137,7 @@ struct ConstantTable {
     }
 
     private static func pack(
-        _ expression: ConstantExpression, _ form: ProductForm, _ outputs: Int, _ inputs: Int,
+        _ expression: ConstantExpression, _ form: ProductForm, _ outputs: Int, _ inputs: Int, _ zero: UInt8,
         to target: UnsafeMutableRawPointer,
         _ weights: some WeightSource
     ) throws {
@@ -145,7 +148,7 @@ struct ConstantTable {
             let scales = (target + scaleOffset(form, outputs: outputs, inputs: inputs)).assumingMemoryBound(
                 to: Float.self)
             try withCodes(expression, outputs, inputs, scales, weights) {
-                hssl_gemm_u8s8_pack(outputs, inputs, $0, 1, inputs, target)
+                hssl_gemm_u8s8_pack(outputs, inputs, $0, 1, inputs, zero, target)
             }
         }
     }

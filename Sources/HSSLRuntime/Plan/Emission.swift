@@ -47,7 +47,7 @@ struct Emission {
         switch representations[value] {
         case .floats: placed = (allocate(byteCount: range.count * 4).element(-range.lowerBound), .none)
         case .halves: placed = (allocate(byteCount: range.count * 2).half(-range.lowerBound), .none)
-        case .codes(let width):
+        case .codes(let width, _):
             let (rows, leading) = (Demand.rows(range, width: width), ProductForm.leading(width))
             let codes = allocate(byteCount: rows.count * leading).advanced(by: -rows.lowerBound * leading)
             placed = (codes, allocate(byteCount: rows.count * 4).element(-rows.lowerBound))
@@ -109,7 +109,10 @@ struct Emission {
                 node.stage.activation.native, node.stage.last.native, epsilon
             )
             setResidual(of: &step, node, first: 0, pitch: 0)
-            if let codes = node.codes { (step.codes, step.yScale) = place(codes.value) }
+            if let codes = node.codes {
+                (step.codes, step.yScale) = place(codes.value)
+                step.zero = representations.zero(of: codes.value)
+            }
             if node.codes?.alone != true { step.y = address(node.output) }
             steps.append(step)
         case .elementwise: emitElementwise(node)
@@ -140,6 +143,7 @@ struct Emission {
                 kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: address(node.x),
                 y: place.values, yScale: place.scales)
             step.yPitch = isCoded ? ProductForm.leading(node.width) : 4 * node.width
+            step.zero = representations.zero(of: node.output)
             steps.append(step)
         case .depthwiseConv(let kernel, let weight, let bias):
             _ = try node.grid(node.shape)
@@ -202,7 +206,9 @@ struct Emission {
         let isHalf = representations[node.output] == .halves
 
         var step = PlanStep(kind: HSSL_STEP_LINEAR_F32, size: [rows.count, columns.count, inputs, outputs])
-        let packed = constants.add(product.weight, .product(form, outputs: outputs, inputs: inputs))
+        let packed = constants.add(
+            product.weight,
+            .product(form, outputs: outputs, inputs: inputs, zero: representations.zero(of: node.x)))
         step.weight = packed.advanced(by: form.packedSize(outputs: columns.lowerBound, inputs: inputs))
         let x = place(node.x)
         switch form {
@@ -251,11 +257,12 @@ struct Emission {
     private mutating func emitQuantization(_ node: PlanNode) {
         let (rows, width) = (node.rows, node.width), y = place(node.output), isHalf = representations[node.x] == .halves
         let element = isHalf ? 2 : 4
-        let step = PlanStep(
+        var step = PlanStep(
             kind: isHalf ? HSSL_STEP_QUANTIZE_F16 : HSSL_STEP_QUANTIZE, size: [rows.count, width],
             x: address(node.x).advanced(by: element * rows.lowerBound * width),
             y: y.values.advanced(by: rows.lowerBound * ProductForm.leading(width)),
             yScale: y.scales.element(rows.lowerBound))
+        step.zero = representations.zero(of: node.output)
         steps.append(rowwise(step, x: element * width, y: ProductForm.leading(width)))
     }
 
@@ -310,6 +317,7 @@ struct Emission {
         if onCodes {
             let leading = ProductForm.leading(width)
             step.kind = HSSL_STEP_PERMUTE_CODES
+            step.zero = representations.zero(of: node.output)
             (step.x, step.xScale) = (x.values.advanced(by: kept * leading), x.scales.element(kept))
             (step.y, step.yScale) = (
                 y.values.advanced(by: wanted.lowerBound * leading), y.scales.element(wanted.lowerBound)

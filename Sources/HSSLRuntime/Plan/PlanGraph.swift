@@ -217,6 +217,9 @@ struct PlanNode {
         var activation = Activation.identity
         var residual: Addend?
         var last = Activation.identity
+
+        /// The activation that the result comes from.
+        var result: Activation { last != .identity || residual != nil ? last : activation }
     }
 
     var work: Work

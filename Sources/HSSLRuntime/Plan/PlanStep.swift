@@ -39,6 +39,8 @@ struct PlanStep {
     var workspace = Operand.none
     var activation = HSSL_PLAN_IDENTITY
     var lastActivation = HSSL_PLAN_IDENTITY
+    /// The code of 0 in codes that the step makes or moves.
+    var zero = ProductForm.symmetricZero
     var epsilon: Float = 0
     /// Bytes from one row to the next, of steps that treat each row alone; 0 for others.
     var xPitch = 0, residualPitch = 0, yPitch = 0
@@ -66,6 +68,7 @@ struct PlanStep {
         step.activation = activation
         step.last_activation = lastActivation
         (step.x_pitch, step.residual_pitch, step.y_pitch) = (xPitch, residualPitch, yPitch)
+        step.zero = zero
         step.epsilon = epsilon
         step.chain = chain
         withUnsafeMutableBytes(of: &step.size) { sizes in

@@ -6,8 +6,8 @@ enum Representation: Equatable {
     case floats
     /// binary16, because 8-bit codes are made of it and nothing else.
     case halves
-    /// u8 codes in rows of so many elements, a scale a row.
-    case codes(width: Int)
+    /// u8 codes in rows of so many elements, a scale a row; the code `zero` is 0.
+    case codes(width: Int, zero: UInt8)
 }
 
 /// Chooses what products multiply and how values between them are kept; where codes are wanted and nobody makes them, a
@@ -15,7 +15,17 @@ enum Representation: Equatable {
 struct Representations {
     private(set) var all: [Int: Representation] = [:]
 
+    /// GELU is never below −0.17, so that most codes are for what is above 0 (CSupport/gemm/README.md).
+    static let zeroOfGELU: UInt8 = 20
+    /// Nothing is below 0: the least zero that codes may have.
+    static let zeroOfReLU: UInt8 = 2
+
     subscript(value: Int) -> Representation { all[value] ?? .floats }
+
+    /// The code of 0 in a value's codes.
+    func zero(of value: Int) -> UInt8 {
+        if case .codes(_, let zero) = self[value] { zero } else { ProductForm.symmetricZero }
+    }
 
     /// - Parameter demand: of the graph as it is; values that are put in get theirs.
     init(_ graph: inout PlanGraph, _ ranges: inout [Range<Int>?], precision: Precision) {
@@ -120,16 +130,32 @@ struct Representations {
                     }
                 case .permute(_, onCodes: true):
                     node.x = codesOf(node.x, width: node.width, &graph, &ranges, &result)
-                    representations[node.output] = .codes(width: node.width)
+                    representations[node.output] = representations[node.x]
                 case .layerNorm, .unfold:
                     if codesOnly(node.output) == node.width, node.width <= Int(HSSL_PLAN_FUSED_FLOATS) {
-                        representations[node.output] = .codes(width: node.width)
+                        representations[node.output] = .codes(width: node.width, zero: zero(for: node.output))
                     }
                 default: break
                 }
                 result.append(node)
             }
             graph.nodes = result
+        }
+
+        /// The code of 0 in the codes of a value: what the last activation cannot give gets few codes.
+        private func zero(for value: Int) -> UInt8 {
+            let zeros = (makers[value] ?? []).map { index in
+                let node = nodes[index]
+                switch (node.work, node.stage.result) {
+                case (_, .gelu): return Representations.zeroOfGELU
+                case (_, .relu): return Representations.zeroOfReLU
+                case (.unfold(_, _, _, .grid), _), (.pool, _), (.permute, _), (.transpose, _), (.view, _):
+                    return node.isPlain ? zero(for: node.x) : ProductForm.symmetricZero
+                default: return ProductForm.symmetricZero
+                }
+            }
+            guard let first = zeros.first, zeros.allSatisfy({ $0 == first }) else { return ProductForm.symmetricZero }
+            return first
         }
 
         /// The value that holds the codes of a value, made once for all that read them.
@@ -148,7 +174,7 @@ struct Representations {
             node.range = rows.lowerBound * width..<rows.upperBound * width
             result.append(node)
             codes[value, default: [:]][width] = target
-            representations[target] = .codes(width: width)
+            representations[target] = .codes(width: width, zero: zero(for: value))
             return target
         }
     }

@@ -12,18 +12,19 @@
 double oracle_gemm_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m, ptrdiff_t a_k,
                        const float *b, ptrdiff_t b_k, ptrdiff_t b_n, const float *before, const float *c, ptrdiff_t ldc,
                        bool accumulate, const hssl_gemm_output *output);
-/// Same for int8: value = a_scale·b_scale·Σ(a − 128)·b.
+/// Same for int8: value = a_scale·b_scale·Σ(a − zero)·b.
 double oracle_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
-                            const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const float *b_scale,
-                            const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
+                            uint8_t zero, const float *a_scale, const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n,
+                            const float *b_scale, const float *before, const float *c, ptrdiff_t ldc, bool accumulate,
                             const hssl_gemm_output *output);
-/// Elements of C[M,N] that differ from Σ(a − 128)·b, plus changed elements between N and ldc.
-ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const int8_t *b,
-                               ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before, const int32_t *c, ptrdiff_t ldc);
+/// Elements of C[M,N] that differ from Σ(a − zero)·b, plus changed elements between N and ldc.
+ptrdiff_t oracle_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, uint8_t zero,
+                               const int8_t *b, ptrdiff_t b_k, ptrdiff_t b_n, const int32_t *before,
+                               const int32_t *c, ptrdiff_t ldc);
 /// Largest |GELU − exact| / max(1, |x|) and the x where it is.
 double oracle_gelu_error(ptrdiff_t n, const float *x, const float *y, float *worst);
-/// Elements of u8 (or s8, flip 0) codes and scales that differ from the plain definition; padding included.
-ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t flip,
+/// Elements of u8 (or s8, zero 0) codes and scales that differ from the plain definition; padding included.
+ptrdiff_t oracle_quantize(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero,
                           const uint8_t *codes, ptrdiff_t ldq, const float *scale);
 /// Same for stochastic rounding, with u from hssl_philox.
 ptrdiff_t oracle_quantize_stochastic(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx,
