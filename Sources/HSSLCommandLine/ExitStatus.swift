@@ -1,7 +1,7 @@
 import ArgumentParser
 import HSSLFormats
 #if canImport(Glibc)
-    import Glibc
+    @preconcurrency import Glibc
 #endif
 
 /// Exit statuses of `hssl` and `hssl-extract`.
@@ -87,13 +87,22 @@ package func runTool<Command: ParsableCommand>(
     do {
         var parsed = try parse(commandLineArguments())
         try parsed.run()
-        exit(ExitStatus.done.rawValue)
+        exit(statusOfPrinted(.done, tool: tool).rawValue)
     } catch {
         let outcome = Outcome(of: error, in: command)
         if !outcome.output.isEmpty { writeAll(Array((outcome.output + "\n").utf8), to: STDOUT_FILENO) }
         if !outcome.error.isEmpty { StandardError.shared.print("\(tool): error: \(outcome.error)") }
-        exit(outcome.status.rawValue)
+        exit(statusOfPrinted(outcome.status, tool: tool).rawValue)
     }
+}
+
+/// Figures do not vanish without a word: a full disk below `> file` is a failure like another.
+private func statusOfPrinted(_ status: ExitStatus, tool: String) -> ExitStatus {
+    let isWhole = fflush(stdout) == 0 && ferror(stdout) == 0
+    // Closed at the start, it was opened for reading: nobody wants to know.
+    if isWhole || fcntl(STDOUT_FILENO, F_GETFL) & O_ACCMODE == O_RDONLY { return status }
+    StandardError.shared.print("\(tool): error: standard output: could not be written whole")
+    return status == .done || status == .partly ? .failed : status
 }
 
 /// What the command was called with. Paths that are not UTF-8 stay whole (``PathBytes``), which `CommandLine.arguments`

@@ -10,6 +10,8 @@ public struct FolderSummary: Equatable, Sendable {
     public internal(set) var passedOver: [String: Int] = [:]
     /// Folders of network storage, archives and recycle bins, by name.
     public internal(set) var systemFolders: [String: Int] = [:]
+    /// Pipes, devices and sockets.
+    public internal(set) var specialFiles = 0
     /// Files and folders whose name begins with a dot.
     public internal(set) var hiddenNames = 0
     /// The run's own output, where it is inside the data.
@@ -26,6 +28,7 @@ public struct FolderSummary: Equatable, Sendable {
         taken.merge(other.taken, uniquingKeysWith: +)
         passedOver.merge(other.passedOver, uniquingKeysWith: +)
         systemFolders.merge(other.systemFolders, uniquingKeysWith: +)
+        specialFiles += other.specialFiles
         hiddenNames += other.hiddenNames
         ownFolders += other.ownFolders
         besideClasses += other.besideClasses
@@ -59,6 +62,9 @@ public struct FolderSummary: Equatable, Sendable {
         if files > 0 { parts.append("\(counted(files, "file")) (\(Self.list(passedOver, dotted: true)))") }
         if system > 0 {
             parts.append("\(counted(system, "system folder")) (\(Self.list(systemFolders, dotted: false)))")
+        }
+        if specialFiles > 0 {
+            parts.append("\(specialFiles) that \(specialFiles == 1 ? "is a pipe, device or socket" : "are pipes, devices or sockets")")
         }
         if hiddenNames > 0 {
             parts.append("\(counted(hiddenNames, "name")) that begin\(hiddenNames == 1 ? "s" : "") with a dot")

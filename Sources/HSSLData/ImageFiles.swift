@@ -100,6 +100,8 @@ enum ImageFiles {
                 } else if kind == .loop {
                     let path = join(folder, name)
                     listing.faults.append(DataError(.symbolicLinkLoop, path: path, reason: "symbolic link loop"))
+                } else if kind == .special {
+                    listing.summary.specialFiles += 1
                 } else if kind == .folder {
                     if systemFolders.contains(name.lowercased()) {
                         listing.summary.systemFolders[name, default: 0] += 1
@@ -147,8 +149,8 @@ enum ImageFiles {
     }
 
     private enum Kind {
-        /// `loop`: a link that leads round in a circle.
-        case file, folder, loop
+        /// `loop`: a link that leads round in a circle; `special`: a pipe, device or socket.
+        case file, folder, loop, special
     }
 
     private static func entries(
@@ -179,7 +181,7 @@ enum ImageFiles {
                 var status = stat()
                 if join(folder, name).withPath({ stat($0, &status) }) == 0 {
                     let kind = status.st_mode & S_IFMT
-                    if kind == S_IFDIR || kind == S_IFREG { body(name, kind == S_IFDIR ? .folder : .file) }
+                    body(name, kind == S_IFDIR ? .folder : kind == S_IFREG ? .file : .special)
                 } else {
                     body(name, errno == ELOOP ? .loop : .file)  // a dangling link: reading it says so
                 }

@@ -72,9 +72,15 @@ public struct LinearProbe: Sendable {
         trainCount: Int, testCount: Int, dimension: Int, classCount: Int, strengths: [Double] = defaultStrengths,
         budget: LabelBudget = .all
     ) -> Int {
-        let rows = trainCount + testCount + (budget == .all ? 0 : trainCount)
+        let labels: Int
+        switch budget {
+        case .all: labels = trainCount
+        case .fraction(let share): labels = min(trainCount, Int(share * Double(trainCount)) + classCount)
+        case .perClass(let count): labels = min(trainCount, min(count, trainCount) * classCount)
+        }
+        let rows = trainCount + testCount + (budget == .all ? 0 : labels)
         // Every problem keeps ten pairs of L-BFGS, a few points and its solution; those of one walk their gradients.
-        let problems = max(1, strengths.count * (trainCount < crossValidationLimit || budget != .all ? foldCount : 1))
+        let problems = max(1, strengths.count * (labels < crossValidationLimit ? foldCount : 1))
         let size = classCount * (dimension + 1)
         let together = min(problems, max(1, LogisticRegression.columns / max(classCount, 1)))
         let walk = 8 * together * size + 4 * max(LogisticRegression.tileFloats, 16 * together * classCount)

@@ -41,8 +41,10 @@ package func oneLine(_ text: some StringProtocol, limit: Int = 80) -> String {
             break
         }
         count += 1
-        let isLineSeparator = scalar.value == 0x2028 || scalar.value == 0x2029
-        if scalar.value < 0x20 || (0x7f...0x9f).contains(scalar.value) || isLineSeparator {
+        // Lines of their own, what turns the direction of a line, and a byte order mark, which nobody sees.
+        let isHidden = (0x2028...0x202e).contains(scalar.value) || (0x2066...0x2069).contains(scalar.value)
+            || scalar.value == 0xfeff
+        if scalar.value < 0x20 || (0x7f...0x9f).contains(scalar.value) || isHidden {
             result += "\\u{\(String(scalar.value, radix: 16))}"
         } else {
             result.unicodeScalars.append(scalar)

@@ -20,7 +20,7 @@ func foreignFormat(start: [UInt8]) -> String? {
         if holds("/data.pkl") || holds("/.format_version") || holds("/.data/serialization_id") {
             return holds("/code/") || holds("/constants.pkl")
                 ? "a TorchScript archive (zip): load it with torch.jit.load and \(convert)"
-                : "a PyTorch checkpoint (zip): load it with torch.load(…, weights_only=True) and \(convert)"
+                : "a PyTorch checkpoint (zip): hssl import makes a model file of it, or load it with torch.load(…, weights_only=True) and \(convert)"
         }
         if holds(".npy") { return "a NumPy archive (.npz): save its arrays with safetensors.numpy.save_file" }
         return "a zip archive: unpack it first"

@@ -36,7 +36,11 @@ struct Extraction {
         } ?? .max
         inputs = try InputList(
             arguments: options.inputs, separator: UInt8(ascii: options.null ? "\0" : "\n"), mostBytes: mostBytes)
-        guard inputs.count > 0 else { throw Failure("there are no inputs: standard input gave no path") }
+        guard inputs.count > 0 else {
+            let reason = options.inputs.contains("-")
+                ? "standard input gave no path" : "\(oneLine(options.inputs[0], limit: 4096)) holds no image"
+            throw Failure("there are no inputs: \(reason)")
+        }
         inputs.limit(to: try Self.decodeLimits(model, options))
         if let folders = inputs.folders { log.info("\(folders.text)") }
         session = try Session(model: Model(file: model), threads: options.threads)

@@ -101,7 +101,7 @@ struct Export: ParsableCommand {
     }
 
     private static func kept(_ path: String) -> String {
-        "note: \(path) was not written by hssl export and is kept"
+        "note: \(oneLine(path, limit: 4096)) was not written by hssl export and is kept"
     }
 
     private static func name(of path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
@@ -114,7 +114,8 @@ struct Export: ParsableCommand {
     private func exportFolder(
         _ library: HubExport.Library, _ reader: ModelCard.Reader, _ int8: Int8Options
     ) throws -> PreparedBase {
-        let folder = try AtomicFolder(path: output, names: HubExport.names)
+        // Measuring takes its time: what cannot be written is refused before, and who is stopped meanwhile leaves nothing.
+        try AtomicFolder(path: output, names: HubExport.names).abort()
         try refuseForeign(output + "/" + HubExport.weights)
         let source = try source()
         func hub(_ values: @escaping (String) throws -> [Float]) throws -> HubExport {
@@ -129,6 +130,7 @@ struct Export: ParsableCommand {
         _ = try hub(source.values)
         let base = try source.prepared(precision, int8)
         let export = try hub(base.values)
+        let folder = try AtomicFolder(path: output, names: HubExport.names)
         try export.write(into: folder, metadata: base.metadata)
         if card {
             let size = Self.size(of: folder.path(of: HubExport.weights))

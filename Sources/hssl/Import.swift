@@ -78,8 +78,8 @@ struct Import: ParsableCommand {
             provenance: model.provenance, values: model.values)
         let base = try source.prepared(precision, int8.options)
         try base.writeModel(to: output)
-        for line in model.report { print(line) }
+        for line in model.report { print(oneLine(line, limit: 4096)) }
         base.measurement?.show()
-        print("written: \(output), \(precision.rawValue)")
+        print("written: \(oneLine(output, limit: 4096)), \(precision.rawValue)")
     }
 }

@@ -39,9 +39,9 @@ extension BaseSource {
             provenance.int8 = figures
             try model.write(to: output, provenance, as: .int8(codes))
             let rest = codes.products.all - codes.products.quantized
-            return prepared(.int8, measured: Int8Measurement(figures: figures, notes: rest == 0 ? [] : [
-                "\(rest) of \(codes.products.all) layers stay in float32: their codes cost too much",
-            ]))
+            let plain = "\(rest) of \(codes.products.all) layers stay in float32: their codes cost too much"
+            let notes = calibration.notes + (rest == 0 ? [] : [plain])
+            return prepared(.int8, measured: Int8Measurement(figures: figures, notes: notes))
         }
         return prepared(precision, measured: nil)
     }

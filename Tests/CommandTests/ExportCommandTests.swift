@@ -189,6 +189,21 @@ final class ExportCommandTests: CommandTestCase {
             "--calibration", "t10k", "--smooth", "on")
         XCTAssertEqual(calibrated.status, 0, calibrated.error)
         XCTAssertTrue(calibrated.output.contains(" over 20 images of t10k\nsmoothed: "), calibrated.output)
+        try FileManager.default.createDirectory(atPath: root + "/some", withIntermediateDirectories: true)
+        for number in 0..<2 {
+            try encodePNG(width: 12, height: 12, pixels: [UInt8](repeating: UInt8(90 * number), count: 432))
+                .write(to: URL(fileURLWithPath: "\(root)/some/\(number).png"))
+        }
+        try Data().write(to: URL(fileURLWithPath: root + "/some/bad.png"))
+        for format in ["hssl", "onnx"] {
+            let some = try run(
+                "hssl", "export", "base.safetensors", "--output", "some.out", "--precision", "int8", "--calibration",
+                "some", "--format", format)
+            XCTAssertEqual(some.status, 0, some.error)
+            XCTAssertTrue(
+                some.output.contains(" over 2 images of some\n")
+                    && some.output.contains("skipped some/bad.png: the file is empty\n"), some.output)
+        }
         let stored = try run("hssl", "inspect", "int8.safetensors").output
         XCTAssertTrue(stored.contains(#""calibration":"t10k""#) && stored.contains(#""int8":{"cosine":0.9"#), stored)
         try assertFails(

@@ -220,6 +220,10 @@ final class ExtractCommandTests: XCTestCase {
         XCTAssertEqual(result.status, 0, result.error)
         XCTAssertEqual(try npy(folder + "/idx.npy").shape, [5, 24])
         XCTAssertEqual(try index(folder + "/idx.npy").count, 5)
+        _ = try write(Data([0, 0, 8, 3, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 28]), "set/none-images-idx3-ubyte")
+        let empty = try extract([folder + "/set/none", "--output", folder + "/none.npy"])
+        XCTAssertEqual(
+            empty.error, "hssl-extract: error: there are no inputs: \(folder)/set/none holds no image\n")
     }
 
     func testHelpAndVersion() throws {

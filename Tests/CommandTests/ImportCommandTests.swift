@@ -148,6 +148,16 @@ final class ImportCommandTests: CommandTestCase {
         XCTAssertTrue(half.contains(teacher), half)
     }
 
+    func testWhatIsSaidOfANameIsOneLine() throws {
+        try write(fixture(), "dino.pth")
+        try write(Array(#"{"num_heads": 2}"#.utf8), "config.json")
+        let result = try run("hssl", "import", "dino.pth", "--output", "a\n\u{202e}b.safetensors")
+        XCTAssertEqual(result.status, 0, result.error)
+        XCTAssertTrue(
+            result.output.hasSuffix("\nwritten: a\\u{a}\\u{202e}b.safetensors, float32\n"), result.output)
+        XCTAssertTrue(exists("a\n\u{202e}b.safetensors"))
+    }
+
     func testErrors() throws {
         let bytes = try fixture()
         try write(bytes, "dino.pth")

@@ -17,6 +17,14 @@ final class JSONCommandTests: CommandTestCase {
         XCTAssertEqual(full.status, 1)
         XCTAssertTrue(full.output.contains("images/s"), full.output)
         XCTAssertTrue(full.error.contains("error: --json /dev/full: cannot write: No space left on device"), full.error)
+        // Neither the document nor what people read vanishes without a word.
+        for command in [["recipe"], ["recipe", "tiny.yaml"], ["evaluate", "retrieval", "--raw-pixels", "4", "--data", "train"]] {
+            let full = try start("hssl", command, shell: "exec >/dev/full").collect()
+            XCTAssertEqual(full.status, 1, "\(command)")
+            XCTAssertEqual(
+                full.errorLines.last, "hssl: error: standard output: could not be written whole", full.error)
+            XCTAssertEqual(try start("hssl", command, shell: "exec >&-").collect().status, 0, "nobody wants to know")
+        }
         let closed = try start("hssl", bench + ["-"], shell: "exec >/dev/full").collect()
         XCTAssertEqual(closed.status, 1)
         XCTAssertTrue(closed.error.contains("images/s") && closed.error.contains("--json -: standard output is closed or full"), closed.error)

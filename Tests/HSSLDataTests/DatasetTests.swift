@@ -195,6 +195,9 @@ final class DatasetTests: XCTestCase {
             "@eaDir/1.png", "__MACOSX/._1.png", "best/#recycle/x.png", "@Recycle/x.png", "$RECYCLE.BIN/x.png",
             "lost+found/x.png", ".thumbs/x.png", "run/report.png", "notes.txt", "clip.MP4", "clip.mp4", "README",
         ] { try write([1], to: name) }
+        XCTAssertEqual(mkfifo(folder + "/pipe.png", 0o600), 0)
+        try FileManager.default.createSymbolicLink(
+            atPath: folder + "/device.png", withDestinationPath: "/dev/zero")
         let data = try Dataset(path: folder, excluding: folder + "/run/")
         XCTAssertEqual(
             (0..<data.count).map(data.name),
@@ -206,7 +209,7 @@ final class DatasetTests: XCTestCase {
             \(folder): no labels, as images lie beside the folders (--labels folders takes these as classes); 4 images in \
             3 folders (2 .png, 1 .jpeg, 1 .jpg); passed over: 4 files (2 .mp4, 1 without suffix, 1 .txt), \
             6 system folders (1 #recycle, 1 $RECYCLE.BIN, 1 @Recycle, 1 @eaDir, 1 __MACOSX, 1 lost+found), \
-            1 name that begins with a dot, the run's own folder
+            2 that are pipes, devices or sockets, 1 name that begins with a dot, the run's own folder
             """)
         let forced = try Dataset(path: folder, folderLabels: .folders)
         XCTAssertEqual(forced.classNames, ["best", "run"])

@@ -73,7 +73,7 @@ final class SafetensorsTypesTests: XCTestCase {
             }
         }
         let cases: [([UInt8], String)] = [
-            (zip("archive/data.pkl", "archive/byteorder"), "a PyTorch checkpoint (zip): load it with torch.load("),
+            (zip("archive/data.pkl", "archive/byteorder"), "a PyTorch checkpoint (zip): hssl import makes a model"),
             (zip("net/code/__torch__.py", "net/data.pkl"), "a TorchScript archive (zip)"),
             (zip("arr_0.npy"), "a NumPy archive (.npz)"), (zip("readme.txt"), "a zip archive"),
             ([0x80, 2, 0x8A, 0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20], "a PyTorch checkpoint of before 1.6 (pickle)"),

@@ -8,6 +8,8 @@ public struct CalibrationImages {
     public let source: String
     /// Prepared, [C, H, W] each.
     package let images: [[Float]]
+    /// What could not be read, a line each.
+    package let notes: [String]
 
     /// Evenly spread over a data set.
     ///
@@ -15,13 +17,17 @@ public struct CalibrationImages {
     public init(data path: String, preprocessing: Preprocessing) throws {
         let dataset = try Dataset(path: path)
         let step = max(1, dataset.count / Self.limit)
-        var images: [[Float]] = []
+        var images: [[Float]] = [], notes: [String] = []
         for index in stride(from: 0, to: dataset.count, by: step).prefix(Self.limit) {
-            guard let image = try? dataset.image(index, background: preprocessing.background) else { continue }
-            images.append(preprocessing.apply(to: image))
+            do {
+                images.append(
+                    preprocessing.apply(to: try dataset.image(index, background: preprocessing.background)))
+            } catch {
+                notes.append("skipped \(error)")
+            }
         }
         guard !images.isEmpty else { throw PretrainingError("--calibration \(path): no image could be read") }
-        self.images = images
+        (self.images, self.notes) = (images, notes)
         source = path.split(separator: "/").last.map(String.init) ?? path
     }
 
@@ -39,7 +45,7 @@ public struct CalibrationImages {
     /// Pictures of no thing with the statistics of photographs: brightness and colour that vary over all scales, about
     /// half as strongly at each finer one, and in every other picture a shape on an even ground. The same every time.
     public init(generatedFor preprocessing: Preprocessing) {
-        source = "generated"
+        (source, notes) = ("generated", [])
         images = (0..<16).map { preprocessing.apply(to: Self.picture($0, side: preprocessing.resize)) }
     }
 

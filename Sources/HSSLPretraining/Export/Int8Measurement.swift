@@ -55,6 +55,7 @@ public struct Int8Measurement {
     ) throws {
         let calibration = try CalibrationImages(options, preprocessing)
         let images = calibration.images
+        notes = calibration.notes
         func features(_ precision: Precision, _ scaling: ChannelScaling? = nil) throws -> [[Float]] {
             try Self.features(architecture, precision, images) { name, shape in
                 let plain = try values(name)
