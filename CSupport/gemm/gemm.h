@@ -2,10 +2,12 @@
 //
 // Packed B: panels of PANEL = 64 columns, the same on every ISA, so that packed weights outlive a change of row.
 //
-//   f32, f16 (elements):  panel 0: k=0: n 0…63 │ k=1: n 0…63 │ … │ k=K-1     panel 1: …      Columns N… of the last panel are 0.
+//   f32, f16 (elements):  panel 0: k=0: n 0…63 │ k=1: n 0…63 │ … │ k=K-1
+//                         panel 1: …                                          Columns N… of the last panel are 0.
 //   u8s8 (bytes):         panel 0: int32 start[64] = −zero·Σ_k B(k, n)
 //                                  int32 start_signed[64] = (128 − zero)·Σ_k B(k, n)
-//                                  k 0…3: (n0: k0 k1 k2 k3)(n1: k0 k1 k2 k3)…(n63: …) │ k 4…7: … │ … │ K rounded up to 4
+//                                  k 0…3: (n0: k0 k1 k2 k3)(n1: k0 k1 k2 k3)…(n63: …) │ k 4…7: … │ …,
+//                                  K rounded up to 4
 //                         panel 1: …                                          Rows K… and columns N… are 0.
 //
 // Zero point: the code `zero` of A stands for 0, so the product is Σ(A − zero)·B = Σ A·B + start

@@ -61,10 +61,11 @@ const hssl_context *hssl_context_enter(const hssl_context *context);
 void hssl_context_leave(const hssl_context *outer);
 /// Processors that this process may use: its affinity, what its control groups allow, at most 256.
 int hssl_available_processors(void);
-/// Processors that the quotas of this process's control groups (versions 1 and 2) are worth, rounded up; 0 without one. `root`: "", or for tests a
-/// folder that stands for the root of the file system.
+/// Processors that the quotas of this process's control groups (versions 1 and 2) are worth, rounded up; 0 without one.
+/// `root`: "", or for tests a folder that stands for the root of the file system.
 int hssl_quota_processors(const char *root);
-/// How many of `wanted` threads (at most 512) could be started now beside those that there are. libomp ends the process when one of its cannot.
+/// How many of `wanted` threads (at most 512) could be started now beside those that there are. libomp ends the process
+/// when one of its cannot.
 int hssl_startable_threads(int wanted);
 
 /// One registered kernel row, for tests and benchmarks: every row must have a test case.
@@ -154,9 +155,9 @@ ptrdiff_t hssl_gemm_cut(ptrdiff_t M, ptrdiff_t row);
 double hssl_gemm_multiply_adds(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K);
 
 /// u8 activations, codes 1 … 255 of which `zero` is 0, × s8 weights, codes in [-127, 127]. B(k, n) = b[k * k_stride +
-/// n * n_stride]. The packed form holds the column sums times what `zero` asks for, so that a weight is packed for codes of
-/// one zero. K is padded to a multiple of 4 in the packing; rows of A must be readable up to K rounded up to 4 (their
-/// content there does not matter: packed B is 0 there).
+/// n * n_stride]. The packed form holds the column sums times what `zero` asks for, so that a weight is packed for
+/// codes of one zero. K is padded to a multiple of 4 in the packing; rows of A must be readable up to K rounded up to 4
+/// (their content there does not matter: packed B is 0 there).
 size_t hssl_gemm_u8s8_packed_size(ptrdiff_t N, ptrdiff_t K);
 void hssl_gemm_u8s8_pack(
     ptrdiff_t N, ptrdiff_t K, const int8_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride, uint8_t zero, void *packed);
@@ -257,9 +258,9 @@ void hssl_relu_backward(ptrdiff_t n, const float *y, const float *dy, float *dx)
 void hssl_gated(ptrdiff_t rows, ptrdiff_t H, const float *x, float *y);
 /// dx [rows, 2·H] from x of the forward and dy [rows, H].
 void hssl_gated_backward(ptrdiff_t rows, ptrdiff_t H, const float *x, const float *dy, float *dx);
-/// Rotary positions: of qkv [batch, tokens, 3·heads·d] queries and keys are rotated, values copied. Element j < d/2 of a
-/// head and element j + d/2 turn by an angle whose cosine and sine are table[t, j] and table[t, j + d/2]: table [tokens,
-/// d]. `inverse` turns back, which is the backward. y is not x. The same bits on every instruction set.
+/// Rotary positions: of qkv [batch, tokens, 3·heads·d] queries and keys are rotated, values copied. Element j < d/2 of
+/// a head and element j + d/2 turn by an angle whose cosine and sine are table[t, j] and table[t, j + d/2]: table
+/// [tokens, d]. `inverse` turns back, which is the backward. y is not x. The same bits on every instruction set.
 void hssl_rotate_tokens(ptrdiff_t batch, ptrdiff_t tokens, ptrdiff_t heads, ptrdiff_t d, const float *table,
                         bool inverse, const float *x, float *y);
 /// y[r, c] = scale[c]·x[r, c] (layer scale). y may be x.
@@ -292,13 +293,13 @@ void hssl_soft_cross_entropy_backward(ptrdiff_t rows, ptrdiff_t K, const float *
                                       float inverse_temperature, const float *log_sum_exp, const float *weight,
                                       float *dz);
 
-/// The k largest of a stream of numbers for every row, of equal ones those that came first. values and indices [rows, k]
-/// hold the min(k, kept) best of the `kept` numbers before; x has the next `columns`, whose indices begin at `first`,
-/// higher than all before. Not sorted: the worst is at place 0. No NaN.
+/// The k largest of a stream of numbers for every row, of equal ones those that came first. values and indices [rows,
+/// k] hold the min(k, kept) best of the `kept` numbers before; x has the next `columns`, whose indices begin at
+/// `first`, higher than all before. Not sorted: the worst is at place 0. No NaN.
 void hssl_keep_largest(ptrdiff_t rows, ptrdiff_t columns, const float *x, ptrdiff_t ldx, int32_t first, ptrdiff_t k,
                        ptrdiff_t kept, float *values, int32_t *indices);
-/// order [rows, columns]: the columns of every row from the largest number to the smallest, equal ones as they stand. No
-/// NaN. A workspace is for the thread count of the moment.
+/// order [rows, columns]: the columns of every row from the largest number to the smallest, equal ones as they stand.
+/// No NaN. A workspace is for the thread count of the moment.
 size_t hssl_sort_descending_workspace_size(ptrdiff_t columns);
 void hssl_sort_descending(ptrdiff_t rows, ptrdiff_t columns, const float *x, ptrdiff_t ldx, int32_t *order,
                           void *workspace);
@@ -483,7 +484,9 @@ typedef enum {
     HSSL_STEP_COPY                    // (bytes): x → y
 } hssl_plan_kind;
 /// The first three are those of hssl_activation; a product has no other.
-typedef enum { HSSL_PLAN_IDENTITY = 0, HSSL_PLAN_GELU = 1, HSSL_PLAN_GELU_COARSE = 2, HSSL_PLAN_RELU = 3 } hssl_plan_activation;
+typedef enum {
+    HSSL_PLAN_IDENTITY = 0, HSSL_PLAN_GELU = 1, HSSL_PLAN_GELU_COARSE = 2, HSSL_PLAN_RELU = 3
+} hssl_plan_activation;
 typedef struct {
     hssl_plan_kind kind;
     hssl_plan_activation activation;       // before the residual is added
@@ -491,13 +494,12 @@ typedef struct {
     uint8_t zero;                          // the code of 0 in codes that are made or moved
     float epsilon;
     ptrdiff_t size[6];
-    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone (of windows: the output's). Scales
-    /// of rows are 4 apart.
+    /// Bytes from one row to the next, of steps that treat each of size[0] rows alone (of windows: the output's).
+    /// Scales of rows are 4 apart.
     ptrdiff_t x_pitch, residual_pitch, y_pitch;
-    /// Steps from this one on that form a chain, at least 1. A chain may begin with the windows of a grid that none of its
-    /// other steps touches. Those of a longer chain treat rows alone, as many each,
-    /// and row r of each reads only row r of what the chain has written: a thread may take its rows through all of
-    /// them.
+    /// Steps from this one on that form a chain, at least 1. A chain may begin with the windows of a grid that none of
+    /// its other steps touches. Those of a longer chain treat rows alone, as many each, and row r of each reads only
+    /// row r of what the chain has written: a thread may take its rows through all of them.
     ptrdiff_t chain;
     hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, codes, y_scale, workspace;
 } hssl_plan_step;
