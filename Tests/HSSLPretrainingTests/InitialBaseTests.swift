@@ -57,7 +57,8 @@ final class InitialBaseTests: TrainerTestCase {
             accuracy: 1e-12)
         let text = try from("base.safetensors").yaml
         XCTAssertTrue(text.contains(" learning_rate: 0.0003\n"), text)
-        XCTAssertEqual([7.5e-4, 1e-3, 3e-3, 1.5e-4, 5e-5].map(Recipe.initializedRate), [7.5e-5, 1e-4, 3e-4, 1.5e-5, 5e-6])
+        XCTAssertEqual(
+            [7.5e-4, 1e-3, 3e-3, 1.5e-4, 5e-5].map(Recipe.initializedRate), [7.5e-5, 1e-4, 3e-4, 1.5e-5, 5e-6])
         XCTAssertEqual(try from("base.safetensors", "optimizer.learning_rate=1e-3").optimizer.learningRate, 1e-3)
         var notices: [String] = []
         try trainer(from("base.safetensors"), "low", maxSteps: 1).runQuietly { notices.append($0) }

@@ -39,7 +39,8 @@ public struct EmbeddingReport {
         let components = CurvatureGuess.bytes(dimension) + 64 * dimension
         let nameBytes = stored.names.reduce(0) { $0 + $1.utf8.count }
         // Pictures in base64 and the text of the page are joined some four times.
-        let shown = min(settings.pictures, count), text = 4 * (300 * min(dots, count) + nameBytes / max(1, count / dots))
+        let shown = min(settings.pictures, count)
+        let text = 4 * (300 * min(dots, count) + nameBytes / max(1, count / dots))
         guard rowShape.count == 1 else {
             let patches = rowShape[0] * min(shown, patchPictures)
             return components + 4 * 2 * patches * dimension + 64 * patches + patchPictures * 4 * 64 << 10
