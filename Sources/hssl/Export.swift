@@ -114,7 +114,8 @@ struct Export: ParsableCommand {
     private func exportFolder(
         _ library: HubExport.Library, _ reader: ModelCard.Reader, _ int8: Int8Options
     ) throws -> PreparedBase {
-        // Measuring takes its time: what cannot be written is refused before, and who is stopped meanwhile leaves nothing.
+        // Measuring takes its time: what cannot be written is refused before, and who is stopped meanwhile leaves
+        // nothing.
         try AtomicFolder(path: output, names: HubExport.names).abort()
         try refuseForeign(output + "/" + HubExport.weights)
         let source = try source()

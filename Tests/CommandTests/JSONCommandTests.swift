@@ -18,7 +18,8 @@ final class JSONCommandTests: CommandTestCase {
         XCTAssertTrue(full.output.contains("images/s"), full.output)
         XCTAssertTrue(full.error.contains("error: --json /dev/full: cannot write: No space left on device"), full.error)
         // Neither the document nor what people read vanishes without a word.
-        for command in [["recipe"], ["recipe", "tiny.yaml"], ["evaluate", "retrieval", "--raw-pixels", "4", "--data", "train"]] {
+        let retrieval = ["evaluate", "retrieval", "--raw-pixels", "4", "--data", "train"]
+        for command in [["recipe"], ["recipe", "tiny.yaml"], retrieval] {
             let full = try start("hssl", command, shell: "exec >/dev/full").collect()
             XCTAssertEqual(full.status, 1, "\(command)")
             XCTAssertEqual(

@@ -196,12 +196,18 @@ final class ForeignModelTests: XCTestCase {
     func testConfigurationsThatAreNearlyRight() throws {
         let path = try write(try vit())
         let texts = [
-            #"{"architecture": "vit_tiny_patch16_224", "image_size": 16, "num_attention_heads": 3, "#
-                + #""layer_norm_eps": 1e-6, "hidden_act": "gelu"}"#,
-            #"{"num_heads": 3, "pretrained_cfg": {"input_size": [3, 16, 16], "crop_pct": 0.9, "#
-                + #""interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [1, 2, 4], "license": "mit"}}"#,
-            #"{"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}, "do_center_crop": true, "#
-                + #""resample": 2, "image_mean": [0.5, 0.25, 0.125], "image_std": [1, 2, 4]}"#,
+            #"""
+            {"architecture": "vit_tiny_patch16_224", "image_size": 16, "num_attention_heads": 3,
+             "layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+            """#,
+            #"""
+            {"num_heads": 3, "pretrained_cfg": {"input_size": [3, 16, 16], "crop_pct": 0.9, "license": "mit",
+             "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5], "std": [1, 2, 4]}}
+            """#,
+            #"""
+            {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}, "do_center_crop": true,
+             "resample": 2, "image_mean": [0.5, 0.25, 0.125], "image_std": [1, 2, 4]}
+            """#,
             #"{"size": 16, "crop_pct": 0.875, "do_normalize": false}"#,
         ]
         let count = ProcessInfo.processInfo.environment["HSSL_MUTATIONS"].flatMap(Int.init) ?? 600
