@@ -66,8 +66,8 @@ HSSL_INLINE hssl_vf hssl_gelu_vector(hssl_vf x) { return x * (hssl_normal_cdf_ce
 /// GELU(x) = max(x, 0) − |x|·Φ(−|x|), the product as one of 16 polynomials of degree 2 in d = |x| − i/4, i =
 /// round(4|x|), of which the last is bent to reach 0 at the bound. |error| < 2.1e-4, a tenth of half a step of the
 /// finest 8-bit codes (zero 20) of a row whose largest element is 1: for what becomes such codes and for the
-/// inference of models whose weights are binary16, at two multiply-adds instead of seven (multiplications included). GELU(NaN) is NaN, GELU(−∞)
-/// 0.
+/// inference of models whose weights are binary16, at two multiply-adds instead of seven (multiplications included).
+/// GELU(NaN) is NaN, GELU(−∞) 0.
 HSSL_INLINE hssl_vf hssl_gelu_coarse_vector(hssl_vf x) {
     static const float coefficients[3][16] = {
         {1.02583658e-06f, 0.100319937f, 0.1542667f, 0.169970214f,

@@ -150,17 +150,16 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
                         const void *packed_b, const float *b_scale, float *c, ptrdiff_t ldc, bool accumulate,
                         const hssl_gemm_output *output) {
     run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b,
-                  .row = hssl_gemm_select_u8s8(), .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc, .accumulate = accumulate,
-                  .output = output,
-                  .stage = hssl_gemm_select_output_s32()});
+                  .row = hssl_gemm_select_u8s8(), .a_scale = a_scale, .b_scale = b_scale, .c = c, .ldc = ldc,
+                  .accumulate = accumulate, .output = output, .stage = hssl_gemm_select_output_s32()});
 }
 
 void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, uint16_t *c, ptrdiff_t ldc,
                         const hssl_gemm_output *output) {
     run((problem){.M = M, .N = N, .K = hssl_round_up(K, 4), .a = a, .lda = lda, .b = packed_b,
-                  .row = hssl_gemm_select_u8s8(), .a_scale = a_scale, .b_scale = b_scale, .half = c, .ldc = ldc, .output = output,
-                  .stage = hssl_gemm_select_output_s32()});
+                  .row = hssl_gemm_select_u8s8(), .a_scale = a_scale, .b_scale = b_scale, .half = c, .ldc = ldc,
+                  .output = output, .stage = hssl_gemm_select_output_s32()});
 }
 
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b,

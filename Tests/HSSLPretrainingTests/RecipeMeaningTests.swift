@@ -290,6 +290,7 @@ final class RecipeMeaningTests: XCTestCase {
         XCTAssertNil(try difference("evaluation.knn_every_epochs=3", "evaluation.knn_reference_images=5",
                                     "checkpoint.every_steps=7"))
         XCTAssertNil(try difference("optimizer.states=float32"))
+        XCTAssertNil(try difference("optimizer.learning_rate=0.0030000000000000005"))
         XCTAssertEqual(try difference("schedule.seed=3", "optimizer.learning_rate=0.001"),
                        "optimizer.learning_rate: 0.003 → 0.001")
         XCTAssertEqual(try difference("objective.mask_ratio=[0, 0.4]"),

@@ -292,7 +292,9 @@ extension Recipe {
     private static var optimizerSection: RecipeSection {
         RecipeSection(name: "optimizer", help: "AdamW, and how the teacher follows the student", keys: [
             .number("learning_rate", \.optimizer.learningRate, in: .positive(upTo: 1000),
-                    "Peak rate for an update of 256 images; scaled by images/256 for others."),
+                    "Peak rate for an update of 256 images; scaled by images/256 for others.")
+                // Builds before wrote the default of `initialize_from` with an error in the last digit.
+                .meaning { .number(($0.optimizer.learningRate * 1e12).rounded() / 1e12) },
             .number("min_learning_rate", \.optimizer.minLearningRate, in: .from(0, to: 1000),
                     "Last rate of the cosine; not scaled."),
             .count("warmup_epochs", \.optimizer.warmupEpochs, in: .from(0, to: 1_000_000),

@@ -17,8 +17,6 @@ struct Representations {
 
     /// GELU is never below −0.17, so that most codes are for what is above 0 (CSupport/gemm/README.md).
     static let zeroOfGELU: UInt8 = 20
-    /// Nothing is below 0: the least zero that codes may have.
-    static let zeroOfReLU: UInt8 = 2
 
     subscript(value: Int) -> Representation { all[value] ?? .floats }
 
@@ -148,7 +146,6 @@ struct Representations {
                 let node = nodes[index]
                 switch (node.work, node.stage.result) {
                 case (_, .gelu): return Representations.zeroOfGELU
-                case (_, .relu): return Representations.zeroOfReLU
                 case (.unfold(_, _, _, .grid), _), (.pool, _), (.permute, _), (.transpose, _), (.view, _):
                     return node.isPlain ? zero(for: node.x) : ProductForm.symmetricZero
                 default: return ProductForm.symmetricZero
