@@ -25,6 +25,11 @@ SHAPES = {
     "vit_small": ("vit", {"embed_dim": 384, "depth": 12, "num_heads": 6}, "vit_small_patch16_224"),
     "vit_base": ("vit", {"embed_dim": 768, "depth": 12, "num_heads": 12}, "vit_base_patch16_224"),
     "vit_large": ("vit", {"embed_dim": 1024, "depth": 24, "num_heads": 16}, "vit_large_patch16_224"),
+    "vit_small_patch14_dinov2": (
+        "vit",
+        {"patch_size": 14, "embed_dim": 384, "depth": 12, "num_heads": 6, "layer_scale": True},
+        "vit_small_patch14_dinov2",
+    ),
     "swin_micro": ("swin", {"embed_dim": 48, "depths": [2, 2], "num_heads": [2, 4], "window_size": 7}, None),
     "swin_tiny": (
         "swin",
