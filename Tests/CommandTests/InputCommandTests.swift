@@ -105,7 +105,7 @@ final class InputCommandTests: CommandTestCase {
             let value = [
                 "model": "model.safetensors", "output": "each.csv", "features": "mean", "batch-size": "3",
                 "on-error": "fail", "memory-limit": "2G",
-                "max-pixels": "300M", "max-decode-memory": "1G", "jpeg-decode": "fast",
+                "max-pixels": "300M", "max-decode-memory": "1G", "jpeg-decode": "fast", "background": "white",
                 "threads": "1", "log-level": "debug",
             ][option]
             var line = ["--\(option)", try XCTUnwrap(value, option)] + many
