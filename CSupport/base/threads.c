@@ -33,17 +33,20 @@ int hssl_team(double work) {
     return count;
 }
 
-uint64_t hssl_peak_rss(void) {
-    FILE *file = fopen("/proc/self/status", "r");
+static uint64_t status_bytes(const char *format) {
+    FILE *file = fopen("/proc/self/status", "re");
     if (!file) return 0;
     unsigned long long kilobytes = 0;
     char line[256];
     while (fgets(line, sizeof line, file)) {
-        if (sscanf(line, "VmHWM: %llu kB", &kilobytes) == 1) break;
+        if (sscanf(line, format, &kilobytes) == 1) break;
     }
     fclose(file);
     return (uint64_t)kilobytes * 1024;
 }
+
+uint64_t hssl_peak_rss(void) { return status_bytes("VmHWM: %llu kB"); }
+uint64_t hssl_present_rss(void) { return status_bytes("VmRSS: %llu kB"); }
 
 void hssl_return_freed_memory(void) {
 #if defined(M_MMAP_THRESHOLD)

@@ -77,8 +77,10 @@ typedef struct {
 ptrdiff_t hssl_kernel_count(void);
 hssl_kernel_info hssl_kernel_at(ptrdiff_t index);
 
-/// Peak resident set of this process in bytes (VmHWM).
+/// Peak resident set of this process in bytes (VmHWM), and what is resident now (VmRSS); 0 where the system does not
+/// tell.
 uint64_t hssl_peak_rss(void);
+uint64_t hssl_present_rss(void);
 
 /// From now on, blocks of 1 MB and more that malloc gave go back to the system when they are freed (glibc; elsewhere
 /// nothing happens): its own threshold rises with what is freed, up to 32 MB, and each thread keeps blocks below it.

@@ -59,7 +59,8 @@ public final class Model: Sendable {
             let bound = plan.memoryBound(fileBytes: file.byteCount, threads: threads, batch: batch, features: .patch)
             guard bound <= memoryLimit else {
                 throw RuntimeError(
-                    "\(file.path): needs up to \(bound) bytes with \(threads) threads and \(batch) images at a time, more than the limit of \(memoryLimit)"
+                    "\(file.path): needs up to \(bound) bytes with \(threads) threads and \(batch) images at a time, "
+                    + "more than the limit of \(memoryLimit)"
                 )
             }
         }

@@ -1,8 +1,5 @@
 import CSupport
 import HSSLGraph
-#if canImport(Glibc)
-import Glibc
-#endif
 
 /// How many images a micro-batch may have under a memory limit, and whether packed weights can be kept beside them.
 ///
@@ -73,7 +70,7 @@ package struct MicroBatchPlan {
         pool.keepsPackedWeights = keepsPackedWeights
         self.keepsPackedWeights = keepsPackedWeights
         pool.trim()
-        let outside = Self.residentBytes() - pool.bytesReserved + Self.unseenBytes + loader.decodeBytes
+        let outside = Int(hssl_present_rss()) - pool.bytesReserved + Self.unseenBytes + loader.decodeBytes
             + learner.objective.heapBytes.fixed + (learner.companion?.heapBytes ?? 0)
         let side = recipe.model.imageSize, cells = learner.globalGrid.count
         let views = learner.globalViews
@@ -166,15 +163,5 @@ package struct MicroBatchPlan {
         learner.objective.rehearse(images: images, pool: pool)
         learner.student.parameters.clearGradients()
         return pool.peakBytes - before + images * crops
-    }
-
-    /// Resident set now.
-    private static func residentBytes() -> Int {
-        guard let file = fopen("/proc/self/statm", "r") else { return 0 }
-        defer { fclose(file) }
-        var line = [CChar](repeating: 0, count: 256)
-        guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
-        let fields = String(terminated: line).split(separator: " ")
-        return fields.count > 1 ? (Int(fields[1]) ?? 0) * Int(getpagesize()) : 0
     }
 }

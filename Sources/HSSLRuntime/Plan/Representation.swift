@@ -140,19 +140,12 @@ struct Representations {
             graph.nodes = result
         }
 
-        /// The code of 0 in the codes of a value: what the last activation cannot give gets few codes.
+        /// The code of 0 in the codes of a value: what its activation cannot give gets few codes.
         private func zero(for value: Int) -> UInt8 {
-            let zeros = (makers[value] ?? []).map { index in
-                let node = nodes[index]
-                switch (node.work, node.stage.result) {
-                case (_, .gelu): return Representations.zeroOfGELU
-                case (.unfold(_, _, _, .grid), _), (.pool, _), (.permute, _), (.transpose, _), (.view, _):
-                    return node.isPlain ? zero(for: node.x) : ProductForm.symmetricZero
-                default: return ProductForm.symmetricZero
-                }
-            }
-            guard let first = zeros.first, zeros.allSatisfy({ $0 == first }) else { return ProductForm.symmetricZero }
-            return first
+            guard let makers = makers[value], !makers.isEmpty,
+                makers.allSatisfy({ nodes[$0].stage.result == .gelu })
+            else { return ProductForm.symmetricZero }
+            return Representations.zeroOfGELU
         }
 
         /// The value that holds the codes of a value, made once for all that read them.

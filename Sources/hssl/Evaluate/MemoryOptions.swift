@@ -2,15 +2,13 @@ import ArgumentParser
 import CSupport
 import HSSLCommandLine
 import HSSLFormats
-#if canImport(Glibc)
-import Glibc
-#endif
 
 /// `--memory-limit` of commands that hold what is known of many images at once.
 struct MemoryOptions: ParsableArguments {
     @Option(
         name: .long,
-        help: ArgumentHelp("Most memory to use, e.g. 300M: kept, or refused with the figure that is needed.", valueName: "size"))
+        help: ArgumentHelp(
+            "Most memory to use, e.g. 300M: kept, or refused with the figure that is needed.", valueName: "size"))
     var memoryLimit: ByteSize?
 
     /// Stacks, and what the heap keeps between its pieces.
@@ -30,25 +28,12 @@ struct MemoryOptions: ParsableArguments {
         guard let limit = memoryLimit?.bytes else { return nil }
         hssl_return_freed_memory()
         // What was taken and given back is there again.
-        let peak = Int(hssl_peak_rss()), needed = try max(peak, Self.presentBytes(peak) + Self.unseenBytes + bytes())
+        let present = Int(hssl_present_rss()) + Self.unseenBytes
+        let needed = try max(Int(hssl_peak_rss()), present + bytes())
         guard needed <= limit else {
             throw CommandError("--memory-limit \(limit) is too small: \(what()) need \(needed) bytes")
         }
         return limit - needed
-    }
-
-    /// Resident now; `peak` where the system does not tell.
-    private static func presentBytes(_ peak: Int) -> Int {
-        guard let stream = fopen("/proc/self/statm", "re") else { return peak }
-        defer { fclose(stream) }
-        var line = [CChar](repeating: 0, count: 256)
-        guard fgets(&line, Int32(line.count), stream) != nil else { return peak }
-        // "size resident shared …", in pages.
-        let fields = line.prefix { $0 != 0 }.split(separator: CChar(UInt8(ascii: " ")))
-        guard fields.count > 1, let pages = Int(String(decoding: fields[1].map(UInt8.init), as: UTF8.self)) else {
-            return peak
-        }
-        return pages * sysconf(Int32(_SC_PAGESIZE))
     }
 
     /// Before an embeddings file is opened: it is mapped and copied, and every name of its index is kept.
