@@ -105,7 +105,8 @@ package struct ProgressBar {
             let width = min(columns - label.count - tail.count - 2, 40)
             if width >= 8 {
                 let filled = Int(Double(width) * Double(min(max(done, 0), total)) / Double(total))
-                return "\(label) \(String(repeating: "━", count: filled))\(String(repeating: "─", count: width - filled)) \(tail)"
+                return
+                    "\(label) \(String(repeating: "━", count: filled))\(String(repeating: "─", count: width - filled)) \(tail)"
             }
         }
         let shorter: [[String?]] = [

@@ -7,7 +7,8 @@ import Synchronization
 package struct SharedOptions: ParsableArguments {
     @Option(
         name: .long,
-        help: ArgumentHelp("Threads of the kernels (default: every processor that affinity and CPU quota allow).", valueName: "n"))
+        help: ArgumentHelp(
+            "Threads of the kernels (default: every processor that affinity and CPU quota allow).", valueName: "n"))
     package var threads: Int?
 
     @Option(
@@ -30,13 +31,15 @@ package struct DecodeOptions: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Most pixels of an image, e.g. 300M; larger ones are refused, each by name (default: 256M).", valueName: "n"))
+            "Most pixels of an image, e.g. 300M; larger ones are refused, each by name (default: 256M).",
+            valueName: "n"))
     package var maxPixels: PixelCount?
 
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Most memory for decoding, shared by the images that are decoded at a time; an image that needs more is refused (default: 1G).",
+            "Most memory for decoding, shared by the images that are decoded at a time; an image that needs more is "
+            + "refused (default: 1G).",
             valueName: "size"))
     package var maxDecodeMemory: ByteSize?
 
@@ -48,7 +51,8 @@ package struct BackgroundOptions: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "What is seen where a picture is transparent: black, white or RRGGBB (default: what the model says, else black).",
+            "What is seen where a picture is transparent: black, white or RRGGBB (default: what the model says, else "
+            + "black).",
             valueName: "color"))
     package var background: RGBColor?
 
@@ -66,7 +70,9 @@ extension RGBColor: ExpressibleByArgument {
 
 /// The line about images whose end marker is missing; nil when there were none.
 package func repairedText(_ count: Int) -> String? {
-    count == 0 ? nil : "repaired: \(count) image\(count == 1 ? "" : "s") whose pixels are whole but whose end marker is missing"
+    count == 0
+        ? nil
+        : "repaired: \(count) image\(count == 1 ? "" : "s") whose pixels are whole but whose end marker is missing"
 }
 
 /// A number of pixels as users write it: `300000000`, `300M`, `0.3G`; powers of 1000.

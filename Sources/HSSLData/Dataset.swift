@@ -68,7 +68,8 @@ public struct Dataset: Sendable {
             count = images.count
             (faults, emptyClasses) = ([], [])
             summary =
-                "\(path): \(images.count) images of \(images.width) × \(images.height) (IDX), \(known == nil ? "no labels" : "labelled")"
+                "\(path): \(images.count) images of \(images.width) × \(images.height) (IDX), "
+                + "\(known == nil ? "no labels" : "labelled")"
         } else {
             throw DataError(
                 .unreadable, path: path,

@@ -64,7 +64,10 @@ public struct FolderSummary: Equatable, Sendable {
             parts.append("\(counted(system, "system folder")) (\(Self.list(systemFolders, dotted: false)))")
         }
         if specialFiles > 0 {
-            parts.append("\(specialFiles) that \(specialFiles == 1 ? "is a pipe, device or socket" : "are pipes, devices or sockets")")
+            parts.append(
+                "\(specialFiles) that "
+                + "\(specialFiles == 1 ? "is a pipe, device or socket" : "are pipes, devices or sockets")"
+            )
         }
         if hiddenNames > 0 {
             parts.append("\(counted(hiddenNames, "name")) that begin\(hiddenNames == 1 ? "s" : "") with a dot")

@@ -126,7 +126,8 @@ func gunzip(_ file: ReadableFile, limit: Int) throws(DataError) -> HeapBytes {
     } catch {
         if let failure = position.failure { throw DataError(.unreadable, failure) }
         guard error.kind == .tooLarge else { throw error }
-        throw DataError(.tooLarge, path: file.path, reason: "\(error.reason); gunzip it: it is then read image by image")
+        throw DataError(
+            .tooLarge, path: file.path, reason: "\(error.reason); gunzip it: it is then read image by image")
     }
     return HeapBytes(output, count: size)
 }

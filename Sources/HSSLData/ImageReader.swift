@@ -67,7 +67,8 @@ final class ImageReader: Sendable {
         do { size = try ReadableFile(path: path).size } catch { throw DataError(.unreadable, error) }
         guard size <= limits.bytes else {
             throw DataError(
-                .tooLarge, path: path, reason: "has \(size) bytes, more than the limit of \(limits.bytes) (\(limits.name))")
+                .tooLarge, path: path,
+                reason: "has \(size) bytes, more than the limit of \(limits.bytes) (\(limits.name))")
         }
         return size
     }
@@ -85,7 +86,10 @@ final class ImageReader: Sendable {
             guard needed <= most else {
                 throw DataError(
                     .tooLarge, path: path,
-                    reason: "decoding \(header.width) x \(header.height) pixels needs \(needed) bytes, more than the limit of \(most) (\(limits.name))")
+                    reason:
+                        "decoding \(header.width) x \(header.height) pixels needs \(needed) bytes, more than the "
+                        + "limit of \(most) (\(limits.name))"
+                )
             }
             if needed <= held || budget.extend(by: needed - held) {
                 held = max(held, needed)

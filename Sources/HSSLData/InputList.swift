@@ -219,7 +219,10 @@ private struct Builder {
         if bytes > mostBytes {
             throw DataError(
                 .tooLarge, path: "the list of inputs",
-                reason: "its \(segments.count) first paths take \(bytes) bytes, more than --memory-limit leaves (\(mostBytes))")
+                reason:
+                    "its \(segments.count) first paths take \(bytes) bytes, more than --memory-limit leaves "
+                    + "(\(mostBytes))"
+            )
         }
     }
 }

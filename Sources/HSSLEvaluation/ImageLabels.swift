@@ -59,7 +59,8 @@ public struct ImageLabels: Equatable, Sendable {
         let places = try names.map { name in
             let own = folders(name)
             guard own.count > shared.count else {
-                throw EvaluationError("\(source): no class of '\(oneLine(name))': the images must lie in class folders of one folder")
+                throw EvaluationError(
+                    "\(source): no class of '\(oneLine(name))': the images must lie in class folders of one folder")
             }
             if let place = placeOf[own[shared.count]] { return place }
             placeOf[own[shared.count]] = placeOf.count

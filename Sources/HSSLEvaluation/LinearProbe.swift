@@ -166,12 +166,15 @@ public struct LinearProbe: Sendable {
             switch budget {
             case .all: wanted = rows.count
             case .fraction(let share):
-                guard share > 0, share <= 1 else { throw EvaluationError("a fraction is above 0 and at most 1, not \(share)") }
+                guard share > 0, share <= 1 else {
+                    throw EvaluationError("a fraction is above 0 and at most 1, not \(share)")
+                }
                 wanted = max(1, Int((share * Double(rows.count)).rounded()))
             case .perClass(let count):
                 guard count >= 1 else { throw EvaluationError("labels a class must be at least 1, not \(count)") }
                 guard count <= rows.count else {
-                    throw EvaluationError("a class has \(rows.count) train images, fewer than the \(count) labels asked for")
+                    throw EvaluationError(
+                        "a class has \(rows.count) train images, fewer than the \(count) labels asked for")
                 }
                 wanted = count
             }

@@ -15,7 +15,8 @@ public struct MaskedImages: Sendable {
         for index in 0..<found.count {
             let name = found.name(index)
             guard byStem.updateValue(name, forKey: Self.stem(name, below: masks)) == nil else {
-                throw EvaluationError("\(oneLine(name, limit: 4096)): another mask has the same name but for its suffix")
+                throw EvaluationError(
+                    "\(oneLine(name, limit: 4096)): another mask has the same name but for its suffix")
             }
         }
         var matched: [String] = []
@@ -46,7 +47,9 @@ public struct MaskedImages: Sendable {
         let size = try ImageDecoder.size(path: images.name(index))
         guard (mask.width, mask.height) == size else {
             throw EvaluationError(
-                "\(oneLine(path, limit: 4096)): \(mask.width) x \(mask.height) pixels, its image \(size.width) x \(size.height)")
+                "\(oneLine(path, limit: 4096)): \(mask.width) x \(mask.height) pixels, its image \(size.width) x "
+                + "\(size.height)"
+            )
         }
         let pixels = preprocessing.nearest(mask)
         return stride(from: 0, to: pixels.count, by: 3).map {
@@ -83,8 +86,11 @@ public struct SegmentationResult: Equatable, Sendable {
 
     /// One JSON object, without a line break.
     public var json: String {
-        let rows = classes.map { "{\"color\":\"\(Self.name(of: $0.color))\",\"iou\":\($0.iou.map { "\($0)" } ?? "null")}" }
-        return "{\"train_images\":\(trainCount),\"test_images\":\(testCount),\"dimension\":\(dimension),\"l2\":\(strength),"
+        let rows = classes.map {
+            "{\"color\":\"\(Self.name(of: $0.color))\",\"iou\":\($0.iou.map { "\($0)" } ?? "null")}"
+        }
+        return
+            "{\"train_images\":\(trainCount),\"test_images\":\(testCount),\"dimension\":\(dimension),\"l2\":\(strength),"
             + "\"miou\":\(meanIoU),\"pixel_accuracy\":\(pixelAccuracy),\"classes\":[\(rows.joined(separator: ","))]}"
     }
 }
@@ -191,7 +197,10 @@ public struct SegmentationHead {
     public mutating func judge(_ patches: ArraySlice<Float>, mask: [Int], name: String) throws(EvaluationError) {
         // All of the mask first: an image that is refused counts for nothing.
         for color in Set(mask).subtracting(ignored).sorted() where classOf[color] == nil {
-            throw EvaluationError("\(oneLine(name, limit: 4096)): its mask has \(SegmentationResult.name(of: color)), which no train patch has; --ignore leaves a colour out")
+            throw EvaluationError(
+                "\(oneLine(name, limit: 4096)): its mask has \(SegmentationResult.name(of: color)), which no train "
+                + "patch has; --ignore leaves a colour out"
+            )
         }
         let answers = classes(patches)
         for (pixel, color) in mask.enumerated() where !ignored.contains(color) {

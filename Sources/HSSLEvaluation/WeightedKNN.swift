@@ -28,7 +28,8 @@ public struct KNNResult: Equatable, Sendable {
     /// One JSON object, without a line break.
     public var json: String {
         let rows = accuracies.map { "{\"k\":\($0.k),\"top1\":\($0.top1),\"top5\":\($0.top5)}" }.joined(separator: ",")
-        return "{\"train_images\":\(referenceCount),\"test_images\":\(queryCount),\"classes\":\(classCount),\"dimension\":\(dimension),"
+        return
+            "{\"train_images\":\(referenceCount),\"test_images\":\(queryCount),\"classes\":\(classCount),\"dimension\":\(dimension),"
             + "\"temperature\":\(temperature),\"knn\":[\(rows)]}"
     }
 }

@@ -25,7 +25,8 @@ final class NPYWriter: EmbeddingWriter {
     }
 
     private static func text(rows: Int, _ rowShape: [Int]) -> String {
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (\(([rows] + rowShape).map(String.init).joined(separator: ", "))), }"
+        "{'descr': '<f4', 'fortran_order': False, 'shape': "
+        + "(\(([rows] + rowShape).map(String.init).joined(separator: ", "))), }"
     }
 
     private func header() -> [UInt8] {

@@ -20,7 +20,8 @@ func foreignFormat(start: [UInt8]) -> String? {
         if holds("/data.pkl") || holds("/.format_version") || holds("/.data/serialization_id") {
             return holds("/code/") || holds("/constants.pkl")
                 ? "a TorchScript archive (zip): load it with torch.jit.load and \(convert)"
-                : "a PyTorch checkpoint (zip): hssl import makes a model file of it, or load it with torch.load(…, weights_only=True) and \(convert)"
+                : "a PyTorch checkpoint (zip): hssl import makes a model file of it, or load it with torch.load(…, "
+                    + "weights_only=True) and \(convert)"
         }
         if holds(".npy") { return "a NumPy archive (.npz): save its arrays with safetensors.numpy.save_file" }
         return "a zip archive: unpack it first"
@@ -28,7 +29,8 @@ func foreignFormat(start: [UInt8]) -> String? {
     // A frame of protocol 2 … 5; PyTorch before 1.6 began its files with a pickled number of ten bytes.
     if start.count > 2, !isHeader, start[0] == 0x80, (2...5).contains(start[1]) {
         return start[2] == 0x8A && start.dropFirst(3).starts(with: [0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9])
-            ? "a PyTorch checkpoint of before 1.6 (pickle): load it with torch.load(…, weights_only=True) and \(convert)"
+            ? "a PyTorch checkpoint of before 1.6 (pickle): load it with torch.load(…, weights_only=True) and "
+                + "\(convert)"
             : "a Python pickle, which runs code when it is loaded: load it only if you trust it, and \(convert)"
     }
     if begins("GGUF") {
@@ -38,7 +40,9 @@ func foreignFormat(start: [UInt8]) -> String? {
         return "an HDF5 file (Keras): save its arrays with safetensors.numpy.save_file"
     }
     if begins("TFL3", at: 4) { return "a TensorFlow Lite model: take the model it was made from" }
-    if begins("NUMPY", at: 1), start[0] == 0x93 { return "a NumPy array (.npy): save it with safetensors.numpy.save_file" }
+    if begins("NUMPY", at: 1), start[0] == 0x93 {
+        return "a NumPy array (.npy): save it with safetensors.numpy.save_file"
+    }
     // Protocol buffers: ir_version, then another field of ModelProto.
     if start.count > 8, !isHeader, start[0] == 0x08, (1...30).contains(start[1]),
        [0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42].contains(start[2]) {

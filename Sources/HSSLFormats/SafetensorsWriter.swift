@@ -58,7 +58,9 @@ package enum SafetensorsWriter {
             if written != expected {
                 throw FileError(
                     path: path,
-                    reason: "tensor '\(oneLine(tensor.name))' \(tensor.shape) needs \(expected) bytes, was given \(written)")
+                    reason:
+                        "tensor '\(oneLine(tensor.name))' \(tensor.shape) needs \(expected) bytes, was given \(written)"
+                )
             }
         }
         try file.overwrite(Array(checksum.hexadecimal.utf8), at: checksumOffset)

@@ -49,8 +49,10 @@ struct Assembly {
         guard found.filter({ $0 != 1 }) == expected.filter({ $0 != 1 }) else {
             if name.hasSuffix("relative_position_bias_table") {
                 throw network.fault(
-                    "tensor '\(network.foreignName(name))' has shape \(found), the image size asks for \(expected): a stage has fewer "
-                        + "cells than a window, and tables of relative positions are not resampled; give a larger --image-size"
+                    "tensor '\(network.foreignName(name))' has shape \(found), the image size asks for \(expected): "
+                    + "a stage has fewer "
+                        + "cells than a window, and tables of relative positions are not resampled; give a larger "
+                        + "--image-size"
                 )
             }
             throw network.mismatch(name, expected: expected, found: found)

@@ -30,7 +30,8 @@ package struct ForeignModel {
         let checkpoint = try ForeignCheckpoint.open(path: path)
         if let name, !ModelArchitecture.names.contains(name) {
             throw ImportError(
-                "--architecture: unknown architecture '\(oneLine(name))' (known: \(ModelArchitecture.names.joined(separator: ", ")))"
+                "--architecture: unknown architecture '\(oneLine(name))' (known: "
+                + "\(ModelArchitecture.names.joined(separator: ", ")))"
             )
         }
         let network = try ForeignNetwork(checkpoint, source: source)
@@ -67,7 +68,8 @@ package struct ForeignModel {
         report.append("architecture: \(architecture.json.text())")
         report += assembly.lines
         report.append(
-            "images: resize \(resize), crop \(size), \(foreign.interpolation.rawValue), mean \(foreign.mean), std \(foreign.std), "
+            "images: resize \(resize), crop \(size), \(foreign.interpolation.rawValue), mean \(foreign.mean), std "
+            + "\(foreign.std), "
                 + (foreign.file.map { "from \($0)" } ?? "as \(network.convention.name) by default"))
         report += recognition.notes.map { "note: \($0)" }
         self.report = report

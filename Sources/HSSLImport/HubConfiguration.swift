@@ -105,7 +105,8 @@ struct HubConfiguration {
     private func uncropped(_ side: Int, _ share: Double, in file: String = key) throws -> Int {
         guard share > 0, share <= 1 else { throw fault("crop_pct \(share) is not in 0 … 1", in: file) }
         guard Double(side) / share <= Double(Self.sides.upperBound) else {
-            throw fault("crop_pct \(share) of an image is less than \(side) pixels of \(Self.sides.upperBound)", in: file)
+            throw fault(
+                "crop_pct \(share) of an image is less than \(side) pixels of \(Self.sides.upperBound)", in: file)
         }
         return Int(Double(side) / share)
     }

@@ -112,7 +112,8 @@ struct Recognition {
             let positions = try size("pos_embed", axis: 1)
             guard let (side, hasClass) = Self.grid(positions) else {
                 throw network.fault(
-                    "tensor '\(network.foreignName("pos_embed"))' has \(positions) rows, which are no square grid, with or without CLS"
+                    "tensor '\(network.foreignName("pos_embed"))' has \(positions) rows, which are no square grid, "
+                    + "with or without CLS"
                 )
             }
             nativeSize = side * patch
@@ -170,7 +171,8 @@ struct Recognition {
         }
         guard let known else {
             throw network.fault(
-                "names and shapes do not tell how many heads there are in a width of \(width); give --architecture, or put config.json beside the file"
+                "names and shapes do not tell how many heads there are in a width of \(width); give --architecture, "
+                + "or put config.json beside the file"
             )
         }
         notes.append("\(known) heads are assumed, as published for a width of \(width) (--architecture)")

@@ -114,7 +114,8 @@ package struct OnnxModel {
     }
 
     private static func tooLarge(_ path: String) -> FileError {
-        FileError(path: path, reason: "the model is larger than an ONNX file may be (2 GB); a lower precision is smaller")
+        FileError(
+            path: path, reason: "the model is larger than an ONNX file may be (2 GB); a lower precision is smaller")
     }
 
     /// How images are prepared, by the keys of transformers' image processors, and all that a model file says.

@@ -10,10 +10,10 @@ struct Bank: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Keep a teacher's answers, so that students learn from them without it.",
         discussion: """
-            The folder receives bank.json, a basis for cells and shards of 8 bits a value: what the teacher says of distill.draws \
-            views of every image, which students of hssl distill --bank replay. Of a recipe the sections distill and data and \
-            the seed decide. Ctrl-C ends after the last whole shard and exits with 130; --resume goes on with the first \
-            missing one, to the same bytes.
+            The folder receives bank.json, a basis for cells and shards of 8 bits a value: what the teacher says of \
+            distill.draws views of every image, which students of hssl distill --bank replay. Of a recipe the sections \
+            distill and data and the seed decide. Ctrl-C ends after the last whole shard and exits with 130; --resume \
+            goes on with the first missing one, to the same bytes.
 
             Examples:
               hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output banks/photos
@@ -34,7 +34,9 @@ struct Bank: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("ImageFolder, flat folder or IDX prefix.", valueName: "data"))
     var data: String
 
-    @Option(name: .long, help: ArgumentHelp("Folder of the bank; one that is there is refused without --resume.", valueName: "folder"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Folder of the bank; one that is there is refused without --resume.", valueName: "folder"))
     var output: String
 
     @Option(name: .long, help: ArgumentHelp("Seed, instead of the recipe's.", valueName: "n"))
@@ -46,10 +48,16 @@ struct Bank: ParsableCommand {
     @Option(name: .long, help: folderLabelsHelp)
     var labels: FolderLabels?
 
-    @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M; what decoding an image needs beyond it leaves that image out.", valueName: "size"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Most resident memory, e.g. 800M; what decoding an image needs beyond it leaves that image out.",
+            valueName: "size"))
     var memoryLimit: ByteSize?
 
-    @Option(name: .long, help: ArgumentHelp("Any recipe key, e.g. --set distill.rank=64. May be repeated.", valueName: "key=value"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Any recipe key, e.g. --set distill.rank=64. May be repeated.", valueName: "key=value"))
     var set: [String] = []
 
     @OptionGroup var decode: DecodeOptions
@@ -87,8 +95,10 @@ struct Bank: ParsableCommand {
         if let notice = writer.notice { log.warning("\(notice)") }
         for line in writer.identity.lines { log.info("\(line)") }
         if resume != nil {
-            log.info(writer.imagesDone > 0
-                ? "resuming after \(writer.imagesDone) of \(layout.images) images" : "\(output): nothing to resume; starting at the first image")
+            log.info(
+                writer.imagesDone > 0
+                    ? "resuming after \(writer.imagesDone) of \(layout.images) images"
+                    : "\(output): nothing to resume; starting at the first image")
         }
         var bar = ProgressBar(label: "bank", unit: "images", total: layout.images, first: writer.imagesDone)
         var done = writer.imagesDone
@@ -113,7 +123,9 @@ struct Bank: ParsableCommand {
 extension ViewBank {
     /// What is lost with the rank; nil: nothing.
     var keptLine: String? {
-        keptShare.map { "cells: \(($0 * 1000).rounded() / 10) % of their squared length is along the \(rank) directions kept" }
+        keptShare.map {
+            "cells: \(($0 * 1000).rounded() / 10) % of their squared length is along the \(rank) directions kept"
+        }
     }
 }
 

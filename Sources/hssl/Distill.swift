@@ -8,13 +8,14 @@ struct Distill: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Teach a small base what a large one knows, without labels.",
         discussion: """
-            The teacher is any model file of hssl import or hssl export; it stays as it is and sees the very views that \
-            the student learns from, at its own size. The student is any base of a recipe of objective distill (which \
-            is the default here); its section distill says what is learnt. The run folder is as of hssl pretrain, and \
-            model.safetensors is the student's average. Where images have labels, the log says which part of the k-NN gap \
-            between the untrained student and the teacher is closed.
+            The teacher is any model file of hssl import or hssl export; it stays as it is and sees the very views \
+            that the student learns from, at its own size. The student is any base of a recipe of objective distill \
+            (which is the default here); its section distill says what is learnt. The run folder is as of hssl \
+            pretrain, and model.safetensors is the student's average. Where images have labels, the log says which \
+            part of the k-NN gap between the untrained student and the teacher is closed.
 
-            With --bank the teacher answers once, about distill.draws views of an image, and any number of students replay them.
+            With --bank the teacher answers once, about distill.draws views of an image, and any number of students \
+            replay them.
 
             Examples:
               hssl import dinov2-small/model.safetensors --output dinov2-112.safetensors --image-size 112
@@ -28,10 +29,17 @@ struct Distill: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Model file that the student learns from.", valueName: "file"))
     var teacher: String
 
-    @Option(name: .long, help: ArgumentHelp("How the teacher runs: float32, float16 or int8. (default: int8)", valueName: "p"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("How the teacher runs: float32, float16 or int8. (default: int8)", valueName: "p"))
     var teacherPrecision: Precision?
 
-    @Option(name: .long, help: ArgumentHelp("Folder of its answers (hssl bank), filled before where it is not complete: the student then learns without running the teacher.", valueName: "folder"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Folder of its answers (hssl bank), filled before where it is not complete: the student then learns "
+            + "without running the teacher.",
+            valueName: "folder"))
     var bank: String?
 
     func run() throws {
@@ -41,7 +49,8 @@ struct Distill: ParsableCommand {
         let recipe = try options.resolvedRecipe(objective: Recipe.distillObjective)
         guard recipe.objective.name == Recipe.distillObjective else {
             throw CommandError(
-                "\(options.recipe): objective.name is \(recipe.objective.name); hssl distill takes recipes of objective "
+                "\(options.recipe): objective.name is \(recipe.objective.name); hssl distill takes recipes of "
+                + "objective "
                     + "\(Recipe.distillObjective)")
         }
         let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
@@ -53,7 +62,8 @@ struct Distill: ParsableCommand {
         let frozen = try FrozenTeacher(
             file: opened.file, precision: opened.precision, threads: options.shared.threadCount,
             wantsCells: recipe.distill.cells, source: answers)
-        log.info("teacher: \(frozen.identity.summary), \(frozen.file.architecture.name) at \(frozen.file.architecture.imageSize) pixels")
+        let shape = frozen.file.architecture
+        log.info("teacher: \(frozen.identity.summary), \(shape.name) at \(shape.imageSize) pixels")
         let trainer = try Trainer(
             recipe: recipe, dataset: dataset, output: options.output, options: options.pretrainingOptions,
             teacher: frozen)

@@ -13,10 +13,11 @@ struct Export: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Write the compact base model of a run, or a model at another precision.",
         discussion: """
-            The auxiliary head, the projection and the mask token are left behind: what remains is a plain model under timm's names. \
-            int8 is measured against float32, and the mean cosine of the features is shown and stored; below 0.99 the layers that lose most are named. \
-            ONNX files read pixel_values [batch, 3, H, W] (prepared images: the metadata say how) and give global [batch, D] and patch [batch, N, D]; \
-            their int8 has fixed scales, so give it --calibration images like those to come.
+            The auxiliary head, the projection and the mask token are left behind: what remains is a plain model under \
+            timm's names. int8 is measured against float32, and the mean cosine of the features is shown and stored; \
+            below 0.99 the layers that lose most are named. ONNX files read pixel_values [batch, 3, H, W] (prepared \
+            images: the metadata say how) and give global [batch, D] and patch [batch, N, D]; their int8 has fixed \
+            scales, so give it --calibration images like those to come.
 
             Examples:
               hssl export runs/first --output base.safetensors
@@ -151,7 +152,9 @@ struct Export: ParsableCommand {
         guard weights.withPath({ stat($0, &status) }) == 0 else { return }
         let metadata = (try? SafetensorsFile(path: weights, verifyingChecksum: false))?.metadata
         guard metadata?[ModelProvenance.key] != nil else {
-            throw FileError(path: weights, reason: "was not written by hssl export, which would replace its folder: give another name")
+            throw FileError(
+                path: weights,
+                reason: "was not written by hssl export, which would replace its folder: give another name")
         }
     }
 

@@ -10,10 +10,10 @@ struct Import: ParsableCommand {
         commandName: "import",
         abstract: "Turn a checkpoint of another library into a model file.",
         discussion: """
-            Reads safetensors and PyTorch's zip (.pth, .pt, .bin) without running anything of them. Known are the names \
-            of timm, transformers (ViT, DINOv2 with and without registers, DINOv3, Swin, ConvNeXt, ResNet), torchvision \
-            (resnet50, swin, convnext) and the checkpoints of DINO, iBOT, DINOv2, DINOv3, MAE and MoCo v3. The \
-            architecture is recognised from names and shapes, and from config.json beside the file; how images are \
+            Reads safetensors and PyTorch's zip (.pth, .pt, .bin) without running anything of them. Known are the \
+            names of timm, transformers (ViT, DINOv2 with and without registers, DINOv3, Swin, ConvNeXt, ResNet), \
+            torchvision (resnet50, swin, convnext) and the checkpoints of DINO, iBOT, DINOv2, DINOv3, MAE and MoCo v3. \
+            The architecture is recognised from names and shapes, and from config.json beside the file; how images are \
             prepared, from preprocessor_config.json. What was taken, renamed, folded and left out is listed; a tensor \
             of the base that is missing or unexpected is an error.
 
@@ -37,7 +37,8 @@ struct Import: ParsableCommand {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Whose code trained it, where several have the same names: timm, dino, ibot, dinov2, mae, mocov3, torchvision, transformers.",
+            "Whose code trained it, where several have the same names: timm, dino, ibot, dinov2, mae, mocov3, "
+            + "torchvision, transformers.",
             valueName: "name"))
     var source: String?
 
@@ -54,7 +55,8 @@ struct Import: ParsableCommand {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Licence of the weights, e.g. Apache-2.0: kept with the model and its students.", valueName: "text"))
+        help: ArgumentHelp(
+            "Licence of the weights, e.g. Apache-2.0: kept with the model and its students.", valueName: "text"))
     var license: String?
 
     @OptionGroup var background: BackgroundOptions

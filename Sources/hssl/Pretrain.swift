@@ -8,9 +8,10 @@ struct Pretrain: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Pretrain a base model without labels.",
         discussion: """
-            The run folder receives config.yaml, metrics.jsonl, checkpoint.safetensors and, at the end, model.safetensors (the teacher's base) and report.html. \
-            Ctrl-C ends the current step, saves and exits with 130; --resume goes on bit for bit, with a recipe that \
-            means the same as the run's; its evaluation and checkpoint sections may differ. hssl recipe lists the keys.
+            The run folder receives config.yaml, metrics.jsonl, checkpoint.safetensors and, at the end, \
+            model.safetensors (the teacher's base) and report.html. Ctrl-C ends the current step, saves and exits with \
+            130; --resume goes on bit for bit, with a recipe that means the same as the run's; its evaluation and \
+            checkpoint sections may differ. hssl recipe lists the keys.
 
             Examples:
               hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
@@ -43,7 +44,9 @@ struct Pretrain: ParsableCommand {
             let scale = places == 0 ? 1.0 : 1000.0
             return places == 0 ? "\(Int(value.rounded()))" : "\((value * scale).rounded() / scale)"
         }
-        return "loss \(fixed(metrics.loss, 3))  \(fixed(metrics.imagesPerSecond, 0)) images/s  \((metrics.peakRSSBytes ?? 0) >> 20) MB"
+        return
+            "loss \(fixed(metrics.loss, 3))  \(fixed(metrics.imagesPerSecond, 0)) images/s  "
+            + "\((metrics.peakRSSBytes ?? 0) >> 20) MB"
     }
 
     static func percent(_ fraction: Double) -> String { "\((fraction * 10_000).rounded() / 100) %" }

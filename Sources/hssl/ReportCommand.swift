@@ -15,9 +15,10 @@ struct ReportCommand: ParsableCommand {
             commandName: "embeddings",
             abstract: "One self-contained page about a file of embeddings.",
             discussion: """
-                A map by the first two principal components with thumbnails, nearest neighbours, near-duplicates; of patch features their first three \
-                principal components as colours beside each image. Images are read again where FILE.index.jsonl says they are; what cannot be read is named \
-                (exit status 2) and shown without a picture.
+                A map by the first two principal components with thumbnails, nearest neighbours, near-duplicates; of \
+                patch features their first three principal components as colours beside each image. Images are read \
+                again where FILE.index.jsonl says they are; what cannot be read is named (exit status 2) and shown \
+                without a picture.
 
                 Examples:
                   hssl-extract --model base.safetensors photos/ --output photos.npy
@@ -26,13 +27,16 @@ struct ReportCommand: ParsableCommand {
                   hssl report embeddings patches.safetensors --pictures 48
                 """)
 
-        @Argument(help: ArgumentHelp("What hssl-extract wrote (.npy or .safetensors, with its index).", valueName: "file"))
+        @Argument(
+            help: ArgumentHelp("What hssl-extract wrote (.npy or .safetensors, with its index).", valueName: "file"))
         var file: String
 
         @Option(name: .long, help: ArgumentHelp("The page (default: FILE.html).", valueName: "file"))
         var output: String?
 
-        @Option(name: .long, help: ArgumentHelp("Thumbnails on the map; of patch features at most 96 images.", valueName: "n"))
+        @Option(
+            name: .long,
+            help: ArgumentHelp("Thumbnails on the map; of patch features at most 96 images.", valueName: "n"))
         var pictures = EmbeddingReport.Settings().pictures
 
         @Option(name: .long, help: ArgumentHelp("Images whose neighbours are shown.", valueName: "n"))
@@ -46,7 +50,9 @@ struct ReportCommand: ParsableCommand {
         @OptionGroup var shared: SharedOptions
 
         func validate() throws {
-            if !(1...5000).contains(pictures) { throw ValidationError("--pictures must be from 1 to 5000, not \(pictures)") }
+            if !(1...5000).contains(pictures) {
+                throw ValidationError("--pictures must be from 1 to 5000, not \(pictures)")
+            }
             if !(0...1000).contains(neighborhoods) {
                 throw ValidationError("--neighborhoods must be from 0 to 1000, not \(neighborhoods)")
             }

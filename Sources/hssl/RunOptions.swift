@@ -15,10 +15,13 @@ struct RunOptions: ParsableArguments {
     @Option(name: .long, help: ArgumentHelp("ImageFolder, flat folder or IDX prefix.", valueName: "data"))
     var data: String
 
-    @Option(name: .long, help: ArgumentHelp("Run folder; an existing run is refused without --resume.", valueName: "run"))
+    @Option(
+        name: .long, help: ArgumentHelp("Run folder; an existing run is refused without --resume.", valueName: "run"))
     var output: String
 
-    @Option(name: .long, help: ArgumentHelp("Epochs, instead of the recipe's (schedules stretch with it).", valueName: "n"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Epochs, instead of the recipe's (schedules stretch with it).", valueName: "n"))
     var epochs: Int?
 
     @Option(name: .long, help: ArgumentHelp("Stop after n updates in all; changes no schedule.", valueName: "n"))
@@ -39,12 +42,20 @@ struct RunOptions: ParsableArguments {
     @Option(name: .long, help: folderLabelsHelp)
     var labels: FolderLabels?
 
-    @Option(name: .long, help: ArgumentHelp("Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Most resident memory, e.g. 800M: picks the micro-batch that fits, or says what would.", valueName: "size"
+        ))
     var memoryLimit: ByteSize?
 
-    @Option(name: .long, help: ArgumentHelp("""
-        Any recipe key (hssl recipe lists them), e.g. --set objective.mask_shape=random; null takes it out. May be repeated.
-        """, valueName: "key=value"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            """
+            Any recipe key (hssl recipe lists them), e.g. --set objective.mask_shape=random; null takes it out. May be \
+            repeated.
+            """, valueName: "key=value"))
     var set: [String] = []
 
     @OptionGroup var decode: DecodeOptions
@@ -63,7 +74,11 @@ struct RunOptions: ParsableArguments {
         static func help(for value: Resume) -> ArgumentHelp? {
             switch value {
             case .existing: "Go on from the run's checkpoint; an error where there is no run."
-            case .auto: "The same, or begin the run where there is none (also --resume=auto): for jobs that may be restarted at any time."
+            case .auto:
+                """
+                The same, or begin the run where there is none (also --resume=auto): for jobs that may be restarted \
+                at any time.
+                """
             }
         }
     }
@@ -125,7 +140,10 @@ struct RunOptions: ParsableArguments {
         if set.contains(where: { $0.hasPrefix("schedule.accumulate=") }) {
             accumulate = schedule.accumulate
             guard batchSize % accumulate == 0 else {
-                throw UsageError("--batch-size \(batchSize) is no multiple of schedule.accumulate (\(accumulate)), the batches of one update")
+                throw UsageError(
+                    "--batch-size \(batchSize) is no multiple of schedule.accumulate (\(accumulate)), the batches of "
+                    + "one update"
+                )
             }
         } else if batchSize > schedule.batchSize {
             let even = (2...).lazy.map { $0 }.prefix { $0 <= batchSize }

@@ -22,16 +22,24 @@ struct Search: ParsableCommand {
 
     @OptionGroup var options: RunOptions
 
-    @Option(name: .long, help: ArgumentHelp("Candidates, separated by commas: \(Recipe.headFamilies.joined(separator: ", ")).", valueName: "heads"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Candidates, separated by commas: \(Recipe.headFamilies.joined(separator: ", ")).", valueName: "heads"))
     var heads: String
 
     @Flag(name: .long, help: "The base learns from the candidates, too: from the mean over them.")
     var coupled = false
 
-    @Option(name: .long, help: ArgumentHelp("Updates of the search as a part of those of the recipe's run.", valueName: "part"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Updates of the search as a part of those of the recipe's run.", valueName: "part"))
     var share: Double = SearchOptions.usualShare
 
-    @Option(name: .long, help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
     func validate() throws {

@@ -42,13 +42,15 @@ extension RunOptions {
     ///
     /// - Parameter others: what else learns, e.g. `6 candidates`.
     func announce(_ trainer: Trainer, recipe: Recipe, dataset: Dataset, others: String? = nil, _ log: Logger) {
-        let facts = [
-            "\(dataset.count) images",
-            "\(trainer.totalSteps) steps of \(recipe.schedule.effectiveBatch) in micro-batches of \(trainer.microBatch)",
-        ] + [others].compactMap { $0 } + [
-            recipe.schedule.precision.rawValue, "\(shared.threadCount) threads",
-            String(cString: hssl_isa_name(hssl_isa_selected())),
-        ]
+        let facts =
+            [
+                "\(dataset.count) images",
+                "\(trainer.totalSteps) steps of \(recipe.schedule.effectiveBatch) in micro-batches of "
+                + "\(trainer.microBatch)",
+            ] + [others].compactMap { $0 } + [
+                recipe.schedule.precision.rawValue, "\(shared.threadCount) threads",
+                String(cString: hssl_isa_name(hssl_isa_selected())),
+            ]
         log.info("\(facts.joined(separator: ", "))")
         if let notice = trainer.notice { log.warning("\(notice)") }
         if trainer.isResumed {

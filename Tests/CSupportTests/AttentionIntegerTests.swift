@@ -51,7 +51,10 @@ final class AttentionIntegerTests: KernelRowTestCase {
         }
         withScalarRow { check(HSSL_ISA_SCALAR) }
         forEachRow(of: "attention", check)
-        print("attention over integer codes: largest difference to float32 \(worst), root mean square at most \(worstMean), values within ±2")
+        print(
+            "attention over integer codes: largest difference to float32 \(worst), root mean square at most "
+            + "\(worstMean), values within ±2"
+        )
         XCTAssertLessThan(worstMean, 6e-3)
     }
 
@@ -102,7 +105,10 @@ final class AttentionIntegerTests: KernelRowTestCase {
             withScalarRow { check(HSSL_ISA_SCALAR) }
             forEachRow(of: "attention", check)
         }
-        print("attention over integer codes, exact scores: root mean square of the error at most \(worstMean), values within ±2")
+        print(
+            "attention over integer codes, exact scores: root mean square of the error at most \(worstMean), values "
+            + "within ±2"
+        )
         XCTAssertLessThan(worstMean, 5e-3)
     }
 
@@ -161,7 +167,10 @@ final class AttentionIntegerTests: KernelRowTestCase {
             for t in 0..<s.tokens { for c in 0..<4 { qkv[(t * 3 + 1) * s.headDim + c] += 100 } }
             let with = error(isa)
             for t in 0..<s.tokens { for c in 0..<4 { qkv[(t * 3 + 1) * s.headDim + c] -= 100 } }
-            print("attention over integer codes: relative error \(without), with a common part of the keys \(with), row \(isa.rawValue)")
+            print(
+                "attention over integer codes: relative error \(without), with a common part of the keys \(with), "
+                + "row \(isa.rawValue)"
+            )
             XCTAssertLessThan(without, 0.05)
             XCTAssertLessThan(with, 1.2 * without)
         }

@@ -35,7 +35,8 @@ final class ProcessorQuotaTests: XCTestCase {
 
     func testVersion1() throws {
         let mount =
-            "31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n32 25 0:28 / /sys/fs/cgroup/cpuset rw shared:10 - cgroup cgroup rw,cpuset\n"
+            "31 25 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n32 25 0:28 / "
+            + "/sys/fs/cgroup/cpuset rw shared:10 - cgroup cgroup rw,cpuset\n"
         let groups = "5:cpuset:/\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n0::/\n"
         let files = ["cpu.cfs_quota_us": "250000\n", "cpu.cfs_period_us": "100000\n"]
         func placed(_ folder: String) -> [String: String] {

@@ -53,8 +53,10 @@ final class BankCommandTests: CommandTestCase {
         let text = try run("hssl", "inspect", "bank")
         XCTAssertEqual(text.status, 0, text.error)
         for part in [
-            "view bank: complete, every checksum as recorded; 0 images without answers", "teacher: teacher.safetensors",
-            "64 images, digest ", "3×3 cells of 6 of 96 coordinates; 158 bytes a view", "cells: ", "data.flip_probability 0.5",
+            "view bank: complete, every checksum as recorded; 0 images without answers",
+            "teacher: teacher.safetensors",
+            "64 images, digest ", "3×3 cells of 6 of 96 coordinates; 158 bytes a view", "cells: ",
+            "data.flip_probability 0.5",
         ] { XCTAssertTrue(text.output.contains(part), text.output) }
         let json = try run("hssl", "inspect", "bank", "--json", "-")
         let document = try XCTUnwrap(
@@ -79,7 +81,8 @@ final class BankCommandTests: CommandTestCase {
         let usual = ["--teacher", "teacher.safetensors", "--output", "bank"]
         try fails("bank: holds a view bank (bank.json); give --resume", usual[0], usual[1], usual[2], usual[3])
         try fails(
-            "bank: has 2 draws an image, distill.draws is 3", usual[0], usual[1], usual[2], usual[3], "--resume", "--set",
+            "bank: has 2 draws an image, distill.draws is 3", usual[0], usual[1], usual[2], usual[3], "--resume",
+            "--set",
             "distill.draws=3")
         try fails(
             "none: no bank to resume; --resume=auto", usual[0], usual[1], "--output", "none", "--resume")
@@ -89,12 +92,14 @@ final class BankCommandTests: CommandTestCase {
             "--memory-limit: 1048576 bytes are too few", "--teacher", "teacher.safetensors", "--output", "new",
             "--memory-limit", "1M")
         try fails(
-            "distill.draws is not known to objective ibot", "--teacher", "teacher.safetensors", "--output", "new", "--set",
+            "distill.draws is not known to objective ibot", "--teacher", "teacher.safetensors", "--output", "new",
+            "--set",
             "objective.name=ibot")
         XCTAssertFalse(exists("new/bank.json"))
         try assertFails(64, "--teacher", "bank", "distil.yaml", "--data", "train", "--output", "new")
         let other = try call("distill", "run", "--bank", "bank", "--seed", "9", status: 1)
-        XCTAssertTrue(other.error.contains("bank: its views were drawn with schedule.seed \"0\", not \"9\""), other.error)
+        XCTAssertTrue(
+            other.error.contains("bank: its views were drawn with schedule.seed \"0\", not \"9\""), other.error)
         XCTAssertFalse(exists("run"))
         // Nothing to do.
         XCTAssertTrue(try call("bank", "bank", "--resume").error.contains("resuming after 64 of 64 images"))

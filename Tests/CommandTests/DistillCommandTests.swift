@@ -35,7 +35,8 @@ final class DistillCommandTests: CommandTestCase {
 
     func testARunSaysWhatItLearntAndFromWhom() throws {
         let result = try distill("run")
-        XCTAssertTrue(result.error.contains("teacher: teacher.safetensors (int8, licence not stated, hash "), result.error)
+        XCTAssertTrue(
+            result.error.contains("teacher: teacher.safetensors (int8, licence not stated, hash "), result.error)
         // k-NN before the first step is no part of that step's time.
         let first = try XCTUnwrap(result.errorLines.first { $0.contains(" 1/8 steps ") }).split(separator: " ")
         let rate = try XCTUnwrap(first.first { $0.hasSuffix("/s") }.flatMap { Double($0.dropLast(2)) })
@@ -63,7 +64,8 @@ final class DistillCommandTests: CommandTestCase {
 
         // Who taught it is in the checkpoint, in the run's model and in every export.
         let exported = try run("hssl", "export", "run", "--output", "small-int8.safetensors", "--precision", "int8")
-        XCTAssertTrue(exported.output.contains("distilled from teacher.safetensors (int8, licence not stated"), exported.output)
+        XCTAssertTrue(
+            exported.output.contains("distilled from teacher.safetensors (int8, licence not stated"), exported.output)
         for file in ["run/checkpoint.safetensors", "run/model.safetensors", "small-int8.safetensors"] {
             let shown = try run("hssl", "inspect", file)
             XCTAssertTrue(shown.output.contains("\"file\":\"teacher.safetensors\""), "\(file): \(shown.output)")
@@ -101,8 +103,12 @@ final class DistillCommandTests: CommandTestCase {
             XCTAssertTrue(result.errorLines.last?.contains(text) == true, "\(result.error) does not say '\(text)'")
         }
         try fails(64, "--teacher", command)
-        try fails(1, "nope.safetensors: cannot open: No such file or directory", command + ["--teacher", "nope.safetensors"])
-        try fails(1, "taught/checkpoint.safetensors: not an HSSL model", command + ["--teacher", "taught/checkpoint.safetensors"])
+        try fails(
+            1, "nope.safetensors: cannot open: No such file or directory",
+            command + ["--teacher", "nope.safetensors"])
+        try fails(
+            1, "taught/checkpoint.safetensors: not an HSSL model",
+            command + ["--teacher", "taught/checkpoint.safetensors"])
         try fails(64, "--teacher-precision", taught + ["--teacher-precision", "int4"])
         try fails(
             1, "tiny.yaml: objective.name is ibot; hssl distill takes recipes of objective distill",

@@ -120,7 +120,8 @@ final class ExportCommandTests: CommandTestCase {
                 ["export", "run", "--output", "\(precision).onnx", "--format", "onnx", "--precision", precision] + more
             ).collect()
             XCTAssertEqual(result.status, 0, result.error)
-            let figure = #"^int8 against float32: mean cosine (0\.99|1\.00)\d{3}, least \d\.\d{5} over 20 images of t10k\n"#
+            let figure =
+                #"^int8 against float32: mean cosine (0\.99|1\.00)\d{3}, least \d\.\d{5} over 20 images of t10k\n"#
             XCTAssertEqual(
                 result.output.range(of: figure, options: .regularExpression) != nil, precision == "int8", result.output)
         }

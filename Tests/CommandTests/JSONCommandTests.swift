@@ -11,7 +11,9 @@ final class JSONCommandTests: CommandTestCase {
         let refused = try start("hssl", bench + ["none/figures.json"]).collect()
         XCTAssertEqual(refused.status, 1)
         XCTAssertEqual(refused.output, "", "refused before the work")
-        XCTAssertTrue(refused.error.contains("error: --json none/figures.json: cannot create a file in its folder"), refused.error)
+        XCTAssertTrue(
+            refused.error.contains("error: --json none/figures.json: cannot create a file in its folder"),
+            refused.error)
         // Full when the figures are there.
         let full = try start("hssl", bench + ["/dev/full"]).collect()
         XCTAssertEqual(full.status, 1)
@@ -28,7 +30,9 @@ final class JSONCommandTests: CommandTestCase {
         }
         let closed = try start("hssl", bench + ["-"], shell: "exec >/dev/full").collect()
         XCTAssertEqual(closed.status, 1)
-        XCTAssertTrue(closed.error.contains("images/s") && closed.error.contains("--json -: standard output is closed or full"), closed.error)
+        XCTAssertTrue(
+            closed.error.contains("images/s") && closed.error.contains("--json -: standard output is closed or full"),
+            closed.error)
         let good = try start("hssl", bench + ["figures.json"]).collect()
         XCTAssertEqual(good.status, 0, good.error)
         XCTAssertTrue(good.output.contains("images/s"))

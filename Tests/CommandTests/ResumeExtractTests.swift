@@ -88,7 +88,8 @@ final class ResumeExtractTests: CommandTestCase {
 
             let again = try extract(output, "--resume").collect()
             XCTAssertEqual(again.status, 2, again.error)
-            XCTAssertTrue(again.error.contains("out.\(suffix) is complete already: 294 rows of 300 inputs"), again.error)
+            XCTAssertTrue(
+                again.error.contains("out.\(suffix) is complete already: 294 rows of 300 inputs"), again.error)
             let other = try extract(output, "--resume", "--features", "mean").collect()
             XCTAssertEqual(other.status, 1)
             XCTAssertTrue(other.error.contains("holds other features than this model"), other.error)
@@ -125,7 +126,8 @@ final class ResumeExtractTests: CommandTestCase {
         XCTAssertEqual(full.status, 1, full.error)
         let line = full.errorLines.last ?? ""
         XCTAssertTrue(
-            line.contains("out.npy: cannot write: File too large (") && line.contains("are kept in out.npy.partial; --resume goes on)"),
+            line.contains("out.npy: cannot write: File too large (")
+                && line.contains("are kept in out.npy.partial; --resume goes on)"),
             full.error)
         let resumed = try extract("out.npy", "--resume").collect()
         XCTAssertEqual(resumed.status, 2, resumed.error)

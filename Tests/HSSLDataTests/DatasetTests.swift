@@ -104,7 +104,8 @@ final class DatasetTests: XCTestCase {
         XCTAssertEqual(try inflated(packed, limit: whole.count), elements)
         let large = dataError { _ = try inflated(packed, limit: whole.count - 1) }
         XCTAssertEqual(large?.kind, .tooLarge)
-        XCTAssertTrue(large?.reason.contains("limit of \(whole.count - 1) bytes; gunzip it") ?? false, large?.reason ?? "")
+        XCTAssertTrue(
+            large?.reason.contains("limit of \(whole.count - 1) bytes; gunzip it") ?? false, large?.reason ?? "")
         let small = DecodeLimits(bytes: 4000)
         XCTAssertEqual(dataError { _ = try Dataset(path: folder + "/b", limits: small) }?.kind, .tooLarge)
         for length in stride(from: 2, to: packed.count, by: 3) {
@@ -216,7 +217,8 @@ final class DatasetTests: XCTestCase {
         XCTAssertEqual(forced.count, 3)
         XCTAssertTrue(
             forced.summary.contains(
-                "labels: 2 class folders; 3 images in 3 folders (1 .jpeg, 1 .jpg, 1 .png); passed over: 2 images beside the class folders"
+                "labels: 2 class folders; 3 images in 3 folders (1 .jpeg, 1 .jpg, 1 .png); passed over: 2 images "
+                + "beside the class folders"
             ), forced.summary)
         // A system folder that is asked for by name is data.
         XCTAssertEqual(try Dataset(path: folder + "/@eaDir").count, 1)

@@ -59,7 +59,8 @@ final class EmbeddingOutputTests: XCTestCase {
                         try output?.checkpoint()
                         // What a kill lets happen behind the last durable position.
                         try output.map { try append(to: $0, upTo: min(stop + beyond, inputs.count)) }
-                        XCTAssertTrue(output?.kept?.hasPrefix("\(stop) of 7 inputs are kept in \(path).partial") == true)
+                        XCTAssertTrue(
+                            output?.kept?.hasPrefix("\(stop) of 7 inputs are kept in \(path).partial") == true)
                         output = nil
                         XCTAssertFalse(FileManager.default.fileExists(atPath: path), "nothing before the end")
 

@@ -152,7 +152,8 @@ final class Int8ExportTests: XCTestCase {
                     let seen = try zip(wanted, features(output)).map { cosine($0, $1) }
                     let mean = seen.reduce(0, +) / Double(seen.count)
                     found[smoothing] = mean
-                    let label = "\(name) × \(factor), \(smoothing): measured \(measured.figures.meanCosine), seen \(mean)"
+                    let label =
+                        "\(name) × \(factor), \(smoothing): measured \(measured.figures.meanCosine), seen \(mean)"
                     print(label)
                     if smoothing != .off {
                         XCTAssertEqual(measured.figures.meanCosine, mean, accuracy: 0.001, label)
@@ -167,7 +168,9 @@ final class Int8ExportTests: XCTestCase {
                         if factor == 1000 { XCTAssertLessThan(mean, 0.99, label) }
                         if factor == 1000, name == "vit_nano" {
                             let reader = ".attn.qkv.weight 0."
-                            XCTAssertTrue(measured.warning?.contains(reader) == true, "\(measured.warning ?? "") should name \(reader)")
+                            XCTAssertTrue(
+                                measured.warning?.contains(reader) == true,
+                                "\(measured.warning ?? "") should name \(reader)")
                         }
                     } else {
                         XCTAssertGreaterThanOrEqual(measured.figures.meanCosine, 0.999, label)

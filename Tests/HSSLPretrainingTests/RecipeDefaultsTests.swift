@@ -79,7 +79,8 @@ final class RecipeDefaultsTests: TrainerTestCase {
         }
         XCTAssertTrue(try frozen("vit_small", 224, "mocov3"))
         XCTAssertFalse(try frozen("vit_small", 224, "byol"))
-        XCTAssertThrowsError(try parse("model: {architecture: vit_small, image_size: 224, freeze_patch_embedding: true}"))
+        XCTAssertThrowsError(
+            try parse("model: {architecture: vit_small, image_size: 224, freeze_patch_embedding: true}"))
         XCTAssertFalse(try frozen("resnet50_gn", 224, "mocov3"))
         XCTAssertFalse(try frozen("vit_nano", 28, "mocov3"))
     }

@@ -269,9 +269,11 @@ final class RecipeMeaningTests: XCTestCase {
     func testRecipesOfLaterBuildsAreNamed() {
         let advice = "c.safetensors: its recipe is not one of this build (hssl "
         let text = Self.earlier(family: "convnext", states: true)
-        for (old, new, named) in [("  depth: 2", "  depth: 2\n  gamma: 1", "unknown key auxiliary.gamma"),
-                                  ("  name: ibot", "  name: later", "must be one of ibot, dino, mocov3, byol, simmim, distill, not later"),
-                                  ("checkpoint:", "later: {a: 1}\ncheckpoint:", "unknown section later")] {
+        for (old, new, named) in [
+            ("  depth: 2", "  depth: 2\n  gamma: 1", "unknown key auxiliary.gamma"),
+            ("  name: ibot", "  name: later", "must be one of ibot, dino, mocov3, byol, simmim, distill, not later"),
+            ("checkpoint:", "later: {a: 1}\ncheckpoint:", "unknown section later"),
+        ] {
             let message = refusal { try stored(text.replacingOccurrences(of: old, with: new)) }
             XCTAssertTrue(message.hasPrefix(advice), message)
             XCTAssertTrue(message.contains("a later one wrote it, use that: recipe:"), message)

@@ -234,11 +234,13 @@ final class ViewBankTests: TrainerTestCase {
             let text = try spoilt(shard) { $0[bit / 8] ^= UInt8(1 << (bit % 8)) }
             XCTAssertTrue(text.hasPrefix("ROOT/bank/shard-00002.safetensors: damaged: the data have checksum"), text)
         }
-        XCTAssertTrue(try spoilt(shard) { $0.removeLast(100) }.hasPrefix("ROOT/bank/shard-00002.safetensors: truncated"))
+        XCTAssertTrue(
+            try spoilt(shard) { $0.removeLast(100) }.hasPrefix("ROOT/bank/shard-00002.safetensors: truncated"))
         XCTAssertTrue(try spoilt(shard) { $0 = [] }.hasPrefix("ROOT/bank/shard-00002.safetensors: not a safetensors"))
         XCTAssertTrue(try spoilt(basis) { $0[$0.count - 9] ^= 1 }.hasPrefix("ROOT/bank/basis.safetensors: damaged"))
         let description = root + "/bank/bank.json"
-        XCTAssertTrue(try spoilt(description) { $0.removeLast(20) }.hasPrefix("ROOT/bank/bank.json: describes no view bank"))
+        XCTAssertTrue(
+            try spoilt(description) { $0.removeLast(20) }.hasPrefix("ROOT/bank/bank.json: describes no view bank"))
         let later = try spoilt(description) {
             $0 = Array(String(decoding: $0, as: UTF8.self)
                 .replacingOccurrences(of: "\"version\": 1", with: "\"version\": 2").utf8)
@@ -261,7 +263,8 @@ final class ViewBankTests: TrainerTestCase {
         var bytes = try readFile(at: shard)
         bytes[bytes.count - 5] ^= 4
         try Data(bytes).write(to: URL(fileURLWithPath: shard))
-        XCTAssertTrue(message { try self.fill("bank", request) }.hasPrefix("ROOT/bank/shard-00002.safetensors: damaged"))
+        XCTAssertTrue(
+            message { try self.fill("bank", request) }.hasPrefix("ROOT/bank/shard-00002.safetensors: damaged"))
         XCTAssertFalse(exists("bank/shard-00004.safetensors"))
     }
 
@@ -282,9 +285,18 @@ final class ViewBankTests: TrainerTestCase {
             (try request(rank: 9), "keeps cells of rank 8, not cells of rank 9 (distill.rank)"),
             (try request(rank: 0), "keeps cells of rank 8, not whole cells (distill.rank)"),
             (try request(rank: 8, seed: 6), "its views were drawn with schedule.seed \"5\", not \"6\""),
-            (try request(rank: 8) { $0.flipProbability = 0.25 }, "were drawn with data.flip_probability 0.5, not 0.25"),
-            (try request(rank: 8) { $0.background = .white }, "were drawn with data.background absent, not \"white\""),
-            (try request(rank: 8) { $0.globalCropsScale = [0.2, 1] }, "data.global_crops_scale [0.3,1.0], not [0.2,1.0]"),
+            (
+                try request(rank: 8) { $0.flipProbability = 0.25 },
+                "were drawn with data.flip_probability 0.5, not 0.25"
+            ),
+            (
+                try request(rank: 8) { $0.background = .white },
+                "were drawn with data.background absent, not \"white\""
+            ),
+            (
+                try request(rank: 8) { $0.globalCropsScale = [0.2, 1] },
+                "data.global_crops_scale [0.3,1.0], not [0.2,1.0]"
+            ),
         ]
         for (request, text) in cases {
             for found in [message { _ = try self.open("bank", request) }, message { try self.fill("bank", request) }] {
@@ -300,7 +312,8 @@ final class ViewBankTests: TrainerTestCase {
         XCTAssertEqual(
             message { try self.fill("bank", self.request(rank: 8), self.options(resume: false)) },
             "ROOT/bank: holds a view bank (bank.json); give --resume to go on with it, or another folder")
-        XCTAssertEqual(message { _ = try ViewBank(path: self.root) }, "ROOT: is no view bank: there is no bank.json in it")
+        XCTAssertEqual(
+            message { _ = try ViewBank(path: self.root) }, "ROOT: is no view bank: there is no bank.json in it")
         XCTAssertEqual(
             message { try self.fill("never", self.request(draws: 5000)) },
             "distill.draws is 5000; a bank keeps 1 to 4096 draws an image")

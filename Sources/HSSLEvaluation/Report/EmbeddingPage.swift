@@ -65,9 +65,17 @@ struct EmbeddingPage {
             let color = point.label.map { Self.colors[$0 % Self.colors.count] } ?? "#4477aa"
             if let picture = point.picture {
                 let half = Self.thumbnail / 2
-                pictures.append("<image x=\"\(Self.number(x - half))\" y=\"\(Self.number(y - half))\" width=\"22\" height=\"22\" href=\"data:image/png;base64,\(picture)\"><title>\(Self.escaped(name))</title></image><rect x=\"\(Self.number(x - half))\" y=\"\(Self.number(y - half))\" width=\"22\" height=\"22\" fill=\"none\" stroke=\"\(color)\"/>")
+                pictures.append(
+                    "<image x=\"\(Self.number(x - half))\" y=\"\(Self.number(y - half))\" width=\"22\" height=\"22\" "
+                    + "href=\"data:image/png;base64,\(picture)\"><title>\(Self.escaped(name))</title></image><rect "
+                    + "x=\"\(Self.number(x - half))\" y=\"\(Self.number(y - half))\" width=\"22\" height=\"22\" "
+                    + "fill=\"none\" stroke=\"\(color)\"/>"
+                )
             } else {
-                dots.append("<circle cx=\"\(Self.number(x))\" cy=\"\(Self.number(y))\" r=\"1.5\" fill=\"\(color)\"><title>\(Self.escaped(name))</title></circle>")
+                dots.append(
+                    "<circle cx=\"\(Self.number(x))\" cy=\"\(Self.number(y))\" r=\"1.5\" "
+                    + "fill=\"\(color)\"><title>\(Self.escaped(name))</title></circle>"
+                )
             }
         }
         let legend = classNames.enumerated().prefix(40).map { label, name in
@@ -84,14 +92,18 @@ struct EmbeddingPage {
     func table(_ title: String, _ text: String, _ rows: [[Captioned]], inline: Bool = false, side: Int = 64) -> String {
         let lines = rows.map { row in
             let cells = row.map { cell in
-                let shown = cell.picture.map {
-                    "<img width=\"\(side)\" height=\"\(side)\" alt=\"\" src=\"data:image/png;base64,\($0)\">"
-                } ?? "<b style=\"width:\(side)px;height:\(side)px\">?</b>"
-                return "<figure title=\"\(Self.escaped(cell.name))\">\(shown)<figcaption>\(Self.escaped(cell.caption))</figcaption></figure>"
+                let shown =
+                    cell.picture.map {
+                        "<img width=\"\(side)\" height=\"\(side)\" alt=\"\" src=\"data:image/png;base64,\($0)\">"
+                    } ?? "<b style=\"width:\(side)px;height:\(side)px\">?</b>"
+                return
+                    "<figure title=\"\(Self.escaped(cell.name))\">\(shown)<figcaption>\(Self.escaped(cell.caption))</figcaption></figure>"
             }
             return "<div>\(cells.joined())</div>"
         }
-        return "<h2>\(Self.escaped(title))</h2><p>\(Self.escaped(text))</p><section class=\"\(inline ? "inline" : "rows")\">\(lines.joined(separator: "\n"))</section>"
+        return
+            "<h2>\(Self.escaped(title))</h2><p>\(Self.escaped(text))</p><section "
+            + "class=\"\(inline ? "inline" : "rows")\">\(lines.joined(separator: "\n"))</section>"
     }
 
     private static func number(_ value: Double) -> String { String(format: "%.1f", value) }

@@ -33,7 +33,6 @@ public struct EmbeddingReport {
     private static let patchPictures = 96
 
     /// Bytes that making a page takes beyond the embeddings in the file.
-    ///
     package static func memory(_ stored: StoredEmbeddings, settings: Settings = Settings()) -> Int {
         let count = stored.count, rowShape = stored.rowShape, dimension = rowShape.last ?? 0
         let components = CurvatureGuess.bytes(dimension) + 64 * dimension

@@ -45,10 +45,15 @@ extension Tensor {
     package func prototypeCrossEntropy(
         of streams: [PrototypeRows], temperature: Float, rowLosses: inout [[Float]], tileElements: Int = 1 << 20
     ) -> Tensor {
-        precondition(shape.count == 2 && streams.allSatisfy { stream in
-            stream.rows.width == width && stream.weights.count == stream.rows.rows
-                && stream.targets.reduce(0) { $0 + $1.count } == stream.rows.rows
-        }, "prototypeCrossEntropy: \(shape) and \(streams.map { ($0.rows.shape, $0.weights.count, $0.targets.map(\.count)) })")
+        precondition(
+            shape.count == 2
+                && streams.allSatisfy { stream in
+                    stream.rows.width == width && stream.weights.count == stream.rows.rows
+                        && stream.targets.reduce(0) { $0 + $1.count } == stream.rows.rows
+                },
+            "prototypeCrossEntropy: \(shape) and "
+            + "\(streams.map { ($0.rows.shape, $0.weights.count, $0.targets.map(\.count)) })"
+        )
         var losses: [[Float]] = streams.map { _ in [] }
         defer { rowLosses = losses }
         return tape.record(.prototypeCrossEntropy, streams.map(\.rows) + [self], shape: [1]) { y, keeps in

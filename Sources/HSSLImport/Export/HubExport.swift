@@ -56,7 +56,8 @@ package struct HubExport {
             if precision == .int8 {
                 guard !policyWeights.isEmpty else {
                     throw ModelError(
-                        "a \(architecture.family) has convolutions only, and the compressed-tensors convention has int8 "
+                        "a \(architecture.family) has convolutions only, and the compressed-tensors convention has "
+                        + "int8 "
                             + "for linear layers")
                 }
                 layout.config["quantization_config"] = Self.quantization(ignoring: layout.floats)

@@ -213,7 +213,8 @@ struct TransformersLayout {
     private func resNet(_ sizes: ResNet.Configuration) throws -> HubLayout {
         guard sizes.norm == .none else {
             throw ModelError(
-                "transformers' ResNet has batch norms, this one group norms, which depend on the image and cannot become "
+                "transformers' ResNet has batch norms, this one group norms, which depend on the image and cannot "
+                + "become "
                     + "batch norms: --format timm or hssl")
         }
         guard sizes.stem == .imagenet else {

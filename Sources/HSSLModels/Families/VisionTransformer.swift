@@ -239,7 +239,8 @@ package struct VisionTransformer: Base {
                 throw ModelError("mlp_ratio \(mlpRatio) is not supported (above 0, at most 64)")
             }
             guard registerTokens == 0 || !positionsCoverClass else {
-                throw ModelError("reg_tokens \(registerTokens) need no_embed_class: neither they nor CLS have positions")
+                throw ModelError(
+                    "reg_tokens \(registerTokens) need no_embed_class: neither they nor CLS have positions")
             }
             try Self.checkEpsilon("norm_eps", normEpsilon)
             guard let ropeTemperature else { return }

@@ -90,7 +90,9 @@ extension Checkpoint.Position {
     /// - Throws: where a run would go on with other targets than it began with.
     func checkTeacher(_ now: FrozenTeacher?, path: String) throws {
         guard let teacher else {
-            guard now == nil else { throw PretrainingError("\(path): is no distillation's; hssl pretrain goes on with it") }
+            guard now == nil else {
+                throw PretrainingError("\(path): is no distillation's; hssl pretrain goes on with it")
+            }
             return
         }
         guard let now else { return }

@@ -47,7 +47,8 @@ package final class ViewBank: TeacherSource {
         let progress = Progress(path: path, layout: identity.layout)
         guard progress.isComplete else {
             throw FileError(
-                path: path, reason: "the bank is not complete: it has \(progress.shardsDone) of \(identity.layout.shards) "
+                path: path,
+                reason: "the bank is not complete: it has \(progress.shardsDone) of \(identity.layout.shards) "
                     + "shards (hssl bank --resume goes on)")
         }
         let identity = identity
@@ -79,7 +80,10 @@ package final class ViewBank: TeacherSource {
         }
         let bank = try ViewBank(path: path, wantsCells: request.settings.cells)
         if bank.absentCount > 0 {
-            notice("\(path): has no answers about \(bank.absentCount) images that could not be read; others stand in for them")
+            notice(
+                "\(path): has no answers about \(bank.absentCount) images that could not be read; others stand in "
+                + "for them"
+            )
         }
         return bank
     }

@@ -59,7 +59,9 @@ package struct ViewBankIdentity: Equatable, Sendable {
                 + "\(other.file) has \(other.hash)"
         }
         if teacher.precision != other.precision {
-            return "its teacher ran in \(teacher.precision.rawValue), not \(other.precision.rawValue) (--teacher-precision)"
+            return
+                "its teacher ran in \(teacher.precision.rawValue), not \(other.precision.rawValue) "
+                + "(--teacher-precision)"
         }
         if layout.images != wanted.layout.images {
             return "is a bank of \(layout.images) images, \(wanted.data.name) has \(wanted.layout.images)"
@@ -92,7 +94,8 @@ package struct ViewBankIdentity: Equatable, Sendable {
     func writerDifference(from now: JSONObject) -> String? {
         for key in now.keys where writer[key] != now[key] {
             func value(_ object: JSONObject) -> String { oneLine(object[key]?.asString ?? "unknown") }
-            return "was begun with \(key) \(value(writer)), not \(value(now)); go on with the same, or remove the folder"
+            return
+                "was begun with \(key) \(value(writer)), not \(value(now)); go on with the same, or remove the folder"
         }
         return nil
     }
@@ -141,7 +144,9 @@ package struct ViewBankIdentity: Equatable, Sendable {
         let context = "bank"
         guard try json.string("format", in: context) == Self.format else { throw PretrainingError("another format") }
         let version = try json.integer("version", in: context)
-        guard version == Self.version else { throw PretrainingError("version \(version), this program reads \(Self.version)") }
+        guard version == Self.version else {
+            throw PretrainingError("version \(version), this program reads \(Self.version)")
+        }
         let teacher = try json.value("teacher", in: context), data = try json.value("data", in: context)
         self.teacher = Teacher(
             file: try teacher.string("file", in: "teacher"),

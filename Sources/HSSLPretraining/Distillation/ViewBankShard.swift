@@ -58,7 +58,9 @@ final class ViewBankShard: Sendable {
         guard file.metadata[bankKey] == bank.checksum else {
             throw FileError(
                 path: file.path,
-                reason: "belongs to a bank of another teacher, data set or recipe than the \(ViewBank.fileName) beside it")
+                reason:
+                    "belongs to a bank of another teacher, data set or recipe than the \(ViewBank.fileName) beside it"
+            )
         }
     }
 

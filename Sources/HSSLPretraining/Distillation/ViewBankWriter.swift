@@ -88,12 +88,15 @@ package final class ViewBankWriter {
         (self.path, self.request, self.options) = (path, request, options)
         guard (1...ViewBankLayout.mostDraws).contains(request.settings.draws) else {
             throw PretrainingError(
-                "distill.draws is \(request.settings.draws); a bank keeps 1 to \(ViewBankLayout.mostDraws) draws an image")
+                "distill.draws is \(request.settings.draws); a bank keeps 1 to \(ViewBankLayout.mostDraws) draws an "
+                + "image"
+            )
         }
         let exists = ViewBank.isBank(path)
         if exists, !options.resume {
             throw FileError(
-                path: path, reason: "holds a view bank (\(ViewBank.fileName)); give --resume to go on with it, or another folder")
+                path: path,
+                reason: "holds a view bank (\(ViewBank.fileName)); give --resume to go on with it, or another folder")
         }
         if !exists, options.resume, !options.startsIfMissing {
             throw FileError(path: path, reason: "no bank to resume; --resume=auto starts one where there is none")

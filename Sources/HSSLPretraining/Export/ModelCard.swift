@@ -101,7 +101,8 @@ package struct ModelCard {
         let family = [
             "vit": "vision transformer", "swin": "Swin transformer", "convnext": "ConvNeXt", "resnet": "ResNet",
         ]
-        return "A \(family[architecture.family] ?? architecture.family) (`\(architecture.name)`) that turns an image into "
+        return
+            "A \(family[architecture.family] ?? architecture.family) (`\(architecture.name)`) that turns an image into "
             + "\(width) numbers."
     }
 
@@ -120,7 +121,8 @@ package struct ModelCard {
             ("weights", "\(Self.millions(weightCount)) M, \(stored), \(Self.millions(byteCount)) MB"),
             (
                 "images",
-                "shorter side to \(images.resize) (\(images.interpolation.rawValue), antialiased), centre \(images.crop)×"
+                "shorter side to \(images.resize) (\(images.interpolation.rawValue), antialiased), centre "
+                + "\(images.crop)×"
                     + "\(images.crop), mean \(list(images.mean)), std \(list(images.std))"
                     + (images.background == .black ? "" : ", transparent ones on \(images.background)")
             ),
@@ -158,7 +160,8 @@ package struct ModelCard {
         if let recipe = base.source.recipe {
             let schedule = recipe.schedule
             parts.append(
-                "updates of \(schedule.batchSize * schedule.accumulate), learning rate \(recipe.optimizer.learningRate), "
+                "updates of \(schedule.batchSize * schedule.accumulate), learning rate "
+                + "\(recipe.optimizer.learningRate), "
                     + "seed \(schedule.seed)")
         }
         if !origin.precision.isEmpty { parts.append("in \(origin.precision)") }

@@ -51,7 +51,8 @@ extension Recipe {
             let names = Names(architectures: architectures, objectives: objectives, families: families)
             return try read(RecipeDocument(text, file: "recipe", overrides: []), names, isStored: true)
         } catch {
-            let advice = "its recipe is not one of this build (hssl \(HSSLVersion.current)); if a later one wrote it, use that"
+            let advice =
+                "its recipe is not one of this build (hssl \(HSSLVersion.current)); if a later one wrote it, use that"
             throw RecipeError(place: file, reason: "\(advice): \(error)")
         }
     }

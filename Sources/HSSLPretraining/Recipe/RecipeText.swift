@@ -39,10 +39,12 @@ extension Recipe {
         architectures: [String], objectives: [String] = supportedObjectives, families: [String] = supportedFamilies
     ) -> String {
         var text = """
-            A recipe is YAML: sections of keys, `section: {key: value, …}`. Keys that are not required may be left out. On
+            A recipe is YAML: sections of keys, `section: {key: value, …}`. Keys that are not required may be left \
+            out. On
             the command line, --set section.key=value gives a key another value; the value null takes the key out.
             --resume takes a recipe that means the same as the run's; keys marked * may differ, for no weight depends
-            on them. Defaults are the published run's (224 pixels, 100 epochs); some follow from the objective, the image
+            on them. Defaults are the published run's (224 pixels, 100 epochs); some follow from the objective, the \
+            image
             size and the epochs, as `hssl recipe RECIPE.yaml` shows.
 
             """

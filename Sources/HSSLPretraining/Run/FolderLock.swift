@@ -23,7 +23,9 @@ final class FolderLock: Sendable {
         }
         guard code == 0 else {
             close(descriptor)
-            if code == EWOULDBLOCK { throw FileError(path: folder, reason: "another \(holder) is running in this folder") }
+            if code == EWOULDBLOCK {
+                throw FileError(path: folder, reason: "another \(holder) is running in this folder")
+            }
             throw FileError(path: path, action: "cannot lock", code: Int(code))
         }
         notice = nil

@@ -33,8 +33,9 @@ public final class SearchTrainer {
         recipe: Recipe, dataset: Dataset, output: String, options: PretrainingOptions, search: SearchOptions
     ) throws {
         guard recipe.auxiliary.isEnabled else {
-            throw PretrainingError("auxiliary.family is none: a search takes depth and widths of its candidates from that "
-                + "section; name a family, e.g. --set auxiliary.family=\(search.heads.first ?? "convnext")")
+            throw PretrainingError(
+                "auxiliary.family is none: a search takes depth and widths of its candidates from that "
+                    + "section; name a family, e.g. --set auxiliary.family=\(search.heads.first ?? "convnext")")
         }
         guard search.share > 0, search.share <= 1 else {
             throw PretrainingError("a search takes a part of a run above 0 and at most 1, not \(search.share)")
@@ -89,7 +90,8 @@ public final class SearchTrainer {
         let outcome = Outcome(summary: summary, result: result, unreadable: unreadable)
         guard let winner = result.winner else { return outcome }
         let note = "# The head that hssl search chose of \(options.heads.joined(separator: ", ")) on "
-            + "\(trainer.datasetName): gap \(fixed(winner.gap, places: 4)) ± \(fixed(winner.gapError, places: 4)) nats.\n"
+            + "\(trainer.datasetName): gap \(fixed(winner.gap, places: 4)) ± \(fixed(winner.gapError, places: 4)) "
+            + "nats.\n"
         try AtomicFile.write(Array((note + recipe.with(head: winner.head).yaml).utf8), to: trainer.folder.winnerPath)
         return outcome
     }
@@ -134,7 +136,8 @@ public final class SearchTrainer {
         }
         let images = heldOut.count - unreadable
         guard images > 3, let reference = measures.last else {
-            throw PretrainingError("\(trainer.dataset.path): only \(images) of \(heldOut.count) held-out images can be read")
+            throw PretrainingError(
+                "\(trainer.dataset.path): only \(images) of \(heldOut.count) held-out images can be read")
         }
         let rows = zip(all, measures).map { $1.row($0, base: reference.globals) }
         return (SearchResult(rows: Array(rows.dropLast()), base: rows[rows.count - 1], images: images), unreadable)

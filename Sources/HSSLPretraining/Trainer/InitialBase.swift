@@ -28,11 +28,13 @@ extension Recipe {
     fileprivate func objection(to base: ModelArchitecture) -> String? {
         if base.name != model.architecture {
             return
-                "is of architecture \(base.name), the recipe asks for \(model.architecture): set model.architecture to \(base.name)"
+                "is of architecture \(base.name), the recipe asks for \(model.architecture): set model.architecture "
+                + "to \(base.name)"
         }
         if base.imageSize != model.imageSize {
             return
-                "is for images of \(base.imageSize) pixels, model.image_size is \(model.imageSize): set one to the other "
+                "is for images of \(base.imageSize) pixels, model.image_size is \(model.imageSize): set one to the "
+                + "other "
                 + "(hssl import --image-size)"
         }
         if let asked = model.patchSize, let own = base.configuration.patchSizeOfPreset, asked != own {
@@ -110,7 +112,8 @@ package struct InitialBase {
         }
         if differs(recipe.data.mean, file.preprocessing.mean) || differs(recipe.data.std, file.preprocessing.std) {
             warnings.append(
-                "data.mean and data.std are not those of \(file.path): \(file.preprocessing.mean), \(file.preprocessing.std)"
+                "data.mean and data.std are not those of \(file.path): \(file.preprocessing.mean), "
+                + "\(file.preprocessing.std)"
             )
         }
         if !hasStandardizedConvolutions {

@@ -39,6 +39,6 @@ extension DecodeOptions {
 }
 
 let folderLabelsHelp = ArgumentHelp("""
-    folders: the folders right inside DATA are classes, and images beside them are passed over; none: every image below \
-    DATA is taken, without labels. Default: folders are classes where no image lies beside them.
+    folders: the folders right inside DATA are classes, and images beside them are passed over; none: every image \
+    below DATA is taken, without labels. Default: folders are classes where no image lies beside them.
     """, valueName: "folders|none")

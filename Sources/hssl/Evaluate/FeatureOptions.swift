@@ -16,7 +16,8 @@ struct FeatureOptions: ParsableArguments {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Instead of a model: pixels, resized and cropped to a square of this side.", valueName: "side"))
+        help: ArgumentHelp(
+            "Instead of a model: pixels, resized and cropped to a square of this side.", valueName: "side"))
     var rawPixels: Int?
 
     @Option(
@@ -63,7 +64,9 @@ struct FeatureOptions: ParsableArguments {
             path: path, limits: decode.limits, folderLabels: labels, inflatedBytes: memory.inflatedBytes)
         guard dataset.hasLabels else {
             throw CommandError(
-                "\(path): has no labels; this needs an ImageFolder with class folders or an IDX pair (\(dataset.summary))")
+                "\(path): has no labels; this needs an ImageFolder with class folders or an IDX pair "
+                + "(\(dataset.summary))"
+            )
         }
         if let empty = dataset.emptyClasses.first { throw CommandError("\(empty): the class folder has no images") }
         return dataset
@@ -167,7 +170,8 @@ struct LabelledImages {
         try memory.require(embeddings: path)
         let stored = try StoredEmbeddings(path: path)
         guard stored.rowShape.count == 1 else {
-            throw CommandError("\(path): has rows of shape \(stored.rowShape): patch features; this needs one vector an image")
+            throw CommandError(
+                "\(path): has rows of shape \(stored.rowShape): patch features; this needs one vector an image")
         }
         let known = try ImageLabels(
             names: stored.names, source: path, inflatedBytes: memory.inflatedBytes)

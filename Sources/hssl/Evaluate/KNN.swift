@@ -7,8 +7,8 @@ struct KNN: ParsableCommand {
         commandName: "knn",
         abstract: "Weighted k-nearest-neighbour accuracy, as DINO's eval_knn.",
         discussion: """
-            Features are L2-normalised; the k nearest of the train images vote with exp(cosine/temperature). Figures in JSON are fractions. \
-            The test images' features are held, those of the train images pass by.
+            Features are L2-normalised; the k nearest of the train images vote with exp(cosine/temperature). Figures \
+            in JSON are fractions. The test images' features are held, those of the train images pass by.
 
             Examples:
               hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
@@ -32,7 +32,8 @@ struct KNN: ParsableCommand {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+        help: ArgumentHelp(
+            "Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
     @OptionGroup var memory: MemoryOptions

@@ -8,9 +8,10 @@ struct Linear: ParsableCommand {
         commandName: "linear",
         abstract: "Accuracy of a linear classifier on frozen features.",
         discussion: """
-            Multinomial logistic regression (L-BFGS) on standardised features. Of several strengths of the L2 penalty the best on a held-out fifth of \
-            the train images is taken and fitted to all of them; with fewer than 5,000 labels each fifth is held out in turn. With few labels the figure is \
-            the mean over several draws. Figures in JSON are fractions. It takes seconds once features are there, so it has nothing to resume.
+            Multinomial logistic regression (L-BFGS) on standardised features. Of several strengths of the L2 penalty \
+            the best on a held-out fifth of the train images is taken and fitted to all of them; with fewer than 5,000 \
+            labels each fifth is held out in turn. With few labels the figure is the mean over several draws. Figures \
+            in JSON are fractions. It takes seconds once features are there, so it has nothing to resume.
 
             Examples:
               hssl evaluate linear --model base-int8.safetensors --train DATA/train --test DATA/t10k
@@ -24,7 +25,9 @@ struct Linear: ParsableCommand {
 
     @OptionGroup var sets: TrainAndTest
 
-    @Option(name: .long, help: ArgumentHelp("Use the labels of this share of every class, e.g. 0.01.", valueName: "share"))
+    @Option(
+        name: .long, help: ArgumentHelp("Use the labels of this share of every class, e.g. 0.01.", valueName: "share")
+    )
     var fraction: Double?
 
     @Option(name: .long, help: ArgumentHelp("Use the labels of so many images of every class.", valueName: "n"))
@@ -38,12 +41,14 @@ struct Linear: ParsableCommand {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Strengths λ of the penalty λ/2·‖W‖² beside the mean loss, separated by commas.", valueName: "λ,…"))
+        help: ArgumentHelp(
+            "Strengths λ of the penalty λ/2·‖W‖² beside the mean loss, separated by commas.", valueName: "λ,…"))
     var l2: String = LinearProbe.defaultStrengths.map { $0 < 1 ? "\($0)" : "\(Int($0))" }.joined(separator: ",")
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+        help: ArgumentHelp(
+            "Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
     @OptionGroup var memory: MemoryOptions
@@ -62,7 +67,9 @@ struct Linear: ParsableCommand {
             throw ValidationError("--labels-per-class must be at least 1, not \(labelsPerClass)")
         }
         if !(1...1000).contains(draws) { throw ValidationError("--draws must be from 1 to 1000, not \(draws)") }
-        if strengths == nil { throw ValidationError("--l2 must be numbers of at least 0 separated by commas, not '\(l2)'") }
+        if strengths == nil {
+            throw ValidationError("--l2 must be numbers of at least 0 separated by commas, not '\(l2)'")
+        }
     }
 
     private var strengths: [Double]? {

@@ -7,8 +7,9 @@ struct RetrievalCommand: ParsableCommand {
         commandName: "retrieval",
         abstract: "Images of the same class found by cosine: mean average precision and recall at k.",
         discussion: """
-            Each image is the query for all others (leave one out). Recall at k is the share of queries with an image of their class among the first k. \
-            An image without another one of its class is no query. Figures in JSON are fractions.
+            Each image is the query for all others (leave one out). Recall at k is the share of queries with an image \
+            of their class among the first k. An image without another one of its class is no query. Figures in JSON \
+            are fractions.
 
             Examples:
               hssl evaluate retrieval --model base-int8.safetensors --data DATA/t10k
@@ -24,7 +25,8 @@ struct RetrievalCommand: ParsableCommand {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Instead of --data and a model: what hssl-extract wrote (.npy or .safetensors, with its index).", valueName: "file"))
+            "Instead of --data and a model: what hssl-extract wrote (.npy or .safetensors, with its index).",
+            valueName: "file"))
     var embeddings: String?
 
     @Option(name: .long, help: ArgumentHelp("Ranks of recall, separated by commas.", valueName: "k,…"))
@@ -32,7 +34,8 @@ struct RetrievalCommand: ParsableCommand {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+        help: ArgumentHelp(
+            "Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
     @OptionGroup var memory: MemoryOptions
@@ -66,7 +69,8 @@ struct RetrievalCommand: ParsableCommand {
         ) { bar?.update(done: $0) }
         bar?.finish(done: loaded.labels.count)
         let counts = "\(result.queryCount) of \(result.imageCount) images as queries, \(result.classCount) classes"
-        let lines = ["\(counts), \(result.dimension) dimensions", "mAP \(Pretrain.percent(result.meanAveragePrecision))"]
+        let lines =
+            ["\(counts), \(result.dimension) dimensions", "mAP \(Pretrain.percent(result.meanAveragePrecision))"]
             + result.recalls.map { "recall at \($0.k): \(Pretrain.percent($0.recall))" }
         try JSONTarget.report(lines, result.json, to: target)
         if !loaded.isComplete { throw Exit(.partly) }

@@ -10,9 +10,9 @@ struct SegmentationCommand: ParsableCommand {
         commandName: "segmentation",
         abstract: "Mean intersection over union of a linear head on frozen patch features.",
         discussion: """
-            Masks are images with the names of theirs but for the suffix; each colour (or grey value) is a class. A patch learns the class of most of its \
-            pixels; logits are interpolated to the pixels of the model's input, to which masks are resized and cropped as images are. Figures in JSON are \
-            fractions.
+            Masks are images with the names of theirs but for the suffix; each colour (or grey value) is a class. A \
+            patch learns the class of most of its pixels; logits are interpolated to the pixels of the model's input, \
+            to which masks are resized and cropped as images are. Figures in JSON are fractions.
 
             Examples:
               hssl evaluate segmentation --model base.safetensors --train-images DATA/train/images --train-masks DATA/train/masks \\
@@ -42,12 +42,15 @@ struct SegmentationCommand: ParsableCommand {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Colours that are no class, separated by commas: grey values 0 to 255, or RRGGBB.", valueName: "colour,…"))
+        help: ArgumentHelp(
+            "Colours that are no class, separated by commas: grey values 0 to 255, or RRGGBB.", valueName: "colour,…")
+    )
     var ignore: String?
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
+        help: ArgumentHelp(
+            "Write the figures as one JSON document to a file, or - for standard output.", valueName: "file"))
     var json: String?
 
     @OptionGroup var background: BackgroundOptions

@@ -6,7 +6,9 @@ import HSSLGraph
 
 /// A labelled set of images to learn from and one to judge by.
 struct TrainAndTest: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("Labelled images to learn from: ImageFolder or IDX prefix.", valueName: "data"))
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Labelled images to learn from: ImageFolder or IDX prefix.", valueName: "data"))
     var train: String?
 
     @Option(name: .long, help: ArgumentHelp("Labelled images to classify.", valueName: "data"))
@@ -15,14 +17,16 @@ struct TrainAndTest: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Instead of --train and a model: what hssl-extract wrote (.npy or .safetensors, with its index).", valueName: "file"))
+            "Instead of --train and a model: what hssl-extract wrote (.npy or .safetensors, with its index).",
+            valueName: "file"))
     var trainEmbeddings: String?
 
     @Option(name: .long, help: ArgumentHelp("The same instead of --test.", valueName: "file"))
     var testEmbeddings: String?
 
     @Option(
-        name: .long, help: ArgumentHelp("Use only the first n train images, in a fixed shuffled order.", valueName: "n"))
+        name: .long,
+        help: ArgumentHelp("Use only the first n train images, in a fixed shuffled order.", valueName: "n"))
     var trainImages: Int?
 
     func validate() throws {
