@@ -88,6 +88,43 @@ final class DiscrepancyTests: XCTestCase {
         XCTAssertEqual(values.reduce(0) { $0 + $1 * $1 }, large.reduce(0) { $0 + $1 * $1 }, accuracy: 1e-7)
     }
 
+    /// Every pair solves A·v = λ·v, and the vectors are orthonormal, also where values coincide or vanish.
+    func testEigenvectors() {
+        func check(_ a: [Double], _ n: Int, _ what: String) {
+            let (values, vectors) = SymmetricMatrix.eigenvectors(a, order: n)
+            let size = max(1, a.map { abs($0) }.max() ?? 0)
+            XCTAssertEqual(
+                values.sorted().map { ($0 / size * 1e9).rounded() },
+                SymmetricMatrix.eigenvalues(a, order: n).sorted().map { ($0 / size * 1e9).rounded() }, what)
+            for k in 0..<n {
+                let v = vectors[k * n..<(k + 1) * n].map { $0 }
+                for i in 0..<n {
+                    let product = (0..<n).reduce(0.0) { $0 + a[i * n + $1] * v[$1] }
+                    XCTAssertEqual(product, values[k] * v[i], accuracy: 1e-12 * size * Double(n), "\(what): \(k)")
+                }
+                for l in 0...k {
+                    let product = (0..<n).reduce(0.0) { $0 + v[$1] * vectors[l * n + $1] }
+                    XCTAssertEqual(product, k == l ? 1 : 0, accuracy: 1e-12 * Double(n), "\(what): \(k), \(l)")
+                }
+            }
+        }
+        var random = CounterRandom(seed: 3, stream: 1)
+        for n in [1, 2, 3, 8, 31] {
+            var a = [Double](repeating: 0, count: n * n)
+            for i in 0..<n {
+                for j in 0...i {
+                    a[i * n + j] = Double(random.normal())
+                    a[j * n + i] = a[i * n + j]
+                }
+            }
+            check(a, n, "random \(n)")
+            check(a.map { $0 * 1e-30 }, n, "small \(n)")
+            let x = (0..<n).map { _ in Double(random.normal()) }
+            check((0..<n * n).map { x[$0 / n] * x[$0 % n] }, n, "rank 1, \(n)")
+            check((0..<n * n).map { $0 / n == $0 % n ? 2 : 0 }, n, "a multiple of the identity, \(n)")
+        }
+    }
+
     // MARK: The rule
 
     private func row(

@@ -16,6 +16,7 @@ final class DistillTests: TrainerTestCase {
         settings.similarityTemperature = (0.2, 0.1)
         // Odd sides with an orthogonal projection, even ones with a free one.
         settings.isOrthogonal = side % 2 == 1
+        settings.whitening = side == 6 ? 0.25 : 0
         return settings
     }
 
@@ -60,6 +61,9 @@ final class DistillTests: TrainerTestCase {
         learner.accumulate(try batch(settings, 0..<images, step: 9), context: context(images), into: &sums)
         learner.objective.updateState(sums, pool: learner.pool)
         learner.student.parameters.clearGradients()
+        guard learner.objective.wantsTeacherSample else { return }
+        let sample = try XCTUnwrap(batch(settings, 0..<80, step: 4).answers).globals
+        learner.objective.learn(fromTeacherSample: sample)
     }
 
     func testMicroBatchesEqualTheWholeBatch() throws {

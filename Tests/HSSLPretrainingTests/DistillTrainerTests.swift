@@ -108,8 +108,11 @@ final class DistillTrainerTests: TrainerTestCase {
     func testABankIsAskedForItsDraws() throws {
         let bank = Bank(), recipe = try distilling("schedule.epochs=5", "distill.mse_weight=0.01")
         XCTAssertEqual(try trainer(recipe, "bank", frozen(source: bank)).runQuietly().ending, .finished)
-        let asked = bank.asked.withLock { $0 }
-        XCTAssertEqual(asked.count, 5 * 64)
+        let all = bank.asked.withLock { $0 }
+        XCTAssertEqual(all.count, (3 + 5) * 64)
+        // Every view there is says how targets are evened out.
+        XCTAssertEqual(Set(all.prefix(3 * 64)).count, 3 * 64)
+        let asked = Array(all.dropFirst(3 * 64))
         for epoch in 0..<5 {
             let keys = asked[epoch * 64..<(epoch + 1) * 64]
             XCTAssertEqual(Set(keys.map(\.draw)), [epoch % 3])
@@ -122,7 +125,8 @@ final class DistillTrainerTests: TrainerTestCase {
 
     func testStoppedRunsGoOnBitForBit() throws {
         for (precision, more) in [("float32", "auxiliary.family=convnext"), ("int8", "distill.mse_weight=0.5")] {
-            let recipe = try distilling("schedule.precision=\(precision)", more, "auxiliary.depth=null")
+            let whitening = "distill.whitening=\(precision == "int8" ? 0.5 : 0.1)"
+            let recipe = try distilling("schedule.precision=\(precision)", more, whitening, "auxiliary.depth=null")
             let file = try teacherFile()
             try trainer(recipe, "straight-\(precision)", frozen(file)).runQuietly()
             for stop in [2, 3, 7] {
@@ -204,6 +208,24 @@ final class DistillTrainerTests: TrainerTestCase {
             XCTAssertNil(trainer.gap)
         }
         XCTAssertTrue(exists("stop-3/checkpoint.safetensors"))
+    }
+
+    /// A run that stops while it looks at the teacher's answers has learnt nothing yet, and looks again.
+    func testAStopDoesNotWaitForTheSample() throws {
+        let recipe = try distilling(), file = try teacherFile()
+        try trainer(recipe, "straight", frozen(file)).runQuietly()
+        var asked = 0
+        let stopped = try trainer(recipe, "stopped", frozen(file)).run(shouldStop: {
+            asked += 1
+            return asked >= 2
+        }, progress: { _, _ in }, notice: { _ in })
+        XCTAssertEqual(stopped.step, 0)
+        try trainer(recipe, "stopped", frozen(file), resume: true).runQuietly()
+        try assertSameCheckpoint("straight", "stopped", "stopped before step 1")
+        let checkpoint = try SafetensorsFile(path: root + "/stopped/checkpoint.safetensors")
+        let map = try XCTUnwrap(checkpoint.tensors.map(\.name).first { $0.hasSuffix("whitening.map") })
+        let values = try checkpoint.floats(map, shape: [18 * 18])
+        XCTAssertNotEqual(values[1], 0, "a map that mixes channels")
     }
 
     func testTheMemoryPlanCountsTheAnswers() throws {

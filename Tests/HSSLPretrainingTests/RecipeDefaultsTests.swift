@@ -65,6 +65,12 @@ final class RecipeDefaultsTests: TrainerTestCase {
         XCTAssertEqual(try parse(text, "objective.name=ibot").auxiliary.family, "convnext")
         XCTAssertEqual(try parse(recipe.yaml), recipe)
         XCTAssertThrowsError(try parse(text + "\ndistill: {anchors: 16}", "objective.name=ibot"))
+        // Targets of builds before `whitening` were the teacher's answers as they are.
+        XCTAssertEqual(recipe.distill.whitening, 0.25)
+        let stored = recipe.yaml.replacing("  whitening: 0.25\n", with: "")
+        XCTAssertNotEqual(stored, recipe.yaml)
+        XCTAssertEqual(
+            try Recipe.parseStored(stored, file: "c", architectures: ModelArchitecture.names).distill.whitening, 0)
         XCTAssertThrowsError(try parse(
             text, "objective.name=distill", "distill.global_weight=0", "distill.similarity_weight=0",
             "distill.patch_weight=0"))

@@ -18,6 +18,8 @@ package struct TeacherShape: Equatable, Sendable {
 package struct DistillSettings: ObjectiveSettings {
     /// Nil until the teacher is known: such settings describe a run and make no objective.
     package var teacher: TeacherShape?
+    /// Power of the variance that divides each direction of the teacher's global features; 0 leaves them as they are.
+    package var whitening = 0.0
     package var globalWeight: Float = 1
     package var similarityWeight: Float = 1
     /// Images that similarities are taken to.
@@ -42,8 +44,8 @@ package struct DistillSettings: ObjectiveSettings {
 }
 
 /// Losses of one view an image, each a mean over the images, for the base and, where there is one, the auxiliary head;
-/// t is the teacher's global feature, s the stream's through a projection that is thrown away afterwards (linear, with
-/// orthonormal columns unless asked otherwise):
+/// t is the teacher's global feature (its directions evened out by `TeacherWhitening`), s the stream's through a
+/// projection that is thrown away afterwards (linear, with orthonormal columns unless asked otherwise):
 ///
 /// - global: 1 − cos(s, t);
 /// - similarity: KL(softmax(A·t/τ_t) ‖ softmax(A·s/τ_s)) over the anchors A, all unit vectors;
@@ -55,7 +57,8 @@ package struct DistillSettings: ObjectiveSettings {
 ///
 /// loss = mean over the streams of their terms + the patch term. Sources: SEED (Fang et al., ICLR 2021), CompRess
 /// (Koohpayegani et al., NeurIPS 2020), and for cells SPKD (Tung & Mori, ICCV 2019), whose similarities these are
-/// within an image; orthogonal projections as VkD (Miles et al., CVPR 2024).
+/// within an image; orthogonal projections as VkD (Miles et al., CVPR 2024); whitened targets as feature distillation
+/// (Wei et al., arXiv 2205.14141) and PHI-S (Ranzinger et al., arXiv 2410.01680).
 package struct DistillObjective: Objective {
     package let student: Network
     /// The student's average, which is deployed.
@@ -69,6 +72,8 @@ package struct DistillObjective: Objective {
     private let projections: [(stream: String, map: Linear)]
     private let patches: CellSimilarities?
     private var anchors: AnchorQueue
+    /// Nil: targets are the teacher's answers as they are.
+    private var whitening: TeacherWhitening?
 
     init(
         student: Network, average: Network?, _ method: DistillSettings, _ shape: TeacherShape, settings: StepSettings
@@ -82,6 +87,7 @@ package struct DistillObjective: Objective {
                 head("\(stream)_projection"), inputs: width, outputs: shape.width, bias: !method.isOrthogonal))
         }
         anchors = AnchorQueue(capacity: method.similarityWeight > 0 ? method.anchors : 0, width: shape.width)
+        whitening = method.whitening > 0 ? TeacherWhitening(width: shape.width) : nil
         patches = method.patchWeight > 0 ? CellSimilarities(temperature: method.patchTemperature) : nil
     }
 
@@ -97,9 +103,17 @@ package struct DistillObjective: Objective {
 
     // MARK: State
 
-    package var state: [(name: String, values: [Float])] { anchors.state }
+    package var state: [(name: String, values: [Float])] { anchors.state + (whitening?.state ?? []) }
 
-    package mutating func restore(_ name: String, _ values: [Float]) { anchors.restore(name, values) }
+    package mutating func restore(_ name: String, _ values: [Float]) {
+        if whitening?.restore(name, values) != true { anchors.restore(name, values) }
+    }
+
+    package var wantsTeacherSample: Bool { whitening != nil }
+
+    package mutating func learn(fromTeacherSample globals: [Float]) {
+        whitening = TeacherWhitening(of: globals, width: shape.width, power: method.whitening)
+    }
 
     package func isFinite(_ sums: UpdateSums) -> Bool { sums.taught.allSatisfy { $0.rows.allSatisfy(\.isFinite) } }
 
@@ -122,10 +136,12 @@ package struct DistillObjective: Objective {
             cells: [Float](repeating: 0, count: wantsCells ? images * shape.grid.count * shape.rank : 0))
     }
 
-    /// A copy of the anchors; of an image its answers, also as they came from the teacher, and its similarities.
+    /// A copy of the anchors, and what evens out the targets; of an image its answers, also as they came from the
+    /// teacher, and its similarities.
     package var heapBytes: (fixed: Int, perImage: Int) {
         let answers = shape.width + (wantsCells ? shape.grid.count * shape.rank : 0)
-        return (4 * anchors.capacity * anchors.width, 4 * (2 * answers + 2 * anchors.capacity))
+        return (
+            4 * anchors.capacity * anchors.width + (whitening?.bytes ?? 0), 4 * (2 * answers + 2 * anchors.capacity))
     }
 
     // MARK: One micro-batch
@@ -136,7 +152,8 @@ package struct DistillObjective: Objective {
         let clock = ContinuousClock.now
         let share = 1 / Double(context.batchImages)
         let fixed = Tape(mode: .inference, pool: pool)
-        let raw = fixed.constant(answers.globals, shape: [batch.images, shape.width])
+        let globals = whitening?.apply(to: answers.globals) ?? answers.globals
+        let raw = fixed.constant(globals, shape: [batch.images, shape.width])
         let targets = raw.l2Normalized()
         sums.taught.append((batch.firstImage, targets.array()))
 

@@ -108,6 +108,10 @@ package protocol Objective {
 
     /// Whether a frozen teacher's cells are learnt from.
     var wantsCells: Bool { get }
+    /// Whether the objective is to see what a frozen teacher says of the data set, before the first update.
+    var wantsTeacherSample: Bool { get }
+    /// - Parameter globals: a frozen teacher's global features of views spread over the data set, [views, width].
+    mutating func learn(fromTeacherSample globals: [Float])
     /// Stands for a frozen teacher's answers where memory is measured; nil: none teaches here.
     func silentAnswers(images: Int) -> TeacherAnswers?
 
@@ -129,6 +133,8 @@ extension Objective {
     package mutating func updateState(_ sums: UpdateSums, pool: BufferPool) {}
     package func didUpdate(pool: BufferPool) {}
     package var wantsCells: Bool { false }
+    package var wantsTeacherSample: Bool { false }
+    package mutating func learn(fromTeacherSample globals: [Float]) {}
     package func silentAnswers(images: Int) -> TeacherAnswers? { nil }
     package var heapBytes: (fixed: Int, perImage: Int) { (0, 0) }
     package var waits: Bool { false }

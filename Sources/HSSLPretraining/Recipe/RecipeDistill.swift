@@ -6,6 +6,7 @@ extension Recipe {
     public struct Distill: Equatable, Sendable {
         public var draws = 4
         public var rank = 32
+        public var whitening = 0.25
         public var globalWeight = 1.0
         public var similarityWeight = 1.0
         public var anchors = 2048
@@ -36,10 +37,13 @@ extension Recipe {
                 .integer(
                     "draws", \.distill.draws, in: 1...ViewBankLayout.mostDraws,
                     "Views of an image that a bank keeps: epoch e replays draw e modulo this. Without a bank every "
-                    + "epoch "
-                        + "draws anew."),
+                        + "epoch draws anew."),
             .integer("rank", \.distill.rank, in: 0...65_536,
                      "Coordinates of a cell that a bank keeps; 0: all of the teacher's channels."),
+            .number(
+                "whitening", \.distill.whitening, in: .from(0, to: 0.5), absentMeans: 0,
+                "Evens out the directions of the teacher's global features, once less their mean: divides each by its "
+                    + "variance to this power. 0.5 whitens, 0 takes them as they are."),
             .number("global_weight", \.distill.globalWeight, in: weight,
                     "Of 1 − cosine of the global features, the student's through a linear layer.").checked(idleFault),
             .number("similarity_weight", \.distill.similarityWeight, in: weight,
@@ -51,8 +55,7 @@ extension Recipe {
                 .number(
                     "patch_weight", \.distill.patchWeight, in: weight,
                     "Of the divergence of the similarities between the cells of an image, on the smaller grid of the "
-                    + "two."
-                ),
+                        + "two."),
                 .number(
                     "patch_temperature", \.distill.patchTemperature, in: temperature,
                     "Divides the similarities of cells, the student's and the teacher's."),
@@ -99,6 +102,7 @@ extension DistillSettings {
     init(_ recipe: Recipe, teacher: TeacherShape?) {
         self.init(teacher: teacher)
         let section = recipe.distill
+        whitening = section.whitening
         globalWeight = Float(section.globalWeight)
         similarityWeight = Float(section.similarityWeight)
         anchors = section.anchors

@@ -107,6 +107,26 @@ struct BatchSource: Sendable {
         return Part(step: step, part: part, batch: batch, unreadable: unreadable, replaced: replaced)
     }
 
+    /// Some draws as a teacher that runs sees them, [views, 3, side, side]; none for one that has seen them. What
+    /// cannot be read is left out.
+    func teacherViews(_ keys: ArraySlice<ViewKey>) -> (readable: [ViewKey], views: [Float]) {
+        guard let augmentation = teacher?.augmentation else { return (Array(keys), []) }
+        let size = augmentation.count(ofView: 0)
+        var views: [Float] = []
+        let readable = keys.filter { key in
+            var view = [Float](repeating: 0, count: size)
+            let made: Void? = try? dataset.withImage(
+                key.index, side: augmentation.globalSize, background: augmentation.background
+            ) { image in
+                augmentation.make(
+                    view: 0, of: image, key: .init(seed: seed, epoch: key.draw, index: key.index), into: &view)
+            }
+            if made != nil { views += view }
+            return made != nil
+        }
+        return (readable, views)
+    }
+
     /// Both global views of some images of the data set, each its own in epoch 0, without masks. What cannot be read is
     /// left out and named.
     func pairs(of places: ArraySlice<Int>) -> Pairs {

@@ -46,17 +46,17 @@ public final class Trainer {
     /// Nil: the run pretrains.
     private let search: SearchSetup?
     /// Whom the base is distilled from; nil: it learns without one.
-    private let teacher: FrozenTeacher?
+    let teacher: FrozenTeacher?
     /// What the k-NN figures of a distillation lie between; nil until measured.
     package private(set) var gap: KNNGap?
     package let learner: Learner
     package let folder: RunFolder
     let dataset: Dataset
     let source: BatchSource
-    private let schedules: Schedules
+    let schedules: Schedules
     private let options: PretrainingOptions
-    private let evaluation: OnlineEvaluation?
-    private let preprocessing: Preprocessing
+    let evaluation: OnlineEvaluation?
+    let preprocessing: Preprocessing
     /// Updates done.
     public private(set) var step = 0
     /// Whether it goes on from a checkpoint.
@@ -247,6 +247,7 @@ public final class Trainer {
             progress(line, schedules.totalSteps)
         }
         var stopped = shouldStop()
+        if step < last, !stopped { stopped = try !showTeacherSample(shouldStop: shouldStop) }
         while step < last, !stopped {
             let schedule = schedules.values(step: step)
             let clock = ContinuousClock.now
@@ -388,41 +389,6 @@ public final class Trainer {
         let lines = try folder.readMetrics().filter { $0.step == step }
         guard lines.contains(where: { $0.loss != nil }), lines.allSatisfy({ $0.knnTop1 == nil }) else { return nil }
         return try top1IfDue(shouldStop: shouldStop)
-    }
-
-    // MARK: Distillation
-
-    /// Lets the frozen teacher answer, on all threads, before the student learns.
-    private func ask(_ batch: CropBatch, into sums: inout UpdateSums) throws {
-        guard let teacher else { return }
-        let clock = ContinuousClock.now
-        batch.answers = try teacher.source.answers(for: batch.keys) { batch.teacherViews }
-        batch.teacherViews = []
-        sums.time.teacher += ContinuousClock.now - clock
-    }
-
-    /// k-NN of the untrained student and of the teacher: what metrics say, or measured before the first update.
-    private func knownGap(shouldStop: () -> Bool, notice: Notice) throws -> KNNGap? {
-        guard let teacher, let evaluation, evaluation.isWanted else { return nil }
-        let references = evaluation.references
-        if let known = try folder.readMetrics().last(where: { $0.knnReferences == references })?.gap { return known }
-        if shouldStop() { return nil }
-        makeRoom()
-        let untrained = try UntrainedBase.model(recipe: recipe)
-        let session = try Session(model: untrained, threads: Int(hssl_get_threads()))
-        guard let low = try evaluation.run(session, preprocessing, shouldStop: shouldStop)?.top1 else { return nil }
-        let taught = try teacher.withSession(threads: Int(hssl_get_threads())) {
-            // Both look at the same pictures.
-            var prepared = teacher.file.preprocessing
-            prepared.background = preprocessing.background
-            return try evaluation.run($0, prepared, shouldStop: shouldStop)?.top1
-        }
-        guard let high = taught else { return nil }
-        let gap = KNNGap(untrained: low, teacher: high)
-        var line = Metrics(step: step, epoch: step / schedules.stepsPerEpoch)
-        (line.knnUntrained, line.knnTeacher, line.knnReferences) = (low, high, references)
-        try folder.append(line)
-        return gap
     }
 
     // MARK: Files

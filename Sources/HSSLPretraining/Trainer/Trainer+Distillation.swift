@@ -1,0 +1,76 @@
+import CSupport
+import HSSLData
+import HSSLModels
+import HSSLRuntime
+
+// What a run has to do with a frozen teacher.
+extension Trainer {
+    /// Views over which the objective sees what the teacher says before the first update.
+    private static let sampleViews = 4096
+    private static let viewsAtATime = 32
+
+    /// Shows the objective answers about views spread over the data set, where it wants them.
+    ///
+    /// - Returns: false where `shouldStop` cut it short; a run that goes on from step 0 makes up for it.
+    func showTeacherSample(shouldStop: () -> Bool) throws -> Bool {
+        guard step == 0, let teacher, learner.objective.wantsTeacherSample else { return true }
+        makeRoom()
+        let draws = teacher.source.draws ?? 1
+        let all = dataset.count * draws, count = min(Self.sampleViews, all)
+        let keys = (0..<count).map { place in
+            let view = place * all / count
+            return ViewKey(index: view / draws, draw: view % draws)
+        }.filter { teacher.source.absence(of: $0.index) == nil }
+        let source = self.source, chunk = Self.viewsAtATime
+        let loader = PrefetchLoader(
+            count: (keys.count + chunk - 1) / chunk, threads: loaderThreads, capacity: MicroBatchPlan.prefetched
+        ) { part in
+            source.teacherViews(keys[part * chunk..<min((part + 1) * chunk, keys.count)])
+        }
+        defer { loader.stop() }
+        var globals: [Float] = []
+        while let (readable, views) = try loader.next()?.get() {
+            if !globals.isEmpty, shouldStop() { return false }
+            if readable.isEmpty { continue }
+            globals += try teacher.source.answers(for: readable) { views }.globals
+        }
+        guard globals.allSatisfy(\.isFinite) else {
+            throw PretrainingError("the teacher's answers are not finite")
+        }
+        learner.objective.learn(fromTeacherSample: globals)
+        return true
+    }
+
+    /// Lets the frozen teacher answer, on all threads, before the student learns.
+    func ask(_ batch: CropBatch, into sums: inout UpdateSums) throws {
+        guard let teacher else { return }
+        let clock = ContinuousClock.now
+        batch.answers = try teacher.source.answers(for: batch.keys) { batch.teacherViews }
+        batch.teacherViews = []
+        sums.time.teacher += ContinuousClock.now - clock
+    }
+
+    /// k-NN of the untrained student and of the teacher: what metrics say, or measured before the first update.
+    func knownGap(shouldStop: () -> Bool, notice: Notice) throws -> KNNGap? {
+        guard let teacher, let evaluation, evaluation.isWanted else { return nil }
+        let references = evaluation.references
+        if let known = try folder.readMetrics().last(where: { $0.knnReferences == references })?.gap { return known }
+        if shouldStop() { return nil }
+        makeRoom()
+        let untrained = try UntrainedBase.model(recipe: recipe)
+        let session = try Session(model: untrained, threads: Int(hssl_get_threads()))
+        guard let low = try evaluation.run(session, preprocessing, shouldStop: shouldStop)?.top1 else { return nil }
+        let taught = try teacher.withSession(threads: Int(hssl_get_threads())) {
+            // Both look at the same pictures.
+            var prepared = teacher.file.preprocessing
+            prepared.background = preprocessing.background
+            return try evaluation.run($0, prepared, shouldStop: shouldStop)?.top1
+        }
+        guard let high = taught else { return nil }
+        let gap = KNNGap(untrained: low, teacher: high)
+        var line = Metrics(step: step, epoch: step / schedules.stepsPerEpoch)
+        (line.knnUntrained, line.knnTeacher, line.knnReferences) = (low, high, references)
+        try folder.append(line)
+        return gap
+    }
+}
