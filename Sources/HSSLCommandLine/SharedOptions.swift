@@ -51,8 +51,8 @@ package struct BackgroundOptions: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "What is seen where a picture is transparent: black, white or RRGGBB (default: what the model says, else "
-            + "black).",
+            "What is seen where a picture is transparent: black, white or RRGGBB "
+            + "(default: what the model says, else black).",
             valueName: "color"))
     package var background: RGBColor?
 

@@ -220,8 +220,8 @@ private struct Builder {
             throw DataError(
                 .tooLarge, path: "the list of inputs",
                 reason:
-                    "its \(segments.count) first paths take \(bytes) bytes, more than --memory-limit leaves "
-                    + "(\(mostBytes))"
+                    "its \(segments.count) first paths take \(bytes) bytes, more than "
+                    + "--memory-limit leaves (\(mostBytes))"
             )
         }
     }

@@ -47,8 +47,8 @@ public struct MaskedImages: Sendable {
         let size = try ImageDecoder.size(path: images.name(index))
         guard (mask.width, mask.height) == size else {
             throw EvaluationError(
-                "\(oneLine(path, limit: 4096)): \(mask.width) x \(mask.height) pixels, its image \(size.width) x "
-                + "\(size.height)"
+                "\(oneLine(path, limit: 4096)): \(mask.width) x \(mask.height) pixels, "
+                + "its image \(size.width) x \(size.height)"
             )
         }
         let pixels = preprocessing.nearest(mask)

@@ -37,8 +37,8 @@ package final class AtomicFolder {
             if let other = try Self.entries(target, path).first(where: { !names.contains($0) }) {
                 throw FileError(
                     path: path,
-                    reason: "is a folder that holds '\(oneLine(other))', not one of an earlier export: "
-                        + "give another name")
+                    reason: "is a folder that holds '\(oneLine(other))', not one of "
+                        + "an earlier export: give another name")
             }
         }
         self.target = target

@@ -29,8 +29,8 @@ func foreignFormat(start: [UInt8]) -> String? {
     // A frame of protocol 2 … 5; PyTorch before 1.6 began its files with a pickled number of ten bytes.
     if start.count > 2, !isHeader, start[0] == 0x80, (2...5).contains(start[1]) {
         return start[2] == 0x8A && start.dropFirst(3).starts(with: [0x0A, 0x6C, 0xFC, 0x9C, 0x46, 0xF9])
-            ? "a PyTorch checkpoint of before 1.6 (pickle): load it with torch.load(…, weights_only=True) and "
-                + "\(convert)"
+            ? "a PyTorch checkpoint of before 1.6 (pickle): load it with torch.load(…, "
+                + "weights_only=True) and \(convert)"
             : "a Python pickle, which runs code when it is loaded: load it only if you trust it, and \(convert)"
     }
     if begins("GGUF") {

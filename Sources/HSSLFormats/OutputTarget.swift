@@ -29,8 +29,8 @@ package struct OutputTarget {
             if needsSeeking, kind == S_IFIFO || kind == S_IFSOCK || Self.isTerminal(path) {
                 throw FileError(
                     path: path,
-                    reason: "is a pipe, and this format completes its beginning at the end: write to a file, "
-                        + "or as .csv or .jsonl")
+                    reason: "is a pipe, and this format completes its beginning at the end: "
+                        + "write to a file, or as .csv or .jsonl")
             }
         } else {
             self.path = exists ? resolved(path) : try Self.dangling(path)

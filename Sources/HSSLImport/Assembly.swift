@@ -50,9 +50,8 @@ struct Assembly {
             if name.hasSuffix("relative_position_bias_table") {
                 throw network.fault(
                     "tensor '\(network.foreignName(name))' has shape \(found), the image size asks for \(expected): "
-                    + "a stage has fewer "
-                        + "cells than a window, and tables of relative positions are not resampled; give a larger "
-                        + "--image-size"
+                    + "a stage has fewer cells than a window, and tables of relative positions are not resampled; "
+                    + "give a larger --image-size"
                 )
             }
             throw network.mismatch(name, expected: expected, found: found)

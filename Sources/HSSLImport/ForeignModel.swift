@@ -68,8 +68,8 @@ package struct ForeignModel {
         report.append("architecture: \(architecture.json.text())")
         report += assembly.lines
         report.append(
-            "images: resize \(resize), crop \(size), \(foreign.interpolation.rawValue), mean \(foreign.mean), std "
-            + "\(foreign.std), "
+            "images: resize \(resize), crop \(size), \(foreign.interpolation.rawValue), "
+            + "mean \(foreign.mean), std \(foreign.std), "
                 + (foreign.file.map { "from \($0)" } ?? "as \(network.convention.name) by default"))
         report += recognition.notes.map { "note: \($0)" }
         self.report = report

@@ -112,8 +112,8 @@ struct Recognition {
             let positions = try size("pos_embed", axis: 1)
             guard let (side, hasClass) = Self.grid(positions) else {
                 throw network.fault(
-                    "tensor '\(network.foreignName("pos_embed"))' has \(positions) rows, which are no square grid, "
-                    + "with or without CLS"
+                    "tensor '\(network.foreignName("pos_embed"))' has \(positions) rows, "
+                    + "which are no square grid, with or without CLS"
                 )
             }
             nativeSize = side * patch

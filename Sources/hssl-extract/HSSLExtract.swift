@@ -140,8 +140,8 @@ struct HSSLExtract: ParsableCommand {
             let format = try EmbeddingFormat(path: output)
             if format == .csv, features.isMatrix {
                 throw ValidationError(
-                    "--features \(features.rawValue) has a matrix an image, which csv cannot hold: use .npy, .jsonl "
-                    + "or .safetensors"
+                    "--features \(features.rawValue) has a matrix an image, which csv cannot "
+                    + "hold: use .npy, .jsonl or .safetensors"
                 )
             }
         } catch let error as FileError {

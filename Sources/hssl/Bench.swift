@@ -173,8 +173,8 @@ struct Bench: ParsableCommand {
             }
             if let objective, !Recipe.selfSupervisedObjectives.contains(objective) {
                 throw ValidationError(
-                    "--objective must be one of \(Recipe.selfSupervisedObjectives.joined(separator: ", ")), not "
-                    + "\(objective)"
+                    "--objective must be one of \(Recipe.selfSupervisedObjectives.joined(separator: ", ")), "
+                    + "not \(objective)"
                 )
             }
             if let microBatch, microBatch < 1 {

@@ -50,8 +50,7 @@ struct Distill: ParsableCommand {
         guard recipe.objective.name == Recipe.distillObjective else {
             throw CommandError(
                 "\(options.recipe): objective.name is \(recipe.objective.name); hssl distill takes recipes of "
-                + "objective "
-                    + "\(Recipe.distillObjective)")
+                + "objective \(Recipe.distillObjective)")
         }
         let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
         let dataset = try options.dataset(log)

@@ -32,8 +32,8 @@ struct HSSLCommand: ParsableCommand {
         CommandConfiguration(
             commandName: "hssl",
             abstract:
-                "Self-supervised pretraining of vision models on a CPU, with an auxiliary head of another "
-                + "architecture.",
+                "Self-supervised pretraining of vision models on a CPU, with an "
+                + "auxiliary head of another architecture.",
             discussion: """
                 Examples:
                   hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output \

@@ -43,8 +43,8 @@ struct Inspect: ParsableCommand {
         let lines =
             [
                 Self.table(rows),
-                "\(rows.count) tensors, \(elements) values, \(total) bytes of data, \(contents.byteCounts.header) of "
-                + "header",
+                "\(rows.count) tensors, \(elements) values, \(total) bytes of data, "
+                + "\(contents.byteCounts.header) of header",
             ]
             + contents.metadata.keys.sorted().map { key in
                 "\(oneLine(key)): \(oneLine(contents.metadata[key] ?? "", limit: 2_000))"

@@ -141,8 +141,8 @@ struct RunOptions: ParsableArguments {
             accumulate = schedule.accumulate
             guard batchSize % accumulate == 0 else {
                 throw UsageError(
-                    "--batch-size \(batchSize) is no multiple of schedule.accumulate (\(accumulate)), the batches of "
-                    + "one update"
+                    "--batch-size \(batchSize) is no multiple of schedule.accumulate "
+                    + "(\(accumulate)), the batches of one update"
                 )
             }
         } else if batchSize > schedule.batchSize {

@@ -106,8 +106,8 @@ final class AttentionIntegerTests: KernelRowTestCase {
             forEachRow(of: "attention", check)
         }
         print(
-            "attention over integer codes, exact scores: root mean square of the error at most \(worstMean), values "
-            + "within ±2"
+            "attention over integer codes, exact scores: root mean square of the "
+            + "error at most \(worstMean), values within ±2"
         )
         XCTAssertLessThan(worstMean, 5e-3)
     }
@@ -168,8 +168,8 @@ final class AttentionIntegerTests: KernelRowTestCase {
             let with = error(isa)
             for t in 0..<s.tokens { for c in 0..<4 { qkv[(t * 3 + 1) * s.headDim + c] -= 100 } }
             print(
-                "attention over integer codes: relative error \(without), with a common part of the keys \(with), "
-                + "row \(isa.rawValue)"
+                "attention over integer codes: relative error \(without), with a common "
+                + "part of the keys \(with), row \(isa.rawValue)"
             )
             XCTAssertLessThan(without, 0.05)
             XCTAssertLessThan(with, 1.2 * without)

@@ -110,8 +110,8 @@ final class Int8StatisticsTests: TrainerTestCase {
         for _ in 0..<UnderflowWatch.patience - 1 { XCTAssertNil(after(0.995)) }
         XCTAssertEqual(
             after(0.9951),
-            "gradients underflow: 99.5 % of their int8 codes are 0, for 20 updates; schedule.precision float16 keeps "
-            + "them"
+            "gradients underflow: 99.5 % of their int8 codes are 0, for 20 updates; "
+            + "schedule.precision float16 keeps them"
         )
         for _ in 0..<100 { XCTAssertNil(after(1)) }
     }

@@ -79,8 +79,8 @@ final class ObjectivePrecisionTests: XCTestCase {
                 }
                 let whole = cosine(ours, theirs)
                 print(
-                    "Precision \(precision) \(name): loss off by \(loss), least cosine \(worst), of the whole model "
-                    + "\(whole)"
+                    "Precision \(precision) \(name): loss off by \(loss), least cosine "
+                    + "\(worst), of the whole model \(whole)"
                 )
                 if let bound = bounds.tensor {
                     XCTAssertGreaterThanOrEqual(worst.cosine, bound, "\(precision) \(name): \(worst.name)")

@@ -168,8 +168,8 @@ final class PairTests: TrainerTestCase {
                     }
                     let similarity = cosine(whole.0, whole.1)
                     print(
-                        "Pair \(architecture) \(head) \(objective) \(precision): least cosine \(least), of the whole "
-                        + "model \(similarity)"
+                        "Pair \(architecture) \(head) \(objective) \(precision): least cosine "
+                        + "\(least), of the whole model \(similarity)"
                     )
                     XCTAssertGreaterThan(similarity, bound, "\(architecture) \(head) \(objective) \(precision)")
                 }

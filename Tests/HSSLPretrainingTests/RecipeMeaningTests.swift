@@ -175,8 +175,8 @@ final class RecipeMeaningTests: XCTestCase {
             ("objective: {name: dino, teacher_patch_temperature: [0.04, 0.07]}",
              "r.yaml:2: objective.teacher_patch_temperature is not known to objective dino, only to objective ibot"),
             ("auxiliary: {family: mlpp, kernel_size: 7}",
-             "r.yaml:2: auxiliary.family must be one of convnext, resnet, mlp, swin, vit, poolformer, none, not mlpp; "
-                 + "did you mean mlp?"),
+             "r.yaml:2: auxiliary.family must be one of convnext, resnet, mlp, swin, vit, poolformer, none, not "
+                 + "mlpp; did you mean mlp?"),
             ("auxiliary: {family: mlp, num_head: 7}",
              "r.yaml:2: unknown key auxiliary.num_head; did you mean num_heads?"),
         ]

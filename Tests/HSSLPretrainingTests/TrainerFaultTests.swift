@@ -112,8 +112,8 @@ final class TrainerFaultTests: TrainerTestCase {
                 }
                 XCTAssertEqual(
                     message { try trainer.runQuietly() },
-                    "ROOT/\(states)/checkpoint.safetensors: step 3 left weights that are not finite; the file stays "
-                    + "as it was"
+                    "ROOT/\(states)/checkpoint.safetensors: step 3 left weights that "
+                    + "are not finite; the file stays as it was"
                 )
             }
             XCTAssertTrue(try checkpoint(states) == good)

@@ -57,8 +57,7 @@ package struct HubExport {
                 guard !policyWeights.isEmpty else {
                     throw ModelError(
                         "a \(architecture.family) has convolutions only, and the compressed-tensors convention has "
-                        + "int8 "
-                            + "for linear layers")
+                        + "int8 for linear layers")
                 }
                 layout.config["quantization_config"] = Self.quantization(ignoring: layout.floats)
             }

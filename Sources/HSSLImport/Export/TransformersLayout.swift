@@ -214,8 +214,7 @@ struct TransformersLayout {
         guard sizes.norm == .none else {
             throw ModelError(
                 "transformers' ResNet has batch norms, this one group norms, which depend on the image and cannot "
-                + "become "
-                    + "batch norms: --format timm or hssl")
+                + "become batch norms: --format timm or hssl")
         }
         guard sizes.stem == .imagenet else {
             throw ModelError("transformers' ResNet has a stem of 7×7, this one 3×3")

@@ -73,8 +73,8 @@ final class TorchFile: @unchecked Sendable {  // immutable after init
                 throw FileError(
                     path: path,
                     reason:
-                        "tensor '\(oneLine(name))' is \(tensor.type.name); float32, float64, float16 and bfloat16 "
-                        + "are read"
+                        "tensor '\(oneLine(name))' is \(tensor.type.name); float32, "
+                        + "float64, float16 and bfloat16 are read"
                 )
             }
             return values

@@ -81,8 +81,8 @@ package final class ViewBank: TeacherSource {
         let bank = try ViewBank(path: path, wantsCells: request.settings.cells)
         if bank.absentCount > 0 {
             notice(
-                "\(path): has no answers about \(bank.absentCount) images that could not be read; others stand in "
-                + "for them"
+                "\(path): has no answers about \(bank.absentCount) images that could "
+                + "not be read; others stand in for them"
             )
         }
         return bank

@@ -88,8 +88,8 @@ package final class ViewBankWriter {
         (self.path, self.request, self.options) = (path, request, options)
         guard (1...ViewBankLayout.mostDraws).contains(request.settings.draws) else {
             throw PretrainingError(
-                "distill.draws is \(request.settings.draws); a bank keeps 1 to \(ViewBankLayout.mostDraws) draws an "
-                + "image"
+                "distill.draws is \(request.settings.draws); a bank keeps 1 to \(ViewBankLayout.mostDraws) "
+                + "draws an image"
             )
         }
         let exists = ViewBank.isBank(path)

@@ -102,8 +102,8 @@ package struct ModelCard {
             "vit": "vision transformer", "swin": "Swin transformer", "convnext": "ConvNeXt", "resnet": "ResNet",
         ]
         return
-            "A \(family[architecture.family] ?? architecture.family) (`\(architecture.name)`) that turns an image into "
-            + "\(width) numbers."
+            "A \(family[architecture.family] ?? architecture.family) (`\(architecture.name)`) that turns an image "
+            + "into \(width) numbers."
     }
 
     private var rows: [(String, String)] {
@@ -122,8 +122,7 @@ package struct ModelCard {
             (
                 "images",
                 "shorter side to \(images.resize) (\(images.interpolation.rawValue), antialiased), centre "
-                + "\(images.crop)×"
-                    + "\(images.crop), mean \(list(images.mean)), std \(list(images.std))"
+                + "\(images.crop)×\(images.crop), mean \(list(images.mean)), std \(list(images.std))"
                     + (images.background == .black ? "" : ", transparent ones on \(images.background)")
             ),
         ]
@@ -161,8 +160,7 @@ package struct ModelCard {
             let schedule = recipe.schedule
             parts.append(
                 "updates of \(schedule.batchSize * schedule.accumulate), learning rate "
-                + "\(recipe.optimizer.learningRate), "
-                    + "seed \(schedule.seed)")
+                + "\(recipe.optimizer.learningRate), seed \(schedule.seed)")
         }
         if !origin.precision.isEmpty { parts.append("in \(origin.precision)") }
         if !origin.version.isEmpty { parts.append("hssl \(origin.version)") }

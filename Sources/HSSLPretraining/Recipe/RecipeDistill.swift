@@ -36,8 +36,8 @@ extension Recipe {
             keys: [
                 .integer(
                     "draws", \.distill.draws, in: 1...ViewBankLayout.mostDraws,
-                    "Views of an image that a bank keeps: epoch e replays draw e modulo this. Without a bank every "
-                        + "epoch draws anew."),
+                    "Views of an image that a bank keeps: epoch e replays draw e modulo "
+                        + "this. Without a bank every epoch draws anew."),
             .integer("rank", \.distill.rank, in: 0...65_536,
                      "Coordinates of a cell that a bank keeps; 0: all of the teacher's channels."),
             .number(
@@ -54,8 +54,8 @@ extension Recipe {
                     "Divides these similarities: the student's, the teacher's."),
                 .number(
                     "patch_weight", \.distill.patchWeight, in: weight,
-                    "Of the divergence of the similarities between the cells of an image, on the smaller grid of the "
-                        + "two."),
+                    "Of the divergence of the similarities between the cells of an "
+                        + "image, on the smaller grid of the two."),
                 .number(
                     "patch_temperature", \.distill.patchTemperature, in: temperature,
                     "Divides the similarities of cells, the student's and the teacher's."),

@@ -137,8 +137,8 @@ extension Recipe {
         let tokensOfImage = 2 * tokens(model.imageSize) + data.localCrops * tokens(data.localCropsSize)
         let rows = schedule.batchSize * tokensOfImage
         if rows > Int(Int32.max) {
-            return "schedule.batch_size (\(schedule.batchSize)) makes \(rows) token rows in a step; "
-                + "at most \(Int32.max)"
+            return "schedule.batch_size (\(schedule.batchSize)) makes \(rows) token "
+                + "rows in a step; at most \(Int32.max)"
         }
         return nil
     }

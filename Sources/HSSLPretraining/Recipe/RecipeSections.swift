@@ -57,8 +57,8 @@ extension Recipe {
                         + "projections are new. The default learning rate is then a tenth."),
                 .text(
                     "sizes", \.model.sizes, values: "JSON", otherwise: "the architecture's",
-                    "What hssl.architecture of that file says; hssl writes it where no named architecture has these "
-                    + "sizes."
+                    "What hssl.architecture of that file says; hssl writes it where "
+                    + "no named architecture has these sizes."
                 ),
             ])
     }
@@ -176,8 +176,8 @@ extension Recipe {
             .numbers("teacher_patch_temperature", \.objective.teacherPatchTemperature, count: 2...2, in: temperature,
                      "The same for patch targets."),
             .integer("warmup_teacher_temperature_epochs", \.objective.warmupTeacherTemperatureEpochs, in: epochs,
-                     "Epochs over which the teacher's temperatures go from the first value to the last; half of fewer "
-                        + "than 100."),
+                     "Epochs over which the teacher's temperatures go from the first "
+                        + "value to the last; half of fewer than 100."),
             .numbers("mask_ratio", \.objective.maskRatio, count: 1...16, in: .probability,
                      "Mean shares of masked patches; each global view takes one of them with equal odds."),
             .numbers("mask_ratio_variance", \.objective.maskRatioVariance, count: 1...16, in: .probability,
@@ -322,8 +322,8 @@ extension Recipe {
                     "Largest L2 norm of one tensor's gradient; 0 does not clip."),
                 .number(
                     "teacher_momentum", \.optimizer.teacherMomentum, in: .probability,
-                    "First value of a cosine that ends at 1; of objective distill constant, but less in the first "
-                    + "updates."
+                    "First value of a cosine that ends at 1; of objective distill "
+                    + "constant, but less in the first updates."
                 ),
                 .integer(
                     "freeze_prototypes_epochs", \.optimizer.freezePrototypesEpochs, in: 0...1_000_000,

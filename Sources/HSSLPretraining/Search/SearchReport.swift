@@ -26,11 +26,10 @@ struct SearchReport {
             return "<tr>\(cells.map { "<\(cell)>\(escaped($0))</\(cell)>" }.joined())</tr>"
         }.joined()
         return
-            "<section><h2>Heads</h2><p>Measured on \(result.images) images that nobody learnt from. The gap ranks: how "
-            + "much worse the base predicts what the head says of another view than the head itself does. A head whose "
-            + "targets or features keep less than a quarter of the base’s variety has collapsed and may not win; "
-            + "within "
-            + "one standard error of the best the cheaper head wins.</p><div "
+            "<section><h2>Heads</h2><p>Measured on \(result.images) images that nobody learnt from. The gap ranks: "
+            + "how much worse the base predicts what the head says of another view than the head itself does. A head "
+            + "whose targets or features keep less than a quarter of the base’s variety has collapsed and may not "
+            + "win; within one standard error of the best the cheaper head wins.</p><div "
             + "class=\"wide\"><table>\(rows)</table></div></section>"
     }
 

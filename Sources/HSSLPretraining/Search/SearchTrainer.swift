@@ -51,8 +51,8 @@ public final class SearchTrainer {
                 + "\(search.heldOutImages) are held out, and an update takes \(batch)")
         }
         if RunFolder.hasForeignWinner(output) {
-            throw PretrainingError("\(output)/recipe.yaml: is there already, and the search would replace it; "
-                + "give another --output")
+            throw PretrainingError("\(output)/recipe.yaml: is there already, and the search would "
+                + "replace it; give another --output")
         }
         var random = CounterRandom(seed: recipe.schedule.seed, stream: 0x4845_4C44)
         let order = random.shuffled(0..<dataset.count)

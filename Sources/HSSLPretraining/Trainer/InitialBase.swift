@@ -28,14 +28,13 @@ extension Recipe {
     fileprivate func objection(to base: ModelArchitecture) -> String? {
         if base.name != model.architecture {
             return
-                "is of architecture \(base.name), the recipe asks for \(model.architecture): set model.architecture "
-                + "to \(base.name)"
+                "is of architecture \(base.name), the recipe asks for \(model.architecture): "
+                + "set model.architecture to \(base.name)"
         }
         if base.imageSize != model.imageSize {
             return
                 "is for images of \(base.imageSize) pixels, model.image_size is \(model.imageSize): set one to the "
-                + "other "
-                + "(hssl import --image-size)"
+                + "other (hssl import --image-size)"
         }
         if let asked = model.patchSize, let own = base.configuration.patchSizeOfPreset, asked != own {
             return "has patches of \(own) pixels, model.patch_size is \(asked)"

@@ -44,8 +44,8 @@ extension Trainer {
             position.samplerPosition == position.step % (images / batch) * batch
         else {
             throw PretrainingError(
-                "\(path): its metadata contradict its recipe: step \(position.step), epoch \(position.epoch), seed "
-                + "\(position.seed)"
+                "\(path): its metadata contradict its recipe: step \(position.step), epoch "
+                + "\(position.epoch), seed \(position.seed)"
             )
         }
     }

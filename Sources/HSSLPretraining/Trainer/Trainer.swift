@@ -132,8 +132,8 @@ public final class Trainer {
         let batch = recipe.schedule.effectiveBatch
         guard dataset.count >= batch else {
             throw PretrainingError(
-                "\(dataset.path): \(dataset.count) images are fewer than one batch of \(batch) (schedule.batch_size "
-                + "× accumulate)"
+                "\(dataset.path): \(dataset.count) images are fewer than one batch of "
+                + "\(batch) (schedule.batch_size × accumulate)"
             )
         }
         let coupled = recipe.objectiveSettings.couplesImages(hasAuxiliary: recipe.auxiliary.isEnabled)
