@@ -99,8 +99,7 @@ public struct SegmentationResult: Equatable, Sendable {
 /// spread bilinearly over the pixels of the crop, as DINOv2's linear segmentation does.
 ///
 /// The strength of the penalty is chosen as ``LinearProbe`` does, patches of an image held out together. Pixels are
-/// those
-/// of the model's input: masks are resized by the nearest pixel and cropped as the images are.
+/// those of the model's input: masks are resized by the nearest pixel and cropped as the images are.
 public struct Segmentation {
     private let grid: Int
     private let side: Int
