@@ -30,12 +30,33 @@ class Cell:
         return f"{self.objective}/{self.base}/{self.head}/{self.variant}/{self.seed}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One search over all heads, whose choice is held against the runs with each."""
+    objective: str
+    seed: int
+    base: str = "vit_nano"
+    recipe: str = RECIPE
+
+    @property
+    def name(self) -> str:
+        return f"search/{self.objective}/{self.base}/{self.seed}"
+
+    @property
+    def settings(self) -> tuple:
+        return (f"objective.name={self.objective}", f"schedule.epochs={EPOCHS}")
+
+
 def cell(objective: str, head: str, seed: int, base: str = "vit_nano", variant: str = "plain", extra: tuple = (),
          precision: str = "int8") -> Cell:
     settings = [f"objective.name={objective}", f"auxiliary.family={head}", f"schedule.epochs={EPOCHS}"]
     if base != "vit_nano":
         settings += [f"model.architecture={base}", PATCHLESS]
     return Cell(objective, base, head, variant, seed, precision, tuple(settings + list(extra)))
+
+
+def all_searches() -> list:
+    return [Search(objective, seed) for seed in SEEDS for objective in ["mocov3", "ibot"]]
 
 
 def all_cells() -> list:

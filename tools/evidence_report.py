@@ -6,6 +6,7 @@ import statistics
 
 import evidence_cells as cells
 
+MEASURES = {"gap": "gap, nats", "cosine_distance": "1 − cos", "cka_distance": "1 − CKA"}
 ALONE, OWN = "none", {"vit_nano": "vit", "swin_micro": "swin", "convnext_micro": "convnext", "resnet_micro": "resnet"}
 
 
@@ -96,6 +97,62 @@ def variants_table(runs: Runs, variants: list) -> list:
     return rows
 
 
+def searches(runs: Runs, objective: str, base: str = "vit_nano") -> list:
+    """The searches of one pair of objective and base that are there."""
+    names = [search.name for search in cells.all_searches() if (search.objective, search.base) == (objective, base)]
+    return [runs.results[name] for name in names if name in runs.results]
+
+
+def measures(runs: Runs, objective: str) -> dict:
+    """Head → mean of each measure over the searches, and the mean gain of the full runs, where both are known."""
+    found, result = searches(runs, objective), {}
+    for head in cells.HEADS:
+        gains = runs.gain(objective, "vit_nano", head)
+        rows = [row for search in found for row in search["heads"] if row["head"] == head]
+        if gains and rows and all(row[key] is not None for row in rows for key in MEASURES):
+            result[head] = {key: statistics.mean(row[key] for row in rows) for key in MEASURES}
+            result[head] |= {"gain": statistics.mean(gains), "eligible": all(row["eligible"] for row in rows)}
+    return result
+
+
+def ranks(values: list) -> list:
+    """1 for the largest; equal ones share their mean."""
+    order = sorted(values, reverse=True)
+    return [order.index(value) + (order.count(value) + 1) / 2 for value in values]
+
+
+def rank_correlation(a: list, b: list) -> float:
+    """Spearman's."""
+    return statistics.correlation(ranks(a), ranks(b))
+
+
+def search_text(runs: Runs, objective: str) -> list:
+    """The measures beside the gains, and how well they order them."""
+    known = measures(runs, objective)
+    if not known:
+        return []
+    rows = ["| head | " + " | ".join(MEASURES.values()) + " | gain of full runs, points |", "|---|---|---|---|---|"]
+    for head, row in sorted(known.items(), key=lambda item: -item[1]["gap"]):
+        name = head if row["eligible"] else f"{head} (collapsed)"
+        figures = " | ".join(f"{row[key]:.3f}" for key in MEASURES)
+        rows.append(f"| {name} | {figures} | {row['gain']:+.2f} |")
+    if len(known) > 2:
+        gains = [row["gain"] for row in known.values()]
+        signs = [f"{rank_correlation([row[key] for row in known.values()], gains):+.2f}" for key in MEASURES]
+        rows.append(f"| rank correlation with the gains | {' | '.join(signs)} | |")
+    found = searches(runs, objective)
+    best = max(known, key=lambda head: known[head]["gain"])
+    chosen = [search["winner"] for search in found]
+    lost = [known[best]["gain"] - known[head]["gain"] for head in chosen if head in known]
+    text = f"\nChosen: {', '.join(map(str, chosen))}; best in full runs: {best}"
+    text += f"; the choice loses {statistics.mean(lost):.2f} points to it." if lost else "."
+    costs = seconds_of(dict(enumerate(found)))
+    full = [s for head in cells.HEADS for s in seconds_of(runs.of(objective, "vit_nano", head))]
+    if costs and full:
+        text += f" A search takes {statistics.mean(costs) / statistics.mean(full):.2f} of the processor time of a run."
+    return rows + [text]
+
+
 def section(title: str, text: str, rows: list) -> str:
     body = "\n".join(rows) if len(rows) > 2 else "No run yet."
     return f"## {title}\n\n{text}\n\n{body}\n"
@@ -105,11 +162,13 @@ def write(docs: pathlib.Path, results: dict) -> None:
     runs = Runs(results)
     total = len(cells.all_cells())
     there = sum(1 for cell in cells.all_cells() if cell.name in results)
+    searches_there = sum(1 for search in cells.all_searches() if search.name in results)
     parts = [f"""# Does a head of another architecture help?
 
     tools/evidence            # {total} runs, about ten hours on two cores; goes on where it stopped
 
-{there} of {total} runs are here ([results](evidence/results.jsonl)). Fashion-MNIST, {cells.EPOCHS} epochs of 60,000
+{there} of {total} runs and {searches_there} of {len(cells.all_searches())} searches are here
+([results](evidence/results.jsonl)). Fashion-MNIST, {cells.EPOCHS} epochs of 60,000
 images, int8 unless a table says otherwise, the recipe `{cells.RECIPE}` with the settings of
 `tools/evidence_cells.py`. k-NN of the 10,000 test images against 60,000 (k = 20) on the global feature; ± is the
 standard error over seeds. Cost is processor time of one thread. Raw pixels reach 84.59 %.
@@ -117,6 +176,11 @@ standard error over seeds. Cost is processor time of one thread. Raw pixels reac
     for objective in ["mocov3", "ibot"]:
         parts.append(section(f"Six heads on ViT-nano under {objective}", "Depth 2, no shortcut in the first block.",
                              heads_table(runs, objective)))
+        text = search_text(runs, objective)
+        if text:
+            parts.append(section(f"What hssl search says under {objective}",
+                                 "All six heads beside one base, for 30 % of a run, held against the runs above "
+                                 "([picture](evidence/search.svg)).", text))
     head = cells.USUAL_HEAD["vit_nano"]
     pairs = [(objective, "vit_nano", head) for objective in ["mocov3", "ibot", "byol", "dino", "simmim"]]
     parts.append(section("Objectives", "The base alone and with one head.", pairs_table(runs, pairs)))
@@ -129,15 +193,50 @@ standard error over seeds. Cost is processor time of one thread. Raw pixels reac
     parts.append(section("Precision", "float32 training against int8's.", variants_table(runs, floats)))
     (docs / "evidence.md").write_text("\n".join(parts))
     (docs / "evidence").mkdir(exist_ok=True)
-    picture = draw(runs)
-    if picture:
-        (docs / "evidence/heads.svg").write_text(picture)
+    for name, picture in [("heads", draw(runs)), ("search", scatter(runs))]:
+        if picture:
+            (docs / f"evidence/{name}.svg").write_text(picture)
+
+
+COLORS = {"mocov3": "#2a6fdb", "ibot": "#d1495b"}
+
+
+def scatter(runs: Runs) -> str:
+    """Each measure of a search against the gains of full runs, a dot a head."""
+    known = {objective: measures(runs, objective) for objective in COLORS}
+    gains = [row["gain"] for rows in known.values() for row in rows.values()]
+    if not gains:
+        return ""
+    side, gap, left, top = 220, 50, 60, 30
+    low, high = min(0.0, *gains), max(0.0, *gains)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + 3 * (side + gap)} {top + side + 70}" '
+             'font-family="sans-serif" font-size="12">',
+             f'<text x="{left}" y="18">k-NN gain of full runs, points, against what the search measures</text>']
+    for index, (key, label) in enumerate(MEASURES.items()):
+        x0 = left + index * (side + gap)
+        values = [row[key] for rows in known.values() for row in rows.values()]
+        first, last = min(values), max(values)
+        parts.append(f'<rect x="{x0}" y="{top}" width="{side}" height="{side}" fill="none" stroke="#888"/>')
+        parts.append(f'<text x="{x0 + side / 2}" y="{top + side + 34}" text-anchor="middle">{label}</text>')
+        for x, value in [(x0 + 12, first), (x0 + side - 58, last)]:
+            parts.append(f'<text x="{x}" y="{top + side + 16}" text-anchor="middle">{value:.3f}</text>')
+        for value in sorted({low, high}) if index == 0 else []:
+            y = top + 8 + (side - 16) * (high - value) / ((high - low) or 1)
+            parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{value:+.1f}</text>')
+        for objective, rows in known.items():
+            for head, row in rows.items():
+                x = x0 + 12 + (side - 70) * (row[key] - first) / ((last - first) or 1)
+                y = top + 8 + (side - 16) * (high - row["gain"]) / ((high - low) or 1)
+                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLORS[objective]}"/>')
+                parts.append(f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{html.escape(head)}</text>')
+    for index, (objective, color) in enumerate(COLORS.items()):
+        parts.append(f'<text x="{left + 90 * index}" y="{top + side + 60}" fill="{color}">{objective}</text>')
+    return "\n".join(parts + ["</svg>"]) + "\n"
 
 
 def draw(runs: Runs) -> str:
     """Gains of the heads over the base alone, a dot a seed, a bar at the mean."""
-    colors = {"mocov3": "#2a6fdb", "ibot": "#d1495b"}
-    gains = {(o, h): runs.gain(o, "vit_nano", h) for o in colors for h in cells.HEADS}
+    gains = {(o, h): runs.gain(o, "vit_nano", h) for o in COLORS for h in cells.HEADS}
     values = [value for found in gains.values() for value in found]
     if not values:
         return ""
@@ -156,7 +255,7 @@ def draw(runs: Runs) -> str:
     for index, head in enumerate(cells.HEADS):
         middle = left + step * (index + 0.5)
         parts.append(f'<text x="{middle:.1f}" y="{top + height + 20}" text-anchor="middle">{html.escape(head)}</text>')
-        for offset, (objective, color) in zip([-14, 14], colors.items()):
+        for offset, (objective, color) in zip([-14, 14], COLORS.items()):
             found = gains[objective, head]
             if not found:
                 continue
@@ -166,6 +265,6 @@ def draw(runs: Runs) -> str:
                          f'stroke="{color}" stroke-width="3"/>')
             parts += [f'<circle cx="{x:.1f}" cy="{y(value):.1f}" r="3" fill="{color}" fill-opacity="0.6"/>'
                       for value in found]
-    for index, (objective, color) in enumerate(colors.items()):
+    for index, (objective, color) in enumerate(COLORS.items()):
         parts.append(f'<text x="{left + 90 * index}" y="{top + height + 42}" fill="{color}">{objective}</text>')
     return "\n".join(parts + ["</svg>"]) + "\n"
