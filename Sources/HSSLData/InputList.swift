@@ -267,8 +267,12 @@ private struct PathLines {
     }
 
     private func fault(in bytes: ArraySlice<UInt8>, isFirst: Bool) -> String? {
-        // Of ASCII text in UTF-16 every other byte is 0; paths of one letter between NULs look the same.
-        let isWide = separator != 0 && 3 * bytes.count(where: { $0 == 0 }) > bytes.count
+        // Of ASCII text in UTF-16 every other byte is 0, in UTF-32 three of four; paths of one letter between NULs look
+        // the same.
+        let zeros = separator == 0 ? 0 : bytes.count(where: { $0 == 0 }), isWide = 3 * zeros > bytes.count
+        if 3 * zeros > 2 * bytes.count {
+            return "the list of paths is UTF-32; convert it (iconv -f UTF-32 -t UTF-8)"
+        }
         if isWide || (isFirst && (bytes.starts(with: [0xFF, 0xFE]) || bytes.starts(with: [0xFE, 0xFF]))) {
             return "the list of paths is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"
         }

@@ -101,8 +101,11 @@ package struct OutputTarget {
 
 /// Refuses to write over a file that is read as well: it would be lost, also where it is called by another name.
 ///
+/// - Parameter option: that names the output.
 /// - Throws: `FileError`, before any work is done.
-package func refuseOverwriting(_ output: String, of inputs: [String]) throws(FileError) {
+package func refuseOverwriting(
+    _ output: String, of inputs: [String], option: String = "--output"
+) throws(FileError) {
     func file(_ path: String) -> (dev_t, ino_t)? {
         var status = stat()
         guard path.withPath({ stat($0, &status) }) == 0, status.st_mode & S_IFMT == S_IFREG else { return nil }
@@ -110,7 +113,7 @@ package func refuseOverwriting(_ output: String, of inputs: [String]) throws(Fil
     }
     guard let target = file(output) else { return }
     if inputs.contains(where: { input in file(input).map { $0 == target } ?? false }) {
-        throw FileError(path: output, reason: "is what is read, and would be lost: give another --output")
+        throw FileError(path: output, reason: "is what is read, and would be lost: give another \(option)")
     }
 }
 

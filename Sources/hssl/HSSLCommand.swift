@@ -76,7 +76,9 @@ struct JSONTarget {
     private let stream: AtomicFile?
 
     /// Call before the work begins and before anything is printed: what cannot be written is refused here.
-    init(_ path: String) throws {
+    ///
+    /// - Parameter inputs: files that the command reads, none of which shall be lost; nil ones are not given.
+    init(_ path: String, reading inputs: [String?] = []) throws {
         self.path = path
         output = path == "-" ? JSONOutput() : nil
         if path == "-" {
@@ -85,6 +87,7 @@ struct JSONTarget {
         } else {
             do {
                 let isStream = try OutputTarget(path).isStraight
+                try refuseOverwriting(path, of: inputs.compactMap { $0 }, option: "file")
                 let file = try AtomicFile(path: path)
                 // A long run that is killed shall not leave a temporary: the file is made again at the end.
                 if !isStream { file.abort() }

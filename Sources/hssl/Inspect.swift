@@ -29,7 +29,7 @@ struct Inspect: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let target = try json.map { try JSONTarget($0) }
+        let target = try json.map { try JSONTarget($0, reading: [file]) }
         if ViewBank.isBank(file) {
             let bank = try BankReport(file)
             return try JSONTarget.report(bank.lines, bank.json.text(), to: target)

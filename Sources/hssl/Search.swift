@@ -48,7 +48,7 @@ struct Search: ParsableCommand {
 
     func run() throws {
         options.shared.apply()
-        let target = try json.map { try JSONTarget($0) }
+        let target = try json.map { try JSONTarget($0, reading: [options.recipe]) }
         StopSignal.install()
         let log = Logger(label: "hssl")
         var candidates: SearchOptions

@@ -3,6 +3,23 @@ import XCTest
 
 /// `--json`: refused before the work where it cannot be written, and never at the cost of the figures.
 final class JSONCommandTests: CommandTestCase {
+    /// By another name as well.
+    func testWhatIsReadIsNotWrittenOver() throws {
+        let recipe = try bytes("tiny.yaml")
+        try FileManager.default.createSymbolicLink(
+            atPath: root + "/figures.json", withDestinationPath: root + "/tiny.yaml")
+        let knn = ["evaluate", "knn", "--untrained", "tiny.yaml", "--train", "train", "--test", "train", "--json"]
+        let search = ["search", "tiny.yaml", "--data", "train", "--output", "run", "--heads", "mlp,vit", "--json"]
+        for command in [knn, search] {
+            let refused = try start("hssl", command + ["figures.json"]).collect()
+            XCTAssertEqual(refused.status, 1)
+            XCTAssertEqual(
+                refused.errorLines.last,
+                "hssl: error: --json figures.json: is what is read, and would be lost: give another file")
+            XCTAssertEqual(try bytes("tiny.yaml"), recipe)
+        }
+    }
+
     func testFiguresAreShownWhereTheirDocumentCannotBeWritten() throws {
         let bench = [
             "bench", "extract", "--architecture", "vit_nano", "--image-size", "28", "--patch-size", "4", "--steps", "1",

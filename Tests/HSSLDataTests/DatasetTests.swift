@@ -310,6 +310,8 @@ final class DatasetTests: XCTestCase {
             XCTAssertTrue(reason(bytes).contains("UTF-16"))
         }
         XCTAssertTrue(reason([0xFF, 0xFE] + little, 0).contains("UTF-16"))
+        let wide = names.utf8.flatMap { [$0, 0, 0, 0] as [UInt8] }
+        for bytes in [[0xFF, 0xFE, 0, 0] + wide, wide] { XCTAssertTrue(reason(bytes).contains("UTF-32")) }
         XCTAssertTrue(reason(Array("photos/a.png\0photos/b.png\0".utf8)).contains("--null"))
         XCTAssertTrue(reason(Array(names.utf8), 0).contains("newlines"))
         XCTAssertEqual(

@@ -43,6 +43,9 @@ struct FeatureOptions: ParsableArguments {
         }
     }
 
+    /// Files that are read, where they are given.
+    var files: [String?] { [model, untrained] }
+
     /// Either embeddings, by the flag named, or one source of features.
     func check(embeddings: String?) throws {
         let given = [

@@ -52,7 +52,7 @@ struct KNN: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let target = try json.map { try JSONTarget($0) }
+        let target = try json.map { try JSONTarget($0, reading: sets.files + source.files) }
         let data = try sets.open(source, shared, memory)
         let largest = min(neighbors?.max() ?? 1, data.trainCount)
         let (count, dimension) = (data.test.count, data.test.dimension)

@@ -84,7 +84,7 @@ struct Linear: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let target = try json.map { try JSONTarget($0) }
+        let target = try json.map { try JSONTarget($0, reading: sets.files + source.files) }
         let data = try sets.open(source, shared, memory)
         let (count, dimension) = (data.trainCount, data.train.dimension)
         try memory.plan(

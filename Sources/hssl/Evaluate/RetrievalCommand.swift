@@ -52,7 +52,7 @@ struct RetrievalCommand: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let target = try json.map { try JSONTarget($0) }
+        let target = try json.map { try JSONTarget($0, reading: [embeddings] + source.files) }
         let images: LabelledImages
         if let embeddings {
             images = try LabelledImages(embeddings: embeddings, memory)

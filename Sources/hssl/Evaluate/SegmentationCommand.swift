@@ -73,7 +73,7 @@ struct SegmentationCommand: ParsableCommand {
 
     func run() throws {
         shared.apply()
-        let target = try json.map { try JSONTarget($0) }
+        let target = try json.map { try JSONTarget($0, reading: [self.model, untrained]) }
         let train = try MaskedImages(images: trainImages, masks: trainMasks)
         let test = try MaskedImages(images: testImages, masks: testMasks)
         let model = try FeatureOptions.base(model: self.model, untrained: untrained)

@@ -39,6 +39,9 @@ struct TrainAndTest: ParsableArguments {
         }
     }
 
+    /// Files that are read whole, where they are given.
+    var files: [String?] { [trainEmbeddings, testEmbeddings] }
+
     func check(_ options: FeatureOptions) throws {
         try options.check(embeddings: trainEmbeddings == nil ? nil : "--train-embeddings")
     }
