@@ -1,5 +1,7 @@
 import HSSLModels
+import HSSLRuntime
 import XCTest
+
 @testable import HSSLPretraining
 
 /// What a recipe that says little means.
@@ -119,4 +121,33 @@ final class RecipeDefaultsTests: TrainerTestCase {
             "model.freeze_patch_embedding: resnet_micro (family resnet) has no patch embedding")
     }
 
+    // MARK: Layer scales
+
+    /// Student, teacher and the untrained base begin there; what has none, or brings its own, is refused.
+    func testLayerScalesBeginWhereTheRecipeSays() throws {
+        let text = "model: {architecture: convnext_micro, image_size: 28}"
+        for (setting, expected) in [("model.layer_scale=0.125", Float(0.125)), ("model.layer_scale=null", 1e-6)] {
+            let recipe = try parse(text, "objective.name=byol", setting)
+            let learner = try Learner(recipe: recipe)
+            for (network, role) in learner.networks {
+                let scales = network.parameters.all.filter { $0.name.hasSuffix(".gamma") && $0.name.hasPrefix("base.") }
+                XCTAssertFalse(scales.isEmpty)
+                for scale in scales {
+                    for i in 0..<scale.count { XCTAssertEqual(scale.values[i], expected, role + scale.name) }
+                }
+            }
+        }
+        func features(_ setting: String) throws -> [Float] {
+            let model = try UntrainedBase.model(recipe: parse(text, "objective.name=byol", setting))
+            let image = (0..<model.imageCount).map { Float($0 % 17) / 8 - 1 }
+            return try Session(model: model, threads: 1).extract(images: image, count: 1)
+        }
+        XCTAssertEqual(try features("model.layer_scale=null"), try features("model.layer_scale=1.0e-6"))
+        XCTAssertNotEqual(try features("model.layer_scale=null"), try features("model.layer_scale=0.1"))
+        let recipe = try parse("model: {architecture: vit_nano, image_size: 28, layer_scale: 0.1}")
+        XCTAssertEqual(
+            message { _ = try Learner(recipe: recipe) },
+            "model.layer_scale: vit_nano (family vit) has no layer scales")
+        XCTAssertThrowsError(try parse(text, "model.layer_scale=0"))
+    }
 }

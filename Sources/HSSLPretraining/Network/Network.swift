@@ -6,6 +6,8 @@ package struct NetworkSizes: Equatable, Sendable {
     package var base: ModelArchitecture
     /// Nil switches HSSL off: the base learns alone.
     package var auxiliary: HeadSettings?
+    /// Where the base's layer scales begin; nil: the family's own.
+    package var layerScale: Float?
 
     package init(base: ModelArchitecture, auxiliary: HeadSettings?) { (self.base, self.auxiliary) = (base, auxiliary) }
 }
@@ -16,6 +18,7 @@ package struct Network {
     package let parameters: ParameterSet
     package let base: any Base
     package let auxiliary: AuxiliaryHead?
+    private let layerScale: Float?
 
     /// Declares parameters; they get their memory (`parameters.allocate`) when the objective has declared its own.
     ///
@@ -26,7 +29,22 @@ package struct Network {
         let base = sizes.base.makeBase(scope("base"), .pretraining)
         let shape = GridShape(grid: base.grid(height: side, width: side), width: base.width)
         auxiliary = try sizes.auxiliary.map { try AuxiliaryHead(scope("auxiliary"), over: shape, $0) }
-        self.base = base
+        (self.base, layerScale) = (base, sizes.layerScale)
+    }
+
+    /// Draws every parameter.
+    package func initialize(seed: UInt64) {
+        parameters.initialize(seed: seed)
+        guard let layerScale else { return }
+        for parameter in Self.layerScales(parameters) {
+            parameter.values.update(repeating: layerScale, count: parameter.count)
+            parameter.valuesDidChange()
+        }
+    }
+
+    /// What residual branches of the base are multiplied by, channel by channel.
+    static func layerScales(_ parameters: ParameterSet) -> [Parameter] {
+        parameters.all.filter { $0.name.hasPrefix("base.") && $0.name.hasSuffix(".gamma") }
     }
 
     /// Residual blocks over which the stochastic-depth rate rises.

@@ -106,6 +106,18 @@ extension RecipeKey {
                   convert: { RecipeValue.number($0, in: range) }, field: { .number($0) })
     }
 
+    /// A number that may be absent: `otherwise` says what happens then.
+    static func number(
+        _ name: String, _ path: Path<Double?>, in range: Bounds, otherwise: String, _ help: String
+    ) -> RecipeKey {
+        RecipeKey(name, path, help, values: "number \(range)", defaultText: otherwise, convert: { node in
+            switch RecipeValue.number(node, in: range) {
+            case .success(let value): .success(value)
+            case .failure(let reason): .failure(reason)
+            }
+        }, field: { $0.map { .number($0) } })
+    }
+
     /// A number that is mostly whole, and written as an integer then: builds before took nothing else.
     static func count(_ name: String, _ path: Path<Double>, in range: Bounds, _ help: String) -> RecipeKey {
         RecipeKey(name, path, help, values: "number \(range)", convert: { RecipeValue.number($0, in: range) },

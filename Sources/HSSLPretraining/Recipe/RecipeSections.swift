@@ -28,6 +28,7 @@ extension Recipe {
         public var imageSize = 0
         public var patchSize: Int?
         public var dropPath = 0.1
+        public var layerScale: Double?
         public var freezePatchEmbedding = false
         public var initializeFrom: String?
         public var sizes: String?
@@ -46,6 +47,10 @@ extension Recipe {
                      "Side of a patch, pixels; divides image_size."),
             .number("drop_path", \.model.dropPath, in: .fraction,
                     "Stochastic-depth rate of the last block; rates rise linearly from 0."),
+                .number(
+                    "layer_scale", \.model.layerScale, in: .from(1e-6, to: 1), otherwise: "the family's own",
+                    "Where the scales of residual branches begin, in a family that has them: from ConvNeXt's own 1e-6 a "
+                        + "branch takes hundreds of updates to count, which a short run does not have."),
                 // Builds before this key trained every patch embedding.
                 .flag(
                     "freeze_patch_embedding", \.model.freezePatchEmbedding, absentMeans: false,

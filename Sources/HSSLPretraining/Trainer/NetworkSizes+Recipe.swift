@@ -8,6 +8,7 @@ extension NetworkSizes {
     package init(recipe: Recipe) throws {
         let base = try recipe.baseArchitecture()
         self.init(base: base, auxiliary: recipe.auxiliary.isEnabled ? HeadSettings(recipe.auxiliary) : nil)
+        layerScale = recipe.model.layerScale.map { Float($0) }
         if let objection = objection(to: recipe) { throw ModelError(objection) }
     }
 
@@ -20,11 +21,18 @@ extension NetworkSizes {
                 "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage "
                 + "where a mask could stand; use dino"
         }
-        if recipe.model.freezePatchEmbedding {
-            let parameters = ParameterSet()
-            _ = base.makeBase(ParameterScope(parameters)("base"), .pretraining)
-            if !parameters.all.contains(where: { $0.name.hasPrefix(Learner.patchEmbedding) }) {
-                return "model.freeze_patch_embedding: \(name) (family \(base.family)) has no patch embedding"
+        let parameters = ParameterSet()
+        _ = base.makeBase(ParameterScope(parameters)("base"), .pretraining)
+        if recipe.model.freezePatchEmbedding,
+           !parameters.all.contains(where: { $0.name.hasPrefix(Learner.patchEmbedding) }) {
+            return "model.freeze_patch_embedding: \(name) (family \(base.family)) has no patch embedding"
+        }
+        if layerScale != nil {
+            if Network.layerScales(parameters).isEmpty {
+                return "model.layer_scale: \(name) (family \(base.family)) has no layer scales"
+            }
+            if recipe.model.initializeFrom != nil {
+                return "model.layer_scale: the model of initialize_from has its own"
             }
         }
         if objective == Recipe.distillObjective, recipe.distill.cells {

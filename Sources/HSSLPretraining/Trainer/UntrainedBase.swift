@@ -10,7 +10,7 @@ public enum UntrainedBase {
         let initial = try InitialBase(completing: &recipe)
         let network = try Network(NetworkSizes(recipe: recipe))
         network.parameters.allocate(from: BufferPool())
-        network.parameters.initialize(seed: recipe.schedule.seed)
+        network.initialize(seed: recipe.schedule.seed)
         try initial?.load(into: network)
         let preprocessing = try Preprocessing(recipe: recipe)
         return try Model(

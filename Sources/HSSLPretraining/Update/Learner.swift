@@ -36,7 +36,7 @@ package final class Learner {
         teacher = objective.hasTeacher(hasAuxiliary: sizes.auxiliary != nil) ? try Network(sizes) : nil
         self.objective = objective.makeObjective(student: student, teacher: teacher, settings: settings)
         student.parameters.allocate(from: pool)
-        student.parameters.initialize(seed: settings.seed)
+        student.initialize(seed: settings.seed)
         if let teacher {
             teacher.parameters.allocate(from: pool)
             teacher.copy(from: student)
