@@ -62,8 +62,9 @@ final class DistillTests: TrainerTestCase {
         learner.objective.updateState(sums, pool: learner.pool)
         learner.student.parameters.clearGradients()
         guard learner.objective.wantsTeacherSample else { return }
-        let sample = try XCTUnwrap(batch(settings, 0..<80, step: 4).answers).globals
-        learner.objective.learn(fromTeacherSample: sample)
+        var sample = TeacherSample(width: try XCTUnwrap(settings.teacher).width)
+        sample.add(try XCTUnwrap(batch(settings, 0..<80, step: 4).answers).globals)
+        learner.objective.learn(from: sample)
     }
 
     func testMicroBatchesEqualTheWholeBatch() throws {

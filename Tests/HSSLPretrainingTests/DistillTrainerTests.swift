@@ -59,18 +59,35 @@ final class DistillTrainerTests: TrainerTestCase {
     }
 
     /// Remembers what it is asked, as a bank of three draws would be.
-    private final class Bank: TeacherSource {
+    private class Bank: TeacherSource, @unchecked Sendable {
         let (width, rank) = (5, 3)
         let grid = Grid(height: 2, width: 2)
         let draws: Int? = 3
         let asked = Mutex<[ViewKey]>([])
+        /// What every global feature is multiplied by.
+        var scale: Float { 1 }
 
         func answers(for keys: [ViewKey], views: TeacherViews) throws -> TeacherAnswers {
             asked.withLock { $0 += keys }
             return TeacherAnswers(
-                globals: keys.flatMap { [1, Float($0.index), 2, Float($0.draw), 3] },
+                globals: keys.flatMap { [1, Float($0.index), 2, Float($0.draw), 3].map { $0 * scale } },
                 cells: keys.flatMap { key in (0..<12).map { Float(($0 * 7 + key.index) % 5) - 2 } })
         }
+    }
+
+    private final class LoudBank: Bank, @unchecked Sendable {
+        override var scale: Float { 1e30 }
+    }
+
+    func testATeacherThatCannotBeEvenedOutIsRefused() throws {
+        XCTAssertEqual(
+            message { try trainer(distilling(), "loud", frozen(source: LoudBank())).runQuietly() },
+            "ROOT/teacher.safetensors: what it says of 192 views has no finite covariance: distill.whitening cannot "
+                + "even it out")
+        // Who learns from cells alone does not look at globals.
+        let recipe = try distilling("distill.global_weight=0", "distill.similarity_weight=0"), bank = LoudBank()
+        try trainer(recipe, "cells", frozen(source: bank)).runQuietly()
+        XCTAssertEqual(bank.asked.withLock { $0.count }, 3 * 64)
     }
 
     func testTheTeacherSeesTheStudentsDraw() throws {

@@ -73,6 +73,13 @@ final class RecipeDefaultsTests: TrainerTestCase {
         XCTAssertNotEqual(stored, recipe.yaml)
         XCTAssertEqual(
             try Recipe.parseStored(stored, file: "c", architectures: ModelArchitecture.names).distill.whitening, 0)
+        for (setting, text, expected) in [
+            ("0.25", stored, 0), ("0.5", stored, 0.5), ("0.25", recipe.yaml, 0.25),
+        ] {
+            var resumed = try parse(recipe.yaml, "distill.whitening=\(setting)")
+            try resumed.assumeKeysAbsent(from: text)
+            XCTAssertEqual(resumed.distill.whitening, expected, setting)
+        }
         XCTAssertThrowsError(try parse(
             text, "objective.name=distill", "distill.global_weight=0", "distill.similarity_weight=0",
             "distill.patch_weight=0"))

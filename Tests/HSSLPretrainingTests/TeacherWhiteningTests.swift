@@ -14,6 +14,17 @@ final class TeacherWhiteningTests: XCTestCase {
         }
     }
 
+    /// Taken in pieces, one row that is not finite among them.
+    private func whitening(of rows: [Float], _ power: Double) -> TeacherWhitening {
+        var sample = TeacherSample(width: 3)
+        for first in stride(from: 0, to: rows.count, by: 3 * 7) {
+            sample.add(Array(rows[first..<min(first + 3 * 7, rows.count)]))
+        }
+        sample.add([1, .nan, 3])
+        XCTAssertEqual(sample.count, rows.count / 3)
+        return TeacherWhitening(of: sample, power: power)
+    }
+
     private func variances(_ rows: [Float]) -> [Double] {
         let count = rows.count / 3
         let mean = (0..<3).map { d in (0..<count).reduce(0.0) { $0 + Double(rows[$1 * 3 + d]) } / Double(count) }
@@ -31,11 +42,11 @@ final class TeacherWhiteningTests: XCTestCase {
 
     func testDirectionsAreDividedByTheirVarianceToAPower() {
         let rows = sample(3000)
-        let plain = variances(TeacherWhitening(of: rows, width: 3, power: 0).apply(to: rows))
+        let plain = variances(whitening(of: rows, 0).apply(to: rows))
         let average = plain.reduce(0, +) / 3
         XCTAssertEqual(plain[0], 81, accuracy: 6)
         for power in [0.25, 0.5] {
-            let found = variances(TeacherWhitening(of: rows, width: 3, power: power).apply(to: rows))
+            let found = variances(whitening(of: rows, power).apply(to: rows))
             for (value, variance) in zip(found, plain) {
                 let scale = pow(variance / average + 0.01, -power)
                 XCTAssertEqual(value, variance * scale * scale, accuracy: 1e-3 * value, "\(power)")
@@ -44,7 +55,7 @@ final class TeacherWhiteningTests: XCTestCase {
     }
 
     func testItComesBackFromItsState() {
-        let rows = sample(50), made = TeacherWhitening(of: rows, width: 3, power: 0.25)
+        let rows = sample(50), made = whitening(of: rows, 0.25)
         var other = TeacherWhitening(width: 3)
         XCTAssertEqual(other.apply(to: rows), rows, "without a sample nothing changes")
         XCTAssertEqual(other.state.map(\.name), made.state.map(\.name))
@@ -56,10 +67,10 @@ final class TeacherWhiteningTests: XCTestCase {
     /// A teacher that says the same of everything, or of one image only, gives finite targets.
     func testSamplesThatSayNothing() {
         let same = [Float](repeating: 2, count: 30)
-        let targets = TeacherWhitening(of: same, width: 3, power: 0.5).apply(to: same)
+        let targets = whitening(of: same, 0.5).apply(to: same)
         XCTAssertTrue(targets.allSatisfy { abs($0) < 1e-5 })
         for few: [Float] in [[], [1, 2, 3]] {
-            XCTAssertEqual(TeacherWhitening(of: few, width: 3, power: 0.5).apply(to: [4, 5, 6]), [4, 5, 6])
+            XCTAssertEqual(whitening(of: few, 0.5).apply(to: [4, 5, 6]), [4, 5, 6])
         }
     }
 }

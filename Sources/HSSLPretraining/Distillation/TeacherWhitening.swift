@@ -28,18 +28,14 @@ struct TeacherWhitening {
         self.init(mean: [Float](repeating: 0, count: width), map: identity)
     }
 
-    /// - Parameters:
-    ///   - sample: global features [rows, width], finite.
-    ///   - power: p, 0 … ½.
-    init(of sample: [Float], width: Int, power: Double) {
-        guard sample.count >= 2 * width else {
+    /// - Parameter power: p, 0 … ½.
+    init(of sample: TeacherSample, power: Double) {
+        let width = sample.width
+        guard sample.count > 1 else {
             self.init(width: width)
             return
         }
-        let mean = Self.mean(of: sample, width: width)
-        var moments = CellMoments(width: width)
-        moments.add(sample.indices.map { sample[$0] - mean[$0 % width] })
-        let (values, vectors) = SymmetricMatrix.eigenvectors(moments.mean.map { Double($0) }, order: width)
+        let (values, vectors) = SymmetricMatrix.eigenvectors(sample.covariance, order: width)
         let average = values.reduce(0, +) / Double(width)
         var map = [Double](repeating: 0, count: width * width)
         for k in 0..<width {
@@ -54,18 +50,12 @@ struct TeacherWhitening {
                 }
             }
         }
-        self.init(mean: mean, map: map.map { Float($0) })
+        self.init(mean: sample.mean, map: map.map { Float($0) })
     }
 
     private init(mean: [Float], map: [Float]) {
         (width, self.mean, self.map) = (mean.count, mean, map)
         layer = Self.layer(mean, map)
-    }
-
-    private static func mean(of sample: [Float], width: Int) -> [Float] {
-        var sums = [Double](repeating: 0, count: width)
-        for (i, value) in sample.enumerated() { sums[i % width] += Double(value) }
-        return sums.map { Float($0 / Double(sample.count / width)) }
     }
 
     /// map·t − map·mean.
@@ -86,8 +76,9 @@ struct TeacherWhitening {
         return result
     }
 
-    /// The map, twice as it stands and as it is packed, and what making it takes.
-    var bytes: Int { (2 * 4 + 4 * 8) * width * width }
+    /// The map as it stands and as it is packed, and what making it takes: the sample, and in float64 its covariance,
+    /// eigenvectors, the reflections that led there and the map.
+    var bytes: Int { (3 * 4 + 4 * 8) * width * width }
 
     // MARK: In a checkpoint
 
@@ -104,5 +95,50 @@ struct TeacherWhitening {
         }
         layer = Self.layer(mean, map)
         return true
+    }
+}
+
+/// What is known of a teacher's global features over some views: mean and covariance.
+package struct TeacherSample {
+    package let width: Int
+    package private(set) var count = 0
+    /// Features are summed less this: their mean may be large beside what they vary by.
+    private var origin: [Float] = []
+    private var sums: [Double]
+    private var moments: CellMoments
+
+    package init(width: Int) {
+        self.width = width
+        sums = [Double](repeating: 0, count: width)
+        moments = CellMoments(width: width)
+    }
+
+    /// Takes features [rows, width]. Those that are not finite are left out, as updates and banks leave them out.
+    package mutating func add(_ features: [Float]) {
+        var moved: [Float] = []
+        moved.reserveCapacity(features.count)
+        for row in stride(from: 0, to: features.count, by: width) {
+            let feature = features[row..<row + width]
+            guard feature.allSatisfy(\.isFinite) else { continue }
+            if origin.isEmpty { origin = Array(feature) }
+            for (channel, value) in feature.enumerated() {
+                moved.append(value - origin[channel])
+                sums[channel] += Double(value - origin[channel])
+            }
+            count += 1
+        }
+        moments.add(moved)
+    }
+
+    /// Whether there is a feature, and none so large that its squares overflow.
+    var isFinite: Bool { count > 0 && covariance.allSatisfy(\.isFinite) }
+
+    /// [width]; needs at least one feature.
+    var mean: [Float] { zip(origin, sums).map { Float(Double($0) + $1 / Double(count)) } }
+
+    /// [width, width]; needs at least one feature.
+    var covariance: [Double] {
+        let shift = sums.map { $0 / Double(count) }, products = moments.mean
+        return products.indices.map { Double(products[$0]) - shift[$0 / width] * shift[$0 % width] }
     }
 }

@@ -87,7 +87,8 @@ package struct DistillObjective: Objective {
                 head("\(stream)_projection"), inputs: width, outputs: shape.width, bias: !method.isOrthogonal))
         }
         anchors = AnchorQueue(capacity: method.similarityWeight > 0 ? method.anchors : 0, width: shape.width)
-        whitening = method.whitening > 0 ? TeacherWhitening(width: shape.width) : nil
+        let learnsGlobals = method.globalWeight > 0 || method.similarityWeight > 0 || method.mseWeight > 0
+        whitening = method.whitening > 0 && learnsGlobals ? TeacherWhitening(width: shape.width) : nil
         patches = method.patchWeight > 0 ? CellSimilarities(temperature: method.patchTemperature) : nil
     }
 
@@ -111,8 +112,8 @@ package struct DistillObjective: Objective {
 
     package var wantsTeacherSample: Bool { whitening != nil }
 
-    package mutating func learn(fromTeacherSample globals: [Float]) {
-        whitening = TeacherWhitening(of: globals, width: shape.width, power: method.whitening)
+    package mutating func learn(from sample: TeacherSample) {
+        whitening = TeacherWhitening(of: sample, power: method.whitening)
     }
 
     package func isFinite(_ sums: UpdateSums) -> Bool { sums.taught.allSatisfy { $0.rows.allSatisfy(\.isFinite) } }

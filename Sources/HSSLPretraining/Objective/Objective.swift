@@ -110,8 +110,8 @@ package protocol Objective {
     var wantsCells: Bool { get }
     /// Whether the objective is to see what a frozen teacher says of the data set, before the first update.
     var wantsTeacherSample: Bool { get }
-    /// - Parameter globals: a frozen teacher's global features of views spread over the data set, [views, width].
-    mutating func learn(fromTeacherSample globals: [Float])
+    /// - Parameter sample: of views spread over the data set, finite.
+    mutating func learn(from sample: TeacherSample)
     /// Stands for a frozen teacher's answers where memory is measured; nil: none teaches here.
     func silentAnswers(images: Int) -> TeacherAnswers?
 
@@ -134,7 +134,7 @@ extension Objective {
     package func didUpdate(pool: BufferPool) {}
     package var wantsCells: Bool { false }
     package var wantsTeacherSample: Bool { false }
-    package mutating func learn(fromTeacherSample globals: [Float]) {}
+    package mutating func learn(from sample: TeacherSample) {}
     package func silentAnswers(images: Int) -> TeacherAnswers? { nil }
     package var heapBytes: (fixed: Int, perImage: Int) { (0, 0) }
     package var waits: Bool { false }

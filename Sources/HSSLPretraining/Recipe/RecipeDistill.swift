@@ -42,8 +42,8 @@ extension Recipe {
                      "Coordinates of a cell that a bank keeps; 0: all of the teacher's channels."),
             .number(
                 "whitening", \.distill.whitening, in: .from(0, to: 0.5), absentMeans: 0,
-                "Evens out the directions of the teacher's global features, once less their mean: divides each by its "
-                    + "variance to this power. 0.5 whitens, 0 takes them as they are."),
+                "Power of its variance by which each direction of the teacher's global features is divided, after their "
+                    + "mean was taken off: 0.5 whitens, 0 takes them as they are."),
             .number("global_weight", \.distill.globalWeight, in: weight,
                     "Of 1 − cosine of the global features, the student's through a linear layer.").checked(idleFault),
             .number("similarity_weight", \.distill.similarityWeight, in: weight,
@@ -60,7 +60,8 @@ extension Recipe {
                     "patch_temperature", \.distill.patchTemperature, in: temperature,
                     "Divides the similarities of cells, the student's and the teacher's."),
             .number("mse_weight", \.distill.mseWeight, in: weight,
-                    "Of the mean square of the global features' difference, lengths included."),
+                    "Of the mean square of the difference to the teacher's (evened out) global features, lengths "
+                        + "included."),
             .choice("projection", \.distill.projection,
                     "The layer that takes the student's global feature to the teacher's width: orthogonal keeps angles "
                         + "(orthonormal columns, no bias), linear is free."),

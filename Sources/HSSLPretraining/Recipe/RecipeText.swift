@@ -33,6 +33,19 @@ extension Recipe {
         return nil
     }
 
+    /// Takes what a stored recipe meant by keys that are younger than it, where this one has their defaults: a run goes
+    /// on with the recipe that it was started with, which does not have them either.
+    ///
+    /// - Parameter text: of the stored recipe.
+    package mutating func assumeKeysAbsent(from text: String) throws(RecipeError) {
+        let document = try RecipeDocument(text, file: "recipe", overrides: [])
+        for section in Recipe.sections() {
+            for key in section.keys where document.entries[section.name]?[key.name] == nil {
+                if key.field(self) == key.field(Recipe()) { key.assumeAbsent?(&self) }
+            }
+        }
+    }
+
     /// What a recipe may say: every section and key, with what it takes, its default and who reads it. For a
     /// terminal.
     public static func help(

@@ -104,10 +104,10 @@ package struct Checkpoint {
         return checksum.hexadecimal
     }
 
-    /// Weights and moments that could be loaded again.
+    /// Weights, state and moments that could be loaded again.
     private static func isFinite(_ part: CheckpointPart) -> Bool {
         let weights = part.networks.flatMap(\.parameters.all).allSatisfy { hssl_all_finite($0.count, $0.values) }
-        return weights
+        return weights && part.state.allSatisfy { $0.values.allSatisfy(\.isFinite) }
             && zip(part.optimizer.parameters, part.optimizer.states).allSatisfy { parameter, state in
                 switch state.moments {
                 case .float32(let first, let second):

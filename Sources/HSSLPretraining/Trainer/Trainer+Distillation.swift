@@ -7,37 +7,42 @@ import HSSLRuntime
 extension Trainer {
     /// Views over which the objective sees what the teacher says before the first update.
     private static let sampleViews = 4096
-    private static let viewsAtATime = 32
 
     /// Shows the objective answers about views spread over the data set, where it wants them.
     ///
     /// - Returns: false where `shouldStop` cut it short; a run that goes on from step 0 makes up for it.
-    func showTeacherSample(shouldStop: () -> Bool) throws -> Bool {
+    /// - Throws: `PretrainingError` for a teacher that says nothing finite.
+    func showTeacherSample(shouldStop: () -> Bool, notice: Notice) throws -> Bool {
         guard step == 0, let teacher, learner.objective.wantsTeacherSample else { return true }
         makeRoom()
-        let draws = teacher.source.draws ?? 1
+        let most = (Self.sampleViews + dataset.count - 1) / dataset.count
+        let draws = teacher.source.draws ?? min(most, recipe.schedule.epochs)
         let all = dataset.count * draws, count = min(Self.sampleViews, all)
+        if teacher.source.draws == nil { notice("asking the teacher about \(count) views, to even out what it says") }
         let keys = (0..<count).map { place in
             let view = place * all / count
             return ViewKey(index: view / draws, draw: view % draws)
         }.filter { teacher.source.absence(of: $0.index) == nil }
-        let source = self.source, chunk = Self.viewsAtATime
+        // Small enough for a plan of memory that counts what waits of micro-batches.
+        let source = self.source, chunk = microBatch
         let loader = PrefetchLoader(
             count: (keys.count + chunk - 1) / chunk, threads: loaderThreads, capacity: MicroBatchPlan.prefetched
         ) { part in
             source.teacherViews(keys[part * chunk..<min((part + 1) * chunk, keys.count)])
         }
         defer { loader.stop() }
-        var globals: [Float] = []
+        var sample = TeacherSample(width: teacher.source.width), isFirst = true
         while let (readable, views) = try loader.next()?.get() {
-            if !globals.isEmpty, shouldStop() { return false }
-            if readable.isEmpty { continue }
-            globals += try teacher.source.answers(for: readable) { views }.globals
+            if !isFirst, shouldStop() { return false }
+            isFirst = false
+            if !readable.isEmpty { sample.add(try teacher.source.answers(for: readable) { views }.globals) }
         }
-        guard globals.allSatisfy(\.isFinite) else {
-            throw PretrainingError("the teacher's answers are not finite")
+        guard sample.isFinite else {
+            throw PretrainingError(
+                "\(teacher.file.path): what it says of \(count) views has no finite covariance: distill.whitening "
+                    + "cannot even it out")
         }
-        learner.objective.learn(fromTeacherSample: globals)
+        learner.objective.learn(from: sample)
         return true
     }
 

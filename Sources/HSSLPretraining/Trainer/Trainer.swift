@@ -149,6 +149,7 @@ public final class Trainer {
         self.options = options
         folder = try RunFolder(path: output, resume: options.resume, startsIfMissing: options.startsIfMissing)
         var initial: InitialBase?
+        var ordered = ordered
         if options.resume, folder.hasCheckpoint {
             // The weights are in the checkpoint, and so are the sizes of a base that was imported.
             let stored = try Checkpoint.position(
@@ -156,11 +157,12 @@ public final class Trainer {
             ).recipe
             recipe.model.sizes = try Recipe.parseStored(
                 stored, file: folder.checkpointPath, architectures: ModelArchitecture.names).model.sizes
+            try recipe.assumeKeysAbsent(from: stored)
+            try ordered.assumeKeysAbsent(from: stored)
         } else {
             initial = try InitialBase(completing: &recipe)
         }
         initialWarnings = initial?.warnings(recipe) ?? []
-        var ordered = ordered
         ordered.model.sizes = recipe.model.sizes
         (self.recipe, self.ordered, self.search) = (recipe, ordered, search)
         learner = try Learner(recipe: recipe, teacher: teacher?.shape)
@@ -247,7 +249,7 @@ public final class Trainer {
             progress(line, schedules.totalSteps)
         }
         var stopped = shouldStop()
-        if step < last, !stopped { stopped = try !showTeacherSample(shouldStop: shouldStop) }
+        if step < last, !stopped { stopped = try !showTeacherSample(shouldStop: shouldStop, notice: notice) }
         while step < last, !stopped {
             let schedule = schedules.values(step: step)
             let clock = ContinuousClock.now
