@@ -12,7 +12,8 @@ struct Distill: ParsableCommand {
             that the student learns from, at its own size. The student is any base of a recipe of objective distill \
             (which is the default here); its section distill says what is learnt. The run folder is as of hssl \
             pretrain, and model.safetensors is the student's average. Where images have labels, the log says which \
-            part of the k-NN gap between the untrained student and the teacher is closed.
+            part of the k-NN gap between the untrained student and the teacher is closed; it may be more than all of \
+            it, since the student learns targets whose directions were evened out (distill.whitening).
 
             With --bank the teacher answers once, about distill.draws views of an image, and any number of students \
             replay them.
