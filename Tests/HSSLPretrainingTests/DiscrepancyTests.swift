@@ -1,4 +1,5 @@
 import CSupport
+import HSSLEvaluation
 import HSSLGraph
 import XCTest
 

@@ -1,3 +1,4 @@
+import HSSLEvaluation
 import HSSLGraph
 import XCTest
 

@@ -31,13 +31,11 @@ extension Recipe {
 
     static var distillSection: RecipeSection {
         let weight = Bounds.from(0, to: 1000), temperature = Bounds.from(0.001, to: 100)
-        return RecipeSection(
-            name: "distill", help: "what a student takes over from the teacher of hssl distill",
-            keys: [
-                .integer(
-                    "draws", \.distill.draws, in: 1...ViewBankLayout.mostDraws,
-                    "Views of an image that a bank keeps: epoch e replays draw e modulo "
-                        + "this. Without a bank every epoch draws anew."),
+        return RecipeSection(name: "distill", help: "what a student takes over from the teacher of hssl distill", keys: [
+            .integer(
+                "draws", \.distill.draws, in: 1...ViewBankLayout.mostDraws,
+                "Views of an image that a bank keeps: epoch e replays draw e modulo "
+                    + "this. Without a bank every epoch draws anew."),
             .integer("rank", \.distill.rank, in: 0...65_536,
                      "Coordinates of a cell that a bank keeps; 0: all of the teacher's channels."),
             .number(
@@ -48,17 +46,17 @@ extension Recipe {
                     "Of 1 − cosine of the global features, the student's through a linear layer.").checked(idleFault),
             .number("similarity_weight", \.distill.similarityWeight, in: weight,
                     "Of the divergence of similarities to the teacher's global features of the last images."),
-                .integer("anchors", \.distill.anchors, in: 2...65_536, "How many images these are."),
-                .numbers(
-                    "similarity_temperature", \.distill.similarityTemperature, count: 2...2, in: temperature,
-                    "Divides these similarities: the student's, the teacher's."),
-                .number(
-                    "patch_weight", \.distill.patchWeight, in: weight,
-                    "Of the divergence of the similarities between the cells of an "
-                        + "image, on the smaller grid of the two."),
-                .number(
-                    "patch_temperature", \.distill.patchTemperature, in: temperature,
-                    "Divides the similarities of cells, the student's and the teacher's."),
+            .integer("anchors", \.distill.anchors, in: 2...65_536, "How many images these are."),
+            .numbers(
+                "similarity_temperature", \.distill.similarityTemperature, count: 2...2, in: temperature,
+                "Divides these similarities: the student's, the teacher's."),
+            .number(
+                "patch_weight", \.distill.patchWeight, in: weight,
+                "Of the divergence of the similarities between the cells of an "
+                    + "image, on the smaller grid of the two."),
+            .number(
+                "patch_temperature", \.distill.patchTemperature, in: temperature,
+                "Divides the similarities of cells, the student's and the teacher's."),
             .number("mse_weight", \.distill.mseWeight, in: weight,
                     "Of the mean square of the difference to the teacher's (evened out) global features, lengths "
                         + "included."),

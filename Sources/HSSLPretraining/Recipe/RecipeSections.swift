@@ -47,25 +47,25 @@ extension Recipe {
                      "Side of a patch, pixels; divides image_size."),
             .number("drop_path", \.model.dropPath, in: .fraction,
                     "Stochastic-depth rate of the last block; rates rise linearly from 0."),
-                .number(
-                    "layer_scale", \.model.layerScale, in: .from(1e-6, to: 1), otherwise: "the family's own",
-                    "Where the scales of residual branches begin, in a family that has them: from ConvNeXt's own 1e-6 a "
-                        + "branch takes hundreds of updates to count, which a short run does not have."),
-                // Builds before this key trained every patch embedding.
-                .flag(
-                    "freeze_patch_embedding", \.model.freezePatchEmbedding, absentMeans: false,
-                    "Whether the patch embedding stays as it was drawn; true for a ViT, unless its images are small."),
-                .text(
-                    "initialize_from", \.model.initializeFrom, values: "the path of a model file",
-                    otherwise: "random",
-                    "Model of hssl import or hssl export in which the base of student and teacher begins; head and "
-                        + "projections are new. The default learning rate is then a tenth."),
-                .text(
-                    "sizes", \.model.sizes, values: "JSON", otherwise: "the architecture's",
-                    "What hssl.architecture of that file says; hssl writes it where "
-                    + "no named architecture has these sizes."
-                ),
-            ])
+            .number(
+                "layer_scale", \.model.layerScale, in: .from(1e-6, to: 1), otherwise: "the family's own",
+                "Where the scales of residual branches begin, in a family that has them: from ConvNeXt's own 1e-6 a "
+                    + "branch takes hundreds of updates to count, which a short run does not have."),
+            // Builds before this key trained every patch embedding.
+            .flag(
+                "freeze_patch_embedding", \.model.freezePatchEmbedding, absentMeans: false,
+                "Whether the patch embedding stays as it was drawn; true for a ViT, unless its images are small."),
+            .text(
+                "initialize_from", \.model.initializeFrom, values: "the path of a model file",
+                otherwise: "random",
+                "Model of hssl import or hssl export in which the base of student and teacher begins; head and "
+                    + "projections are new. The default learning rate is then a tenth."),
+            .text(
+                "sizes", \.model.sizes, values: "JSON", otherwise: "the architecture's",
+                "What hssl.architecture of that file says; hssl writes it where "
+                + "no named architecture has these sizes."
+            ),
+        ])
     }
 }
 
@@ -87,28 +87,26 @@ extension Recipe {
 
     private static func auxiliarySection(_ names: Names) -> RecipeSection {
         let help = "the head of another architecture, attached to the base's grid before the final norm"
-        return RecipeSection(
-            name: "auxiliary", help: help,
-            keys: [
-                .choice(
-                    "family", \.auxiliary.family, of: names.families,
-                    "The head; none switches HSSL off, and is the default of objective distill."),
-                .integer("depth", \.auxiliary.depth, in: 1...64, "Blocks."),
-                .integer(
-                    "kernel_size", \.auxiliary.kernelSize, in: 1...63,
-                    "Side of the depthwise kernel; odd."
-                ).checked {
-                    $0.auxiliary.kernelSize % 2 == 0 ? "must be odd, not \($0.auxiliary.kernelSize)" : nil
-                },
-                .flag(
-                    "first_shortcut", \.auxiliary.firstShortcut,
-                    "Whether the first block keeps its shortcuts; without them the head differs more from the base."),
-                .integer(
-                    "num_heads", \.auxiliary.numHeads, in: 1...1024, otherwise: "width/32, at least 1",
-                    "Attention heads; divides the width."),
-                .number(
-                    "bottleneck_ratio", \.auxiliary.bottleneckRatio, in: .positive(upTo: 4),
-                    "Inner width of a bottleneck block as a part of its outer."),
+        return RecipeSection(name: "auxiliary", help: help, keys: [
+            .choice(
+                "family", \.auxiliary.family, of: names.families,
+                "The head; none switches HSSL off, and is the default of objective distill."),
+            .integer("depth", \.auxiliary.depth, in: 1...64, "Blocks."),
+            .integer(
+                "kernel_size", \.auxiliary.kernelSize, in: 1...63,
+                "Side of the depthwise kernel; odd."
+            ).checked {
+                $0.auxiliary.kernelSize % 2 == 0 ? "must be odd, not \($0.auxiliary.kernelSize)" : nil
+            },
+            .flag(
+                "first_shortcut", \.auxiliary.firstShortcut,
+                "Whether the first block keeps its shortcuts; without them the head differs more from the base."),
+            .integer(
+                "num_heads", \.auxiliary.numHeads, in: 1...1024, otherwise: "width/32, at least 1",
+                "Attention heads; divides the width."),
+            .number(
+                "bottleneck_ratio", \.auxiliary.bottleneckRatio, in: .positive(upTo: 4),
+                "Inner width of a bottleneck block as a part of its outer."),
             .integer("width", \.auxiliary.width, in: 1...ModelBounds.groupNormChannels,
                      otherwise: "the base's, at most 768",
                      "Channels; where the base has others, a linear layer goes before the head."),
@@ -325,23 +323,23 @@ extension Recipe {
                      "First and last value of a cosine over the run."),
             .number("clip_gradient", \.optimizer.clipGradient, in: .from(0, to: 1e6),
                     "Largest L2 norm of one tensor's gradient; 0 does not clip."),
-                .number(
-                    "teacher_momentum", \.optimizer.teacherMomentum, in: .probability,
-                    "First value of a cosine that ends at 1; of objective distill "
-                    + "constant, but less in the first updates."
-                ),
-                .integer(
-                    "freeze_prototypes_epochs", \.optimizer.freezePrototypesEpochs, in: 0...1_000_000,
-                    "First epochs in which the prototypes stay as they are; fewer in less than 100 epochs."),
-                // Builds before this key kept every moment in float32.
-                .choice(
-                    "states", \.optimizer.states, absentMeans: .float32,
-                    "How moments of large matrices are kept; auto: int8 where schedule.precision is, else float32."
-                )
-                .meaning {
-                    let automatic = $0.schedule.precision == .int8 ? States.int8 : .float32
-                    return .text(($0.optimizer.states == .auto ? automatic : $0.optimizer.states).rawValue)
-                },
+            .number(
+                "teacher_momentum", \.optimizer.teacherMomentum, in: .probability,
+                "First value of a cosine that ends at 1; of objective distill "
+                + "constant, but less in the first updates."
+            ),
+            .integer(
+                "freeze_prototypes_epochs", \.optimizer.freezePrototypesEpochs, in: 0...1_000_000,
+                "First epochs in which the prototypes stay as they are; fewer in less than 100 epochs."),
+            // Builds before this key kept every moment in float32.
+            .choice(
+                "states", \.optimizer.states, absentMeans: .float32,
+                "How moments of large matrices are kept; auto: int8 where schedule.precision is, else float32."
+            )
+            .meaning {
+                let automatic = $0.schedule.precision == .int8 ? States.int8 : .float32
+                return .text(($0.optimizer.states == .auto ? automatic : $0.optimizer.states).rawValue)
+            },
         ])
     }
 }

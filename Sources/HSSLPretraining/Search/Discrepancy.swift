@@ -1,4 +1,5 @@
 import CSupport
+import HSSLEvaluation
 import HSSLGraph
 #if canImport(Glibc)
 import Glibc

@@ -5,10 +5,10 @@ import Glibc
 /// Eigenvalues and eigenvectors of symmetric matrices: Householder's reduction to tridiagonal form, then the QL method
 /// with implicit shifts. Source: Wilkinson & Reinsch, "Handbook for Automatic Computation II", 1971 (`tred1`, `imtql1`
 /// and `imtql2`).
-enum SymmetricMatrix {
+package enum SymmetricMatrix {
     /// - Parameter matrix: [order, order], its lower triangle is read.
     /// - Returns: in no particular order; NaN throughout where the matrix is not finite.
-    static func eigenvalues(_ matrix: [Double], order: Int) -> [Double] {
+    package static func eigenvalues(_ matrix: [Double], order: Int) -> [Double] {
         guard matrix.allSatisfy(\.isFinite) else { return [Double](repeating: .nan, count: order) }
         var (diagonal, beside, _) = tridiagonal(matrix, order: order)
         var none: [Double] = []
@@ -18,7 +18,7 @@ enum SymmetricMatrix {
 
     /// - Parameter matrix: [order, order], finite; its lower triangle is read.
     /// - Returns: eigenvalues in no particular order, and the unit vector of each: [order, order], a row a value.
-    static func eigenvectors(_ matrix: [Double], order n: Int) -> (values: [Double], vectors: [Double]) {
+    package static func eigenvectors(_ matrix: [Double], order n: Int) -> (values: [Double], vectors: [Double]) {
         var (diagonal, beside, reflections) = tridiagonal(matrix, order: n)
         var vectors = [Double](repeating: 0, count: n * n)
         for i in 0..<n { vectors[i * n + i] = 1 }
