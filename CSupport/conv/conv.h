@@ -71,9 +71,10 @@ const hssl_conv_kernels *hssl_conv_selected(void);
 void hssl_patchify_run(ptrdiff_t channels, ptrdiff_t H, ptrdiff_t W, ptrdiff_t p, ptrdiff_t first, ptrdiff_t count,
                        const float *image, float *patches);
 /// `count` windows of row i of them, from window `first` of the row on: of one sample of a grid, and of one image; see
-/// hssl_unfold, hssl_unfold_image.
-void hssl_unfold_run(const hssl_window_shape *shape, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *x,
-                     float *y);
+/// hssl_unfold, hssl_unfold_image. A grid may have elements of any size: a channel is `element` bytes, every byte of
+/// padding is `fill`, and windows are `distance` bytes apart.
+void hssl_unfold_run(const hssl_window_shape *shape, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, ptrdiff_t element,
+                     uint8_t fill, const void *x, void *y, ptrdiff_t distance);
 void hssl_unfold_image_run(const hssl_window_shape *shape, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count,
                            const float *image, float *y);
 

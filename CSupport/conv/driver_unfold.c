@@ -7,22 +7,24 @@
 static void clear(ptrdiff_t n, float *y) { memset(y, 0, (size_t)n * sizeof(float)); }
 
 // A line of a window, k positions of C channels, is contiguous in x as in y: one copy, less what is padding.
-void hssl_unfold_run(
-    const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, const float *x, float *y) {
-    const ptrdiff_t C = s->C, k = s->k, line = k * C;
-    for (ptrdiff_t j = first; j < first + count; ++j) {
+void hssl_unfold_run(const hssl_window_shape *s, ptrdiff_t i, ptrdiff_t first, ptrdiff_t count, ptrdiff_t element,
+                     uint8_t fill, const void *x, void *y, ptrdiff_t distance) {
+    const ptrdiff_t position = s->C * element, k = s->k, line = k * position;
+    char *window = y;
+    for (ptrdiff_t j = first; j < first + count; ++j, window += distance) {
         const ptrdiff_t column = j * s->stride - s->padding;
         const hssl_window_span columns = hssl_window_positions(s, s->w, j);
-        const ptrdiff_t before = (columns.begin - column) * C, inside = (columns.end - columns.begin) * C;
-        for (ptrdiff_t u = 0; u < k; ++u, y += line) {
+        const ptrdiff_t before = (columns.begin - column) * position, inside = (columns.end - columns.begin) * position;
+        for (ptrdiff_t u = 0; u < k; ++u) {
+            char *const to = window + u * line;
             const ptrdiff_t row = i * s->stride - s->padding + u;
             if (row < 0 || row >= s->h) {
-                clear(line, y);
+                memset(to, fill, (size_t)line);
                 continue;
             }
-            if (before > 0) clear(before, y);
-            memcpy(y + before, x + (row * s->w + columns.begin) * C, (size_t)inside * sizeof(float));
-            if (before + inside < line) clear(line - before - inside, y + before + inside);
+            if (before > 0) memset(to, fill, (size_t)before);
+            memcpy(to + before, (const char *)x + (row * s->w + columns.begin) * position, (size_t)inside);
+            if (before + inside < line) memset(to + before + inside, fill, (size_t)(line - before - inside));
         }
     }
 }
@@ -34,7 +36,8 @@ void hssl_unfold(ptrdiff_t batch, ptrdiff_t h, ptrdiff_t w, ptrdiff_t C, ptrdiff
     const int threads = hssl_team((double)(rows * width) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         for (ptrdiff_t r = hssl_split(rows, threads, part); r < hssl_split(rows, threads, part + 1); ++r) {
-            hssl_unfold_run(&shape, r % shape.out_h, 0, shape.out_w, x + r / shape.out_h * h * w * C, y + r * width);
+            hssl_unfold_run(&shape, r % shape.out_h, 0, shape.out_w, sizeof *x, 0, x + r / shape.out_h * h * w * C,
+                            y + r * width, k * k * C * (ptrdiff_t)sizeof *y);
         }
     });
 }

@@ -195,6 +195,10 @@ void hssl_quantize_rows_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_
 /// The same of binary16.
 void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t zero,
                                uint8_t *codes, ptrdiff_t ldq, float *scale);
+/// The same with one scale for all rows, largest / (255 - zero), with which scale [rows] is filled. `largest` is at
+/// least max x and -min x · (255 - zero) / (zero - 1).
+void hssl_quantize_rows_alike_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, float largest,
+                                 uint8_t zero, uint8_t *codes, ptrdiff_t ldq, float *scale);
 /// codes[r, k] = s8 code.
 void hssl_quantize_rows_s8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, int8_t *codes, ptrdiff_t ldq,
                            float *scale);
@@ -446,6 +450,8 @@ typedef enum {
     HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,
     HSSL_STEP_UNFOLD,                 // (h, w, C, k, stride, padding): x → y, see hssl_unfold
     HSSL_STEP_UNFOLD_QUANTIZE,        // the same, quantised as above
+    // the same of u8 codes of `zero` with one scale, x_scale; C a multiple of 4 → y u8 codes of `zero`, y_scale
+    HSSL_STEP_UNFOLD_CODES,
     // (rows, N, K, ld): y = activation(x·weight + bias) + residual; weight packed; rows of y and residual are ld apart.
     HSSL_STEP_LINEAR_F32,
                                       // The workspace is hssl_gemm_f32_rows's; the products of a chain may have the
@@ -459,9 +465,11 @@ typedef enum {
     HSSL_STEP_LAYER_NORM,             // (rows, D): x, weight, bias, epsilon → y
     // (rows, D ≤ HSSL_PLAN_FUSED_FLOATS): the same, then quantised, a few rows at a time → y u8 codes of 128, y_scale
     HSSL_STEP_LAYER_NORM_QUANTIZE,
-    // (positions, C, groups): x, weight, bias, epsilon, then activation, residual, last_activation → y, which is none
-    // of them, or u8 `codes` of `zero` with y_scale [positions], or both
+    // (positions, C, groups, alike): x, weight, bias, epsilon, then activation, residual, last_activation → y, which
+    // may be the residual where no activation is GELU, or u8 `codes` of `zero` with y_scale [positions], or both.
+    // alike = 1: without residual and with no activation but ReLU → `codes` alone, all positions with one scale
     HSSL_STEP_GROUP_NORM,
+    HSSL_STEP_GROUP_NORM_F16,         // same; x binary16
     // (rows, D): y = last_activation(activation(x) + residual); y may be x, with no first activation also the residual
     HSSL_STEP_ELEMENTWISE,
     HSSL_STEP_SCALE_CHANNELS,         // (rows, D): x, weight → y
@@ -500,8 +508,9 @@ typedef struct {
     /// Scales of rows are 4 apart.
     ptrdiff_t x_pitch, residual_pitch, y_pitch;
     /// Steps from this one on that form a chain, at least 1. A chain may begin with the windows of a grid that none of
-    /// its other steps touches. Those of a longer chain treat rows alone, as many each, and row r of each reads only
-    /// row r of what the chain has written: a thread may take its rows through all of them.
+    /// its other steps touches; the windows are read by no step but the chain's, whose x then is their y. Those of a
+    /// longer chain treat rows alone, as many each, and row r of each reads only row r of what the chain has written: a
+    /// thread may take its rows through all of them.
     ptrdiff_t chain;
     hssl_plan_operand x, x_scale, weight, weight_scale, bias, residual, y, codes, y_scale, workspace;
 } hssl_plan_step;

@@ -13,27 +13,35 @@ enum {
     COLUMNS = 64,                         // channels, at least, of a thread
 };
 
-typedef struct { ptrdiff_t positions, C, segments; const float *x; double *sums; } statistics;
+typedef struct { ptrdiff_t positions, C, segments; hssl_group_input x; double *sums; float *extremes; } statistics;
 
 /// Σ x of a segment's channels, then Σ x²: [segment][2][C].
 static double *sums_of(const statistics *s, ptrdiff_t segment) { return s->sums + segment * 2 * s->C; }
+/// The least of a segment's channels, then the greatest: likewise. NULL where nobody asks.
+static float *extremes_of(const statistics *s, ptrdiff_t segment) {
+    return s->extremes ? s->extremes + segment * 2 * s->C : NULL;
+}
 
 static void sum_segment(const statistics *s, ptrdiff_t segment, hssl_range channels) {
     const ptrdiff_t first = hssl_split(s->positions, s->segments, segment),
         end = hssl_split(s->positions, s->segments, segment + 1);
     double *const sums = sums_of(s, segment) + channels.begin;
+    float *const extremes = extremes_of(s, segment);
+    float *const least = extremes ? extremes + channels.begin : NULL, *const greatest = least ? least + s->C : NULL;
     hssl_norm_selected()->group_sums(end - first, channels.end - channels.begin, s->C,
-                                     s->x + first * s->C + channels.begin, sums, sums + s->C);
+                                     hssl_group_input_at(s->x, first * s->C + channels.begin), sums, sums + s->C,
+                                     least, greatest);
 }
 
-void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
-                           float epsilon, float *center, float *slope, float *mean, float *rstd) {
+/// `extremes` [SUMS] or NULL: begins with the least of each channel, then the greatest.
+static void statistics_of(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, hssl_group_input x, const float *weight,
+                          float epsilon, float *center, float *slope, float *mean, float *rstd, float *extremes) {
     double sums[SUMS];
     // How positions are cut depends on the shape alone, and so do the sums. An even number serves two threads alike,
     // which find here the rows that they wrote.
     const ptrdiff_t most = hssl_min(hssl_min(positions / SEGMENT, SEGMENTS), SUMS / (2 * C));
     const ptrdiff_t segments = most < 2 ? 1 : most / 2 * 2;
-    const statistics s = {positions, C, segments, x, sums};
+    const statistics s = {positions, C, segments, x, sums, extremes};
     const int threads = hssl_team((double)(positions * C) * HSSL_WORK_STREAM);
     const int columns = (int)hssl_min(hssl_ceil_div(C, COLUMNS), hssl_ceil_div(threads, segments));
     HSSL_TEAM(threads, part, {
@@ -45,6 +53,11 @@ void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, c
     for (ptrdiff_t segment = 1; segment < segments; ++segment) {
         const double *const from = sums_of(&s, segment);
         for (ptrdiff_t c = 0; c < 2 * C; ++c) sums[c] += from[c];
+        const float *const others = extremes_of(&s, segment);
+        for (ptrdiff_t c = 0; others && c < C; ++c) {
+            extremes[c] = others[c] < extremes[c] ? others[c] : extremes[c];
+            extremes[C + c] = others[C + c] > extremes[C + c] ? others[C + c] : extremes[C + c];
+        }
     }
     const ptrdiff_t width = C / groups;
     for (ptrdiff_t g = 0; g < groups; ++g) {
@@ -66,6 +79,28 @@ void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, c
     }
 }
 
+void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, hssl_group_input x, const float *weight,
+                           float epsilon, float *center, float *slope, float *mean, float *rstd) {
+    statistics_of(positions, C, groups, x, weight, epsilon, center, slope, mean, rstd, NULL);
+}
+
+float hssl_group_statistics_and_largest(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, hssl_group_input x,
+                                        const float *weight, const float *bias, float epsilon, float least,
+                                        float *center, float *slope) {
+    float extremes[SUMS], largest = 0;
+    statistics_of(positions, C, groups, x, weight, epsilon, center, slope, NULL, NULL, extremes);
+    // The map rises or falls all along a channel, rounding included: its ends are those of the channel. NaN, which
+    // compares as false, stays once it is there: an x that is not finite makes center or slope NaN.
+    for (ptrdiff_t c = 0; c < C; ++c) {
+        for (int end = 0; end < 2; ++end) {
+            const float value = fmaf(extremes[end * C + c] - center[c], slope[c], bias[c]);
+            const float magnitude = value < least ? fabsf(least) : fabsf(value);
+            if (!(magnitude <= largest)) largest = largest != largest ? largest : magnitude;
+        }
+    }
+    return largest;
+}
+
 typedef struct {
     ptrdiff_t positions, C, groups;
     const float *weight, *bias;
@@ -74,13 +109,15 @@ typedef struct {
 
 static void normalize_sample(const settings *s, const float *x, float *y, float *mean, float *rstd) {
     float center[HSSL_GROUP_NORM_CHANNELS], slope[HSSL_GROUP_NORM_CHANNELS];
-    hssl_group_statistics(s->positions, s->C, s->groups, x, s->weight, s->epsilon, center, slope, mean, rstd);
+    const hssl_group_input input = {x, false};
+    hssl_group_statistics(s->positions, s->C, s->groups, input, s->weight, s->epsilon, center, slope, mean, rstd);
     const hssl_norm_kernels *const kernels = hssl_norm_selected();
     const hssl_group_map map = {center, slope, s->bias, -INFINITY, -INFINITY};
     const int threads = hssl_team((double)(s->positions * s->C) * HSSL_WORK_STREAM);
     HSSL_TEAM(threads, part, {
         const hssl_range r = hssl_range_of(s->positions, 1, part, threads);
-        kernels->group_apply(r.end - r.begin, s->C, x + r.begin * s->C, &map, NULL, y + r.begin * s->C);
+        kernels->group_apply(r.end - r.begin, s->C, hssl_group_input_at(input, r.begin * s->C), &map, NULL,
+                             y + r.begin * s->C);
     });
 }
 

@@ -8,6 +8,13 @@
 /// One sample of a group norm: [positions, C], whose channels form groups of C/groups neighbours.
 typedef struct { ptrdiff_t positions, C, groups; } hssl_group_shape;
 
+/// What the forward of group norm reads: float32, or binary16 where `half` says so.
+typedef struct { const void *values; bool half; } hssl_group_input;
+static inline hssl_group_input hssl_group_input_at(hssl_group_input x, ptrdiff_t i) {
+    const ptrdiff_t element = x.half ? sizeof(uint16_t) : sizeof(float);
+    return (hssl_group_input){(const char *)x.values + i * element, x.half};
+}
+
 /// What group norm does to an element of channel c once its statistics are known: (x − center)·slope + bias, at least
 /// `least`; then a residual, and the sum at least `last_least`. A floor is 0 (ReLU, which keeps NaN) or −∞.
 typedef struct { const float *center, *slope, *bias; float least, last_least; } hssl_group_map;
@@ -24,11 +31,12 @@ typedef struct {
     void (*l2_normalize)(ptrdiff_t rows, ptrdiff_t D, const float *x, float epsilon, float *y, float *inverse_norm);
     void (*l2_normalize_backward)(ptrdiff_t rows, ptrdiff_t D, const float *y, const float *inverse_norm,
                                   const float *dy, float *dx);
-    /// Σ x and Σ x² over the positions, one of each of n channels; positions are C floats apart. The same bits on every
-    /// row.
-    void (*group_sums)(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, const float *x, double *sums, double *squares);
+    /// Σ x and Σ x² over the positions, one of each of n channels; positions are C elements apart. The same bits on
+    /// every row. `least` and `greatest` (both or neither NULL): the extremes of each channel, if none of it is NaN.
+    void (*group_sums)(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, hssl_group_input x, double *sums, double *squares,
+                       float *least, float *greatest);
     /// y = map(x) + residual (NULL: 0) of [positions, C], floors included; y may be x or residual. Same bits likewise.
-    void (*group_apply)(ptrdiff_t positions, ptrdiff_t C, const float *x, const hssl_group_map *map,
+    void (*group_apply)(ptrdiff_t positions, ptrdiff_t C, hssl_group_input x, const hssl_group_map *map,
                         const float *residual, float *y);
     /// Groups begin ..< end of one sample: dx, where channels of other groups are neither read nor written; and what
     /// the sample adds to dweight and dbias [C] (=, not +=), for the driver to add up.
@@ -41,8 +49,13 @@ typedef struct {
 const hssl_norm_kernels *hssl_norm_selected(void);
 
 /// center and slope [C], mean and rstd [groups] (NULL: not stored) of one sample. C ≤ HSSL_GROUP_NORM_CHANNELS.
-void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, const float *x, const float *weight,
+void hssl_group_statistics(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, hssl_group_input x, const float *weight,
                            float epsilon, float *center, float *slope, float *mean, float *rstd);
+/// center and slope likewise, and the largest magnitude that (x − center)·slope + bias has anywhere in the sample, or
+/// what is above `least`; not finite where an x is not.
+float hssl_group_statistics_and_largest(ptrdiff_t positions, ptrdiff_t C, ptrdiff_t groups, hssl_group_input x,
+                                        const float *weight, const float *bias, float epsilon, float least,
+                                        float *center, float *slope);
 
 #define HSSL_KERNEL(family, table, isa) extern const hssl_norm_kernels table;
 #include "norm/kernels.inc"

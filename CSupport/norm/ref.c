@@ -1,6 +1,7 @@
 // The scalar row of the norm family: the formulas as written, sums in float64. Only the forwards of layer and group
 // norm add in the order of the vector rows, with their bits: their output is quantised in int8 models.
 #include "base/base.h"
+#include "base/half.h"
 #include "norm/norm.h"
 #include <math.h>
 
@@ -84,16 +85,27 @@ static void l2_normalize_backward(ptrdiff_t rows, ptrdiff_t D, const float *y, c
 }
 
 /// Blocks of 32 positions around their first, in float32, then float64: as the vector rows add.
-static void group_sums(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, const float *x, double *sums, double *squares) {
+static float group_element(hssl_group_input x, ptrdiff_t i) {
+    return x.half ? hssl_float_from_half(((const uint16_t *)x.values)[i]) : ((const float *)x.values)[i];
+}
+
+static void group_sums(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, hssl_group_input x, double *sums, double *squares,
+                       float *least, float *greatest) {
     enum { BLOCK = 32 };
     for (ptrdiff_t c = 0; c < n; c++) {
         sums[c] = squares[c] = 0;
+        if (least) least[c] = INFINITY, greatest[c] = -INFINITY;
+        for (ptrdiff_t p = 0; least && p < positions; p++) {
+            const float value = group_element(x, p * C + c);
+            if (value < least[c]) least[c] = value;
+            if (value > greatest[c]) greatest[c] = value;
+        }
         for (ptrdiff_t p = 0; p < positions; p += BLOCK) {
             const ptrdiff_t rows = hssl_min(BLOCK, positions - p);
-            const float first = x[p * C + c];
+            const float first = group_element(x, p * C + c);
             float sum = 0, square = 0;
             for (ptrdiff_t r = 1; r < rows; r++) {
-                const float d = x[(p + r) * C + c] - first;
+                const float d = group_element(x, (p + r) * C + c) - first;
                 sum += d;
                 square = fmaf(d, d, square);
             }
@@ -104,11 +116,11 @@ static void group_sums(ptrdiff_t positions, ptrdiff_t n, ptrdiff_t C, const floa
     }
 }
 
-static void group_apply(ptrdiff_t positions, ptrdiff_t C, const float *x, const hssl_group_map *map,
+static void group_apply(ptrdiff_t positions, ptrdiff_t C, hssl_group_input x, const hssl_group_map *map,
                         const float *residual, float *y) {
     for (ptrdiff_t i = 0; i < positions * C; i++) {
         const ptrdiff_t c = i % C;
-        float value = fmaf(x[i] - map->center[c], map->slope[c], map->bias[c]);
+        float value = fmaf(group_element(x, i) - map->center[c], map->slope[c], map->bias[c]);
         value = value < map->least ? map->least : value;
         if (residual) value += residual[i];
         y[i] = value < map->last_least ? map->last_least : value;

@@ -31,19 +31,21 @@ void hssl_plan_layer_norm_quantize(ptrdiff_t rows, ptrdiff_t D, const float *x, 
 
 typedef struct {
     hssl_window_shape shape;
-    bool image, coded;
+    bool image, coded, of_codes;
     uint8_t zero;
     ptrdiff_t K, ldq;
-    const float *x;
+    const void *x;
+    const float *x_scale;
     void *y;
     float *scale;
 } unfolding;
 
-static unfolding unfolding_of(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, uint8_t zero, void *y,
-                              float *scale) {
+static unfolding unfolding_of(hssl_plan_kind kind, const ptrdiff_t size[6], const void *x, const float *x_scale,
+                              uint8_t zero, void *y, float *scale) {
     unfolding u = {.image = kind == HSSL_STEP_UNFOLD_IMAGE || kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,
                    .coded = kind == HSSL_STEP_UNFOLD_IMAGE_QUANTIZE || kind == HSSL_STEP_UNFOLD_QUANTIZE,
-                   .zero = zero, .x = x, .y = y, .scale = scale};
+                   .of_codes = kind == HSSL_STEP_UNFOLD_CODES,
+                   .zero = zero, .x = x, .x_scale = x_scale, .y = y, .scale = scale};
     u.shape = u.image ? hssl_windows_of(size[1], size[2], size[0], size[3], size[4], size[5])
                       : hssl_windows_of(size[0], size[1], size[2], size[3], size[4], size[5]);
     u.K = u.shape.C * u.shape.k * u.shape.k;
@@ -55,7 +57,8 @@ static unfolding unfolding_of(hssl_plan_kind kind, const ptrdiff_t size[6], cons
 static void unfold_some(const unfolding *u, ptrdiff_t first, ptrdiff_t count, float *windows) {
     const ptrdiff_t row = first / u->shape.out_w, column = first % u->shape.out_w, k = u->shape.k;
     if (!u->image) {
-        hssl_unfold_run(&u->shape, row, column, count, u->x, windows);
+        hssl_unfold_run(&u->shape, row, column, count, sizeof *windows, 0, u->x, windows,
+                        u->K * (ptrdiff_t)sizeof *windows);
     } else if (k == u->shape.stride && u->shape.padding == 0) {
         hssl_patchify_run(u->shape.C, u->shape.h, u->shape.w, k, first, count, u->x, windows);
     } else {
@@ -67,7 +70,11 @@ static void unfold_rows(const unfolding *u, ptrdiff_t first, ptrdiff_t end) {
     const ptrdiff_t out_w = u->shape.out_w, some = hssl_max(1, CODED_FLOATS / u->K);
     for (ptrdiff_t r = first; r < end;) {
         const ptrdiff_t count = hssl_min(hssl_min(some, end - r), out_w - r % out_w);
-        if (u->coded) {
+        if (u->of_codes) {
+            hssl_unfold_run(&u->shape, r / out_w, r % out_w, count, 1, u->zero, u->x, (uint8_t *)u->y + r * u->ldq,
+                            u->ldq);
+            for (ptrdiff_t i = r; i < r + count; ++i) u->scale[i] = *u->x_scale;
+        } else if (u->coded) {
             _Alignas(64) float windows[HSSL_PLAN_FUSED_FLOATS];
             unfold_some(u, r, count, windows);
             hssl_quantize_rows_u8(count, u->K, windows, u->K, u->zero, (uint8_t *)u->y + r * u->ldq, u->ldq,
@@ -79,15 +86,15 @@ static void unfold_rows(const unfolding *u, ptrdiff_t first, ptrdiff_t end) {
     }
 }
 
-void hssl_plan_unfold_rows(hssl_plan_kind kind, const ptrdiff_t size[6], ptrdiff_t first, ptrdiff_t end, const float *x,
-                           uint8_t zero, void *y, float *scale) {
-    const unfolding u = unfolding_of(kind, size, x, zero, y, scale);
+void hssl_plan_unfold_rows(hssl_plan_kind kind, const ptrdiff_t size[6], ptrdiff_t first, ptrdiff_t end, const void *x,
+                           const float *x_scale, uint8_t zero, void *y, float *scale) {
+    const unfolding u = unfolding_of(kind, size, x, x_scale, zero, y, scale);
     unfold_rows(&u, first, end);
 }
 
-void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const float *x, uint8_t zero, void *y,
-                      float *scale) {
-    const unfolding u = unfolding_of(kind, size, x, zero, y, scale);
+void hssl_plan_unfold(hssl_plan_kind kind, const ptrdiff_t size[6], const void *x, const float *x_scale, uint8_t zero,
+                      void *y, float *scale) {
+    const unfolding u = unfolding_of(kind, size, x, x_scale, zero, y, scale);
     const ptrdiff_t rows = u.shape.out_h * u.shape.out_w;
     const int team = hssl_team((u.coded ? QUANTIZE_WORK : HSSL_WORK_STREAM) * (double)rows * (double)u.K);
     HSSL_TEAM(team, part, { unfold_rows(&u, hssl_split(rows, team, part), hssl_split(rows, team, part + 1)); });
@@ -122,13 +129,21 @@ static void normalize_rows(const hssl_plan_group *g, const hssl_group_map *map, 
                            float *y) {
     const ptrdiff_t at = rows.begin * g->C, count = rows.end - rows.begin;
     const float *const residual = g->residual ? g->residual + at : NULL;
-    hssl_norm_selected()->group_apply(count, g->C, g->x + at, map, in_map ? residual : NULL, y);
+    const hssl_group_input x = hssl_group_input_at((hssl_group_input){g->x, g->half}, at);
+    hssl_norm_selected()->group_apply(count, g->C, x, map, in_map ? residual : NULL, y);
     if (!in_map) hssl_plan_elementwise(count * g->C, g->first, y, residual, g->last, y);
 }
 
 void hssl_plan_group_norm(const hssl_plan_group *g) {
-    float center[HSSL_GROUP_NORM_CHANNELS], slope[HSSL_GROUP_NORM_CHANNELS];
-    hssl_group_statistics(g->positions, g->C, g->groups, g->x, g->weight, g->epsilon, center, slope, NULL, NULL);
+    float center[HSSL_GROUP_NORM_CHANNELS], slope[HSSL_GROUP_NORM_CHANNELS], largest = 0;
+    const hssl_group_input x = {g->x, g->half};
+    if (g->alike) {
+        const bool floor = g->first == HSSL_PLAN_RELU || g->last == HSSL_PLAN_RELU;
+        largest = hssl_group_statistics_and_largest(g->positions, g->C, g->groups, x, g->weight, g->bias, g->epsilon,
+                                                    floor ? 0 : -INFINITY, center, slope);
+    } else {
+        hssl_group_statistics(g->positions, g->C, g->groups, x, g->weight, g->epsilon, center, slope, NULL, NULL);
+    }
     const bool in_map = is_floor(g->first) && is_floor(g->last);
     const hssl_group_map map = {center, slope, g->bias, in_map && g->first == HSSL_PLAN_RELU ? 0 : -INFINITY,
                                 in_map && g->last == HSSL_PLAN_RELU ? 0 : -INFINITY};
@@ -144,7 +159,12 @@ void hssl_plan_group_norm(const hssl_plan_group *g) {
                 const hssl_range some = {r, hssl_min(r + height, rows.end)};
                 float *const y = g->y ? g->y + r * g->C : block;
                 normalize_rows(g, &map, in_map, some, y);
-                hssl_quantize_rows_u8(some.end - r, g->C, y, g->C, g->zero, g->codes + r * ldq, ldq, g->scale + r);
+                if (g->alike) {
+                    hssl_quantize_rows_alike_u8(some.end - r, g->C, y, g->C, largest, g->zero, g->codes + r * ldq, ldq,
+                                                g->scale + r);
+                } else {
+                    hssl_quantize_rows_u8(some.end - r, g->C, y, g->C, g->zero, g->codes + r * ldq, ldq, g->scale + r);
+                }
             }
         }
     });

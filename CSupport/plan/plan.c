@@ -46,7 +46,7 @@ static bool is_float_linear(const hssl_plan_step *step) {
 }
 
 static bool is_unfold(const hssl_plan_step *step) {
-    return step->kind >= HSSL_STEP_UNFOLD_IMAGE && step->kind <= HSSL_STEP_UNFOLD_QUANTIZE;
+    return step->kind >= HSSL_STEP_UNFOLD_IMAGE && step->kind <= HSSL_STEP_UNFOLD_CODES;
 }
 
 // `following`: see hssl_gemm_output.
@@ -87,8 +87,8 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     void *y = at(run, step->y), *y_scale = at(run, step->y_scale), *workspace = at(run, step->workspace);
     switch (step->kind) {
     case HSSL_STEP_UNFOLD_IMAGE: case HSSL_STEP_UNFOLD_IMAGE_QUANTIZE:
-    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE:
-        hssl_plan_unfold(step->kind, s, x, step->zero, y, y_scale);
+    case HSSL_STEP_UNFOLD: case HSSL_STEP_UNFOLD_QUANTIZE: case HSSL_STEP_UNFOLD_CODES:
+        hssl_plan_unfold(step->kind, s, x, x_scale, step->zero, y, y_scale);
         break;
     case HSSL_STEP_LINEAR_F32: case HSSL_STEP_LINEAR_F16: run_float_linear(run, step, 0, s[0], following); break;
     case HSSL_STEP_LINEAR_U8S8: case HSSL_STEP_LINEAR_U8S8_F16: run_codes_linear(run, step, following); break;
@@ -102,11 +102,13 @@ static void run_step(const image_run *run, const hssl_plan_step *step, const voi
     case HSSL_STEP_LAYER_NORM_QUANTIZE:
         hssl_plan_layer_norm_quantize(s[0], s[1], x, weight, bias, step->epsilon, y, y_scale);
         break;
-    case HSSL_STEP_GROUP_NORM:
+    case HSSL_STEP_GROUP_NORM: case HSSL_STEP_GROUP_NORM_F16:
         hssl_plan_group_norm(&(hssl_plan_group){
-            .positions = s[0], .C = s[1], .groups = s[2], .x = x, .weight = weight, .bias = bias, .residual = residual,
+            .positions = s[0], .C = s[1], .groups = s[2], .x = x, .half = step->kind == HSSL_STEP_GROUP_NORM_F16,
+            .weight = weight, .bias = bias, .residual = residual,
             .epsilon = step->epsilon, .first = step->activation, .last = step->last_activation, .y = y,
-            .zero = step->zero, .codes = at(run, step->codes), .scale = y_scale});
+            .zero = step->zero, .codes = at(run, step->codes), .scale = y_scale,
+            .alike = s[3] != 0});
         break;
     case HSSL_STEP_ELEMENTWISE:
         hssl_plan_elementwise(s[0] * s[1], step->activation, x, residual, step->last_activation, y);
@@ -157,21 +159,35 @@ static ptrdiff_t chain_cut(ptrdiff_t rows, ptrdiff_t units, int team, int part, 
     return has_float_products ? hssl_gemm_cut(rows, row) : row;
 }
 
-// Rows first ..< end of all steps of a chain. `following`: of its last product.
+// A step of a chain whose windows stand `shift` rows from where they belong.
+static hssl_plan_step with_windows_moved(hssl_plan_step step, const hssl_plan_step *windows, ptrdiff_t shift) {
+    const ptrdiff_t values = shift * windows->y_pitch, scales = shift * (ptrdiff_t)sizeof(float);
+    if (is_unfold(&step)) {
+        step.y.offset += values;
+        step.y_scale.offset += scales;
+    } else if (step.x.space == windows->y.space && step.x.offset == windows->y.offset) {
+        step.x.offset += values;
+        step.x_scale.offset += scales;
+    }
+    return step;
+}
+
+// Rows first ..< end of all steps of a chain. `shift`: of its windows. `following`: of its last product.
 static void run_rows_of_chain(const image_run *run, const hssl_plan_step *steps, ptrdiff_t first, ptrdiff_t end,
-                              const void *following) {
+                              ptrdiff_t shift, const void *following) {
     for (ptrdiff_t s = 0; s < steps->chain; ++s) {
         const void *next = following;
         for (ptrdiff_t later = steps->chain - 1; later > s; --later) {
             if (is_linear(steps + later)) next = at(run, steps[later].weight);
         }
-        if (is_unfold(steps + s)) {
-            hssl_plan_unfold_rows(steps[s].kind, steps[s].size, first, end, at(run, steps[s].x), steps[s].zero,
-                                  at(run, steps[s].y), at(run, steps[s].y_scale));
-        } else if (is_float_linear(steps + s)) {
-            run_float_linear(run, steps + s, first, end, next);
+        hssl_plan_step step = shift ? with_windows_moved(steps[s], steps, shift) : steps[s];
+        if (is_unfold(&step)) {
+            hssl_plan_unfold_rows(step.kind, step.size, first, end, at(run, step.x), at(run, step.x_scale), step.zero,
+                                  at(run, step.y), at(run, step.y_scale));
+        } else if (is_float_linear(&step)) {
+            run_float_linear(run, &step, first, end, next);
         } else {
-            const hssl_plan_step step = rows_of_step(steps[s], first, end - first);
+            step = rows_of_step(step, first, end - first);
             run_step(run, &step, next);
         }
     }
@@ -180,21 +196,23 @@ static void run_rows_of_chain(const image_run *run, const hssl_plan_step *steps,
 // Bytes of windows that are multiplied while they are in L2, and rows that are enough for a pass over the weights.
 enum { WINDOW_BYTES = 384 << 10, LEAST_WINDOWS = 96 };
 
-// A chain that begins with windows goes some rows at a time.
+// A chain that begins with windows, which nobody else reads, goes some rows at a time, and all of a part's windows take
+// the place of its first ones: these lines are in L2 already, others would have to be fetched to be written.
 static void run_part_of_chain(const image_run *run, const hssl_plan_step *steps, ptrdiff_t first, ptrdiff_t end,
                               bool has_float_products) {
     const hssl_plan_step *const last = steps + steps->chain - 1;
     const void *const following = following_weights(run, last);
     if (!is_unfold(steps)) {
-        run_rows_of_chain(run, steps, first, end, following);
+        run_rows_of_chain(run, steps, first, end, 0, following);
         return;
     }
+    const ptrdiff_t begin = first;
     const ptrdiff_t some = hssl_max(LEAST_WINDOWS, WINDOW_BYTES / steps->y_pitch);
     for (ptrdiff_t next; first < end; first = next) {
         next = first + some;
         if (has_float_products) next = hssl_gemm_cut(last->size[0], next);
         if (next <= first || next + some / 2 > end) next = end;
-        run_rows_of_chain(run, steps, first, next, next < end ? at(run, last->weight) : following);
+        run_rows_of_chain(run, steps, first, next, begin - first, next < end ? at(run, last->weight) : following);
     }
 }
 

@@ -7,6 +7,7 @@
 
 #define HSSL_ROW_quantize_rows ENTRY
 #define HSSL_ROW_quantize_rows_f16 SKIP
+#define HSSL_ROW_quantize_rows_alike SKIP
 #define HSSL_ROW_quantize_row_stochastic SKIP
 #define HSSL_ROW_dequantize_row SKIP
 #define HSSL_ROW_count_codes SKIP
@@ -21,8 +22,15 @@ static const struct { hssl_quantize_rows_f16_fn *kernel; } nearest_f16_rows[HSSL
 #include "quantize/kernels.inc"
 };
 #undef HSSL_ROW_quantize_rows_f16
-#undef HSSL_ROW_quantize_row_stochastic
+#undef HSSL_ROW_quantize_rows_alike
 #define HSSL_ROW_quantize_rows_f16 SKIP
+#define HSSL_ROW_quantize_rows_alike ENTRY
+static const struct { hssl_quantize_rows_alike_fn *kernel; } alike_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_quantize_rows_alike
+#undef HSSL_ROW_quantize_row_stochastic
+#define HSSL_ROW_quantize_rows_alike SKIP
 #define HSSL_ROW_quantize_row_stochastic ENTRY
 static const struct { hssl_quantize_row_stochastic_fn *kernel; } stochastic_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
@@ -74,6 +82,16 @@ void hssl_quantize_rows_f16_u8(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, p
     HSSL_TEAM(team, part, {
         const ptrdiff_t r = hssl_split(rows, team, part), end = hssl_split(rows, team, part + 1);
         kernel(end - r, K, x + r * ldx, ldx, zero, codes + r * ldq, ldq, scale + r);
+    });
+}
+
+void hssl_quantize_rows_alike_u8(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, float largest,
+                                 uint8_t zero, uint8_t *codes, ptrdiff_t ldq, float *scale) {
+    hssl_quantize_rows_alike_fn *const kernel = HSSL_SELECT_ROW(alike_rows)->kernel;
+    const int team = hssl_team(8.0 * (double)rows * (double)K);
+    HSSL_TEAM(team, part, {
+        const ptrdiff_t r = hssl_split(rows, team, part), end = hssl_split(rows, team, part + 1);
+        kernel(end - r, K, x + r * ldx, ldx, largest, zero, codes + r * ldq, ldq, scale + r);
     });
 }
 

@@ -23,6 +23,9 @@ typedef void hssl_quantize_rows_fn(ptrdiff_t rows, ptrdiff_t K, const float *x, 
 /// The same of binary16: the codes and scales of the widened row.
 typedef void hssl_quantize_rows_f16_fn(ptrdiff_t rows, ptrdiff_t K, const uint16_t *x, ptrdiff_t ldx, uint8_t zero,
                                        uint8_t *codes, ptrdiff_t ldq, float *scale);
+/// The same of rows that share one scale, that of `largest` above; no element asks for more.
+typedef void hssl_quantize_rows_alike_fn(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, float largest,
+                                         uint8_t zero, uint8_t *codes, ptrdiff_t ldq, float *scale);
 /// One row as by the first (zero 128) with stochastic rounding of x · column_scale (NULL: 1). Returns the scale.
 typedef float hssl_quantize_row_stochastic_fn(ptrdiff_t K, const float *x, const float *column_scale, uint64_t key,
                                               uint64_t row, uint8_t *codes, ptrdiff_t ldq);

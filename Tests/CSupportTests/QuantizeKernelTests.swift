@@ -5,7 +5,9 @@ import XCTest
 
 final class QuantizeKernelTests: XCTestCase {
     static let families = [
-        "quantize_rows", "quantize_rows_f16", "quantize_row_stochastic", "dequantize_row", "count_codes"]
+        "quantize_rows", "quantize_rows_f16", "quantize_rows_alike", "quantize_row_stochastic", "dequantize_row",
+        "count_codes",
+    ]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
@@ -58,6 +60,41 @@ final class QuantizeKernelTests: XCTestCase {
                 XCTAssertEqual(
                     oracle_quantize_stochastic(rows, K, values, K, scaleByColumn, 99, bytes, ldq, s), 0,
                     "\(isa), stochastic, K = \(K)")
+            }
+        }
+    }
+
+    /// Rows of one scale are what one row of all their elements is; infinities and NaN stay visible.
+    func testRowsAlikeAreOneRow() {
+        let rows = 5
+        withEachInstructionSet { isa in
+            let cases: [(Int, UInt8)] = [(1, 128), (12, 128), (63, 20), (64, 128), (65, 20), (200, 128), (512, 20)]
+            for (K, zero) in cases {
+                let count = rows * K, ldq = (K + 3) / 4 * 4
+                let x = GuardedBuffer<Float>(capacity: count), codes = GuardedBuffer<UInt8>(capacity: rows * ldq)
+                let whole = GuardedBuffer<UInt8>(capacity: (count + 3) / 4 * 4)
+                let scale = GuardedBuffer<Float>(capacity: rows), scaleOfAll = GuardedBuffer<Float>(capacity: 1)
+                let values = x.tail(count), alike = codes.tail(rows * ldq), scales = scale.tail(rows)
+                let expected = whole.tail((count + 3) / 4 * 4), expectedScale = scaleOfAll.tail(1)
+                oracle_fill_f32(count, UInt64(K), values)
+                // Around a low zero as after ReLU, where the largest element is all that counts.
+                for i in 0..<count where zero < 128 { values[i] = max(values[i], 0) }
+                for last in [Float(0.5), .nan, .infinity] {
+                    values[count - 1] = last
+                    let largest = (0..<count).reduce(Float(0)) {
+                        $0.isNaN || values[$1].isNaN ? .nan : max($0, abs(values[$1]))
+                    }
+                    hssl_quantize_rows_u8(1, count, values, count, zero, expected, (count + 3) / 4 * 4, expectedScale)
+                    hssl_quantize_rows_alike_u8(rows, K, values, K, largest, zero, alike, ldq, scales)
+                    for r in 0..<rows {
+                        XCTAssertEqual(scales[r].bitPattern, expectedScale[0].bitPattern, "\(isa), K = \(K), \(last)")
+                        for k in 0..<ldq where last.isFinite {
+                            let code = k < K ? expected[r * K + k] : zero
+                            XCTAssertEqual(alike[r * ldq + k], code, "\(isa), K = \(K), row \(r), \(k)")
+                        }
+                    }
+                    XCTAssertEqual(scales[0].isFinite, last.isFinite)
+                }
             }
         }
     }

@@ -120,6 +120,21 @@ final class FamilyTests: XCTestCase {
         }
     }
 
+    /// A grid with more windows than are multiplied at a time, whose later ones take the place of the first.
+    func testManyWindowsTakeTurns() throws {
+        let model = try RandomModel(
+            ResNet.Configuration(imageSize: 96, stem: .small, planes: [16, 24], layers: [1, 1]))
+        let images = model.images(1)
+        for (precision, bound) in [(Precision.float32, Float(1e-5)), (.float16, 2e-4), (.int8, 4e-2)] {
+            let found = try [1, 2, 3].map { try model.session(precision: precision, threads: $0).rows(images, .patch) }
+            XCTAssertEqual(found[0], found[1])
+            XCTAssertEqual(found[0], found[2])
+            let expected = model.expected(
+                .patch, images, normalize: false, precision: precision == .int8 ? .float32 : precision)
+            XCTAssertLessThan(relativeError(found[0], expected), bound, "\(precision)")
+        }
+    }
+
     func testInstructionSetsAgree() throws {
         try forEachFamily { name, model in
             let images = model.images(2)

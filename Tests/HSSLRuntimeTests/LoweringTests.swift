@@ -46,14 +46,24 @@ final class LoweringTests: XCTestCase {
     }
 
     /// Of a ResNet's products of codes only the two after the max pool read what a step of its own quantised. Nothing
-    /// else reads the result of a block's second norm, which has codes alone.
+    /// else reads the result of a block's first and second norm, which have codes alone: the first, whose windows
+    /// overlap, with one scale. All norms read binary16.
     func testGroupNormsMakeCodes() throws {
         let trace = try ModelTrace(ModelArchitecture(named: "resnet50_gn", imageSize: 224))
         let steps = try lower(trace.tape, trace.global, .int8).steps
-        let norms = steps.filter { $0.kind == HSSL_STEP_GROUP_NORM }
+        let norms = steps.filter { $0.kind == HSSL_STEP_GROUP_NORM_F16 }
         XCTAssertEqual(norms.count, 1 + 16 * 3 + 4)
-        XCTAssertEqual(norms.filter { $0.codes != .none }.count, 16 + 15)
-        XCTAssertEqual(norms.filter { $0.y == .none }.count, 16)
+        XCTAssertEqual(norms.filter { $0.codes != .none }.count, 16 + 16 + 15)
+        XCTAssertEqual(norms.filter { $0.y == .none }.count, 16 + 16)
+        XCTAssertEqual(norms.filter { $0.size[3] == 1 }.map { $0.y }, Array(repeating: .none, count: 16))
+        let windows = steps.filter { $0.kind == HSSL_STEP_UNFOLD_CODES }
+        XCTAssertEqual(windows.map(\.chain), Array(repeating: 2, count: 16))
+        XCTAssertEqual(windows.first?.size, [56, 56, 64, 3, 1, 1])
+        // Every second position of three grids: those windows do not overlap.
+        XCTAssertEqual(steps.filter { $0.kind == HSSL_STEP_UNFOLD_QUANTIZE }.map { $0.size[3] }, [1, 1, 1])
+        // The residual stream of a stage stays in one place.
+        let sums = norms.filter { $0.residual != .none }
+        XCTAssertEqual(sums.map(\.y), sums.map(\.residual))
         XCTAssertEqual(norms.filter { ($0.codes == .none) != ($0.yScale == .none) }.count, 0)
         XCTAssertEqual(steps.filter { $0.kind == HSSL_STEP_QUANTIZE }.map(\.size), [[56 * 56, 64]])
         let floats = try lower(trace.tape, trace.global).steps
@@ -139,6 +149,23 @@ final class LoweringTests: XCTestCase {
                 chains.filter { $0.count == length && steps[$0.lowerBound].size[0] == 197 }.count, 11, "\(precision)")
             XCTAssertEqual(steps.filter { $0.chain == length }.count, 11)
         }
+    }
+
+    /// Windows that are read outside of the chain are kept whole: in it the next ones take their place.
+    func testWindowsThatAreReadAgainAreNoChain() throws {
+        let tape = Tape(mode: .shapes, pool: BufferPool()), set = ParameterSet()
+        let weights = ["a", "b"].map {
+            tape.parameter(set.declare("\($0).weight", shape: [16, 72], initializer: .zeros))
+        }
+        let windows = tape.input(shape: [1, 8, 8, 8]).unfolded(kernel: 3, stride: 1, padding: 1, from: .grid)
+        let products = weights.map { windows.linear(weight: $0, bias: nil) }
+        XCTAssertEqual(try lower(tape, products[0]).steps.first?.chain, 2)
+        XCTAssertEqual(try lower(tape, products[0].adding(branch: products[1])).steps.first?.chain, 3)
+        let mean = windows.reshaped([1, 64, 72]).meanOverTokens().linear(weight: weights[1], bias: nil)
+        let sum = products[0].reshaped([1, 64, 16]).meanOverTokens().adding(branch: mean)
+        let steps = try lower(tape, sum).steps
+        XCTAssertEqual(steps.first?.kind, HSSL_STEP_UNFOLD)
+        XCTAssertEqual(steps.first?.chain, 1)
     }
 
     /// A row that another thread may still need is no chain: here one step reads the rows beside those that the step
@@ -281,8 +308,7 @@ final class LoweringTests: XCTestCase {
     /// The codes of GELU's result keep one zero, that of attention's, the norms' and ReLU's another: the middle.
     func testZerosOfCodes() throws {
         func zeros(_ steps: [PlanStep], _ kinds: [hssl_plan_kind]) -> [UInt8] {
-            steps.filter { kinds.contains($0.kind) && ($0.kind != HSSL_STEP_GROUP_NORM || $0.codes != .none) }
-                .map(\.zero)
+            steps.filter { kinds.contains($0.kind) && (!$0.kind.isGroupNorm || $0.codes != .none) }.map(\.zero)
         }
         let transformer = try ModelTrace(ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16))
         let blocks = try lower(transformer.tape, transformer.global, .int8).steps
@@ -295,7 +321,7 @@ final class LoweringTests: XCTestCase {
             Set(zeros(
                 steps,
                 [
-                    HSSL_STEP_QUANTIZE, HSSL_STEP_GROUP_NORM, HSSL_STEP_UNFOLD_QUANTIZE,
+                    HSSL_STEP_QUANTIZE, HSSL_STEP_GROUP_NORM_F16, HSSL_STEP_UNFOLD_CODES,
                     HSSL_STEP_UNFOLD_IMAGE_QUANTIZE,
                 ])), [128])
     }

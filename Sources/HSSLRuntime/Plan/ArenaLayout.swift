@@ -61,7 +61,7 @@ struct ArenaLayout {
                 let targetLife = lifetimes[target],
                 sourceLife.upperBound == index, targetLife.lowerBound == index,
                 // A product must not overwrite what it still multiplies, nor a step what it adds last.
-                !step.readsBesideResidual(source), step.kind != HSSL_STEP_GROUP_NORM,
+                !step.readsBesideResidual(source), !step.kind.isGroupNorm || step.isFloor,
                 step.kind != HSSL_STEP_ELEMENTWISE || step.activation == HSSL_PLAN_IDENTITY
             else { continue }
             for later in index..<steps.count { steps[later].replace(storage: target, by: source) }
@@ -74,6 +74,11 @@ struct ArenaLayout {
 }
 
 extension PlanStep {
+    /// Whether its activations only raise what is below a floor.
+    fileprivate var isFloor: Bool {
+        [activation, lastActivation].allSatisfy { $0 == HSSL_PLAN_IDENTITY || $0 == HSSL_PLAN_RELU }
+    }
+
     func readsBesideResidual(_ storage: Int) -> Bool {
         [x, xScale, weight, weightScale, bias, workspace].contains {
             if case .arena(storage, _) = $0 { true } else { false }

@@ -103,7 +103,8 @@ struct Emission {
                     "a group norm of \(node.width) channels is not supported (at most \(HSSL_GROUP_NORM_CHANNELS))")
             }
             var step = PlanStep(
-                kind: HSSL_STEP_GROUP_NORM, size: [positions, node.width, groups], x: address(node.x),
+                kind: representations[node.x] == .halves ? HSSL_STEP_GROUP_NORM_F16 : HSSL_STEP_GROUP_NORM,
+                size: [positions, node.width, groups, node.codes?.alike == true ? 1 : 0], x: address(node.x),
                 weight: floats(weight), bias: floats(bias))
             (step.activation, step.lastActivation, step.epsilon) = (
                 node.stage.activation.native, node.stage.last.native, epsilon
@@ -134,14 +135,15 @@ struct Emission {
         case .attention: emitAttention(node)
         case .unfold(let kernel, let stride, let padding, let source):
             _ = try node.grid(node.inputShape)
-            let isCoded = representations[node.output] != .floats, place = place(node.output)
+            let isCoded = representations[node.output] != .floats, y = place(node.output), x = place(node.x)
             let kind =
                 source == .image
                 ? (isCoded ? HSSL_STEP_UNFOLD_IMAGE_QUANTIZE : HSSL_STEP_UNFOLD_IMAGE)
-                : isCoded ? HSSL_STEP_UNFOLD_QUANTIZE : HSSL_STEP_UNFOLD
+                : representations[node.x] != .floats
+                ? HSSL_STEP_UNFOLD_CODES : isCoded ? HSSL_STEP_UNFOLD_QUANTIZE : HSSL_STEP_UNFOLD
             var step = PlanStep(
-                kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: address(node.x),
-                y: place.values, yScale: place.scales)
+                kind: kind, size: node.inputShape.dropFirst() + [kernel, stride, padding], x: x.values,
+                xScale: x.scales, y: y.values, yScale: y.scales)
             step.yPitch = isCoded ? ProductForm.leading(node.width) : 4 * node.width
             step.zero = representations.zero(of: node.output)
             steps.append(step)

@@ -218,6 +218,9 @@ struct PlanNode {
         var residual: Addend?
         var last = Activation.identity
 
+        /// Whether it only raises what is below a floor, if anything.
+        var isFloor: Bool { residual == nil && activation != .gelu && last != .gelu }
+
         /// The activation that the result comes from.
         var result: Activation { last != .identity || residual != nil ? last : activation }
     }
@@ -228,9 +231,9 @@ struct PlanNode {
     /// As the operation sees them: the axis that counts samples is the first.
     let inputShape, shape: [Int]
     var stage: Stage
-    /// The value that holds the codes of the output, where the node makes them, too; and whether anything reads the
-    /// output itself.
-    var codes: (value: Int, alone: Bool)?
+    /// The value that holds the codes of the output, where the node makes them, too; whether nothing reads the output
+    /// itself, and whether all rows have one scale.
+    var codes: (value: Int, alone: Bool, alike: Bool)?
     /// Elements of the output that are computed; see `Demand`.
     var range = 0..<0
 

@@ -91,6 +91,8 @@ struct PlanStep {
 }
 
 extension hssl_plan_kind {
+    var isGroupNorm: Bool { self == HSSL_STEP_GROUP_NORM || self == HSSL_STEP_GROUP_NORM_F16 }
+
     var isLinear: Bool {
         [HSSL_STEP_LINEAR_F32, HSSL_STEP_LINEAR_F16, HSSL_STEP_LINEAR_U8S8, HSSL_STEP_LINEAR_U8S8_F16].contains(self)
     }

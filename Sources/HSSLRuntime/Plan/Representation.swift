@@ -4,7 +4,7 @@ import HSSLGraph
 /// How a value is kept.
 enum Representation: Equatable {
     case floats
-    /// binary16, because 8-bit codes are made of it and nothing else.
+    /// binary16, because 8-bit codes are made of it and nothing else, or a group norm takes what 8-bit codes gave.
     case halves
     /// u8 codes in rows of so many elements, a scale a row; the code `zero` is 0.
     case codes(width: Int, zero: UInt8)
@@ -36,9 +36,11 @@ struct Representations {
         var pass = Pass(graph)
         pass.chooseAttention()
         pass.choosePermutations()
+        pass.chooseNorms()
         pass.insertQuantization(&graph, &ranges)
         Self.codeInNorms(&graph)
         all = pass.representations
+        codeBeforeWindows(&graph, &ranges)
     }
 
     /// A group norm makes the codes of its result while a row is at hand.
@@ -50,10 +52,30 @@ struct Representations {
             guard case .quantize = node.work, let maker = makers[node.x], graph.nodes[maker].codes == nil,
                 graph.nodes[maker].width == node.width, node.range == 0..<graph.counts[node.x]
             else { continue }
-            graph.nodes[maker].codes = (node.output, alone: uses[node.x] == 1)
+            graph.nodes[maker].codes = (node.output, alone: uses[node.x] == 1, alike: false)
             taken.insert(index)
         }
         graph.nodes = graph.nodes.enumerated().filter { !taken.contains($0.offset) }.map(\.element)
+    }
+
+    /// Windows that overlap are windows of codes: an element is coded once instead of once for each window that holds
+    /// it, and a quarter of the bytes are copied. All positions then need one scale, which a group norm can tell before
+    /// it makes the first element: its result grows with its input, whose extremes it meets while it adds.
+    private mutating func codeBeforeWindows(_ graph: inout PlanGraph, _ ranges: inout [Range<Int>?]) {
+        var makers: [Int: Int] = [:]
+        let uses = graph.uses
+        for (index, node) in graph.nodes.enumerated() {
+            if case .groupNorm = node.work { makers[node.output] = index }
+            guard case .unfold(let kernel, let stride, _, .grid) = node.work, stride < kernel,
+                case .codes(_, let zero)? = all[node.output], let maker = makers[node.x], uses[node.x] == 1,
+                graph.nodes[maker].codes == nil, graph.nodes[maker].stage.isFloor, graph.nodes[maker].width % 4 == 0
+            else { continue }
+            let width = graph.nodes[maker].width, target = graph.newValue(count: graph.counts[node.x])
+            ranges.append(0..<graph.counts[node.x])
+            all[target] = .codes(width: width, zero: zero)
+            graph.nodes[maker].codes = (target, alone: true, alike: true)
+            graph.nodes[index].x = target
+        }
     }
 
     private struct Pass {
@@ -113,6 +135,14 @@ struct Representations {
                     codesOnly(nodes[index].output) == nodes[index].width
                 else { continue }
                 nodes[index].work = .permute(rows, onCodes: true)
+            }
+        }
+
+        /// A group norm that alone reads a product of codes takes it as binary16: half of the bytes of three walks.
+        mutating func chooseNorms() {
+            for node in nodes {
+                guard case .groupNorm = node.work, readers[node.x]?.count == 1, isCodesProduct(node.x) else { continue }
+                representations[node.x] = .halves
             }
         }
 

@@ -22,6 +22,12 @@ enum RowChains {
                     add(access, to: &known)
                     end += 1
                 }
+                // A chain does not keep the windows that it begins with.
+                if steps[begin].isUnfold, case .arena(let windows, _) = steps[begin].y,
+                    steps[end...].contains(where: { $0.touches(windows) })
+                {
+                    end = begin + 1
+                }
             }
             ranges.append(begin..<end)
             begin = end
@@ -45,9 +51,14 @@ enum RowChains {
 }
 
 extension PlanStep {
+    fileprivate func touches(_ storage: Int) -> Bool {
+        operands.contains { if case .arena(storage, _) = $0 { true } else { false } }
+    }
+
     fileprivate var isUnfold: Bool {
         [
             HSSL_STEP_UNFOLD_IMAGE, HSSL_STEP_UNFOLD_IMAGE_QUANTIZE, HSSL_STEP_UNFOLD, HSSL_STEP_UNFOLD_QUANTIZE,
+            HSSL_STEP_UNFOLD_CODES,
         ].contains(kind)
     }
 
@@ -67,8 +78,8 @@ extension PlanStep {
     /// Where a step that treats each row alone keeps row 0 in the arena; nil for other steps.
     fileprivate var rowAccess: [(storage: Int, row: RowChains.Row)]? {
         guard yPitch > 0 else { return nil }
-        let input = isUnfold ? Operand.none : x
-        return [(input, xPitch), (xScale, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap {
+        let input = isUnfold ? Operand.none : x, scales = isUnfold ? Operand.none : xScale
+        return [(input, xPitch), (scales, 4), (residual, residualPitch), (y, yPitch), (yScale, 4)].compactMap {
             operand, pitch in
             if case .arena(let storage, let offset) = operand {
                 (storage, RowChains.Row(offset: offset, pitch: pitch))
