@@ -6,7 +6,8 @@ import XCTest
 
 final class GemmKernelTests: XCTestCase {
     static let families = [
-        "gemm_f32", "gemm_f16", "gemm_u8s8", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8"]
+        "gemm_f32", "gemm_f16", "gemm_u8s8", "gemm_bf16", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8",
+    ]
 
     override func setUp() {
         XCTAssertEqual(hssl_initialize(nil, 0), 0)
@@ -298,6 +299,52 @@ final class GemmKernelTests: XCTestCase {
                     }
                 }
             }, isa)
+        }
+    }
+
+    /// bfloat16 to nearest even, as float32.
+    private func rounded(_ x: [Float]) -> [Float] {
+        x.map {
+            if !$0.isFinite { return $0 }
+            return Float(bitPattern: ($0.bitPattern + 0x7FFF + ($0.bitPattern >> 16) & 1) & 0xFFFF_0000)
+        }
+    }
+
+    /// Weight gradients from bfloat16: the float32 product of the rounded operands, whatever the threads; NaN stays.
+    /// Rows without such instructions give the float32 product of the operands as they are, to the bit.
+    func testGradientsFromBfloat16() {
+        for (M, N, K) in [(1, 1, 1), (6, 64, 2), (7, 65, 3), (13, 130, 255), (96, 48, 257), (200, 192, 513)] {
+            let ldc = N + 3
+            var a = [Float](repeating: 0, count: M * K), b = [Float](repeating: 0, count: N * K)
+            var before = [Float](repeating: 0, count: M * ldc)
+            oracle_fill_f32(a.count, 1, &a)
+            oracle_fill_f32(b.count, 2, &b)
+            oracle_fill_f32(before.count, 3, &before)
+            let roundedA = rounded(a), roundedB = rounded(b)
+            var scratch = [Float](repeating: 0, count: hssl_gemm_f32_unpacked_workspace_size(M, N, K) / 4)
+            func product(_ a: [Float], _ b: [Float], threads: Int32, of multiply: GemmUnpacked) -> [Float] {
+                hssl_set_threads(threads)
+                defer { hssl_set_threads(2) }
+                var c = before
+                multiply(M, N, K, a, 1, M, b, N, 1, &c, ldc, true, nil, &scratch)
+                return c
+            }
+            withEachInstructionSet { isa in
+                var c = product(a, b, threads: 1, of: hssl_gemm_bf16_unpacked)
+                for threads in [2, 3] as [Int32] {
+                    XCTAssertEqual(c, product(a, b, threads: threads, of: hssl_gemm_bf16_unpacked), isa)
+                }
+                let hasRow = hssl_isa_selected() == HSSL_ISA_AVX512BF16
+                if !hasRow { XCTAssertEqual(c, product(a, b, threads: 2, of: hssl_gemm_f32_unpacked), isa) }
+                let ratio = oracle_gemm_f32(
+                    M, N, K, hasRow ? roundedA : a, 1, M, hasRow ? roundedB : b, N, 1, before, &c, ldc, true, nil)
+                XCTAssertLessThanOrEqual(ratio, 1, "\(isa), \(M) × \(N) × \(K)")
+                var bad = a
+                bad[M * (K - 1)] = .nan
+                let spoilt = product(bad, b, threads: 2, of: hssl_gemm_bf16_unpacked)
+                XCTAssertTrue(spoilt[..<N].allSatisfy(\.isNaN), isa)
+                if M > 1 { XCTAssertFalse(spoilt[ldc..<(ldc + N)].contains(where: \.isNaN), isa) }
+            }
         }
     }
 

@@ -98,7 +98,5 @@ extension GradientCase {
 
 /// The instruction sets that this machine runs, for loops over kernel rows.
 func supportedInstructionSets() -> [hssl_isa] {
-    [HSSL_ISA_SCALAR, HSSL_ISA_AVX2, HSSL_ISA_AVX512, HSSL_ISA_AVX512VNNI, HSSL_ISA_NEON].filter {
-        hssl_isa_supported($0)
-    }
+    (0..<HSSL_ISA_COUNT.rawValue).map { hssl_isa($0) }.filter { hssl_isa_supported($0) }
 }

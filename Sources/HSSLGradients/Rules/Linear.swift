@@ -29,7 +29,9 @@ extension Node {
             let x = savedInput(width: inputWidth, pool: pool)
             let workspace = pool.allocate(byteCount: max(
                 1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
-            hssl_gemm_f32_unpacked(
+            // What 8-bit codes left of x and of dy's way here is not worth float32's time.
+            let product = precision == .int8 ? hssl_gemm_bf16_unpacked : hssl_gemm_f32_unpacked
+            product(
                 outputs, inputWidth, rows, pre.values, 1, outputs, x.floats, inputWidth, 1, accumulator, inputWidth,
                 true, nil, workspace.pointer)
         }
