@@ -8,6 +8,8 @@ SEEDS = [0, 1, 2]
 EPOCHS = 4
 # Recipes that only name base, data and views; every other default follows from them (hssl recipe FILE).
 RECIPE = "models/vit_nano-fashion.yaml"
+# The same on colour pictures: tools/clipart.
+COLOR_RECIPE = "models/vit_nano-clipart.yaml"
 PATCHLESS = "model.patch_size=null"
 # One head for comparisons over bases, objectives and precisions, fixed before they were run.
 USUAL_HEAD = {"vit_nano": "resnet", "convnext_micro": "resnet", "resnet_micro": "convnext", "swin_micro": "resnet"}
@@ -28,6 +30,10 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.objective}/{self.base}/{self.head}/{self.variant}/{self.seed}"
+
+    @property
+    def is_colored(self) -> bool:
+        return self.recipe == COLOR_RECIPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +61,11 @@ def cell(objective: str, head: str, seed: int, base: str = "vit_nano", variant: 
     return Cell(objective, base, head, variant, seed, precision, tuple(settings + list(extra)))
 
 
+def colored(head: str, seed: int) -> Cell:
+    """A run over the clip art, as its recipe says but for the head."""
+    return Cell("mocov3", "vit_nano", head, "clipart", seed, settings=(f"auxiliary.family={head}",), recipe=COLOR_RECIPE)
+
+
 def all_searches() -> list:
     return [Search(objective, seed) for seed in SEEDS for objective in ["mocov3", "ibot"]]
 
@@ -74,6 +85,11 @@ def all_cells() -> list:
         for base in ["convnext_micro", "resnet_micro", "swin_micro"]:
             for head in ["none", USUAL_HEAD[base]]:
                 result.append(cell("mocov3", head, seed, base=base))
+        # A head costs time: the base alone, with a quarter more images.
+        for objective in ["mocov3", "byol", "dino"]:
+            result.append(cell(objective, "none", seed, variant="epochs-5", extra=("schedule.epochs=5",)))
+        for head in ["none", USUAL_HEAD["vit_nano"]]:
+            result.append(colored(head, seed))
         # Does int8 cost accuracy?
         for objective in ["mocov3", "ibot", "byol", "dino", "simmim"]:
             result.append(cell(objective, USUAL_HEAD["vit_nano"], seed, variant="float32", precision="float32"))
