@@ -63,7 +63,8 @@ def cell(objective: str, head: str, seed: int, base: str = "vit_nano", variant: 
 
 def colored(head: str, seed: int) -> Cell:
     """A run over the clip art, as its recipe says but for the head."""
-    return Cell("mocov3", "vit_nano", head, "clipart", seed, settings=(f"auxiliary.family={head}",), recipe=COLOR_RECIPE)
+    settings = (f"auxiliary.family={head}",)
+    return Cell("mocov3", "vit_nano", head, "clipart", seed, settings=settings, recipe=COLOR_RECIPE)
 
 
 def all_searches() -> list:
