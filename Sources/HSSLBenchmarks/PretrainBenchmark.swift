@@ -53,7 +53,8 @@ public struct PretrainBenchmark {
             sizes: sizes, objective: objective, settings: .init(precision: precision, dropPath: 0.1),
             clipGradient: 0.3, moments: moments)
         learner.objective.settings.plain = plain
-        let micro = min(batchSize, microBatch ?? Trainer.defaultMicroBatch(architecture))
+        let usual = Trainer.defaultMicroBatch(architecture, views: objective.globalViews)
+        let micro = min(batchSize, microBatch ?? usual)
         let parts = stride(from: 0, to: batchSize, by: micro).map {
             views(cells, first: $0, count: min(micro, batchSize - $0), objective)
         }

@@ -25,7 +25,7 @@ extension Trainer {
         _ learner: Learner, recipe: Recipe, options: PretrainingOptions, resumed: Checkpoint.Position?,
         dataset: Dataset, teacherSide: Int, answerBytes: Int
     ) throws -> Int {
-        let preferred = defaultMicroBatch(learner.architecture, views: learner.objective.wantsAnswers ? 1 : 2)
+        let preferred = defaultMicroBatch(learner.architecture, views: learner.globalViews)
         var size = resumed?.microBatch ?? min(recipe.schedule.batchSize, preferred)
         if let limit = options.memoryLimit {
             learner.pool.reserveLimit = limit
@@ -68,7 +68,7 @@ extension Trainer {
 
     /// So many images that the largest activation of their views (in a transformer the MLP's hidden layer) takes about
     /// 4 MB.
-    package static func defaultMicroBatch(_ architecture: ModelArchitecture, views: Int = 2) -> Int {
+    package static func defaultMicroBatch(_ architecture: ModelArchitecture, views: Int) -> Int {
         let nodes = ModelTrace(architecture).tape.nodes
         let largest = nodes.reduce(1) { max($0, $1.shape.reduce(1, *)) }
         return max(1, (4 << 20) / (views * largest * MemoryLayout<Float>.stride))
