@@ -168,6 +168,24 @@ final class PretrainCommandTests: CommandTestCase {
         }
     }
 
+    /// What can never fit is refused before memory is asked for: 1 GB of address space is not enough for the weights.
+    func testWeightsBeyondTheLimitAreNotAllocated() throws {
+        try writeIDX("large", count: 2500, side: 28)
+        let shared = [
+            "tiny.yaml", "--data", "large", "--output", "refused", "--memory-limit", "500M", "--threads", "1",
+            "--batch-size", "64", "--set", "model.image_size=32", "--set", "model.patch_size=8",
+        ]
+        for command in [
+            ["pretrain", "--set", "model.architecture=vit_base"],
+            ["search", "--heads", "convnext,vit", "--set", "auxiliary.width=2048", "--set", "auxiliary.depth=4"],
+        ] {
+            let refused = try start("hssl", command + shared, shell: "ulimit -v 1000000").collect()
+            XCTAssertEqual(refused.status, 1, refused.error)
+            XCTAssertTrue(
+                refused.error.contains("for weights, gradients and moments alone"), "\(command[0]): \(refused.error)")
+        }
+    }
+
     // MARK: A disk that is full
 
     func testFileSizeLimitWhileSaving() throws {

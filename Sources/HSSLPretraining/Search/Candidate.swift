@@ -18,19 +18,8 @@ final class Candidate {
     private(set) var losses: (head: Double, probe: Double) = (0, 0)
     private let stream: UInt64
 
-    /// - Parameter head: nil: the base's own feature in its place, as a measure for the others.
-    /// - Throws: `ModelError` for a head that makes no sense over this base.
-    init(
-        _ name: String, head: HeadSettings?, over base: Network, grid: Grid, _ shared: CandidateSettings,
-        pool: BufferPool
-    ) throws {
-        let shape = GridShape(grid: grid, width: base.base.width)
-        func network(_ isStudent: Bool) throws -> CandidateNetwork {
-            try CandidateNetwork(head, over: shape, shared, isStudent: isStudent)
-        }
-        (self.name, self.shared) = (name, shared)
-        (student, teacher) = (try network(true), try network(false))
-        cost = try HeadCost(head, over: shape)
+    init(_ pair: CandidatePair, over base: Network, _ shared: CandidateSettings, pool: BufferPool) {
+        (name, student, teacher, cost, self.shared) = (pair.name, pair.student, pair.teacher, pair.cost, shared)
         centers = Centers(prototypes: shared.prototypes, learnsPatches: false)
         sums = CenterSums(prototypes: shared.prototypes, bottleneck: 0)
         blocks = (base.base.blocks, base.base.blocks + (student.head?.depth ?? 0))

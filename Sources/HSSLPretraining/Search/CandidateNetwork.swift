@@ -31,6 +31,23 @@ struct CandidateNetwork {
     func global(_ base: DetachedBase, _ pass: Pass) -> Tensor { head?.global(base.cells, pass) ?? base.global }
 }
 
+/// Student and teacher of a candidate as they are declared, without memory yet.
+struct CandidatePair {
+    let name: String
+    let student, teacher: CandidateNetwork
+    let cost: HeadCost
+
+    /// - Parameter head: nil: the base's own feature in its place, as a measure for the others.
+    /// - Throws: `ModelError` for a head that makes no sense over this base.
+    init(_ name: String, head: HeadSettings?, over base: Network, grid: Grid, _ shared: CandidateSettings) throws {
+        let shape = GridShape(grid: grid, width: base.base.width)
+        self.name = name
+        student = try CandidateNetwork(head, over: shape, shared, isStudent: true)
+        teacher = try CandidateNetwork(head, over: shape, shared, isStudent: false)
+        cost = try HeadCost(head, over: shape)
+    }
+}
+
 /// What a base made of some images, on another tape.
 struct DetachedBase {
     /// Before the final norm [B, h, w, D].

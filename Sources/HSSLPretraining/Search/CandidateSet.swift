@@ -12,14 +12,24 @@ final class CandidateSet: Companion {
 
     static let referenceName = "base"
 
-    /// - Throws: `ModelError` for a head that makes no sense over the recipe's base.
-    init(_ options: SearchOptions, recipe: Recipe, learner: Learner) throws {
+    /// - Parameter memoryLimit: bytes that the process may have; nil: any.
+    /// - Throws: `ModelError` for a head that makes no sense over the recipe's base, `PretrainingError` where weights
+    ///   alone take more than the limit.
+    init(_ options: SearchOptions, recipe: Recipe, learner: Learner, memoryLimit: Int? = nil) throws {
         let shared = CandidateSettings(recipe, width: learner.student.base.width)
-        func candidate(_ name: String, _ head: HeadSettings?) throws -> Candidate {
-            try Candidate(name, head: head, over: learner.student, grid: learner.globalGrid, shared, pool: learner.pool)
+        func pair(_ name: String, _ head: HeadSettings?) throws -> CandidatePair {
+            try CandidatePair(name, head: head, over: learner.student, grid: learner.globalGrid, shared)
         }
-        candidates = try options.heads.map { try candidate($0, HeadSettings(recipe.with(head: $0).auxiliary)) }
-        reference = try candidate(Self.referenceName, nil)
+        let heads = try options.heads.map { try pair($0, HeadSettings(recipe.with(head: $0).auxiliary)) }
+        let own = try pair(Self.referenceName, nil)
+        var floor = MemoryFloor()
+        for pair in heads + [own] {
+            floor.add(student: pair.student.parameters, teacher: pair.teacher.parameters, storage: shared.moments)
+        }
+        // Gradients of the base come with its first image.
+        try floor.check(owed: MemoryLayout<Float>.stride * learner.student.parameters.count, limit: memoryLimit)
+        candidates = heads.map { Candidate($0, over: learner.student, shared, pool: learner.pool) }
+        reference = Candidate(own, over: learner.student, shared, pool: learner.pool)
         teachesBase = options.coupled
         let width = learner.student.base.width
         let widths = (candidates + [reference]).reduce(width) { $0 + ($1.teacher.head?.width ?? width) }

@@ -64,7 +64,8 @@ public final class SearchTrainer {
             base: recipe.aloneForSearch, identity: SearchIdentity(search),
             images: order.dropFirst(search.heldOutImages).sorted(), stepsPerEpoch: max(1, Int(perEpoch)),
             companion: { learner in
-                let made = try CandidateSet(search, recipe: recipe, learner: learner)
+                let made = try CandidateSet(
+                    search, recipe: recipe, learner: learner, memoryLimit: options.memoryLimit)
                 candidates = made
                 return made
             })

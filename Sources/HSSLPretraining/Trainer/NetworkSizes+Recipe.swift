@@ -115,8 +115,10 @@ extension PrototypeSettings {
 }
 
 extension Learner {
-    /// - Parameter teacher: the frozen one of objective `distill`.
-    package convenience init(recipe: Recipe, teacher: TeacherShape? = nil) throws {
+    /// - Parameters:
+    ///   - teacher: the frozen one of objective `distill`.
+    ///   - memoryLimit: bytes that the process may have; nil: any.
+    package convenience init(recipe: Recipe, teacher: TeacherShape? = nil, memoryLimit: Int? = nil) throws {
         var objective = recipe.objectiveSettings
         if recipe.objective.name == Recipe.distillObjective {
             guard let teacher else {
@@ -135,6 +137,6 @@ extension Learner {
             sizes: NetworkSizes(recipe: recipe), objective: objective,
             settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
             clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage,
-            freezesPatchEmbedding: recipe.model.freezePatchEmbedding)
+            freezesPatchEmbedding: recipe.model.freezePatchEmbedding, memoryLimit: memoryLimit)
     }
 }

@@ -46,12 +46,12 @@ extension Trainer {
                     others + (4 * decoding < limit ? decoding : max(decoding, others / 3))
                     + MicroBatchPlan.jitterBytes
                 throw PretrainingError(
-                    "--memory-limit: \(limit) bytes are too few; this recipe needs at least \(megabytes(least))")
+                    "--memory-limit: \(limit) bytes are too few; this recipe needs at least \(MemoryFloor.megabytes(least))")
             }
             if resumed != nil, fitting < size {
                 throw PretrainingError(
                     "--memory-limit: the run was started with micro-batches of \(size) images, which need "
-                    + "\(megabytes(plan.bytes(microBatch: size)))"
+                    + "\(MemoryFloor.megabytes(plan.bytes(microBatch: size)))"
                 )
             }
             size = fitting
@@ -62,9 +62,6 @@ extension Trainer {
         }
         return size
     }
-
-    /// As `--memory-limit` takes it, rounded up.
-    private static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
 
     /// So many images that the largest activation of their views (in a transformer the MLP's hidden layer) takes about
     /// 4 MB.

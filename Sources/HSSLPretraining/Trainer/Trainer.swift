@@ -165,7 +165,7 @@ public final class Trainer {
         initialWarnings = initial?.warnings(recipe) ?? []
         ordered.model.sizes = recipe.model.sizes
         (self.recipe, self.ordered, self.search) = (recipe, ordered, search)
-        learner = try Learner(recipe: recipe, teacher: teacher?.shape)
+        learner = try Learner(recipe: recipe, teacher: teacher?.shape, memoryLimit: options.memoryLimit)
         if let initial {
             for (network, _) in learner.networks { try initial.load(into: network) }
         }

@@ -125,6 +125,12 @@ package final class AdamW {
     /// et al., ICLR 2022).
     package static func isCoded(_ parameter: Parameter) -> Bool { parameter.shape.count > 1 && parameter.count >= 4096 }
 
+    /// Both moments of one tensor.
+    package static func momentBytes(_ parameter: Parameter, storage: MomentStorage) -> Int {
+        let count = parameter.count, float = MemoryLayout<Float>.stride
+        return 2 * (storage == .int8 && isCoded(parameter) ? count + float * blocks(count) : float * count)
+    }
+
     /// Blocks of a tensor's codes, one scale each.
     package static func blocks(_ count: Int) -> Int { (count + Int(HSSL_MOMENT_BLOCK) - 1) / Int(HSSL_MOMENT_BLOCK) }
 

@@ -25,8 +25,10 @@ package final class Learner {
     /// - Parameters:
     ///   - moments: how the optimizer keeps large moments; nil: as goes with the precision.
     ///   - freezesPatchEmbedding: whether the base's patch embedding stays as it was drawn.
+    ///   - memoryLimit: bytes that the process may have; nil: any.
+    /// - Throws: `PretrainingError` where weights alone take more than the limit.
     package init(sizes: NetworkSizes, objective: any ObjectiveSettings, settings: StepSettings, clipGradient: Float,
-                 moments: MomentStorage? = nil, freezesPatchEmbedding: Bool = false) throws {
+                 moments: MomentStorage? = nil, freezesPatchEmbedding: Bool = false, memoryLimit: Int? = nil) throws {
         // Without it every kernel would silently be the scalar one.
         try Processor.initialize()
         self.sizes = sizes
@@ -35,13 +37,16 @@ package final class Learner {
         student = try Network(sizes)
         teacher = objective.hasTeacher(hasAuxiliary: sizes.auxiliary != nil) ? try Network(sizes) : nil
         self.objective = objective.makeObjective(student: student, teacher: teacher, settings: settings)
+        let storage = moments ?? MomentStorage(for: settings.precision)
+        var floor = MemoryFloor()
+        floor.add(student: student.parameters, teacher: teacher?.parameters, storage: storage)
+        try floor.check(limit: memoryLimit)
         student.parameters.allocate(from: pool)
         student.initialize(seed: settings.seed)
         if let teacher {
             teacher.parameters.allocate(from: pool)
             teacher.copy(from: student)
         }
-        let storage = moments ?? MomentStorage(for: settings.precision)
         optimizer = AdamW(
             student: student.parameters, teacher: teacher?.parameters, storage: storage, seed: settings.seed,
             pool: pool)

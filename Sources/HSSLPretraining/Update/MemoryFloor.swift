@@ -1,0 +1,34 @@
+import CSupport
+import HSSLGraph
+
+/// What training keeps whatever the micro-batch: weights, their gradients and moments. Known from shapes, so that what
+/// can never fit under a limit is refused before any memory is asked for; `MicroBatchPlan` measures the rest.
+package struct MemoryFloor {
+    package private(set) var bytes = 0
+    private static let small = 32 << 20
+
+    package init() {}
+
+    /// Adds a network that learns, and what follows it.
+    package mutating func add(student: ParameterSet, teacher: ParameterSet?, storage: MomentStorage) {
+        let float = MemoryLayout<Float>.stride
+        bytes += float * (2 * student.count + (teacher?.count ?? 0))
+        bytes += student.all.reduce(0) { $0 + AdamW.momentBytes($1, storage: storage) }
+    }
+
+    /// - Parameters:
+    ///   - owed: bytes of earlier parts that will be asked for later.
+    ///   - limit: most resident memory of the process; nil: any.
+    /// - Throws: `PretrainingError` when the process would have more than `limit` with this beside what it has. Of a
+    ///   small network it is better to learn from one image what exactly would do, though that goes over the limit.
+    package func check(owed: Int = 0, limit: Int?) throws {
+        let needed = Int(hssl_present_rss()) + owed + bytes
+        guard let limit, needed > limit, bytes > Self.small else { return }
+        throw PretrainingError(
+            "--memory-limit: \(limit) bytes are too few; this recipe needs at least \(Self.megabytes(needed)) for "
+                + "weights, gradients and moments alone")
+    }
+
+    /// As `--memory-limit` takes it, rounded up.
+    package static func megabytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20)M" }
+}
