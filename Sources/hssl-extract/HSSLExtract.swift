@@ -41,12 +41,15 @@ struct HSSLExtract: ParsableCommand {
 
                 Examples:
                   hssl-extract --model base-int8.safetensors photos/ --output embeddings.npy
-                  hssl-extract --model base.safetensors a.jpg b.png --features cls+mean --normalize --output two.csv
-                  hssl-extract --model base.safetensors DATA/t10k --features patch --output patches.safetensors
-                  hssl-extract --model base.safetensors photos/ --output embeddings.npy --resume   # after an \
-                  interruption, or begin
-                  find photos -name '*.jpg' -print0 | hssl-extract --model base.safetensors - --null --output - | jq \
-                  .path
+                  hssl-extract --model base.safetensors a.jpg b.png --features cls+mean \\
+                      --normalize --output two.csv
+                  hssl-extract --model base.safetensors DATA/t10k --features patch \\
+                      --output patches.safetensors
+                  # after an interruption, or begin
+                  hssl-extract --model base.safetensors photos/ --output embeddings.npy \\
+                      --resume
+                  find photos -name '*.jpg' -print0 \\
+                      | hssl-extract --model base.safetensors - --null --output - | jq .path
                 """,
             version: versionText(
                 tool: "hssl-extract", version: HSSLVersion.current,

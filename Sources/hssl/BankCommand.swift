@@ -16,9 +16,12 @@ struct Bank: ParsableCommand {
             goes on with the first missing one, to the same bytes.
 
             Examples:
-              hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output banks/photos
-              hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output banks/photos --resume=auto
-              hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output banks/ten --set distill.draws=10
+              hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ \\
+                  --output banks/photos
+              hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ \\
+                  --output banks/photos --resume=auto
+              hssl bank RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ \\
+                  --output banks/ten --set distill.draws=10
               hssl inspect banks/photos
             """)
 

@@ -14,9 +14,10 @@ struct Bench: ParsableCommand {
 
             Examples:
               hssl bench gemm
-              hssl bench extract --architecture vit_small --image-size 224 --precision int8 --batch-size 16 --json -
-              hssl bench pretrain --architecture vit_nano --image-size 28 --patch-size 4 --batch-size 128 \
-              --prototypes 512 --steps 5
+              hssl bench extract --architecture vit_small --image-size 224 \\
+                  --precision int8 --batch-size 16 --json -
+              hssl bench pretrain --architecture vit_nano --image-size 28 --patch-size 4 \\
+                  --batch-size 128 --prototypes 512 --steps 5
             """,
         subcommands: [Gemm.self, Extract.self, Pretraining.self])
 
@@ -24,7 +25,7 @@ struct Bench: ParsableCommand {
         @Option(
             name: .long,
             help: ArgumentHelp(
-                "Any of --help of `hssl pretrain`, e.g. vit_small, swin_tiny, convnext_tiny, resnet50_gn.",
+                "Any that `hssl recipe` names, e.g. vit_small, swin_tiny, convnext_tiny, resnet50_gn.",
                 valueName: "a"))
         var architecture = "vit_small"
 

@@ -19,9 +19,12 @@ struct Distill: ParsableCommand {
             replay them.
 
             Examples:
-              hssl import dinov2-small/model.safetensors --output dinov2-112.safetensors --image-size 112
-              hssl distill models/vit_tiny-distil-clipart.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small
-              hssl distill RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ --output runs/small --bank banks/photos --resume=auto
+              hssl import dinov2-small/model.safetensors --output dinov2-112.safetensors \\
+                  --image-size 112
+              hssl distill models/vit_tiny-distil-clipart.yaml \\
+                  --teacher dinov2-112.safetensors --data photos/ --output runs/small
+              hssl distill RECIPE.yaml --teacher dinov2-112.safetensors --data photos/ \\
+                  --output runs/small --bank banks/photos --resume=auto
               hssl export runs/small --output small-int8.safetensors --precision int8
             """)
 

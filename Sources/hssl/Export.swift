@@ -22,11 +22,14 @@ struct Export: ParsableCommand {
             Examples:
               hssl export runs/first --output base.safetensors
               hssl export runs/first --output base-int8.safetensors --precision int8
-              hssl export runs/first/checkpoint.safetensors --output student.safetensors --network student --precision float16
-              hssl export base.safetensors --output base-int8.safetensors --precision int8 --calibration photos/
+              hssl export runs/first/checkpoint.safetensors --output student.safetensors \\
+                  --network student --precision float16
+              hssl export base.safetensors --output base-int8.safetensors \\
+                  --precision int8 --calibration photos/
               hssl export base.safetensors --output base-timm --format timm
               hssl export base.safetensors --output base.onnx --format onnx
-              hssl export base.safetensors --output base-hf --format hf --precision int8 --calibration photos/
+              hssl export base.safetensors --output base-hf --format hf --precision int8 \\
+                  --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("Run folder, checkpoint file or model file.", valueName: "run|checkpoint|model"))

@@ -36,14 +36,15 @@ struct HSSLCommand: ParsableCommand {
                 + "auxiliary head of another architecture.",
             discussion: """
                 Examples:
-                  hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output \
-                  runs/first
-                  hssl search models/vit_nano-fashion.yaml --data DATA/train --heads convnext,resnet,mlp --output \
-                  runs/search
-                  hssl distill models/vit_tiny-distil-clipart.yaml --teacher dinov2-112.safetensors --data photos/ \
-                  --output runs/small
+                  hssl pretrain models/vit_nano-fashion.yaml \\
+                      --data /usr/share/datasets/fashion-mnist/train --output runs/first
+                  hssl search models/vit_nano-fashion.yaml --data DATA/train \\
+                      --heads convnext,resnet,mlp --output runs/search
+                  hssl distill models/vit_tiny-distil-clipart.yaml \\
+                      --teacher dinov2-112.safetensors --data photos/ --output runs/small
                   hssl export runs/first --output base-int8.safetensors --precision int8
-                  hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
+                  hssl evaluate knn --model base-int8.safetensors --train DATA/train \\
+                      --test DATA/t10k
                   hssl inspect base-int8.safetensors
                 """,
             version: versionText(

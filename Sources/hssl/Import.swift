@@ -18,9 +18,12 @@ struct Import: ParsableCommand {
             of the base that is missing or unexpected is an error.
 
             Examples:
-              hssl import dinov2-small/model.safetensors --output dinov2.safetensors --image-size 224
-              hssl import checkpoint.pth --output mae.safetensors --architecture vit_base --source mae
-              hssl import resnet50-11ad3fa6.pth --output r50.safetensors --precision int8 --calibration photos/
+              hssl import dinov2-small/model.safetensors --output dinov2.safetensors \\
+                  --image-size 224
+              hssl import checkpoint.pth --output mae.safetensors \\
+                  --architecture vit_base --source mae
+              hssl import resnet50-11ad3fa6.pth --output r50.safetensors \\
+                  --precision int8 --calibration photos/
             """)
 
     @Argument(help: ArgumentHelp("safetensors file, or one of torch.save.", valueName: "file"))

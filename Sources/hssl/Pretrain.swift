@@ -14,10 +14,14 @@ struct Pretrain: ParsableCommand {
             checkpoint sections may differ. hssl recipe lists the keys.
 
             Examples:
-              hssl pretrain models/vit_nano-fashion.yaml --data /usr/share/datasets/fashion-mnist/train --output runs/first
-              hssl pretrain models/vit_small-photos.yaml --data photos/ --output runs/photos --max-steps 20 --memory-limit 4G
-              hssl pretrain models/vit_nano-fashion.yaml --data DATA/train --output runs/first --resume
-              hssl pretrain models/vit_nano-fashion.yaml --data DATA/train --output runs/none --set auxiliary.family=none --seed 3
+              hssl pretrain models/vit_nano-fashion.yaml \\
+                  --data /usr/share/datasets/fashion-mnist/train --output runs/first
+              hssl pretrain models/vit_small-photos.yaml --data photos/ \\
+                  --output runs/photos --max-steps 20 --memory-limit 4G
+              hssl pretrain models/vit_nano-fashion.yaml --data DATA/train \\
+                  --output runs/first --resume
+              hssl pretrain models/vit_nano-fashion.yaml --data DATA/train \\
+                  --output runs/none --set auxiliary.family=none --seed 3
             """)
 
     @OptionGroup var options: RunOptions

@@ -23,7 +23,8 @@ struct ReportCommand: ParsableCommand {
                 Examples:
                   hssl-extract --model base.safetensors photos/ --output photos.npy
                   hssl report embeddings photos.npy --output photos.html
-                  hssl-extract --model base.safetensors photos/ --features patch --output patches.safetensors
+                  hssl-extract --model base.safetensors photos/ --features patch \\
+                      --output patches.safetensors
                   hssl report embeddings patches.safetensors --pictures 48
                 """)
 

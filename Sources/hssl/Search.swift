@@ -15,9 +15,11 @@ struct Search: ParsableCommand {
             with 130; --resume goes on bit for bit, with the same heads.
 
             Examples:
-              hssl search models/vit_nano-fashion.yaml --data DATA/train --heads convnext,resnet,mlp,swin,vit,poolformer --output runs/search
+              hssl search models/vit_nano-fashion.yaml --data DATA/train \\
+                  --heads convnext,resnet,mlp,swin,vit,poolformer --output runs/search
               hssl pretrain runs/search/recipe.yaml --data DATA/train --output runs/first
-              hssl search RECIPE.yaml --data photos/ --heads convnext,resnet --output runs/search --json - | jq .winner
+              hssl search RECIPE.yaml --data photos/ --heads convnext,resnet \\
+                  --output runs/search --json - | jq .winner
             """)
 
     @OptionGroup var options: RunOptions
@@ -77,6 +79,7 @@ struct Search: ParsableCommand {
             guard let winner = result.winner else {
                 throw CommandError("\(result.failure ?? ""); \(options.output)/report.html has the figures")
             }
+            if let doubt = result.doubt { log.warning("\(doubt)") }
             log.info("finished: \(winner.head) wins; \(options.output)/recipe.yaml, \(options.output)/report.html")
         } else {
             log.info("stopped after step \(outcome.summary.step) of \(trainer.totalSteps), saved; --resume goes on")

@@ -54,14 +54,22 @@ final class InspectCommandTests: CommandTestCase {
             environment: ["HSSL_ISA": "neon"])
         #endif
         let commands = [
-            [], ["pretrain"], ["bank"], ["export"], ["evaluate"], ["evaluate", "knn"], ["inspect"], ["bench"],
+            [], ["pretrain"], ["search"], ["distill"], ["bank"], ["import"], ["export"], ["evaluate"],
+            ["evaluate", "knn"], ["evaluate", "linear"], ["evaluate", "retrieval"], ["evaluate", "segmentation"],
+            ["inspect"], ["bench"],
         ]
         for command in commands {
             let help = try start("hssl", command + ["--help"]).collect()
             XCTAssertEqual(help.status, 0)
             XCTAssertTrue(
-                help.output.contains("Examples:\n  hssl " + command.joined(separator: " ")),
+                help.output.contains("Examples:\n")
+                    && help.output.contains("\n  hssl " + command.joined(separator: " ")),
                 "\(command): help without examples:\n\(help.output)")
+            // A line that the parser wrapped is two commands to a shell.
+            let examples = help.output.components(separatedBy: "Examples:\n").last ?? ""
+            for line in examples.components(separatedBy: "USAGE")[0].split(separator: "\n") {
+                XCTAssertTrue(line.hasPrefix("  "), "\(command): \(line)")
+            }
             XCTAssertEqual(help.error, "")
             XCTAssertEqual(try start("hssl", command + ["--version"]).collect().output, version.output, "\(command)")
         }

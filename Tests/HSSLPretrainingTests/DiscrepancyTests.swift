@@ -147,6 +147,16 @@ final class DiscrepancyTests: XCTestCase {
         XCTAssertEqual(winner(row("vit", gap: 0.899, cost: 2000), row("mlp", gap: 0.9)), "mlp")
     }
 
+    /// After too few updates every head may be behind the base's own feature: then the winner says little.
+    func testAWinnerBehindTheBaseIsDoubted() {
+        func doubt(_ gap: Double, base: Double) -> String? {
+            SearchResult(rows: [row("mlp", gap: gap)], base: row("base", gap: base), images: 100).doubt
+        }
+        XCTAssertNil(doubt(0.02, base: 0.01))
+        XCTAssertTrue(doubt(0.004, base: 0.01)?.hasPrefix("mlp wins, but ") == true)
+        XCTAssertNotNil(doubt(-0.04, base: -0.05))
+    }
+
     func testACollapsedHeadIsNotEligible() {
         XCTAssertEqual(winner(row("vit", gap: 5, classes: 24), row("mlp", gap: 0.9)), "mlp")
         XCTAssertEqual(winner(row("vit", gap: 5, rank: 4.9), row("mlp", gap: 0.9)), "mlp")

@@ -163,6 +163,10 @@ public struct ModelFile: Sendable {
 
     private static func checkVersion(_ metadata: [String: String]) throws {
         guard metadata[ModelArchitecture.key] != nil else {
+            // The key is that of HSSLPretraining's checkpoints.
+            guard metadata["hssl.checkpoint_version"] == nil else {
+                throw ModelError("is the checkpoint of a run: hssl export RUN --output FILE makes a model of it")
+            }
             throw ModelError("not an HSSL model: no \(ModelArchitecture.key) in the metadata")
         }
         guard let version = metadata[formatVersionKey] else {

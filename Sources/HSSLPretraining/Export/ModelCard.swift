@@ -39,8 +39,10 @@ package struct ModelCard {
     /// Last line of a card that may be written anew: nobody has worked on it.
     private static let mark = "<!-- Written by hssl export, which writes it anew; without this line it is kept. -->"
 
-    /// Beside a model file: `base.safetensors` and `base.onnx` have `base.md`.
-    package static func path(of model: String) -> String { stem(model) + ".md" }
+    /// Beside a model file: `base.safetensors` has `base.md`, and `base.onnx`, which may lie beside it, `base.onnx.md`.
+    package static func path(of model: String) -> String {
+        (model.hasSuffix(".onnx") ? model : stem(model)) + ".md"
+    }
 
     private static func stem(_ model: String) -> String {
         let suffix = [".safetensors", ".onnx"].first { model.hasSuffix($0) } ?? ""

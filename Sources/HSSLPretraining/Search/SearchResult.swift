@@ -76,6 +76,13 @@ public struct SearchResult: Equatable, Sendable {
             .min { ($0.multiplyAdds, $0.parameters) < ($1.multiplyAdds, $1.parameters) }
     }
 
+    /// Why the winner is not to be trusted; nil: nothing speaks against it.
+    public var doubt: String? {
+        guard let winner, winner.gap <= max(0, base.gap) else { return nil }
+        return "\(winner.head) wins, but the base sees nearly all that it sees (gap \(fixed(winner.gap, places: 4)), of the "
+            + "base's own feature \(fixed(base.gap, places: 4))): more updates say more (schedule.epochs, --share)"
+    }
+
     /// Why nobody wins, in one line; nil: somebody does.
     public var failure: String? {
         guard winner == nil else { return nil }

@@ -8,8 +8,10 @@ struct Evaluate: ParsableCommand {
         abstract: "Judge features by the labels of a data set.",
         discussion: """
             Examples:
-              hssl evaluate knn --model base.safetensors --train DATA/train --test DATA/t10k
-              hssl evaluate linear --model base.safetensors --train DATA/train --test DATA/t10k --labels-per-class 10
+              hssl evaluate knn --model base.safetensors --train DATA/train \\
+                  --test DATA/t10k
+              hssl evaluate linear --model base.safetensors --train DATA/train \\
+                  --test DATA/t10k --labels-per-class 10
               hssl evaluate knn --raw-pixels 28 --train DATA/train --test DATA/t10k
             """,
         subcommands: [KNN.self, Linear.self, RetrievalCommand.self, SegmentationCommand.self])

@@ -11,11 +11,17 @@ struct KNN: ParsableCommand {
             in JSON are fractions. The test images' features are held, those of the train images pass by.
 
             Examples:
-              hssl evaluate knn --model base-int8.safetensors --train DATA/train --test DATA/t10k
-              hssl evaluate knn --model base.safetensors --train photos/train --test photos/val --k 20 --json -
-              hssl evaluate knn --raw-pixels 28 --train DATA/train --test DATA/t10k          # the baseline without a model
-              hssl evaluate knn --untrained RECIPE.yaml --train DATA/train --test DATA/t10k  # the same base before training
-              hssl-extract --model base.safetensors DATA/train --output train.npy            # features once, figures often
+              hssl evaluate knn --model base-int8.safetensors --train DATA/train \\
+                  --test DATA/t10k
+              hssl evaluate knn --model base.safetensors --train photos/train \\
+                  --test photos/val --k 20 --json -
+              # the baseline without a model
+              hssl evaluate knn --raw-pixels 28 --train DATA/train --test DATA/t10k
+              # the same base before training
+              hssl evaluate knn --untrained RECIPE.yaml --train DATA/train \\
+                  --test DATA/t10k
+              # features once, figures often
+              hssl-extract --model base.safetensors DATA/train --output train.npy
               hssl-extract --model base.safetensors DATA/t10k --output t10k.npy
               hssl evaluate knn --train-embeddings train.npy --test-embeddings t10k.npy
             """)

@@ -14,11 +14,17 @@ struct Linear: ParsableCommand {
             in JSON are fractions. It takes seconds once features are there, so it has nothing to resume.
 
             Examples:
-              hssl evaluate linear --model base-int8.safetensors --train DATA/train --test DATA/t10k
-              hssl evaluate linear --model base.safetensors --train photos/train --test photos/val --fraction 0.01 --json -
-              hssl evaluate linear --model base.safetensors --train DATA/train --test DATA/t10k --labels-per-class 10
-              hssl evaluate linear --raw-pixels 28 --train DATA/train --test DATA/t10k      # the baseline without a model
-              hssl evaluate linear --train-embeddings train.npy --test-embeddings t10k.npy  # what hssl-extract wrote
+              hssl evaluate linear --model base-int8.safetensors --train DATA/train \\
+                  --test DATA/t10k
+              hssl evaluate linear --model base.safetensors --train photos/train \\
+                  --test photos/val --fraction 0.01 --json -
+              hssl evaluate linear --model base.safetensors --train DATA/train \\
+                  --test DATA/t10k --labels-per-class 10
+              # the baseline without a model
+              hssl evaluate linear --raw-pixels 28 --train DATA/train --test DATA/t10k
+              # what hssl-extract wrote
+              hssl evaluate linear --train-embeddings train.npy \\
+                  --test-embeddings t10k.npy
             """)
 
     @OptionGroup var source: FeatureOptions

@@ -14,7 +14,8 @@ struct RetrievalCommand: ParsableCommand {
             Examples:
               hssl evaluate retrieval --model base-int8.safetensors --data DATA/t10k
               hssl evaluate retrieval --embeddings t10k.npy --k 1,5,10,50 --json -
-              hssl evaluate retrieval --raw-pixels 28 --data DATA/t10k     # the baseline without a model
+              # the baseline without a model
+              hssl evaluate retrieval --raw-pixels 28 --data DATA/t10k
             """)
 
     @OptionGroup var source: FeatureOptions

@@ -15,9 +15,11 @@ struct SegmentationCommand: ParsableCommand {
             to which masks are resized and cropped as images are. Figures in JSON are fractions.
 
             Examples:
-              hssl evaluate segmentation --model base.safetensors --train-images DATA/train/images --train-masks DATA/train/masks \\
+              hssl evaluate segmentation --model base.safetensors \\
+                  --train-images DATA/train/images --train-masks DATA/train/masks \\
                   --test-images DATA/val/images --test-masks DATA/val/masks --ignore 255
-              hssl evaluate segmentation --untrained RECIPE.yaml …            # the same base before training
+              # the same base before training
+              hssl evaluate segmentation --untrained RECIPE.yaml …
             """)
 
     @Option(name: .long, help: ArgumentHelp("Model file (hssl export).", valueName: "file"))
