@@ -166,6 +166,10 @@ final class LoweringTests: XCTestCase {
         let steps = try lower(tape, sum).steps
         XCTAssertEqual(steps.first?.kind, HSSL_STEP_UNFOLD)
         XCTAssertEqual(steps.first?.chain, 1)
+        // Nor one that adds them to what it makes of them.
+        let square = tape.parameter(set.declare("c.weight", shape: [72, 72], initializer: .zeros))
+        let added = windows.adding(branch: windows.linear(weight: square, bias: nil))
+        XCTAssertEqual(try lower(tape, added).steps.first?.chain, 1)
     }
 
     /// A row that another thread may still need is no chain: here one step reads the rows beside those that the step

@@ -5,6 +5,7 @@ import HSSLGraph
 enum Representation: Equatable {
     case floats
     /// binary16, because 8-bit codes are made of it and nothing else, or a group norm takes what 8-bit codes gave.
+    /// Products saturate at 65504: weights 1e5 times as large as a trained network's would lose their features.
     case halves
     /// u8 codes in rows of so many elements, a scale a row; the code `zero` is 0.
     case codes(width: Int, zero: UInt8)

@@ -15,19 +15,18 @@ enum RowChains {
             if let first = steps[begin].rowAccess {
                 add(first, to: &known)
                 let grid = steps[begin].grid
+                // The windows that a chain begins with move while it runs; `x` alone follows them.
+                let windows = steps[begin].isUnfold ? steps[begin].y.storage : nil
                 while end < steps.count, steps[end].grid == nil, steps[end].size[0] == steps[begin].rows,
                     let access = steps[end].rowAccess, agrees(access, with: known),
-                    access.allSatisfy({ $0.storage != grid })
+                    access.allSatisfy({ $0.storage != grid }),
+                    windows == nil || ![steps[end].residual.storage, steps[end].y.storage].contains(windows)
                 {
                     add(access, to: &known)
                     end += 1
                 }
-                // A chain does not keep the windows that it begins with.
-                if steps[begin].isUnfold, case .arena(let windows, _) = steps[begin].y,
-                    steps[end...].contains(where: { $0.touches(windows) })
-                {
-                    end = begin + 1
-                }
+                // Nor does it keep them for others.
+                if let windows, steps[end...].contains(where: { $0.touches(windows) }) { end = begin + 1 }
             }
             ranges.append(begin..<end)
             begin = end
@@ -50,9 +49,14 @@ enum RowChains {
     }
 }
 
+extension Operand {
+    /// Its storage in the arena; nil where it is elsewhere.
+    fileprivate var storage: Int? { if case .arena(let storage, _) = self { storage } else { nil } }
+}
+
 extension PlanStep {
     fileprivate func touches(_ storage: Int) -> Bool {
-        operands.contains { if case .arena(storage, _) = $0 { true } else { false } }
+        operands.contains { $0.storage == storage }
     }
 
     fileprivate var isUnfold: Bool {
@@ -63,10 +67,7 @@ extension PlanStep {
     }
 
     /// The storage that windows are taken of, −1 where that is the image; nil for other steps.
-    fileprivate var grid: Int? {
-        guard isUnfold else { return nil }
-        return if case .arena(let storage, _) = x { storage } else { -1 }
-    }
+    fileprivate var grid: Int? { isUnfold ? x.storage ?? -1 : nil }
 
     fileprivate var rows: Int {
         guard isUnfold else { return size[0] }
