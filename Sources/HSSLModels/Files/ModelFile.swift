@@ -165,7 +165,7 @@ public struct ModelFile: Sendable {
         guard metadata[ModelArchitecture.key] != nil else {
             // The key is that of HSSLPretraining's checkpoints.
             guard metadata["hssl.checkpoint_version"] == nil else {
-                throw ModelError("is the checkpoint of a run: hssl export RUN --output FILE makes a model of it")
+                throw ModelError("not an HSSL model but a run's checkpoint: hssl export RUN --output FILE makes one of it")
             }
             throw ModelError("not an HSSL model: no \(ModelArchitecture.key) in the metadata")
         }
