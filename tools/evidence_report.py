@@ -114,7 +114,8 @@ def colored_table(runs: Runs) -> list:
         if found:
             gain = runs.gain("mocov3", "vit_nano", head, "clipart", against_variant="clipart") if head != ALONE else []
             both = spread([100 * line["top1_cls_mean"] for line in found.values()])
-            rows.append(f"| {head} | {len(found)} | {top1(found)} | {spread(gain, sign=True) if gain else ''} | {both} |")
+            points = spread(gain, sign=True) if gain else ""
+            rows.append(f"| {head} | {len(found)} | {top1(found)} | {points} | {both} |")
     return rows
 
 

@@ -87,6 +87,9 @@ class CommandTestCase: XCTestCase {
         process.standardOutput = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(root)/\(name).out"))
         process.standardError = try FileHandle(forWritingTo: URL(fileURLWithPath: "\(root)/\(name).err"))
         process.standardInput = FileHandle.nullDevice
+        // Under nohup these tests ignore SIGHUP, and so would the command, as it should.
+        let inherited = signal(SIGHUP, SIG_DFL)
+        defer { signal(SIGHUP, inherited) }
         try process.run()
         let root = self.root
         return (process, {

@@ -14,6 +14,8 @@ public struct ModelFile: Sendable {
     /// Major version of the layout described above.
     static let formatVersion = "1"
     static let formatVersionKey = "hssl.format_version"
+    /// What checkpoints have instead.
+    package static let checkpointVersionKey = "hssl.checkpoint_version"
 
     public let path: String
     public let architecture: ModelArchitecture
@@ -163,9 +165,9 @@ public struct ModelFile: Sendable {
 
     private static func checkVersion(_ metadata: [String: String]) throws {
         guard metadata[ModelArchitecture.key] != nil else {
-            // The key is that of HSSLPretraining's checkpoints.
-            guard metadata["hssl.checkpoint_version"] == nil else {
-                throw ModelError("not an HSSL model but a run's checkpoint: hssl export RUN --output FILE makes one of it")
+            guard metadata[checkpointVersionKey] == nil else {
+                throw ModelError(
+                    "not an HSSL model but a run's checkpoint: hssl export RUN --output FILE makes one of it")
             }
             throw ModelError("not an HSSL model: no \(ModelArchitecture.key) in the metadata")
         }

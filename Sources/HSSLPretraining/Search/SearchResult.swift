@@ -79,8 +79,9 @@ public struct SearchResult: Equatable, Sendable {
     /// Why the winner is not to be trusted; nil: nothing speaks against it.
     public var doubt: String? {
         guard let winner, winner.gap <= max(0, base.gap) else { return nil }
-        return "\(winner.head) wins, but the base sees nearly all that it sees (gap \(fixed(winner.gap, places: 4)), of the "
-            + "base's own feature \(fixed(base.gap, places: 4))): more updates say more (schedule.epochs, --share)"
+        let (gap, own) = (fixed(winner.gap, places: 4), fixed(base.gap, places: 4))
+        return "\(winner.head) wins, but the base sees nearly all that it sees (gap \(gap), of the base's own feature "
+            + "\(own)): more updates say more (schedule.epochs, --share)"
     }
 
     /// Why nobody wins, in one line; nil: somebody does.

@@ -46,7 +46,7 @@ package struct Checkpoint {
                 "\(path): step \(position.step) left weights that are not finite; the file stays as it was")
         }
         var metadata = [
-            "format": "pt", "hssl.checkpoint_version": formatVersion, "hssl.step": "\(position.step)",
+            "format": "pt", ModelFile.checkpointVersionKey: formatVersion, "hssl.step": "\(position.step)",
             "hssl.epoch": "\(position.epoch)",
             "hssl.sampler_position": "\(position.samplerPosition)",
             "hssl.random_state": "philox4x32-10 seed \(position.seed) step \(position.step)",
@@ -148,7 +148,7 @@ package struct Checkpoint {
                     + "\(oneLine(recorded))"
             )
         }
-        let version = try text("hssl.checkpoint_version")
+        let version = try text(ModelFile.checkpointVersionKey)
         guard version == formatVersion else {
             throw FileError(path: file.path, reason: "checkpoint version \(oneLine(version)) is not \(formatVersion)")
         }

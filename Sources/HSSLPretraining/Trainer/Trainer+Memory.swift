@@ -46,7 +46,8 @@ extension Trainer {
                     others + (4 * decoding < limit ? decoding : max(decoding, others / 3))
                     + MicroBatchPlan.jitterBytes
                 throw PretrainingError(
-                    "--memory-limit: \(limit) bytes are too few; this recipe needs at least \(MemoryFloor.megabytes(least))")
+                    "--memory-limit: \(limit) bytes are too few; this recipe needs at least "
+                        + MemoryFloor.megabytes(least))
             }
             if resumed != nil, fitting < size {
                 throw PretrainingError(

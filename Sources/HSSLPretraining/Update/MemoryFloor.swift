@@ -5,6 +5,7 @@ import HSSLGraph
 /// can never fit under a limit is refused before any memory is asked for; `MicroBatchPlan` measures the rest.
 package struct MemoryFloor {
     package private(set) var bytes = 0
+    /// Bytes up to which a look at one image is no harm.
     private static let small = 32 << 20
 
     package init() {}
