@@ -76,8 +76,30 @@ final class RunFolderTests: XCTestCase {
         XCTAssertEqual(
             message { _ = try RunFolder(path: root, resume: true) },
             "\(root): no run to resume; --resume=auto starts one where there is none")
-        _ = try RunFolder(path: path, resume: true, startsIfMissing: true)
+        var run: RunFolder? = try RunFolder(path: path, resume: true, startsIfMissing: true)
         XCTAssertTrue(FileManager.default.fileExists(atPath: path))
+        XCTAssertNotNil(run)
+        run = nil
+        XCTAssertFalse(FileManager.default.fileExists(atPath: root + "/typo"), "nothing was written, nothing is left")
+    }
+
+    /// Only what a run made goes with it, and only where it is empty.
+    func testFoldersOfOthersStay() throws {
+        try FileManager.default.createDirectory(atPath: root + "/there", withIntermediateDirectories: false)
+        _ = try RunFolder(path: root + "/there", resume: false)
+        XCTAssertTrue(FileManager.default.fileExists(atPath: root + "/there"), "it was there before")
+
+        var run: RunFolder? = try RunFolder(path: root + "/new/run", resume: false)
+        try "mine".write(toFile: root + "/new/note.txt", atomically: true, encoding: .utf8)
+        XCTAssertNotNil(run)
+        run = nil
+        XCTAssertFalse(FileManager.default.fileExists(atPath: root + "/new/run"))
+        XCTAssertTrue(FileManager.default.fileExists(atPath: root + "/new/note.txt"))
+
+        run = try RunFolder(path: root + "/begun", resume: false)
+        try run?.openMetrics(after: 0)
+        run = nil
+        XCTAssertTrue(FileManager.default.fileExists(atPath: root + "/begun/metrics.jsonl"))
     }
 
     func testFileSystemsWithoutLocksTrainWithANotice() throws {

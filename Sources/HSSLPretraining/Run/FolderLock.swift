@@ -2,7 +2,8 @@ import Glibc
 import HSSLFormats
 
 /// A folder that one process at a time writes, by a lock on its file `.lock`. The lock dies with its process, so a
-/// leftover file means nothing; it stays, for removing it would let two processes lock two files of one name.
+/// leftover file means nothing; it stays, for removing it would let two processes lock two files of one name. Only a
+/// folder that was made for nothing goes, with its lock: who opened the file just before finds it gone, and says so.
 final class FolderLock: Sendable {
     /// Where the file system has no locks: what a person should know.
     let notice: String?
@@ -29,6 +30,12 @@ final class FolderLock: Sendable {
             throw FileError(path: path, action: "cannot lock", code: Int(code))
         }
         notice = nil
+        // Its last holder may have removed the folder between our opening the file and our locking it.
+        var held = stat(), there = stat()
+        guard fstat(descriptor, &held) == 0, path.withPath({ stat($0, &there) }) == 0, held.st_ino == there.st_ino else {
+            close(descriptor)
+            throw FileError(path: folder, reason: "another \(holder) has just removed this folder; try again")
+        }
     }
 
     deinit { close(descriptor) }

@@ -23,6 +23,8 @@ public final class RunFolder {
     public var winnerPath: String { path + "/recipe.yaml" }
 
     private let lock: FolderLock
+    /// Folders that were made for this run, the outermost first: they go again if nothing is ever written there.
+    private let made: [String]
     /// Where the file system has no locks: what a person should know.
     public var lockNotice: String? { lock.notice }
     private var metrics: Int32 = -1
@@ -49,7 +51,7 @@ public final class RunFolder {
         if resume, !startsIfMissing, found == nil {
             throw FileError(path: path, reason: "no run to resume; --resume=auto starts one where there is none")
         }
-        try RunFolder.createFolder(path)
+        made = try RunFolder.createFolder(path)
         // Refuse before making anything in a folder that may be someone else's.
         if !resume, let found {
             throw FileError(
@@ -60,7 +62,12 @@ public final class RunFolder {
     }
 
     deinit {
-        if metrics >= 0 { close(metrics) }
+        if metrics >= 0 {
+            close(metrics)
+        } else if !made.isEmpty {
+            // A run that was refused leaves nothing behind; a folder that holds anything else stays.
+            removeIfEmpty()
+        }
     }
 
     private static let traces = [
@@ -143,18 +150,52 @@ public final class RunFolder {
     // MARK: folder
 
     /// As `mkdir -p`.
-    static func createFolder(_ path: String) throws(FileError) {
+    ///
+    /// - Returns: the folders that were not there before, the outermost first.
+    @discardableResult
+    static func createFolder(_ path: String) throws(FileError) -> [String] {
         if path.isEmpty { throw FileError(path: path, reason: "the path is empty") }
         var status = stat()
         if path.withPath({ stat($0, &status) }) == 0 {
             if status.st_mode & S_IFMT != S_IFDIR { throw FileError(path: path, reason: "exists and is not a folder") }
-            return
+            return []
         }
+        var made: [String] = []
         // `--output runs/today/first` should just work.
-        if let slash = path.lastIndex(of: "/"), slash > path.startIndex { try createFolder(String(path[..<slash])) }
-        if path.withPath({ mkdir($0, 0o777) }) != 0, errno != EEXIST {
+        if let slash = path.lastIndex(of: "/"), slash > path.startIndex {
+            made = try createFolder(String(path[..<slash]))
+        }
+        if path.withPath({ mkdir($0, 0o777) }) == 0 {
+            made.append(path)
+        } else if errno != EEXIST {
             throw FileError(path: path, action: "cannot create the folder", code: Int(errno))
         }
+        return made
+    }
+
+    /// Removes the lock's file and the folders that were made for it, while the lock is held and if there is nothing
+    /// else.
+    private func removeIfEmpty() {
+        guard Self.names(in: path) == [".lock"] else { return }
+        _ = (path + "/.lock").withPath { unlink($0) }
+        for folder in made.reversed() {
+            // The system refuses where others have put something there.
+            guard folder.withPath({ rmdir($0) }) == 0 else { return }
+        }
+    }
+
+    /// Of everything in a folder but `.` and `..`; none where it cannot be read.
+    private static func names(in folder: String) -> [String] {
+        guard let folder = folder.withPath({ opendir($0) }) else { return [] }
+        defer { closedir(folder) }
+        var names: [String] = []
+        while let entry = readdir(folder) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if name != ".", name != ".." { names.append(name) }
+        }
+        return names
     }
 
     /// 0 or an errno.
@@ -163,17 +204,9 @@ public final class RunFolder {
     /// Removes what killed writers of this run's files left (`.NAME.tmp-…`). Nobody else writes here: the folder is
     /// locked.
     private func removeStaleTemporaries() {
-        guard let folder = path.withPath({ opendir($0) }) else { return }
-        defer { closedir(folder) }
-        var stale: [String] = []
-        while let entry = readdir(folder) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if (RunFolder.traces + ["recipe.yaml"]).contains(where: { name.hasPrefix(".\($0).tmp-") }) {
-                stale.append(name)
-            }
+        for name in Self.names(in: path)
+        where (RunFolder.traces + ["recipe.yaml"]).contains(where: { name.hasPrefix(".\($0).tmp-") }) {
+            _ = (path + "/" + name).withPath { unlink($0) }
         }
-        for name in stale { _ = (path + "/" + name).withPath { unlink($0) } }
     }
 }
