@@ -9,7 +9,7 @@ struct RecipeCommand: ParsableCommand {
         abstract: "List the keys of recipes, or show a recipe with every value.",
         discussion: """
             Without a recipe: every key with its meaning, values and default. With one: what it resolves to, as the \
-            config.yaml of its run will say.
+            config.yaml of its run will say, or why no run could begin with it.
 
             Examples:
               hssl recipe | less
@@ -36,7 +36,13 @@ struct RecipeCommand: ParsableCommand {
             print(Recipe.help(architectures: ModelArchitecture.names), terminator: "")
             return
         }
-        print(try Recipe.load(path: recipe, set: set).yaml, terminator: "")
+        let resolved = try Recipe.load(path: recipe, set: set)
+        do {
+            try resolved.validate()
+        } catch {
+            throw CommandError("\(recipe): \(error)")
+        }
+        print(resolved.yaml, terminator: "")
     }
 }
 

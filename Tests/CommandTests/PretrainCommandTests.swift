@@ -62,6 +62,10 @@ final class PretrainCommandTests: CommandTestCase {
         try assertFails(64, "--set needs a recipe", "recipe", "--set", "schedule.seed=3")
         try assertFails(64, "did you mean seed?", "recipe", "tiny.yaml", "--set", "schedule.sed=3")
         try assertFails(1, "nope.yaml: cannot open", "recipe", "nope.yaml")
+        // What pretrain would refuse whatever the images.
+        try assertFails(
+            1, "tiny.yaml: objective.name ibot masks patches, and resnet_micro", "recipe", "tiny.yaml",
+            "--set", "model.architecture=resnet_micro", "--set", "model.patch_size=null")
     }
 
     func testWrongFiles() throws {

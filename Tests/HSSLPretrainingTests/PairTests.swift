@@ -188,12 +188,12 @@ final class PairTests: TrainerTestCase {
         XCTAssertEqual(
             try refusal("resnet_micro", "convnext", "ibot", seed),
             "objective.name ibot masks patches, and resnet_micro (family resnet) has no token stage where a mask "
-            + "could stand; use dino"
+            + "could stand; use dino, mocov3 or byol"
         )
         XCTAssertEqual(
             try refusal("resnet_micro", "convnext", "simmim", seed),
             "objective.name simmim masks patches, and resnet_micro (family resnet) has no token stage where a mask "
-            + "could stand; use dino"
+            + "could stand; use dino, mocov3 or byol"
         )
         XCTAssertEqual(
             try refusal("vit_nano", "mlp", "dino", "data.local_crops=2"),

@@ -19,7 +19,7 @@ extension NetworkSizes {
         if recipe.objectiveSettings.masksPatches, model.maskToken == nil {
             return
                 "objective.name \(objective) masks patches, and \(name) (family \(base.family)) has no token stage "
-                + "where a mask could stand; use dino"
+                + "where a mask could stand; use dino, mocov3 or byol"
         }
         let parameters = ParameterSet()
         _ = base.makeBase(ParameterScope(parameters)("base"), .pretraining)

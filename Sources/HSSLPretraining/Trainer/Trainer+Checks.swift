@@ -2,6 +2,17 @@ import HSSLData
 import HSSLFormats
 import HSSLModels
 
+extension Recipe {
+    /// Refuses what no run could begin with, whatever its images: a base, a head and an objective that do not go
+    /// together, or too few images in an update. What a file of `model.initialize_from` says is not looked at.
+    ///
+    /// - Throws: `ModelError` or `PretrainingError` with the reason.
+    public func validate() throws {
+        if model.initializeFrom == nil { _ = try NetworkSizes(recipe: self) }
+        _ = try Trainer.isSmallForBatchNorm(self)
+    }
+}
+
 // Whether a run can begin, or go on from its checkpoint.
 extension Trainer {
     /// A distillation has a teacher, and nothing else has one.
@@ -15,6 +26,22 @@ extension Trainer {
             throw PretrainingError("objective.name is \(name); hssl distill takes recipes of objective \(distill) "
                 + "(hssl pretrain runs this one)")
         }
+    }
+
+    /// Whether batch norm would do better with more images in an update.
+    ///
+    /// - Throws: `PretrainingError` where they are so few that it makes no sense.
+    static func isSmallForBatchNorm(_ recipe: Recipe) throws -> Bool {
+        guard recipe.objectiveSettings.couplesImages(hasAuxiliary: recipe.auxiliary.isEnabled) else { return false }
+        let batch = recipe.schedule.effectiveBatch
+        guard batch >= smallestCoupledBatch else {
+            throw PretrainingError(
+                "schedule.batch_size × accumulate is \(batch): batch norm over so few images is noise; "
+                + "objective \(recipe.objective.name) needs at least \(smallestCoupledBatch), better "
+                + "\(advisedCoupledBatch)"
+            )
+        }
+        return batch < advisedCoupledBatch
     }
 
     /// - Parameter images: of the data set that are learnt from.

@@ -12,13 +12,15 @@ extension Trainer {
     ///
     /// - Returns: false where `shouldStop` cut it short; a run that goes on from step 0 makes up for it.
     /// - Throws: `PretrainingError` for a teacher that says nothing finite.
-    func showTeacherSample(shouldStop: () -> Bool, notice: Notice) throws -> Bool {
+    func showTeacherSample(shouldStop: () -> Bool) throws -> Bool {
         guard step == 0, let teacher, learner.objective.wantsTeacherSample else { return true }
         makeRoom()
         let most = (Self.sampleViews + dataset.count - 1) / dataset.count
         let draws = teacher.source.draws ?? min(most, recipe.schedule.epochs)
         let all = dataset.count * draws, count = min(Self.sampleViews, all)
-        if teacher.source.draws == nil { notice("asking the teacher about \(count) views, to even out what it says") }
+        if teacher.source.draws == nil {
+            isUnderWay?("asking the teacher about \(count) views, to even out what it says")
+        }
         let keys = (0..<count).map { place in
             let view = place * all / count
             return ViewKey(index: view / draws, draw: view % draws)
@@ -56,11 +58,12 @@ extension Trainer {
     }
 
     /// k-NN of the untrained student and of the teacher: what metrics say, or measured before the first update.
-    func knownGap(shouldStop: () -> Bool, notice: Notice) throws -> KNNGap? {
+    func knownGap(shouldStop: () -> Bool) throws -> KNNGap? {
         guard let teacher, let evaluation, evaluation.isWanted else { return nil }
         let references = evaluation.references
         if let known = try folder.readMetrics().last(where: { $0.knnReferences == references })?.gap { return known }
         if shouldStop() { return nil }
+        isUnderWay?("measuring k-NN of the untrained student and of the teacher")
         makeRoom()
         let untrained = try UntrainedBase.model(recipe: recipe)
         let session = try Session(model: untrained, threads: Int(hssl_get_threads()))

@@ -98,6 +98,8 @@ public final class Trainer {
     public typealias Progress = (_ metrics: Metrics, _ totalSteps: Int) -> Void
     /// Called with a line that a person should read.
     public typealias Notice = (String) -> Void
+    /// Told what is under way before the first update, where that takes its time.
+    public var isUnderWay: Notice?
 
     public let microBatch: Int
     public var totalSteps: Int { schedules.totalSteps }
@@ -136,15 +138,7 @@ public final class Trainer {
                 + "\(batch) (schedule.batch_size × accumulate)"
             )
         }
-        let coupled = recipe.objectiveSettings.couplesImages(hasAuxiliary: recipe.auxiliary.isEnabled)
-        if coupled, batch < Self.smallestCoupledBatch {
-            throw PretrainingError(
-                "schedule.batch_size × accumulate is \(batch): batch norm over so few images is noise; "
-                    + "objective \(recipe.objective.name) needs at least \(Self.smallestCoupledBatch), better "
-                    + "\(Self.advisedCoupledBatch)"
-            )
-        }
-        isSmallForBatchNorm = coupled && batch < Self.advisedCoupledBatch
+        isSmallForBatchNorm = try Self.isSmallForBatchNorm(recipe)
         self.dataset = dataset
         self.options = options
         folder = try RunFolder(path: output, resume: options.resume, startsIfMissing: options.startsIfMissing)
@@ -239,7 +233,7 @@ public final class Trainer {
             try source.make(step: first + item / parts, part: item % parts)
         }
         defer { loader.stop() }
-        if step < last { gap = try knownGap(shouldStop: shouldStop, notice: notice) }
+        if step < last { gap = try knownGap(shouldStop: shouldStop) }
         if isResumed, let top1 = try top1LeftOut(shouldStop: shouldStop) {
             lastTop1 = top1
             var line = Metrics(step: step, epoch: (step - 1) / schedules.stepsPerEpoch)
@@ -249,7 +243,7 @@ public final class Trainer {
             progress(line, schedules.totalSteps)
         }
         var stopped = shouldStop()
-        if step < last, !stopped { stopped = try !showTeacherSample(shouldStop: shouldStop, notice: notice) }
+        if step < last, !stopped { stopped = try !showTeacherSample(shouldStop: shouldStop) }
         while step < last, !stopped {
             let schedule = schedules.values(step: step)
             let clock = ContinuousClock.now
