@@ -12,8 +12,12 @@ final class ModelFileTests: XCTestCase {
     private func preprocessing() throws -> Preprocessing {
         try Preprocessing(resize: 18, crop: 16, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225])
     }
-    private let provenance = ModelProvenance(
-        method: "hssl", head: "convnext2", data: "fashion", epochs: 10, precision: "float32", version: "0.1.0")
+    private let provenance = {
+        var provenance = ModelProvenance(
+            method: "hssl", head: "convnext2", data: "fashion", epochs: 10, precision: "float32", version: "0.1.0")
+        provenance.schedule = .init(batchSize: 128, learningRate: 0.0025, seed: .max)
+        return provenance
+    }()
 
     override func setUpWithError() throws {
         var message = [CChar](repeating: 0, count: 256)

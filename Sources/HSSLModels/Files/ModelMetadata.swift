@@ -15,10 +15,25 @@ public struct ModelProvenance: Equatable, Sendable {
     public var version: String
     /// Of an int8 file: how near its features are to the float32 model's; nil where nobody measured.
     public var int8: Int8Figures?
+    /// Of a model that was trained here; nil where the file does not say.
+    public var schedule: Schedule?
     /// Of a distilled model: what it learnt from.
     public var teacher: Teacher?
     /// Under which the weights may be used; empty where nobody said.
     public var license = ""
+
+    /// What a person who trains it again has to set.
+    public struct Schedule: Equatable, Sendable {
+        /// Images of an update.
+        public var batchSize: Int
+        /// Of 256 images, the highest of the schedule: the recipe's `optimizer.learning_rate`.
+        public var learningRate: Double
+        public var seed: UInt64
+
+        package init(batchSize: Int, learningRate: Double, seed: UInt64) {
+            (self.batchSize, self.learningRate, self.seed) = (batchSize, learningRate, seed)
+        }
+    }
 
     /// The frozen model that a student was distilled from.
     public struct Teacher: Equatable, Sendable {
@@ -158,6 +173,7 @@ extension ModelProvenance {
             ]
         }
         if !license.isEmpty { object["license"] = .string(license) }
+        object["schedule"] = schedule?.json
         object["teacher"] = teacher?.json
         return .object(object)
     }
@@ -170,6 +186,7 @@ extension ModelProvenance {
             epochs: try json.member("epochs", in: Self.key)?.asInteger ?? 0, precision: try text("precision"),
             version: try text("version"))
         license = try text("license")
+        schedule = try json.member("schedule", in: Self.key).flatMap { try Schedule(json: $0) }
         teacher = try json.member("teacher", in: Self.key).flatMap { try Teacher(json: $0) }
         guard let object = try json.member("int8", in: Self.key), case .object = object else { return }
         func number(_ key: String) throws -> Double { try object.member(key, in: Self.key)?.asNumber ?? 0 }
@@ -179,6 +196,22 @@ extension ModelProvenance {
             source: try object.member("calibration", in: Self.key)?.asString ?? "",
             plainMeanCosine: try number("cosine_unsmoothed"),
             smoothedGroups: try object.member("smoothed_layers", in: Self.key)?.asInteger ?? 0)
+    }
+}
+
+extension ModelProvenance.Schedule {
+    package var json: JSONValue {
+        // A seed may be larger than the integers of JSON's readers.
+        ["batch_size": .integer(batchSize), "learning_rate": .number(learningRate), "seed": .string("\(seed)")]
+    }
+
+    /// Lenient as the provenance around it; nil for what is no schedule.
+    package init?(json: JSONValue) throws {
+        guard case .object = json, let batchSize = try json.member("batch_size", in: "schedule")?.asInteger,
+            let learningRate = try json.member("learning_rate", in: "schedule")?.asNumber,
+            let seed = try json.member("seed", in: "schedule")?.asString.flatMap({ UInt64($0) })
+        else { return nil }
+        self.init(batchSize: batchSize, learningRate: learningRate, seed: seed)
     }
 }
 

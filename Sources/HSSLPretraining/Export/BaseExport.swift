@@ -18,6 +18,9 @@ public struct BaseExport {
             method: (hasHead ? "hssl (\(recipe.objective.name))" : recipe.objective.name) + origin,
             head: hasHead ? "\(recipe.auxiliary.family)\(recipe.auxiliary.depth)" : "none", data: datasetName,
             epochs: epochs, precision: recipe.schedule.precision.rawValue, version: HSSLVersion.current)
+        provenance.schedule = .init(
+            batchSize: recipe.schedule.effectiveBatch, learningRate: recipe.optimizer.learningRate,
+            seed: recipe.schedule.seed)
         provenance.teacher = teacher
         self.provenance = provenance
     }
@@ -76,8 +79,6 @@ package struct BaseSource {
     package let architecture: ModelArchitecture
     package let preprocessing: Preprocessing
     package let provenance: ModelProvenance
-    /// Of a run, what it was trained with; nil for a model file.
-    package private(set) var recipe: Recipe?
     /// Of a model file.
     private let precision: Precision?
     /// Of a parameter, row-major.
@@ -118,7 +119,7 @@ package struct BaseSource {
         let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
         self.path = path
         (architecture, preprocessing, provenance) = (export.architecture, export.preprocessing, export.provenance)
-        (self.recipe, precision) = (recipe, nil)
+        precision = nil
         values = { name in
             guard let parameter = shapes["base." + name] else {
                 throw ModelError("the architecture has no parameter '\(name)'")

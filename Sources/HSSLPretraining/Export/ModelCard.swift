@@ -158,11 +158,9 @@ package struct ModelCard {
         if !origin.head.isEmpty, origin.head != "none" { parts.append("auxiliary head \(origin.head)") }
         if !origin.data.isEmpty { parts.append("on \(origin.data)") }
         if origin.epochs > 0 { parts.append("\(origin.epochs) epochs") }
-        if let recipe = base.source.recipe {
-            let schedule = recipe.schedule
+        if let schedule = origin.schedule {
             parts.append(
-                "updates of \(schedule.batchSize * schedule.accumulate), learning rate "
-                + "\(recipe.optimizer.learningRate), seed \(schedule.seed)")
+                "updates of \(schedule.batchSize), learning rate \(schedule.learningRate), seed \(schedule.seed)")
         }
         if !origin.precision.isEmpty { parts.append("in \(origin.precision)") }
         if !origin.version.isEmpty { parts.append("hssl \(origin.version)") }
