@@ -22,6 +22,9 @@ public struct SearchOptions: Sendable {
         let names = list.split(separator: ",", omittingEmptySubsequences: false).map {
             String($0.drop { $0 == " " }.reversed().drop { $0 == " " }.reversed())
         }
+        guard names != [""] else {
+            throw PretrainingError("names no head; heads are \(known.joined(separator: ", "))")
+        }
         for (place, name) in names.enumerated() {
             guard known.contains(name) else {
                 let hint = NearestName.of(name, in: known).map { "did you mean \($0)?" }
