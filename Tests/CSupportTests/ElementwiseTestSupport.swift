@@ -96,7 +96,7 @@ class KernelRowTestCase: XCTestCase {
     /// `body` with the scalar row, too.
     func forEveryRow(of family: String, _ body: (hssl_isa) -> Void) {
         forEachRow(of: family, body)
-        _ = withScalarRow { body(HSSL_ISA_SCALAR) }
+        withScalarRow { body(HSSL_ISA_SCALAR) }
     }
 
     /// `body` with the scalar row.

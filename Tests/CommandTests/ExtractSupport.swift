@@ -114,7 +114,7 @@ func writeRandomModel(
         VisionTransformer.Configuration(
             imageSize: imageSize, patchSize: 7, embedDim: embedDim, depth: depth, numHeads: 3))
     let parameters = ParameterSet()
-    _ = try architecture.makeBase(ParameterScope(parameters), .deployment)
+    _ = architecture.makeBase(ParameterScope(parameters), .deployment)
     parameters.allocate(from: BufferPool())
     parameters.initialize(seed: 1)
     var preprocessing = try Preprocessing(
