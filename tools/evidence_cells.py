@@ -87,7 +87,7 @@ def all_cells() -> list:
             for head in ["none", USUAL_HEAD[base]]:
                 result.append(cell("mocov3", head, seed, base=base))
         # A head costs time: the base alone, with a quarter more images.
-        for objective in ["mocov3", "byol", "dino"]:
+        for objective in ["mocov3", "ibot", "byol", "dino"]:
             result.append(cell(objective, "none", seed, variant="epochs-5", extra=("schedule.epochs=5",)))
         for head in ["none", USUAL_HEAD["vit_nano"]]:
             result.append(colored(head, seed))

@@ -223,7 +223,7 @@ standard error over seeds. Cost is processor time of one thread. Raw pixels reac
     pairs = [("mocov3", base, cells.USUAL_HEAD[base]) for base in cells.USUAL_HEAD]
     parts.append(section("Bases", "Each base alone and with one foreign head.", pairs_table(runs, pairs)))
     parts.append(section("At equal time", "A head costs time (\"cost, times\" above): the base alone with five epochs "
-                         "instead of four, on the same seeds.", equal_time_table(runs, ["mocov3", "byol", "dino"])))
+                         "instead of four, on the same seeds.", equal_time_table(runs, ["mocov3", "ibot", "byol", "dino"])))
     parts.append(section("Colour pictures", f"Debian's clip art at 32 pixels, `{cells.COLOR_RECIPE}`: 6,480 pictures, "
                          "and 1,625 held out (an error of 1.2 points each, common to both).",
                          colored_table(runs)))
@@ -232,6 +232,10 @@ standard error over seeds. Cost is processor time of one thread. Raw pixels reac
     parts.append(section("Ablations", "One change at a time.", variants_table(runs, ablations)))
     floats = [(objective, head, "float32") for objective in ["mocov3", "ibot", "byol", "dino", "simmim"]]
     parts.append(section("Precision", "float32 training against int8's.", variants_table(runs, floats)))
+    # Written by a person, after looking at the tables.
+    reading = docs / "evidence/reading.md"
+    if reading.exists():
+        parts.append(reading.read_text())
     (docs / "evidence.md").write_text("\n".join(parts))
     (docs / "evidence").mkdir(exist_ok=True)
     for name, picture in [("heads", draw(runs)), ("search", scatter(runs))]:

@@ -32,7 +32,8 @@ final class FolderLock: Sendable {
         notice = nil
         // Its last holder may have removed the folder between our opening the file and our locking it.
         var held = stat(), there = stat()
-        guard fstat(descriptor, &held) == 0, path.withPath({ stat($0, &there) }) == 0, held.st_ino == there.st_ino else {
+        guard fstat(descriptor, &held) == 0, path.withPath({ stat($0, &there) }) == 0, held.st_ino == there.st_ino
+        else {
             close(descriptor)
             throw FileError(path: folder, reason: "another \(holder) has just removed this folder; try again")
         }
