@@ -222,8 +222,9 @@ standard error over seeds. Cost is processor time of one thread. Raw pixels reac
     parts.append(section("Objectives", "The base alone and with one head.", pairs_table(runs, pairs)))
     pairs = [("mocov3", base, cells.USUAL_HEAD[base]) for base in cells.USUAL_HEAD]
     parts.append(section("Bases", "Each base alone and with one foreign head.", pairs_table(runs, pairs)))
+    longer = equal_time_table(runs, ["mocov3", "ibot", "byol", "dino"])
     parts.append(section("At equal time", "A head costs time (\"cost, times\" above): the base alone with five epochs "
-                         "instead of four, on the same seeds.", equal_time_table(runs, ["mocov3", "ibot", "byol", "dino"])))
+                         "instead of four, on the same seeds.", longer))
     parts.append(section("Colour pictures", f"Debian's clip art at 32 pixels, `{cells.COLOR_RECIPE}`: 6,480 pictures, "
                          "and 1,625 held out (an error of 1.2 points each, common to both).",
                          colored_table(runs)))

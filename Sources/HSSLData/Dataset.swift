@@ -2,6 +2,7 @@ import HSSLFormats
 
 /// Whether the folders right inside a data set are its classes.
 public enum FolderLabels: String, CaseIterable, Sendable {
+    /// `folders`: each is a class, and images beside them are passed over. `none`: images have no labels.
     case folders, none
 }
 
@@ -18,10 +19,11 @@ public struct Dataset: Sendable {
     private let labels: [Int32]?
     private let reader: ImageReader
 
-    /// As given at opening.
+    /// The folder or the prefix, as given at opening.
     public let path: String
     /// Names of the classes in label order; empty when there are no labels. IDX labels are named by their number.
     public let classNames: [String]
+    /// Images, numbered from 0; at least 1.
     public let count: Int
     /// Folders that could not be read; everything else is part of the data set.
     public let faults: [DataError]
@@ -82,9 +84,12 @@ public struct Dataset: Sendable {
         }
     }
 
-    /// Class of an image; nil when the data set has no labels.
+    /// Class of an image, a place in ``classNames``; nil when the data set has no labels.
+    ///
+    /// - Parameter index: 0 ..< ``count``.
     public func label(_ index: Int) -> Int? { labels.map { Int($0[index]) } }
 
+    /// Whether every image has a label; without, ``classNames`` is empty.
     public var hasLabels: Bool { labels != nil }
 
     /// Whether the format holds grey images only: then the three channels of each are alike.
@@ -105,7 +110,10 @@ public struct Dataset: Sendable {
 
     /// Decodes an image, upright and in RGB. Thread-safe.
     ///
-    /// - Throws: ``DataError``.
+    /// - Parameters:
+    ///   - index: 0 ..< ``count``.
+    ///   - background: what is seen where the image is transparent.
+    /// - Throws: ``DataError``, naming the image, where it cannot be read or decoded or is over the limits.
     public func image(_ index: Int, background: RGBColor = .black) throws -> RGBImage {
         try withImage(index, side: 0, background: background) { $0 }
     }
@@ -129,7 +137,7 @@ public struct Dataset: Sendable {
         }
     }
 
-    /// What decoding takes.
+    /// What decoding an image may cost: as given at opening, or lowered since.
     public var limits: DecodeLimits { reader.limits }
 
     /// Other memory for decoding, from now on; all copies of this data set share it.

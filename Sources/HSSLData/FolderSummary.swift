@@ -19,8 +19,10 @@ public struct FolderSummary: Equatable, Sendable {
     /// Images beside class folders, where folders are labels.
     public internal(set) var besideClasses = 0
 
+    /// Nothing found yet.
     public init() {}
 
+    /// Images that are taken, of all suffixes together.
     public var images: Int { taken.values.reduce(0, +) }
 
     mutating func add(_ other: FolderSummary) {

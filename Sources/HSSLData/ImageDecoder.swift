@@ -3,8 +3,11 @@ import HSSLFormats
 
 /// An 8-bit RGB image: `pixels` [height, width, 3].
 public struct RGBImage: Equatable, Sendable {
+    /// Pixels a row, at least 1.
     public let width: Int
+    /// Rows, at least 1.
     public let height: Int
+    /// Red, green, blue of each pixel, 0 … 255, row by row from the top: [height, width, 3].
     public let pixels: [UInt8]
 
     /// `pixels` must hold `height · width · 3` bytes.
@@ -50,6 +53,7 @@ public struct DecodeLimits: Equatable, Sendable {
     /// 256 megapixels, 1 GiB (of today's phones the largest take 200 megapixels and 0.6 GB), 100 scans.
     public static let `default` = DecodeLimits()
 
+    /// Limits; what is left out is as in ``default``.
     public init(pixels: Int = 256_000_000, bytes: Int = 1 << 30, scans: Int = 100, reducedSide: Int = 0) {
         self.pixels = pixels
         self.bytes = bytes
@@ -134,7 +138,13 @@ struct ImageHeader {
 /// Decodes JPEG, PNG, WebP, GIF, BMP and TIFF, by content whatever the file's name: upright, three channels, what is
 /// transparent composed on a background; of an animation or several pages the first.
 public enum ImageDecoder {
-    /// - Throws: ``DataError``, naming `path`.
+    /// Decodes an image file.
+    ///
+    /// - Parameters:
+    ///   - limits: what decoding may cost; checked before any pixel is decoded.
+    ///   - background: what is seen where the image is transparent.
+    /// - Throws: ``DataError``, naming `path`, for a file that cannot be read, is no image, is damaged or is over the
+    ///   limits.
     public static func decode(
         path: String, limits: DecodeLimits = .default, background: RGBColor = .black
     ) throws -> RGBImage {
@@ -143,8 +153,14 @@ public enum ImageDecoder {
         return try decode(data, name: path, limits: limits, background: background)
     }
 
-    /// - Parameter name: what an error calls the data.
-    /// - Throws: ``DataError``.
+    /// Decodes an image in memory.
+    ///
+    /// - Parameters:
+    ///   - data: the bytes of an encoded image, e.g. of a JPEG file.
+    ///   - name: what an error calls the data.
+    ///   - limits: what decoding may cost; checked before any pixel is decoded.
+    ///   - background: what is seen where the image is transparent.
+    /// - Throws: ``DataError`` for data that are no image, damaged or over the limits.
     public static func decode(
         _ data: [UInt8], name: String, limits: DecodeLimits = .default, background: RGBColor = .black
     ) throws -> RGBImage {

@@ -10,6 +10,7 @@ import Glibc
 /// extension: its content decides when it is decoded. An argument that cannot be used stays in the list as an item that
 /// throws, and so does a folder inside one that cannot be read, so that every input can be reported.
 public struct InputList: Sendable {
+    /// One input, not yet decoded.
     public struct Item: Sendable {
         /// As reports name it: the file's path, or for IDX the file's path, `#` and the image's number from 0.
         public let path: String
@@ -19,8 +20,11 @@ public struct InputList: Sendable {
     public struct Items: RandomAccessCollection, Sendable {
         fileprivate let list: Segments
 
+        /// Place of the first input: 0.
         public var startIndex: Int { 0 }
+        /// The number of inputs.
         public var endIndex: Int { list.count }
+        /// The input at `index`, 0 ..< ``endIndex``.
         public subscript(index: Int) -> Item {
             let (segment, place) = list.locate(index)
             return Item(path: segment.path(place))
@@ -64,7 +68,9 @@ public struct InputList: Sendable {
         reader = ImageReader(limits: limits, count: segments.count)
     }
 
+    /// The inputs in order, by their names; nothing is decoded.
     public var items: Items { Items(list: segments) }
+    /// Inputs, those that cannot be used included.
     public var count: Int { segments.count }
 
     /// Other limits, for images that are decoded from now on.
@@ -73,9 +79,12 @@ public struct InputList: Sendable {
     /// How many images were whole but for their end marker, so far.
     public var repairedCount: Int { reader.repairedCount }
 
-    /// Decodes an input. Thread-safe.
+    /// Decodes an input, upright and in RGB. Thread-safe.
     ///
-    /// - Throws: ``DataError``.
+    /// - Parameters:
+    ///   - index: 0 ..< ``count``.
+    ///   - background: what is seen where the image is transparent.
+    /// - Throws: ``DataError``, naming the input, where it cannot be read or decoded or is over the limits.
     public func image(_ index: Int, background: RGBColor = .black) throws -> RGBImage {
         try withImage(index, side: 0, background: background) { $0 }
     }
@@ -101,7 +110,9 @@ public struct InputList: Sendable {
         }
     }
 
-    /// The next bytes of standard input; none at its end.
+    /// The next bytes of standard input, at most 64 KB; none at its end.
+    ///
+    /// - Throws: ``DataError`` where reading fails.
     public static func readStandardInput() throws -> [UInt8] {
         while true {
             var failure: Int32?

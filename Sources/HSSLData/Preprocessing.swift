@@ -18,7 +18,7 @@ extension Preprocessing {
         }
     }
 
-    /// The same as an array.
+    /// The model's input for an image: [3, crop, crop], red, green and blue planes of (x/255 − mean)/std, row-major.
     public func apply(to image: RGBImage) -> [Float] {
         [Float](unsafeUninitializedCapacity: count) { buffer, initialized in
             if let output = buffer.baseAddress { apply(to: image, into: output) }

@@ -6,9 +6,11 @@ import HSSLRuntime
 public struct DatasetFeatures: Sendable {
     /// [indices.count, dimension], row-major.
     public let values: [Float]
+    /// Numbers of an image.
     public let dimension: Int
     /// Places in the data set, in the order asked for.
     public let indices: [Int]
+    /// Images that are left out: place in the data set, and why in one line.
     public let unreadable: [(index: Int, reason: String)]
 
     /// Images that are decoded and prepared together by one thread.
@@ -17,8 +19,13 @@ public struct DatasetFeatures: Sendable {
     /// Features of a model.
     ///
     /// - Parameters:
+    ///   - dataset: read while the model runs, image by image.
     ///   - indices: which images, in which order; nil: all.
+    ///   - session: runs the model; of this thread alone.
+    ///   - preprocessing: how images are prepared; its crop is the model's image size.
+    ///   - features: which ones; those with a vector a cell (N vectors of D) are taken as one row of N·D.
     ///   - loaderThreads: decode and prepare while the model runs.
+    /// - Throws: what `Session.extract` throws. An image that cannot be read is no error but listed in ``unreadable``.
     public init(
         _ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing,
         features: Features = .cls, loaderThreads: Int = 2
@@ -32,7 +39,12 @@ public struct DatasetFeatures: Sendable {
 
     /// Gathers what a stream gives.
     ///
-    /// - Parameter count: images to expect.
+    /// - Parameters:
+    ///   - count: images to expect; another number only costs time.
+    ///   - dimension: numbers of an image.
+    ///   - stream: calls `body` with rows [images, dimension] and their places in the data set as often as it likes,
+    ///     and returns what could not be read.
+    /// - Throws: what `stream` throws.
     public init(
         count: Int, dimension: Int,
         stream: (_ body: (ArraySlice<Float>, [Int]) throws -> Void) throws -> [(index: Int, reason: String)]
@@ -48,8 +60,12 @@ public struct DatasetFeatures: Sendable {
 
     /// Features of a model, some images at a time.
     ///
-    /// - Parameter body: gets [images, dimension] and their places in the data set, in the order asked for.
-    /// - Returns: what could not be read.
+    /// - Parameters:
+    ///   - indices: which images, in which order; nil: all.
+    ///   - loaderThreads: decode and prepare while the model runs.
+    ///   - body: gets [images, dimension] and their places in the data set, in the order asked for.
+    /// - Returns: place in the data set and reason, in one line, of each image that could not be read.
+    /// - Throws: what `Session.extract` and `body` throw.
     public static func stream(
         _ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing,
         features: Features = .cls, loaderThreads: Int = 2, _ body: (ArraySlice<Float>, [Int]) throws -> Void
@@ -63,7 +79,14 @@ public struct DatasetFeatures: Sendable {
 
     /// The prepared pixels themselves, as the baseline that features must beat.
     ///
-    /// - Parameter channels: 3, or 1 for the first alone, which says everything of grey images.
+    /// - Parameters:
+    ///   - indices: which images, in which order; nil: all.
+    ///   - channels: 3, or 1 for the first alone, which says everything of grey images.
+    ///   - loaderThreads: decode and prepare.
+    ///   - body: gets [images, channels·crop·crop], planes in the order red, green, blue, and their places in the data
+    ///     set, in the order asked for.
+    /// - Returns: place in the data set and reason, in one line, of each image that could not be read.
+    /// - Throws: what `body` throws.
     public static func streamPixels(
         of dataset: Dataset, indices: [Int]? = nil, preprocessing: Preprocessing, channels: Int = 3,
         loaderThreads: Int = 2, _ body: (ArraySlice<Float>, [Int]) throws -> Void

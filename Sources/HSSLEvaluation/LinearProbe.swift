@@ -6,10 +6,11 @@ import Glibc
 
 /// Which labels a linear probe may see.
 public enum LabelBudget: Equatable, Sendable {
+    /// The labels of all training images.
     case all
-    /// This share of the images of every class, at least one.
+    /// This share of the images of every class, above 0 and at most 1; rounded, at least one image.
     case fraction(Double)
-    /// So many images of every class.
+    /// So many images of every class, at least 1; a class with fewer is an error.
     case perClass(Int)
 }
 
@@ -25,6 +26,7 @@ public struct LinearProbe: Sendable {
     public static let defaultStrengths = [10, 1, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
     /// Without two labels a class nothing can be held out: then this.
     public static let fallbackStrength = 0.1
+    /// Labelled images from which one held-out fifth is enough; with fewer every fifth is held out in turn.
     public static let crossValidationLimit = 5_000
     static let foldCount = 5
     /// Steps of each candidate: stopping there is a penalty of its own, and what comes behind it changes no choice.
@@ -38,8 +40,11 @@ public struct LinearProbe: Sendable {
     /// The labels in rising order: class c is labels[c].
     private let labels: [Int]
 
+    /// Numbers of an image's features.
     public let dimension: Int
+    /// Training images.
     public var count: Int { classes.count }
+    /// Distinct labels among the training images, at least 2.
     public var classCount: Int { labels.count }
 
     /// - Parameters:

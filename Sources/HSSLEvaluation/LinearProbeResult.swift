@@ -6,10 +6,13 @@ public struct LinearProbeDraw: Equatable, Sendable {
     public let strength: Double
     /// Accuracy on what was held out, by which the strength was chosen; nil when nothing was.
     public let heldOutTop1: Double?
+    /// Share of the test images whose class has the highest logit, 0 … 1.
     public let top1: Double
+    /// Share of the test images whose class is among the five highest logits, 0 … 1.
     public let top5: Double
     /// Of L-BFGS, in the last fit.
     public let iterations: Int
+    /// Whether that fit ended by itself: false where it ran out of iterations.
     public let converged: Bool
 
     var json: String {
@@ -21,18 +24,24 @@ public struct LinearProbeDraw: Equatable, Sendable {
 
 /// What `hssl evaluate linear` reports.
 public struct LinearProbeResult: Equatable, Sendable {
+    /// Training images, those whose labels were not used included.
     public let trainCount: Int
+    /// Test images.
     public let testCount: Int
+    /// Distinct labels among the training images.
     public let classCount: Int
+    /// Numbers of an image's features.
     public let dimension: Int
+    /// Which labels the classifiers saw.
     public let budget: LabelBudget
     /// At least one.
     public let draws: [LinearProbeDraw]
 
-    /// Means over the draws.
+    /// Mean over the draws of the share of test images whose class comes first, 0 … 1.
     public var top1: Double { mean(\.top1) }
+    /// Mean over the draws of the share of test images whose class is among the first five, 0 … 1.
     public var top5: Double { mean(\.top5) }
-    /// Over the draws, with one less than their number below; nil for one.
+    /// Sample standard deviation of top-1 over the draws (divided by one less than their number); nil for one draw.
     public var top1StandardDeviation: Double? {
         guard draws.count > 1 else { return nil }
         let mean = top1

@@ -2,13 +2,16 @@ import CSupport
 
 /// Why an evaluation cannot be done. The description is one line.
 public struct EvaluationError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// The reason, without a line break.
     public let description: String
     init(_ description: String) { self.description = description }
 }
 
 /// A reference image and its cosine to the query.
 public struct Neighbor: Equatable, Sendable {
+    /// Place of the reference in the order in which references were added, from 0.
     public let index: Int
+    /// Cosine to the query, −1 … 1 but for rounding.
     public let similarity: Float
 }
 
@@ -16,7 +19,9 @@ public struct Neighbor: Equatable, Sendable {
 ///
 /// Memory: the queries, k neighbours of each, and a block of references; it does not grow with their number.
 public final class NearestSearch {
+    /// Numbers of a feature vector.
     public let dimension: Int
+    /// Queries, at least 1.
     public let queryCount: Int
     /// Most neighbours of a query.
     public let k: Int
@@ -61,7 +66,7 @@ public final class NearestSearch {
         packed = AlignedScratch(bytes: hssl_gemm_f32_packed_size(Self.blockRows, dimension))
     }
 
-    /// Bytes that a search will hold.
+    /// Bytes that a search of these sizes will hold, whatever the number of references.
     public static func memory(queries: Int, dimension: Int, k: Int) -> Int {
         let packed = hssl_gemm_f32_packed_size(blockRows, dimension)
         return 4 * queries * dimension + 8 * queries * k + 8 * blockRows * dimension + packed
@@ -83,6 +88,11 @@ public final class NearestSearch {
     }
 
     /// The neighbours of a query among all references, best first; of equal similarities the lowest index first.
+    ///
+    /// - Parameter query: 0 ..< ``queryCount``.
+    /// - Returns: ``k`` neighbours, or all references where there are fewer.
+    /// - Throws: ``EvaluationError`` where references that still waited are no whole rows, hold NaN or infinity, or are
+    ///   too many (2³¹).
     public func neighbors(of query: Int) throws(EvaluationError) -> [Neighbor] {
         if !pending.isEmpty { try search() }
         let found = (0..<min(k, referenceCount)).map { place in

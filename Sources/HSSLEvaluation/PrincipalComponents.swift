@@ -3,10 +3,11 @@ import HSSLGraph
 
 /// The directions in which rows of features vary most, and where the rows lie along them.
 public struct PrincipalComponents: Sendable {
-    /// [rows, count].
+    /// Where each row lies along each component, from the mean of all rows: [rows, count].
     public let coordinates: [Float]
+    /// Components: as many as asked for, or the dimension if that is less.
     public let count: Int
-    /// Share of the variance that each component has.
+    /// Fraction of the variance that each component has, 0 … 1, the largest first.
     public let shares: [Double]
 
     private static let iterations = 200

@@ -2,17 +2,23 @@ import CSupport
 
 /// How many of the images whose first neighbours were looked at found one of their class.
 public struct RecallAtK: Equatable, Sendable {
+    /// How many first neighbours were looked at.
     public let k: Int
+    /// Fraction of the queries with an image of their class among these, 0 … 1.
     public let recall: Double
 }
 
 /// What `hssl evaluate retrieval` reports. Figures are fractions.
 public struct RetrievalResult: Equatable, Sendable {
+    /// Images of the set.
     public let imageCount: Int
     /// Images with another one of their class: only these count.
     public let queryCount: Int
+    /// Distinct labels, those of one image included.
     public let classCount: Int
+    /// Numbers of an image's features.
     public let dimension: Int
+    /// Mean over the queries of their average precision, 0 … 1.
     public let meanAveragePrecision: Double
     /// In rising k.
     public let recalls: [RecallAtK]
@@ -29,9 +35,9 @@ public struct RetrievalResult: Equatable, Sendable {
 ///
 /// Average precision of a query: the mean over the relevant images of the share of relevant ones up to it. Recall at k:
 /// the share of queries with a relevant image among the first k, as in metric learning (Song et al. 2016). Equal
-/// cosines
-/// keep the order of the images. An image without another one of its class is no query.
+/// cosines keep the order of the images. An image without another one of its class is no query.
 public enum Retrieval {
+    /// The k of recall at k unless others are asked for.
     public static let defaultCounts = [1, 5, 10]
     /// Queries that are ranked together.
     private static let queryRows = 64
@@ -42,12 +48,15 @@ public enum Retrieval {
             + 8 * min(queryRows, count) * count + hssl_sort_descending_workspace_size(count) + 32 * count
     }
 
+    /// Ranks the set for every image and averages.
+    ///
     /// - Parameters:
     ///   - features: [count, dimension], row-major; not necessarily normalised.
     ///   - labels: one for each row; any integers.
-    ///   - counts: the k of recall at k, each at least 1.
+    ///   - counts: the k of recall at k, each at least 1; repeats are dropped.
     ///   - progress: told how many queries are done.
-    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or classes of one image only.
+    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, a k below 1 or none at all,
+    ///   or classes of one image only.
     public static func evaluate(
         features: consuming [Float], dimension: Int, labels: [Int], counts: [Int] = defaultCounts,
         progress: (Int) -> Void = { _ in }

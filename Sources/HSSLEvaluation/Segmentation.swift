@@ -4,6 +4,7 @@ import HSSLFormats
 /// Images and the masks that say which class each of their pixels is: two folders with the same names but for suffixes.
 /// A mask's colours are the classes; grey values are colours too.
 public struct MaskedImages: Sendable {
+    /// The images, in the order of their masks; without labels.
     public let images: Dataset
     private let masks: [String]
 
@@ -37,10 +38,11 @@ public struct MaskedImages: Sendable {
         return Array(bytes[..<(bytes[last...].lastIndex(of: UInt8(ascii: ".")) ?? bytes.count)])
     }
 
-    /// The colours 0xRRGGBB of an image's mask in the crop that its features see, [crop, crop].
+    /// The colours 0xRRGGBB of an image's mask in the crop that its features see: [crop, crop], row-major.
     ///
+    /// - Parameter index: of the image in ``images``.
     /// - Throws: `DataError` for a mask that cannot be read, ``EvaluationError`` for one of another size than its
-    /// image.
+    ///   image.
     public func mask(_ index: Int, _ preprocessing: Preprocessing) throws -> [Int] {
         let path = masks[index]
         let mask = try ImageDecoder.decode(path: path)
@@ -60,8 +62,11 @@ public struct MaskedImages: Sendable {
 
 /// What `hssl evaluate segmentation` reports. Figures are fractions.
 public struct SegmentationResult: Equatable, Sendable {
+    /// Training images.
     public let trainCount: Int
+    /// Test images.
     public let testCount: Int
+    /// Numbers of a patch's features.
     public let dimension: Int
     /// λ of the head's penalty.
     public let strength: Double
@@ -70,7 +75,7 @@ public struct SegmentationResult: Equatable, Sendable {
     /// Share of the test pixels whose class is right.
     public let pixelAccuracy: Double
 
-    /// Mean over the classes that have one.
+    /// Mean intersection over union of the classes that have one, 0 … 1; 0 without any.
     public var meanIoU: Double {
         let known = classes.compactMap(\.iou)
         return known.isEmpty ? 0 : known.reduce(0, +) / Double(known.count)
@@ -78,7 +83,7 @@ public struct SegmentationResult: Equatable, Sendable {
 
     public static func == (a: SegmentationResult, b: SegmentationResult) -> Bool { a.json == b.json }
 
-    /// `#rrggbb`.
+    /// `#rrggbb` of a colour 0xRRGGBB.
     public static func name(of color: Int) -> String {
         let digits = String(color, radix: 16)
         return "#" + String(repeating: "0", count: 6 - digits.count) + digits
@@ -244,6 +249,7 @@ public struct SegmentationHead {
         return result
     }
 
+    /// Figures over the test images judged so far.
     public var result: SegmentationResult {
         let count = colors.count
         let classes = (0..<count).map { c -> (color: Int, iou: Double?) in

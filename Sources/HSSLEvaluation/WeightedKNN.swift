@@ -6,17 +6,23 @@ import Glibc
 public struct KNNAccuracy: Equatable, Sendable {
     /// Neighbours that voted: the k asked for, or the number of references if that is less.
     public let k: Int
+    /// Fraction of the queries whose class has most votes, 0 … 1.
     public let top1: Double
+    /// Fraction of the queries whose class is among the five with most votes, 0 … 1.
     public let top5: Double
 }
 
 /// What `hssl evaluate knn` reports.
 public struct KNNResult: Equatable, Sendable {
+    /// Images that voted.
     public let referenceCount: Int
+    /// Images that were classified.
     public let queryCount: Int
     /// Classes among the references.
     public let classCount: Int
+    /// Numbers of an image's features.
     public let dimension: Int
+    /// T of the votes' weights exp(similarity/T).
     public let temperature: Double
     /// In rising k.
     public let accuracies: [KNNAccuracy]
@@ -42,9 +48,13 @@ public struct KNNResult: Equatable, Sendable {
 ///
 /// Source: `eval_knn.py` of DINO (Caron et al. 2021), after Wu et al. 2018.
 public enum WeightedKNN {
+    /// The k that are evaluated unless others are asked for, as in DINO.
     public static let defaultNeighbors = [10, 20, 100, 200]
+    /// T unless another is asked for, as in DINO.
     public static let defaultTemperature = 0.07
 
+    /// Classifies every query by its neighbours' votes, once for each k.
+    ///
     /// - Parameters:
     ///   - search: of the queries, with all references added; its k is at least the largest of `neighbors` or the
     ///     number of references.
@@ -52,8 +62,9 @@ public enum WeightedKNN {
     ///   - queryLabels: one for each query.
     ///   - neighbors: the k to evaluate, each at least 1; those beyond the reference count become it, repeats are
     ///     dropped.
-    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, or a k or temperature that is
-    ///   not positive.
+    ///   - temperature: T of the votes' weights, above 0.
+    /// - Throws: ``EvaluationError`` for sizes that disagree, values that are not finite, a k or temperature that is
+    ///   not positive, or a search of fewer neighbours than `neighbors` asks for.
     public static func evaluate(
         _ search: NearestSearch, labels: [Int], queryLabels: [Int], neighbors: [Int] = defaultNeighbors,
         temperature: Double = defaultTemperature

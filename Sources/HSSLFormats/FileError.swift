@@ -4,9 +4,12 @@ import Glibc
 
 /// A file operation that failed. The description is one line: `path: reason`.
 public struct FileError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// The file or folder, as the caller named it.
     public let path: String
+    /// What is wrong, without the path; often the system's words.
     public let reason: String
 
+    /// An error with these two parts; nothing is checked.
     public init(path: String, reason: String) {
         self.path = path
         self.reason = reason

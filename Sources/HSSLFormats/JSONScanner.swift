@@ -1,6 +1,9 @@
 /// Malformed JSON, or JSON of another shape than asked for. `offset` is the byte where a parse stopped.
 public struct JSONError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// What is wrong, in one line without the place.
     public let reason: String
+    /// Bytes from the beginning of the text to where the parse stopped; nil where the text is valid JSON of another
+    /// shape than asked for.
     public let offset: Int?
 
     init(_ reason: String, at offset: Int? = nil) {

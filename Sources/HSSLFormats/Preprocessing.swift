@@ -3,7 +3,10 @@
 /// Transparent pictures on `background`, shorter side → `resize` (antialiased), centre crop `crop` × `crop`, /255,
 /// (x − mean)/std per channel.
 public struct Preprocessing: Equatable, Sendable {
+    /// How an image is resized: Pillow's filters, widened when they shrink an image (antialiased).
     public enum Interpolation: String, CaseIterable, Sendable {
+        /// `bicubic` (a = −0.5) weighs four source pixels along each axis, `bilinear` two; more where the image
+        /// shrinks.
         case bicubic, bilinear
     }
 
@@ -11,14 +14,19 @@ public struct Preprocessing: Equatable, Sendable {
     public let resize: Int
     /// Side of the square that is cut out, pixels: the model's image size.
     public let crop: Int
+    /// The filter of the resizing.
     public let interpolation: Interpolation
-    /// Of red, green and blue, for values in 0 … 1.
+    /// Subtracted from red, green and blue in 0 … 1: three finite numbers.
     public let mean: [Float]
+    /// Divides red, green and blue after that: three numbers above 0.
     public let std: [Float]
     /// What shows through where a picture is transparent.
     public var background = RGBColor.black
 
     /// Values may come from a model file; what cannot work is an error.
+    ///
+    /// - Throws: ``PreprocessingError`` unless 1 ≤ crop ≤ resize ≤ 16384, `mean` has three finite numbers, and `std`
+    ///   three above 0.
     public init(
         resize: Int, crop: Int, interpolation: Interpolation = .bicubic, mean: [Float], std: [Float]
     ) throws(PreprocessingError) {
@@ -47,6 +55,7 @@ public struct Preprocessing: Equatable, Sendable {
 
 /// Preprocessing values that cannot be used, in one line.
 public struct PreprocessingError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// Which value cannot be used and why, in one line.
     public let reason: String
     public var description: String { "preprocessing: \(reason)" }
 }

@@ -1,10 +1,14 @@
 /// A colour of 8 bits a channel.
 public struct RGBColor: Equatable, Sendable, CustomStringConvertible {
+    /// Channels, 0 … 255.
     public let red: UInt8, green: UInt8, blue: UInt8
 
+    /// Red, green and blue 0.
     public static let black = RGBColor(red: 0, green: 0, blue: 0)
+    /// Red, green and blue 255.
     public static let white = RGBColor(red: 255, green: 255, blue: 255)
 
+    /// A colour of three channels, 0 … 255 each.
     public init(red: UInt8, green: UInt8, blue: UInt8) { (self.red, self.green, self.blue) = (red, green, blue) }
 
     /// `black`, `white`, or six hexadecimal digits, RRGGBB, with or without `#` before them; nil for other text.
@@ -23,7 +27,7 @@ public struct RGBColor: Equatable, Sendable, CustomStringConvertible {
         }
     }
 
-    /// What ``init(_:)`` takes.
+    /// `black`, `white` or six hexadecimal digits RRGGBB in lower case: text that `init(_:)` takes.
     public var description: String {
         switch self {
         case .black: "black"

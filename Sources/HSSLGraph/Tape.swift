@@ -60,7 +60,8 @@ package enum Saved {
 
 /// Records operations as model code calls them: the single definition that training, the runtime and export read.
 ///
-/// Not thread-safe; kernels inside use the threads of `hssl_set_threads`.
+/// Not thread-safe: one thread records on a tape. Kernels inside use the threads of the session or run that the code
+/// belongs to, or else those of the process.
 public final class Tape {
     public enum Mode: Sendable {
         /// Nodes without values: what the runtime and export read.

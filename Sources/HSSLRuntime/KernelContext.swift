@@ -3,12 +3,12 @@ import HSSLGraph
 
 /// Threads and instruction set of one model's work: what it calls runs with these, whatever the process or another
 /// thread sets meanwhile.
-struct KernelContext: Sendable {
-    let threads: Int
+package struct KernelContext: Sendable {
+    package let threads: Int
     private let native: hssl_context
 
     /// - Parameter threads: 1 … 256.
-    init(threads: Int, isa: hssl_isa) {
+    package init(threads: Int, isa: hssl_isa) {
         self.threads = threads
         native = hssl_context(threads: Int32(threads), isa: isa)
     }
@@ -17,7 +17,7 @@ struct KernelContext: Sendable {
     ///
     /// - Parameter wanted: 1 … 256; nil: one a processor.
     /// - Throws: `ProcessorError` or `RuntimeError`.
-    static func threads(_ wanted: Int?) throws -> Int {
+    package static func threads(_ wanted: Int?) throws -> Int {
         try Processor.initialize()
         let count = wanted ?? min(Int(hssl_available_processors()), 256)
         guard (1...256).contains(count) else { throw RuntimeError("threads must be from 1 to 256, not \(count)") }
@@ -25,7 +25,7 @@ struct KernelContext: Sendable {
     }
 
     /// Runs `body` on this thread in the context.
-    func run<T>(_ body: () throws -> T) rethrows -> T {
+    package func run<T>(_ body: () throws -> T) rethrows -> T {
         try withUnsafePointer(to: native) { context in
             let outer = hssl_context_enter(context)
             defer { hssl_context_leave(outer) }

@@ -6,16 +6,21 @@ import CSupport
 /// batch size, position in the batch and number of threads, and whatever other sessions do meanwhile. One call at a
 /// time: give every thread a session of its own.
 public final class Session {
+    /// The model that runs here, shared with any number of other sessions.
     public let model: Model
+    /// Threads that one call uses, 1 … 256.
     public var threads: Int { context.threads }
     private let context: KernelContext
     private let arenas: AlignedMemory
 
-    /// Bytes of intermediate values.
+    /// Bytes of intermediate values, of as many images at a time as there are threads; the model's weights not counted.
     public var byteCount: Int { model.plan.sessionBytes(threads: threads) }
 
-    /// - Parameter threads: 1 … 256; nil: one a processor.
-    /// - Throws: `RuntimeError` where there is not enough memory.
+    /// - Parameters:
+    ///   - model: whose features are wanted; it stays shared, not copied.
+    ///   - threads: 1 … 256; nil: one a processor, at most 256.
+    /// - Throws: `RuntimeError` for a number of threads out of this range, or where there is not enough memory;
+    ///   `ProcessorError` where the kernels cannot run on this machine (making the model has then failed before).
     public init(model: Model, threads: Int? = nil) throws {
         self.model = model
         context = KernelContext(threads: try KernelContext.threads(threads), isa: model.plan.isa)

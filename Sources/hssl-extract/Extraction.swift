@@ -2,6 +2,7 @@ import CSupport
 import HSSLCommandLine
 import HSSLData
 import HSSLFormats
+import HSSLGraph
 import HSSLModels
 import HSSLRuntime
 import Logging
@@ -209,7 +210,7 @@ struct Extraction {
         return EmbeddingRun(
             [
                 .init("version", HSSLVersion.current),
-                .init("instruction set", String(cString: hssl_isa_name(hssl_isa_selected()))),
+                .init("instruction set", Processor.inferenceSet),
                 .init("model", modelFingerprint), .init("list of inputs", "\(list.hexadecimal)-\(inputs.count)"),
                 .init("--features", options.features.rawValue),
                 .init("--normalize", options.normalize ? "on" : "off"),

@@ -56,6 +56,7 @@ struct Distill: ParsableCommand {
                 "\(options.recipe): objective.name is \(recipe.objective.name); hssl distill takes recipes of "
                 + "objective \(Recipe.distillObjective)")
         }
+        try recipe.validate(path: options.recipe)
         let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
         let dataset = try options.dataset(log)
         let answers = try bank.map { folder in

@@ -36,6 +36,7 @@ struct Pretrain: ParsableCommand {
                 "\(options.recipe): objective.name is \(Recipe.distillObjective), which needs a teacher: "
                     + "hssl distill \(options.recipe) --teacher FILE …")
         }
+        try resolved.validate(path: options.recipe)
         let dataset = try options.dataset(log)
         let trainer = try Trainer(
             recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions)

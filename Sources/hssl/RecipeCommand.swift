@@ -37,16 +37,17 @@ struct RecipeCommand: ParsableCommand {
             return
         }
         let resolved = try Recipe.load(path: recipe, set: set)
-        do {
-            try resolved.validate()
-        } catch {
-            throw CommandError("\(recipe): \(error)")
-        }
+        try resolved.validate(path: recipe)
         print(resolved.yaml, terminator: "")
     }
 }
 
 extension Recipe {
+    /// The same with the name of the file in front of what is wrong.
+    func validate(path: String) throws {
+        do { try validate() } catch { throw CommandError("\(path): \(error)") }
+    }
+
     /// A wrong `--set` is a wrong command line; a wrong recipe is a file that failed.
     static func load(path: String, set overrides: [String], objective: String? = nil) throws -> Recipe {
         do {

@@ -83,9 +83,16 @@ struct RunOptions: ParsableArguments {
         }
     }
 
+    /// Images of an update.
+    private static let batchSizes = 1...1 << 20
+
     func validate() throws {
         if let epochs, epochs < 1 { throw ValidationError("--epochs must be at least 1, not \(epochs)") }
-        if let batchSize, batchSize < 1 { throw ValidationError("--batch-size must be at least 1, not \(batchSize)") }
+        if let batchSize, !Self.batchSizes.contains(batchSize) {
+            throw ValidationError(
+                "--batch-size must be from \(Self.batchSizes.lowerBound) to \(Self.batchSizes.upperBound), "
+                    + "not \(batchSize)")
+        }
         if let maxSteps, maxSteps < 1 { throw ValidationError("--max-steps must be at least 1, not \(maxSteps)") }
     }
 
@@ -127,6 +134,7 @@ struct RunOptions: ParsableArguments {
         options.startsIfMissing = resume == .auto
         options.maxSteps = maxSteps
         options.memoryLimit = memoryLimit?.bytes
+        options.threads = shared.threadCount
         options.loaderThreads = shared.threadCount
         return options
     }

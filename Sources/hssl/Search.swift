@@ -57,6 +57,7 @@ struct Search: ParsableCommand {
         do { candidates = try SearchOptions(heads: heads) } catch { throw UsageError("--heads: \(error)") }
         (candidates.coupled, candidates.share) = (coupled, share)
         let resolved = try options.resolvedRecipe()
+        try resolved.validate(path: options.recipe)
         let dataset = try options.dataset(log)
         let search = try SearchTrainer(
             recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions,

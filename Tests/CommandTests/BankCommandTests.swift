@@ -89,7 +89,7 @@ final class BankCommandTests: CommandTestCase {
         XCTAssertFalse(exists("none"))
         try fails("nobody.safetensors: cannot open", "--teacher", "nobody.safetensors", "--output", "new")
         try fails(
-            "--memory-limit: 1048576 bytes are too few", "--teacher", "teacher.safetensors", "--output", "new",
+            "--memory-limit: 1M is too little", "--teacher", "teacher.safetensors", "--output", "new",
             "--memory-limit", "1M")
         try fails(
             "distill.draws is not known to objective ibot", "--teacher", "teacher.safetensors", "--output", "new",

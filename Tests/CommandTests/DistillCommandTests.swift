@@ -141,7 +141,7 @@ final class DistillCommandTests: CommandTestCase {
                   taught + ["--resume", "--data", "t10k"])
         try fails(1, "the run has another recipe: distill.anchors is 24 there, 25 here",
                   taught + ["--resume", "--set", "distill.anchors=25"])
-        try fails(1, "--memory-limit: 1048576 bytes are too few",
+        try fails(1, "--memory-limit: 1M is too little",
                   taught + ["--output", "other", "--memory-limit", "1M"])
     }
 }

@@ -219,6 +219,39 @@ final class ModelFileTests: XCTestCase {
         assertRefused("hssl.preprocessing: mean must be finite and std positive")
     }
 
+    /// Sizes that the tensors do not have, and tables that a file of some bytes asks for, are refused before anything
+    /// is computed from them.
+    func testSizesAreNotBelievedBeforeTheTensorsAreLookedAt() throws {
+        func write(_ sizes: String, crop: Int) throws {
+            try rewrite(metadata: {
+                $0["hssl.architecture"] = sizes
+                $0["hssl.preprocessing"] = $0["hssl.preprocessing"]?.replacingOccurrences(
+                    of: "\"crop\":16", with: "\"crop\":\(crop)"
+                ).replacingOccurrences(of: "\"resize\":18", with: "\"resize\":\(crop)")
+            })
+        }
+        let clock = ContinuousClock.now
+        try write("""
+            {"family":"vit","name":"custom","image_size":512,"patch_size":2,"embed_dim":768,"depth":512,\
+            "num_heads":12,"mlp_ratio":4,"in_chans":3}
+            """, crop: 512)
+        assertRefused("tensor 'cls_token' has shape [1, 1, 24], expected [1, 1, 768]")
+        try write("""
+            {"family":"vit","name":"custom","image_size":256,"patch_size":1,"embed_dim":16384,"depth":512,\
+            "num_heads":1,"mlp_ratio":4,"no_embed_class":true,"reg_tokens":1024,"rope_temperature":100,"in_chans":3}
+            """, crop: 256)
+        assertRefused(
+            "hssl.architecture: rotary positions of 1090535424 elements; at most 67108864 are supported")
+        try write("""
+            {"family":"swin","name":"custom","image_size":1024,"patch_size":4,"embed_dim":96,"depths":[512],\
+            "num_heads":[3],"window_size":7,"mlp_ratio":4,"in_chans":3}
+            """, crop: 1024)
+        assertRefused(
+            "hssl.architecture: window_size 7 makes 1686616064 elements of masks and biases; at most 67108864 are "
+                + "supported")
+        XCTAssertLessThan(ContinuousClock.now - clock, .seconds(5))
+    }
+
     /// What transparent pictures are on is kept; files without it, and those on black, are as they were.
     func testBackground() throws {
         let set = try network()

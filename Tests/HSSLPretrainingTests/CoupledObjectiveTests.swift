@@ -198,9 +198,9 @@ final class CoupledObjectiveTests: TrainerTestCase {
                     String(contentsOfFile: "\(root)/\(name)/metrics.jsonl", encoding: .utf8)
                         .split(separator: "\n").first)
                 let metrics = try XCTUnwrap(Metrics(json: line))
-                XCTAssertEqual(metrics.globalBase != nil, coupled, name)
-                XCTAssertEqual(metrics.pixelsBase != nil, objective == "simmim")
-                XCTAssertNil(metrics.clsBase)
+                XCTAssertEqual(metrics.named["global_base"] != nil, coupled, name)
+                XCTAssertEqual(metrics.named["pixels_base"] != nil, objective == "simmim")
+                XCTAssertNil(metrics.named["cls_base"])
                 XCTAssertNil(metrics.teacherTemperature)
                 XCTAssertNotNil(metrics.featureStd)
             }

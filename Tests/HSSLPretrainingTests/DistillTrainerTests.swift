@@ -52,6 +52,7 @@ final class DistillTrainerTests: TrainerTestCase {
         memoryLimit: Int? = nil
     ) throws -> Trainer {
         var options = PretrainingOptions()
+        options.threads = Int(hssl_get_threads())
         (options.resume, options.maxSteps, options.memoryLimit) = (resume, maxSteps, memoryLimit)
         return try Trainer(
             recipe: recipe, dataset: Dataset(path: root + "/train"), output: "\(root)/\(run)", options: options,
@@ -259,7 +260,7 @@ final class DistillTrainerTests: TrainerTestCase {
         XCTAssertGreaterThan(many.bytesPerImage - few.bytesPerImage, 4 * 4 * (4096 - 64))
         XCTAssertGreaterThanOrEqual(try plan(64, otherViewBytes: 1 << 20).bytesPerImage - few.bytesPerImage, 4 << 20)
         let refused = message { _ = try trainer(recipe, "refused", frozen(file), memoryLimit: 1 << 20) }
-        XCTAssertTrue(refused.hasPrefix("--memory-limit: 1048576 bytes are too few"), refused)
+        XCTAssertTrue(refused.hasPrefix("--memory-limit: 1M is too little"), refused)
         let limited = try trainer(
             recipe, "limited", frozen(file), maxSteps: 3, memoryLimit: many.bytes(microBatch: 6) + (16 << 20))
         try limited.runQuietly()

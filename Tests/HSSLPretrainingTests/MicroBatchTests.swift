@@ -67,7 +67,7 @@ final class MicroBatchTests: TrainerTestCase {
 
         let refused = message { _ = try trainer(recipe, "refused", memoryLimit: 1 << 20) }
         XCTAssertTrue(
-            refused.hasPrefix("--memory-limit: 1048576 bytes are too few; this recipe needs at least ")
+            refused.hasPrefix("--memory-limit: 1M is too little; this recipe needs at least ")
                 && refused.hasSuffix("M"), refused)
         // As sharp a limit as this process allows; what is resident moves between the two looks.
         let size: Int

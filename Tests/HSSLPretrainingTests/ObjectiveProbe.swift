@@ -106,7 +106,8 @@ enum SmallLearner {
 
     static func make(
         auxiliary: Bool = true, settings: StepSettings = .init(seed: 3), width: Int = 24, depth: Int = 2,
-        learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0
+        learnedGain: Bool = false, firstShortcut: Bool = false, centerMomentum: Float = 0.9, clipGradient: Float = 0,
+        learnsPatches: Bool = true
     ) throws -> Learner {
         let base = try ModelArchitecture(
             VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3))
@@ -114,6 +115,7 @@ enum SmallLearner {
         (head.kernelSize, head.firstShortcut) = (3, firstShortcut)
         var objective = PrototypeSettings(hidden: 48, bottleneck: 16, prototypes: 40)
         (objective.learnedGain, objective.centerMomentum) = (learnedGain, centerMomentum)
+        objective.learnsPatches = learnsPatches
         let learner = try Learner(
             sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil), objective: objective,
             settings: settings, clipGradient: clipGradient)

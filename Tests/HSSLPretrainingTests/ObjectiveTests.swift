@@ -278,18 +278,21 @@ final class ObjectiveTests: XCTestCase {
     /// Against a frozen teacher the divergence from the targets falls to a fraction; the loss itself may not, as the
     /// targets' entropy stays.
     func testOverfittingOneBatchAgainstAFrozenTeacher() throws {
-        for precision in [Precision.float32, .int8] {
-            let learner = try SmallLearner.make(settings: .init(precision: precision, seed: 3), centerMomentum: 1)
+        let cases: [(Precision, Bool)] = [(.float32, true), (.int8, true), (.float32, false), (.int8, false)]
+        for (precision, learnsPatches) in cases {
+            let learner = try SmallLearner.make(
+                settings: .init(precision: precision, seed: 3), centerMomentum: 1, learnsPatches: learnsPatches)
             // A soft teacher, so that the divergence is not only that of a few sharp targets.
             var context = SmallLearner.context()
             context.teacherTemperature = 0.1
             context.teacherPatchTemperature = 0.1
             let batch = SmallLearner.batch(images: 0..<3, masks: .random)
             let teacher = learner.state.filter { $0.key.hasPrefix("teacher.") }
-            var divergences: [Double] = []
+            var divergences: [Double] = [], losses: [Losses] = []
             for _ in 0..<60 {
                 var sums = learner.newSums()
                 learner.accumulate(batch, context: context, into: &sums)
+                losses.append(sums.losses)
                 divergences.append(sums.losses.clsBase - sums.targetEntropy / Double(sums.targets))
                 let outcome = learner.update(
                     sums, schedule: SmallLearner.schedule(learningRate: 3e-3, weightDecay: 0, momentum: 1))
@@ -300,6 +303,14 @@ final class ObjectiveTests: XCTestCase {
             )
             XCTAssertGreaterThan(divergences[0], 0)
             XCTAssertLessThan(divergences[divergences.count - 1], 0.2 * divergences[0], "\(precision)")
+            let counted = losses[0].parts.filter { $0.value > 0 }
+            XCTAssertEqual(counted.count, learnsPatches ? 3 : 2)
+            // The entropy of the targets, which stays, is part of each.
+            for part in counted {
+                let last = losses[losses.count - 1][part.name]
+                print("Overfitting \(precision): \(part.name) \(part.value) -> \(last)")
+                XCTAssertLessThan(last, 0.8 * part.value, "\(precision) \(part.name)")
+            }
             XCTAssertEqual(
                 learner.state.filter { $0.key.hasPrefix("teacher.") }, teacher, "momentum 1 freezes the teacher")
         }

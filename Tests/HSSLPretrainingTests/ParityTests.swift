@@ -39,7 +39,7 @@ final class ParityTests: XCTestCase {
             let names = try FileManager.default.contentsOfDirectory(atPath: folder)
             let paths = names.filter { $0.hasSuffix(".safetensors") }.sorted().map { folder + "/" + $0 }
             XCTAssertGreaterThanOrEqual(
-                paths.count, folder == fixtures ? 13 : 1, "\(folder) holds too few .safetensors files")
+                paths.count, folder == fixtures ? 15 : 1, "\(folder) holds too few .safetensors files")
             for path in paths {
                 let trajectory = try ReferenceTrajectory(path: path)
                 let worst = try trajectory.replay(

@@ -212,11 +212,25 @@ final class RecipeTests: XCTestCase {
         XCTAssertTrue(refusal(Self.smallest, set: ["optimizer.min_learning_rate=1"]).contains("min_learning_rate"))
         XCTAssertTrue(
             refusal(Self.smallest, set: ["auxiliary.width=8193"]).contains("8192"), "a group norm's channels")
-        XCTAssertTrue(
-            refusal(
-                "model: {architecture: vit_tiny, image_size: 2048, patch_size: 1}", set: ["schedule.batch_size=65536"]
-            )
-            .contains("token rows"))
+    }
+
+    /// What no single key has wrong is known once there are networks.
+    func testRecipesThatNoRunCouldBeginWithAreRefused() throws {
+        let large = "model: {architecture: vit_tiny, image_size: 1024, patch_size: 4}"
+        func objection(_ text: String, _ settings: String...) throws -> String {
+            let recipe = try parse(text, set: settings)
+            do { try recipe.validate() } catch { return "\(error)" }
+            return ""
+        }
+        XCTAssertTrue(try objection(large, "schedule.batch_size=65536").contains("token rows"))
+        XCTAssertEqual(try objection(large), "")
+        XCTAssertEqual(
+            try objection(Self.smallest, "auxiliary.family=vit", "auxiliary.num_heads=7"),
+            "auxiliary.num_heads (7) does not divide the head's width (192)")
+        XCTAssertTrue(try objection(Self.smallest, "objective.name=mocov3", "schedule.batch_size=8").contains("noise"))
+        // The preset's own patches count, not the smallest that there could be.
+        XCTAssertEqual(
+            try objection("model: {architecture: vit_base, image_size: 2048}", "schedule.batch_size=1100"), "")
     }
 
     func testOverrides() throws {

@@ -13,9 +13,9 @@ final class ReportTests: XCTestCase {
             var line = Metrics(step: step, epoch: step * 10 / (count + 1))
             let x = Double(step) / Double(count), wave = 0.15 * sin(Double(step) * 12.9898) * cos(Double(step) * 4.1)
             line.loss = 5 + 4 * exp(-4 * x) + wave
-            line.clsBase = 2 + 4 * exp(-3 * x) + wave / 2
-            line.clsAux = 1.8 + 4 * exp(-5 * x) + wave / 2
-            line.patch = 3 + 3 * exp(-6 * x) - wave / 3
+            line.named["cls_base"] = 2 + 4 * exp(-3 * x) + wave / 2
+            line.named["cls_aux"] = 1.8 + 4 * exp(-5 * x) + wave / 2
+            line.named["patch"] = 3 + 3 * exp(-6 * x) - wave / 3
             line.learningRate = x < 0.1 ? 5e-4 * x / 0.1 : 2.5e-4 * (1 + cos(Double.pi * (x - 0.1) / 0.9))
             line.teacherEntropy = 9 - 3 * x
             line.featureStd = 0.02 + 0.06 * x

@@ -163,15 +163,13 @@ final class RunFolderTests: XCTestCase {
 
     func testMetricsKeysAreThoseOfTheInterface() throws {
         var full = Metrics(step: 3, epoch: 1)
-        full.loss =
-            1;
-        full.clsBase = 2; full.clsAux = 3; full.patch = 4; full.learningRate = 1e-9; full.weightDecay = 0.1
-        full.teacherMomentum =
-            0.99;
+        full.loss = 1
+        full.named = ["cls_base": 2, "cls_aux": 3, "patch": 4]
+        full.learningRate = 1e-9; full.weightDecay = 0.1
+        full.teacherMomentum = 0.99
         full.teacherTemperature = 0.04; full.gradientNorm = 5; full.teacherEntropy = 6; full.featureStd = 7
         full.imagesPerSecond = 8; full.peakRSSBytes = 9; full.skippedSteps = 0; full.knnTop1 = 0.5
-        full.int8Saturation =
-            0.01;
+        full.int8Saturation = 0.01
         full.int8GradientSaturation = 0.02; full.int8GradientZeros = 0.3; full.int8GradientScaleMean = 1e-7
         full.int8GradientScaleMax = 1e-5
         let object = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(full.json.utf8)) as? [String: Any])
@@ -190,7 +188,9 @@ final class RunFolderTests: XCTestCase {
         var broken = Metrics(step: 1, epoch: 0)
         broken.loss = .nan
         XCTAssertEqual(broken.json, "{\"step\":1,\"epoch\":0,\"loss\":null}")
-        XCTAssertEqual(Metrics(json: " { \"step\": 1, \"epoch\": 0, \"extra\": 2 }\r"), Metrics(step: 1, epoch: 0))
+        var named = Metrics(step: 1, epoch: 0)
+        named.named = ["extra": 2]
+        XCTAssertEqual(Metrics(json: " { \"step\": 1, \"epoch\": 0, \"extra\": 2 }\r"), named)
         for bad in [
             "", "{", "{}", "{\"step\":1}", "[1]", "{\"step\":1,\"epoch\":0,\"lo", "{\"step\":1.5,\"epoch\":0}",
         ] {

@@ -48,6 +48,7 @@ final class SearchTests: TrainerTestCase {
         maxSteps: Int? = nil, loaderThreads: Int = 2, memoryLimit: Int? = nil
     ) throws -> SearchTrainer.Outcome {
         var pretraining = PretrainingOptions()
+        pretraining.threads = Int(hssl_get_threads())
         pretraining.resume = resume
         pretraining.maxSteps = maxSteps
         pretraining.loaderThreads = loaderThreads

@@ -71,6 +71,7 @@ class TrainerTestCase: XCTestCase {
         memoryLimit: Int? = nil, data: String = "train"
     ) throws -> Trainer {
         var options = PretrainingOptions()
+        options.threads = Int(hssl_get_threads())
         options.resume = resume
         options.maxSteps = maxSteps
         options.loaderThreads = loaderThreads

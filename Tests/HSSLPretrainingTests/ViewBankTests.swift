@@ -410,6 +410,7 @@ final class ViewBankTests: TrainerTestCase {
         data: String = "train"
     ) throws -> Trainer {
         var options = PretrainingOptions()
+        options.threads = Int(hssl_get_threads())
         (options.resume, options.maxSteps) = (resume, maxSteps)
         let teacher = try FrozenTeacher(
             file: ModelFile(path: root + "/teacher.safetensors"), precision: .int8, threads: 1, wantsCells: true,

@@ -3,13 +3,13 @@ import HSSLData
 import HSSLFormats
 
 /// What an embeddings file holds, on one page that needs no other file, no script and no network: a map by the first
-/// two
-/// principal components, nearest neighbours and the pairs that are most alike; of patch features their first three
+/// two principal components, nearest neighbours and the pairs that are most alike; of patch features their first three
 /// principal components as colours beside each image.
 ///
 /// There is no neighbour embedding (t-SNE, UMAP): what such a map shows depends on its settings, and the lists of
 /// neighbours say the same without distortion.
 public struct EmbeddingReport {
+    /// How much a page shows.
     public struct Settings: Sendable {
         /// Thumbnails on the map, and pictures of patch features.
         public var pictures = 300
@@ -17,12 +17,14 @@ public struct EmbeddingReport {
         public var neighborhoods = 12
         /// Pairs of at least this cosine are called near-duplicates.
         public var duplicateCosine: Float = 0.995
-        /// Of reading an image again.
+        /// What decoding an image again, for its picture, may cost.
         public var limits = DecodeLimits.default
 
+        /// The usual settings.
         public init() {}
     }
 
+    /// The page: one HTML document in UTF-8, pictures included.
     public let html: String
     /// Images that could not be shown, each in one line.
     public let faults: [String]

@@ -94,6 +94,10 @@ package protocol Base {
 package protocol BaseConfiguration: Equatable, Sendable {
     /// e.g. `vit`.
     static var family: String { get }
+    /// As a sentence says it, e.g. `vision transformer`.
+    static var title: String { get }
+    /// What the names of a patch embedding's parameters begin with; nil where the family has none.
+    static var patchEmbedding: String? { get }
     /// Names of known sizes, as timm's where timm has them.
     static var presets: [String] { get }
     /// The sizes of a preset.
@@ -136,6 +140,7 @@ package enum BaseFamilies {
 
 extension BaseConfiguration {
     package static var optionalKeys: [String] { [] }
+    package static var patchEmbedding: String? { nil }
 
     /// The name of the preset that has these sizes, for any image size; nil: none has.
     var presetName: String? {
@@ -184,6 +189,9 @@ package enum ModelBounds {
     static let heads = 1...1_024
     static let stages = 1...8
     static let cells = 65_536
+    /// Elements of all tables that follow from the sizes alone (angles, window masks, biases): 256 MB. Published models
+    /// have a quarter of it at most, and a file of some bytes could ask for any number.
+    static let tableElements = 1 << 26
     /// Channels of a layer before a group norm.
     package static let groupNormChannels = Tensor.groupNormChannels
     static let epsilon = 1e-15...1e-2

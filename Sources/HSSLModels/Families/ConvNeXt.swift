@@ -119,6 +119,7 @@ package struct ConvNeXt: Base {
         package var patchSizeOfPreset: Int? { patchSize }
 
         package static let family = "convnext"
+        package static let title = "ConvNeXt"
 
         private static let table: [(name: String, depths: [Int], dims: [Int], patchSize: Int)] = [
             ("convnext_micro", [2, 2], [48, 96], 2),

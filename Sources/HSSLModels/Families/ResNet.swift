@@ -131,6 +131,7 @@ package struct ResNet: Base {
         package var patchSizeOfPreset: Int? { nil }
 
         package static let family = "resnet"
+        package static let title = "ResNet"
 
         private static let table: [(name: String, stem: Stem, planes: [Int], layers: [Int], norm: Norm)] = [
             ("resnet_micro", .small, [12, 24], [2, 2], .group),

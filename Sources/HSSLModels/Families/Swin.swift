@@ -98,6 +98,8 @@ package struct Swin: Base {
         package var patchSizeOfPreset: Int? { patchSize }
 
         package static let family = "swin"
+        package static let title = "Swin transformer"
+        package static let patchEmbedding: String? = "patch_embed."
 
         private static let table: [(name: String, embedDim: Int, depths: [Int], numHeads: [Int], patchSize: Int)] = [
             ("swin_micro", 48, [2, 2], [2, 4], 2),
@@ -172,6 +174,17 @@ package struct Swin: Base {
             guard grid(stage: 0) * grid(stage: 0) <= ModelBounds.cells else {
                 throw ModelError(
                     "\(grid(stage: 0) * grid(stage: 0)) patches; at most \(ModelBounds.cells) are supported")
+            }
+            // A mask a window and a bias a head, between all places of a window, in every block.
+            let tables = depths.indices.reduce(0) { sum, stage in
+                let side = grid(stage: stage), window = min(windowSize, side), across = (side + window - 1) / window
+                let area = window * window
+                return sum + depths[stage] * (across * across + numHeads[stage]) * area * area
+            }
+            guard tables <= ModelBounds.tableElements else {
+                throw ModelError(
+                    "window_size \(windowSize) makes \(tables) elements of masks and biases; at most "
+                        + "\(ModelBounds.tableElements) are supported")
             }
         }
 

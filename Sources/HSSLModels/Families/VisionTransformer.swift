@@ -126,6 +126,8 @@ package struct VisionTransformer: Base {
         }
 
         package static let family = "vit"
+        package static let title = "vision transformer"
+        package static let patchEmbedding: String? = "patch_embed."
 
         private struct Preset {
             let name: String
@@ -248,6 +250,11 @@ package struct VisionTransformer: Base {
                 throw ModelError(
                     "rope_temperature \(ropeTemperature) with heads of \(embedDim / numHeads): it must be above 1, "
                         + "and the width of a head a multiple of 4")
+            }
+            let angles = (1 + registerTokens + grid * grid) * (embedDim / numHeads)
+            guard angles <= ModelBounds.tableElements else {
+                throw ModelError(
+                    "rotary positions of \(angles) elements; at most \(ModelBounds.tableElements) are supported")
             }
         }
 

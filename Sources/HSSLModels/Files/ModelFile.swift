@@ -45,6 +45,8 @@ public struct ModelFile: Sendable {
             preprocessing = try Preprocessing(json: Self.json(Preprocessing.key, file.metadata))
             provenance = try ModelProvenance(json: Self.json(ModelProvenance.key, file.metadata))
             try preprocessing.validate(for: architecture)
+            // Before anything is computed from sizes that the file may have made up.
+            try Self.checkShapes(file, architecture)
             let trace = ModelTrace(architecture)
             let policyWeights = trace.policyWeights
             precision = try Self.storedPrecision(file, policyWeights)
@@ -198,6 +200,19 @@ public struct ModelFile: Sendable {
         }
     }
 
+    /// Looks only at what the sizes declare: names and shapes.
+    private static func checkShapes(_ file: SafetensorsFile, _ architecture: ModelArchitecture) throws {
+        let declared = ParameterSet()
+        _ = architecture.makeBase(ParameterScope(declared), .deployment)
+        for parameter in declared.all { try check(file.tensor(parameter.name), parameter.shape, in: file) }
+    }
+
+    private static func check(_ tensor: TensorView, _ shape: [Int], in file: SafetensorsFile) throws {
+        guard tensor.shape == shape else {
+            throw refused(file.path, .unexpectedShape(tensor: tensor.name, expected: shape, found: tensor.shape))
+        }
+    }
+
     private static func checkTensors(
         _ file: SafetensorsFile, _ parameters: [Parameter], _ precision: Precision, _ quantized: Set<String>
     ) throws {
@@ -205,9 +220,7 @@ public struct ModelFile: Sendable {
         func check(_ name: String, _ shape: [Int], _ dtype: SafetensorsDType) throws {
             expected.insert(name)
             let tensor = try file.tensor(name)
-            guard tensor.shape == shape else {
-                throw refused(file.path, .unexpectedShape(tensor: name, expected: shape, found: tensor.shape))
-            }
+            try Self.check(tensor, shape, in: file)
             guard tensor.dtype == dtype else {
                 throw refused(file.path, .unexpectedDType(tensor: name, expected: dtype.rawValue, found: tensor.dtype))
             }

@@ -2,12 +2,13 @@ import HSSLFormats
 
 /// Where a model comes from: as stored in `hssl.provenance`. Informative only; absent entries are empty.
 public struct ModelProvenance: Equatable, Sendable {
-    /// e.g. `hssl` or `ibot`.
+    /// How it was trained: e.g. `hssl (ibot)` with an auxiliary head, `ibot` without.
     public var method: String
     /// Auxiliary head that the base was trained with, e.g. `convnext2`.
     public var head: String
     /// Data set by name.
     public var data: String
+    /// Epochs done; 0 where the file does not say.
     public var epochs: Int
     /// Precision of training.
     public var precision: String
@@ -28,6 +29,7 @@ public struct ModelProvenance: Equatable, Sendable {
         public var batchSize: Int
         /// Of 256 images, the highest of the schedule: the recipe's `optimizer.learning_rate`.
         public var learningRate: Double
+        /// Of the recipe's `schedule.seed`: weights, order of images, augmentations and masks followed from it.
         public var seed: UInt64
 
         package init(batchSize: Int, learningRate: Double, seed: UInt64) {
@@ -43,7 +45,7 @@ public struct ModelProvenance: Equatable, Sendable {
         public var hash: String
         /// Empty where its file says none.
         public var license: String
-        /// In which it answered.
+        /// Precision in which it answered: `float32`, `float16` or `int8`.
         public var precision: String
 
         package init(file: String, hash: String, license: String, precision: String) {
@@ -51,14 +53,17 @@ public struct ModelProvenance: Equatable, Sendable {
         }
     }
 
+    /// How near the features of an int8 model are to those of the float32 model that it was made from.
     public struct Int8Figures: Equatable, Sendable {
-        /// Of the global features, over `images` images of `source`.
+        /// Mean cosine, −1 … 1, of the global features of both models, over `images` images of `source`.
         public var meanCosine: Double
+        /// The least of these cosines.
         public var leastCosine: Double
+        /// Images that were measured.
         public var images: Int
-        /// A data set, or `generated`.
+        /// Where these images are from: a data set, or `generated`.
         public var source: String
-        /// Without moved scales.
+        /// The mean cosine without moved scales: of codes made from the weights as they are.
         public var plainMeanCosine: Double
         /// Layers whose channels' scales were moved into the weights behind them.
         public var smoothedGroups: Int
@@ -72,6 +77,7 @@ public struct ModelProvenance: Equatable, Sendable {
         }
     }
 
+    /// What every model file says; the other entries are set afterwards.
     public init(method: String, head: String, data: String, epochs: Int, precision: String, version: String) {
         self.method = method
         self.head = head

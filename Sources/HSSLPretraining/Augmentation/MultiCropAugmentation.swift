@@ -15,11 +15,14 @@ import HSSLGraph
 public struct MultiCropAugmentation: Sendable {
     /// What decides the draws for one image.
     public struct Key: Equatable, Sendable {
+        /// The recipe's `schedule.seed`.
         public var seed: UInt64
+        /// The pass over the images, from 0; where a bank of views is replayed, the number of the draw.
         public var epoch: Int
         /// The image's place in the data set.
         public var index: Int
 
+        /// A key of these three numbers.
         public init(seed: UInt64, epoch: Int, index: Int) {
             self.seed = seed
             self.epoch = epoch
@@ -27,10 +30,13 @@ public struct MultiCropAugmentation: Sendable {
         }
     }
 
+    /// Global views of every image.
     public static let globalViews = 2
+    /// Local views of every image, 0 or more.
     public let localViews: Int
-    /// Side of a global and of a local view, pixels.
+    /// Side of a global view, pixels.
     public let globalSize: Int
+    /// Side of a local view, pixels.
     public let localSize: Int
     /// On which transparent pictures are decoded.
     package let background: RGBColor
@@ -59,6 +65,8 @@ public struct MultiCropAugmentation: Sendable {
     public var viewCount: Int { Self.globalViews + localViews }
 
     /// Side of a view, pixels.
+    ///
+    /// - Parameter view: 0 ..< ``viewCount``.
     public func size(ofView view: Int) -> Int { view < Self.globalViews ? globalSize : localSize }
 
     /// Elements of a view, [3, side, side].

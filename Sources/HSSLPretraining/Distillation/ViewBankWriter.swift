@@ -107,7 +107,7 @@ package final class ViewBankWriter {
         var wanted = Self.identity(request, imagesPerShard: options.imagesPerShard ?? stored?.layout.imagesPerShard)
         wanted.writer = [
             "version": .string(HSSLVersion.current),
-            "instruction set": .string(String(cString: hssl_isa_name(hssl_isa_selected()))),
+            "instruction set": .string(Processor.inferenceSet),
             // They decide which images are refused.
             "--memory-limit": .string(options.memoryLimit.map { "\($0)" } ?? "none"),
             "--max-pixels": .string("\(request.dataset.limits.pixels)"),
@@ -169,8 +169,7 @@ package final class ViewBankWriter {
         let decoding = min(request.dataset.limits.bytes, max(limit / 4, leastDecodeBytes))
         guard needed + decoding <= limit else {
             let least = max(needed + leastDecodeBytes, needed + needed / 3)
-            throw PretrainingError(
-                "--memory-limit: \(limit) bytes are too few; filling this bank needs at least \((least >> 20) + 1)M")
+            throw PretrainingError(MemoryFloor.refusal(of: limit, "filling this bank", needs: least))
         }
         request.dataset.limitDecoding(toBytes: decoding, name: "--memory-limit")
     }

@@ -112,11 +112,16 @@ package struct BaseSource {
             throw PretrainingError("\(path): is a search's; pretrain its recipe.yaml and export that run")
         }
         let recipe = try Recipe.parseStored(position.recipe, file: path, architectures: ModelArchitecture.names)
-        let export = try BaseExport(
-            recipe: recipe, datasetName: position.datasetName, epochs: position.epoch, teacher: position.teacher)
         let settings = recipe.objectiveSettings
         let role = settings.hasTeacher(hasAuxiliary: recipe.auxiliary.isEnabled) ? role : "student"
-        let shapes = try Network(NetworkSizes(recipe: recipe)).parameters
+        let export: BaseExport, shapes: ParameterSet
+        do {
+            export = try BaseExport(
+                recipe: recipe, datasetName: position.datasetName, epochs: position.epoch, teacher: position.teacher)
+            shapes = try Network(NetworkSizes(recipe: recipe)).parameters
+        } catch let error as ModelError {
+            throw FileError(path: path, reason: "its recipe: \(error)")
+        }
         self.path = path
         (architecture, preprocessing, provenance) = (export.architecture, export.preprocessing, export.provenance)
         precision = nil

@@ -100,12 +100,8 @@ package struct ModelCard {
     }
 
     private var summary: String {
-        let family = [
-            "vit": "vision transformer", "swin": "Swin transformer", "convnext": "ConvNeXt", "resnet": "ResNet",
-        ]
-        return
-            "A \(family[architecture.family] ?? architecture.family) (`\(architecture.name)`) that turns an image "
-            + "into \(width) numbers."
+        "A \(type(of: architecture.configuration).title) (`\(architecture.name)`) that turns an image into "
+            + "\(width) numbers."
     }
 
     private var rows: [(String, String)] {

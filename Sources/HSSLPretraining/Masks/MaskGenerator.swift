@@ -13,7 +13,9 @@ import HSSLGraph
 ///
 /// A mask is a pure function of (seed, step, image, view), whatever thread draws it.
 public struct MaskGenerator: Sendable {
+    /// Patches down a view.
     public let height: Int
+    /// Patches across a view.
     public let width: Int
     private let shape: Recipe.MaskShape
     private let ratios: [Double]
@@ -24,9 +26,12 @@ public struct MaskGenerator: Sendable {
     /// Sets these draws apart from the run's other random streams ("mask").
     private static let purpose: UInt64 = 0x6D61_736B
 
+    /// A generator for views of one size.
+    ///
     /// - Parameters:
-    ///   - height: patches down a view.
-    ///   - width: patches across a view.
+    ///   - objective: with as many of `maskRatio` as of `maskRatioVariance`, at least one.
+    ///   - height: patches down a view, at least 1.
+    ///   - width: patches across a view, at least 1.
     public init(objective: Recipe.Objective, height: Int, width: Int) {
         precondition(
             height >= 1 && width >= 1 && !objective.maskRatio.isEmpty
@@ -62,7 +67,13 @@ public struct MaskGenerator: Sendable {
         }
     }
 
-    /// The same as an array.
+    /// The mask of one view: [height · width] bytes, row by row, 1 masked, 0 seen.
+    ///
+    /// - Parameters:
+    ///   - seed: the recipe's `schedule.seed`.
+    ///   - step: the update (or any number that is new for each visit of the image).
+    ///   - image: the image's place in the batch, or its identity.
+    ///   - view: the global view, 0 or 1.
     public func mask(seed: UInt64, step: Int, image: Int, view: Int) -> [UInt8] {
         [UInt8](unsafeUninitializedCapacity: height * width) { buffer, count in
             buffer.initialize(repeating: 0)

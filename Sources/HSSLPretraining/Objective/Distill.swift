@@ -35,6 +35,14 @@ package struct DistillSettings: ObjectiveSettings {
     package init(teacher: TeacherShape?) { self.teacher = teacher }
 
     package var name: String { Recipe.distillObjective }
+    package var curves: [LossCurve] {
+        var curves: [LossCurve] = []
+        for (part, label) in [("global", "global"), ("similarity", "similarity"), ("mse", "square")] {
+            curves.append(LossCurve("\(part)_base", "\(label) base"))
+            curves.append(LossCurve("\(part)_auxiliary", "\(label) auxiliary"))
+        }
+        return curves + [LossCurve("patch", "patch")]
+    }
     package var globalViews: Int { 1 }
 
     package func makeObjective(student: Network, teacher network: Network?, settings: StepSettings) -> any Objective {

@@ -17,6 +17,9 @@ package protocol AgreementSettings: ObjectiveSettings {
 }
 
 extension AgreementSettings {
+    package var curves: [LossCurve] {
+        [LossCurve("global_base", "global base"), LossCurve("global_auxiliary", "global auxiliary")]
+    }
     package func couplesImages(hasAuxiliary: Bool) -> Bool { true }
 
     package func makeObjective(student: Network, teacher: Network?, settings: StepSettings) -> any Objective {

@@ -15,6 +15,8 @@ package protocol ObjectiveSettings: Sendable {
     func couplesImages(hasAuxiliary: Bool) -> Bool
     /// Whether a teacher follows the student.
     func hasTeacher(hasAuxiliary: Bool) -> Bool
+    /// Parts of the loss that a report draws beside the total, in the order of its legend.
+    var curves: [LossCurve] { get }
     /// Declares the projections in both networks, which get their memory afterwards.
     func makeObjective(student: Network, teacher: Network?, settings: StepSettings) -> any Objective
 }
@@ -24,6 +26,24 @@ extension ObjectiveSettings {
     package var masksPatches: Bool { false }
     package func couplesImages(hasAuxiliary: Bool) -> Bool { false }
     package func hasTeacher(hasAuxiliary: Bool) -> Bool { true }
+}
+
+/// A part of the loss, as metrics and reports show it.
+package struct LossCurve: Sendable {
+    /// As `Losses` has it, e.g. `cls_auxiliary`.
+    package let part: String
+    /// In a legend, e.g. `CLS auxiliary`.
+    package let label: String
+
+    package init(_ part: String, _ label: String) { (self.part, self.label) = (part, label) }
+
+    /// In `metrics.jsonl`, e.g. `cls_aux`.
+    package var key: String { Self.key(of: part) }
+
+    package static func key(of part: String) -> String {
+        let long = "_auxiliary"
+        return part.hasSuffix(long) ? part.dropLast(long.count) + "_aux" : part
+    }
 }
 
 /// How steps are computed, whatever the objective.

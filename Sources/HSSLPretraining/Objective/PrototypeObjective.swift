@@ -21,6 +21,10 @@ package struct PrototypeSettings: ObjectiveSettings {
     }
 
     package var name: String { learnsPatches ? "ibot" : "dino" }
+    package var curves: [LossCurve] {
+        [LossCurve("cls_base", "CLS base"), LossCurve("cls_auxiliary", "CLS auxiliary")]
+            + (learnsPatches ? [LossCurve("patch", "patch")] : [])
+    }
     package var masksPatches: Bool { learnsPatches }
 
     package func makeObjective(student: Network, teacher: Network?, settings: StepSettings) -> any Objective {

@@ -18,6 +18,12 @@ package struct SimMIMSettings: ObjectiveSettings {
     package init(maskStride: Int) { self.maskStride = maskStride }
 
     package var name: String { "simmim" }
+    package var curves: [LossCurve] {
+        [
+            LossCurve("pixels_base", "pixels base"), LossCurve("pixels_auxiliary", "pixels auxiliary"),
+            LossCurve("global_base", "global base"),
+        ]
+    }
     package var globalViews: Int { 1 }
     package var masksPatches: Bool { true }
     package func couplesImages(hasAuxiliary: Bool) -> Bool { hasAuxiliary }

@@ -1,6 +1,6 @@
 import HSSLGraph
 
-/// The parts of the loss, means over the images of an update, by the names that metrics and reports know.
+/// The parts of the loss, means over the images of an update, by the names of the objective's `curves`.
 package struct Losses: Equatable, Sendable {
     package struct Part: Equatable, Sendable {
         package let name: String

@@ -3,20 +3,35 @@ import HSSLModels
 // The section of a distillation, and what its objective changes about other defaults.
 
 extension Recipe {
+    /// Keys of the section `distill`: which terms a student's loss has and how much each counts. Weights are 0 … 1000,
+    /// one of them above 0; the terms are written out where the objective is (`DistillObjective`).
     public struct Distill: Equatable, Sendable {
+        /// `draws`: views of an image that a bank keeps, 1 … 4096; epoch e replays draw e modulo this.
         public var draws = 4
+        /// `rank`: coordinates of a cell that a bank keeps, 0 … 65536; 0: all of the teacher's channels.
         public var rank = 32
+        /// `whitening`: power of its variance by which each direction of the teacher's global features is divided,
+        /// after their mean was taken off, 0 … 0.5; 0.5 whitens, 0 takes them as they are.
         public var whitening = 0.25
+        /// `global_weight`: of 1 − cosine of the global features, the student's through a linear layer.
         public var globalWeight = 1.0
+        /// `similarity_weight`: of the divergence (KL) of the similarities to the anchors.
         public var similarityWeight = 1.0
+        /// `anchors`: of how many last images the teacher's global features are the anchors, 2 … 65536.
         public var anchors = 2048
-        /// Of the student, of the teacher.
+        /// `similarity_temperature`: divides the similarities to the anchors, of the student and of the teacher; 0.001
+        /// … 100 each.
         public var similarityTemperature = [0.05, 0.05]
+        /// `patch_weight`: of the divergence (KL) of the similarities between the cells of an image.
         public var patchWeight = 1.0
+        /// `patch_temperature`: divides the similarities of cells, of student and teacher alike; 0.001 … 100.
         public var patchTemperature = 0.1
+        /// `mse_weight`: of the mean square of the difference to the teacher's global features, lengths included.
         public var mseWeight = 0.0
+        /// `projection`: the layer from the student's global feature to the teacher's width.
         public var projection = Projection.orthogonal
 
+        /// What the layer from the student's width to the teacher's may be.
         public enum Projection: String, CaseIterable, Sendable { case orthogonal, linear }
 
         /// Whether the teacher's cells are learnt from.

@@ -132,14 +132,6 @@ extension Recipe {
             return "optimizer.min_learning_rate (\(optimizer.minLearningRate)) is above the peak rate "
                 + "learning_rate·batch/256 (\(peak))"
         }
-        // Token rows are indexed with 32 bits. No architecture's own patches are smaller than 2 pixels.
-        func tokens(_ side: Int) -> Int { 1 + (side / (model.patchSize ?? 2)) * (side / (model.patchSize ?? 2)) }
-        let tokensOfImage = 2 * tokens(model.imageSize) + data.localCrops * tokens(data.localCropsSize)
-        let rows = schedule.batchSize * tokensOfImage
-        if rows > Int(Int32.max) {
-            return "schedule.batch_size (\(schedule.batchSize)) makes \(rows) token "
-                + "rows in a step; at most \(Int32.max)"
-        }
         return nil
     }
 }

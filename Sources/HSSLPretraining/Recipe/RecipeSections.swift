@@ -23,14 +23,23 @@ extension Recipe {
 // MARK: model
 
 extension Recipe {
+    /// Keys of the section `model`: the base network, the part that is deployed.
     public struct Model: Equatable, Sendable {
+        /// `architecture`: a name of `ModelArchitecture.names`, or `custom`: as the file of `initialize_from`.
         public var architecture = ""
+        /// `image_size`: side of a global view, pixels, 1 … 2048; 0 is not set.
         public var imageSize = 0
+        /// `patch_size`: side of a patch, pixels, 1 … 256, a divisor of `image_size`; nil: the architecture's own.
         public var patchSize: Int?
+        /// `drop_path`: stochastic-depth rate of the last block, at least 0 and below 1; rates rise linearly from 0.
         public var dropPath = 0.1
+        /// `layer_scale`: where the scales of residual branches begin, 1e-6 … 1; nil: the family's own.
         public var layerScale: Double?
+        /// `freeze_patch_embedding`: whether the patch embedding stays as it was drawn (MoCo v3).
         public var freezePatchEmbedding = false
+        /// `initialize_from`: path of the model file in which the base begins; nil: at random.
         public var initializeFrom: String?
+        /// `sizes`: JSON of the base's sizes as `hssl.architecture` holds them; nil: those of `architecture`.
         public var sizes: String?
     }
 
@@ -72,16 +81,27 @@ extension Recipe {
 // MARK: auxiliary
 
 extension Recipe {
+    /// Keys of the section `auxiliary`: the head of another architecture, attached to the base's last grid before the
+    /// final norm. Each family reads some of them. Source: arXiv 2310.05108.
     public struct Auxiliary: Equatable, Sendable {
+        /// `family`: of the head, one of ``Recipe/supportedFamilies``.
         public var family = "convnext"
+        /// `depth`: blocks, 1 … 64.
         public var depth = 3
+        /// `kernel_size`: side of the depthwise kernel, cells, odd, 1 … 63.
         public var kernelSize = 7
+        /// `first_shortcut`: whether the first block keeps its residual connections.
         public var firstShortcut = false
+        /// `num_heads`: attention heads, 1 … 1024, a divisor of the width; nil: width/32, at least 1.
         public var numHeads: Int?
+        /// `bottleneck_ratio`: inner width of a bottleneck block over its outer, above 0 and at most 4.
         public var bottleneckRatio = 0.25
+        /// `width`: channels of the head, at least 1; nil: the base's, at most 768.
         public var width: Int?
 
+        /// The `family` without a head.
         public static let none = "none"
+        /// Whether there is a head.
         public var isEnabled: Bool { family != Auxiliary.none }
     }
 
@@ -127,13 +147,22 @@ extension Recipe {
 // MARK: head and objective
 
 extension Recipe {
+    /// Keys of the section `head`: sizes of what is put on base and auxiliary head while training (MLPs, prototypes,
+    /// predictors). Each objective reads some of them.
     public struct Head: Equatable, Sendable {
+        /// `hidden_dim`: width of an MLP's hidden layers, 1 … 65536.
         public var hiddenDim = 2048
+        /// `bottleneck_dim`: width of an MLP's output, which is compared with the prototypes, 1 … 65536.
         public var bottleneckDim = 256
+        /// `prototypes`: how many there are, 2 … 1048576.
         public var prototypes = 8192
+        /// `norm_last_layer`: whether prototypes keep length 1; if not, each has a gain that is learnt.
         public var normLastLayer = true
+        /// `out_dim`: width of projections and predictions, 1 … 65536.
         public var outDim = 256
+        /// `projector_layers`: linear layers of a projector, 2 … 8.
         public var projectorLayers = 3
+        /// `predictor_last_norm`: whether predictors end in batch norm.
         public var predictorLastNorm = true
     }
 
@@ -152,20 +181,37 @@ extension Recipe {
         ])
     }
 
+    /// Keys of the section `objective`: what student and teacher are to agree on. Each objective reads some.
     public struct Objective: Equatable, Sendable {
+        /// `name`: one of ``Recipe/supportedObjectives``.
         public var name = "ibot"
+        /// `student_temperature`: divides the student's logits, 0.001 … 100.
         public var studentTemperature = 0.1
+        /// `teacher_temperature`: divides the teacher's logits of global features: first and last value of its warm-up,
+        /// 0.001 … 100 each.
         public var teacherTemperature = [0.04, 0.07]
+        /// `teacher_patch_temperature`: the same for logits of patches.
         public var teacherPatchTemperature = [0.04, 0.07]
+        /// `warmup_teacher_temperature_epochs`: epochs from the first of these values to the last, 0 … 10⁶.
         public var warmupTeacherTemperatureEpochs = 50
+        /// `mask_ratio`: mean fractions of masked patches, 1 to 16 of them in 0 … 1; each global view takes one of them
+        /// with equal odds.
         public var maskRatio = [0, 0.3]
+        /// `mask_ratio_variance`: half-widths, one for each of `mask_ratio`: a view's fraction is uniform in ratio ±
+        /// half-width, which must stay in 0 … 1.
         public var maskRatioVariance = [0, 0.2]
+        /// `mask_shape`: whether rectangles of patches are masked or single ones.
         public var maskShape = MaskShape.block
+        /// `center_momentum`: share of the old centre that an update keeps, 0 … 1; the rest is the mean of the
+        /// teacher's logits.
         public var centerMomentum = 0.9
+        /// `temperature`: divides similarities to keys (MoCo v3), 0.001 … 100.
         public var temperature = 0.2
+        /// `global_weight`: of the term by which the base imitates the head (SimMIM with a head), 0 … 1000.
         public var globalWeight = 1.0
     }
 
+    /// What is masked of a view: `block` draws rectangles of patches (BEiT), `random` single patches (SimMIM).
     public enum MaskShape: String, CaseIterable, Sendable { case block, random }
 
     private static func objectiveSection(_ names: Names) -> RecipeSection {
@@ -289,20 +335,33 @@ extension Recipe {
 // MARK: optimizer
 
 extension Recipe {
+    /// Keys of the section `optimizer`: AdamW, and how the teacher follows the student.
     public struct Optimizer: Equatable, Sendable {
+        /// `learning_rate`: peak rate for an update of 256 images, above 0 and at most 1000; scaled by images/256 for
+        /// others.
         public var learningRate = 7.5e-4
+        /// `min_learning_rate`: last rate of the cosine, 0 … 1000; not scaled.
         public var minLearningRate = 2e-6
+        /// `warmup_epochs`: epochs, whole or not, over which the rate rises linearly from 0; 0 … 10⁶.
         public var warmupEpochs = 10.0
+        /// `weight_decay`: first and last value of a cosine over the run, 0 … 100 each.
         public var weightDecay = [0.04, 0.4]
+        /// `clip_gradient`: largest L2 norm of one tensor's gradient, 0 … 10⁶; 0 does not clip.
         public var clipGradient = 0.3
+        /// `teacher_momentum`: share of the teacher that an update keeps, 0 … 1: first value of a cosine that ends at
+        /// 1; of objective `distill` constant, but less in the first updates.
         public var teacherMomentum = 0.996
+        /// `freeze_prototypes_epochs`: first epochs in which the prototypes stay as they are, 0 … 10⁶.
         public var freezePrototypesEpochs = 3
+        /// `states`: how AdamW's moments of large matrices are kept.
         public var states = States.auto
     }
 
+    /// How AdamW's moments of large matrices are kept; those of vectors and small tensors are float32 always.
     public enum States: String, CaseIterable, Sendable {
-        /// As goes with `Schedule.precision`.
+        /// As goes with `Schedule.precision`: int8 for int8, else float32.
         case auto
+        /// `float32`: as they are. `int8`: codes of one byte and their scales.
         case float32, int8
 
         /// Nil: as goes with the precision.
@@ -347,17 +406,24 @@ extension Recipe {
 // MARK: schedule
 
 extension Recipe {
+    /// Keys of the section `schedule`: how long a run is, and in what arithmetic.
     public struct Schedule: Equatable, Sendable {
+        /// `epochs`: passes over the images, 1 … 10⁶; every schedule stretches with it.
         public var epochs = 100
+        /// `batch_size`: images of a batch, 1 … 65536.
         public var batchSize = 256
+        /// `accumulate`: batches of one update, 1 … 65536.
         public var accumulate = 1
+        /// `seed`: of weights, order of images, augmentations and masks; any 64 bits.
         public var seed: UInt64 = 0
+        /// `precision`: arithmetic of the matrix products.
         public var precision = Precision.float32
 
-        /// Images of one update.
+        /// Images of one update: ``batchSize`` times ``accumulate``.
         public var effectiveBatch: Int { batchSize * accumulate }
     }
 
+    /// Arithmetic of the matrix products while training; what each does is said at `HSSLGraph.Precision`.
     public enum Precision: String, CaseIterable, Sendable { case float32, float16, int8 }
 
     private static var scheduleSection: RecipeSection {
@@ -376,23 +442,40 @@ extension Recipe {
 // MARK: data
 
 extension Recipe {
+    /// Keys of the section `data`: views of an image, and how their pixels are normalised.
     public struct Data: Equatable, Sendable {
+        /// `background`: what is seen where a picture is transparent, by the deployed model too.
         public var background = RGBColor.black
+        /// `global_crops_scale`: smallest and largest area of a global view as a fraction of the image, above 0, at
+        /// most 1.
         public var globalCropsScale = [0.14, 1]
+        /// `local_crops`: local views of an image, 0 … 64.
         public var localCrops = 0
+        /// `local_crops_scale`: smallest and largest area of a local view as a fraction of the image, above 0, at most
+        /// 1.
         public var localCropsScale = [0.05, 0.4]
+        /// `local_crops_size`: side of a local view, pixels, 1 … 2048.
         public var localCropsSize = 96
+        /// `mean`: subtracted from red, green, blue in 0 … 1; three numbers in 0 … 1.
         public var mean = [0.485, 0.456, 0.406]
+        /// `std`: then divides them; three numbers in 0.001 … 1000.
         public var std = [0.229, 0.224, 0.225]
+        /// `flip_probability`: of a horizontal flip, 0 … 1.
         public var flipProbability = 0.5
-        /// Brightness, contrast, saturation, hue.
+        /// `color_jitter`: largest change of brightness, contrast, saturation (factor 1 ± x, x in 0 … 1) and hue (± x
+        /// turns, at most 0.5).
         public var colorJitter = [0.4, 0.4, 0.2, 0.1]
+        /// `color_jitter_probability`: of a change of colours, 0 … 1.
         public var colorJitterProbability = 0.8
+        /// `grayscale_probability`: of losing the colours, 0 … 1.
         public var grayscaleProbability = 0.2
-        /// First global view, second global view, local views.
+        /// `blur_probability`: of a Gaussian blur in the first global view, the second and local views, 0 … 1 each.
         public var blurProbability = [1, 0.1, 0.5]
+        /// `blur_radius`: least and largest standard deviation of the blur, pixels, above 0 and at most 64.
         public var blurRadius = [0.1, 2]
+        /// `solarize_probability`: of solarisation, in the second global view only, 0 … 1.
         public var solarizeProbability = 0.2
+        /// `solarize_threshold`: 8-bit values at or above are inverted, 0 … 256.
         public var solarizeThreshold = 128
     }
 
@@ -440,8 +523,11 @@ extension Recipe {
 // MARK: evaluation and checkpoint
 
 extension Recipe {
+    /// Keys of the section `evaluation`: k-NN during the run, where images have labels. They decide no weight.
     public struct Evaluation: Equatable, Sendable {
+        /// `knn_every_epochs`: epochs between two evaluations, 0 … 10⁶; 0: never.
         public var knnEveryEpochs = 1
+        /// `knn_reference_images`: most images that vote, 1 … 10⁸.
         public var knnReferenceImages = 20_000
     }
 
@@ -455,7 +541,9 @@ extension Recipe {
         ])
     }
 
+    /// Keys of the section `checkpoint`: when the run is saved. They decide no weight.
     public struct Checkpoint: Equatable, Sendable {
+        /// `every_steps`: updates between two checkpoints, 1 … 10⁹.
         public var everySteps = 200
     }
 
@@ -470,10 +558,11 @@ extension Recipe {
 // MARK: selectors
 
 extension Recipe {
-    /// Objectives and head families that have a declaration above. The caller of `parse` may list others.
+    /// Names of objectives that have a declaration above, `distill` among them. The caller of `parse` may list others.
     public static let supportedObjectives = objectiveVariants.map(\.name)
+    /// Names of head families that have a declaration above, and `none`. The caller of `parse` may list others.
     public static let supportedFamilies = familyVariants.map(\.name)
-    /// Those that are heads.
+    /// The ``supportedFamilies`` that are heads: all but `none`.
     public static var headFamilies: [String] { supportedFamilies.filter { $0 != Auxiliary.none } }
 
     static var selectors: [RecipeSelector] {

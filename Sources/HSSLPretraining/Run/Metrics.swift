@@ -7,20 +7,10 @@ public struct Metrics: Equatable, Sendable {
     public var step: Int
     public var epoch: Int
     public var loss: Double?
-    public var clsBase: Double?
-    public var clsAux: Double?
-    public var patch: Double?
-    /// MoCo v3, BYOL; of SimMIM under HSSL.
-    public var globalBase: Double?
-    public var globalAux: Double?
-    /// SimMIM.
-    public var pixelsBase: Double?
-    public var pixelsAux: Double?
-    /// Distillation.
-    public var similarityBase: Double?
-    public var similarityAux: Double?
-    public var mseBase: Double?
-    public var mseAux: Double?
+    /// What the objective or a search names: parts of the loss (`cls_base`, `global_aux`, …; a report draws them by the
+    /// objective's `curves`), and of a search its candidates' losses, `head_FAMILY` (of the head's own student) and
+    /// `probe_FAMILY` (of the probe on the base's feature).
+    public var named: [String: Double] = [:]
     public var learningRate: Double?
     public var weightDecay: Double?
     public var teacherMomentum: Double?
@@ -41,9 +31,6 @@ public struct Metrics: Equatable, Sendable {
     /// Mean and largest scale of the rows of gradients: what one code stands for.
     public var int8GradientScaleMean: Double?
     public var int8GradientScaleMax: Double?
-    /// Of a search: losses of its candidates, `head_FAMILY` (of the head's own student) and `probe_FAMILY` (of the
-    /// probe on the base's feature).
-    public var candidates: [String: Double] = [:]
     /// Images, not views.
     public var imagesPerSecond: Double?
     public var peakRSSBytes: Int?
@@ -72,28 +59,8 @@ public struct Metrics: Equatable, Sendable {
         self.epoch = epoch
     }
 
-    /// Takes a part of the loss under the objective's name for it.
-    mutating func set(_ part: String, _ value: Double) {
-        guard let key = Metrics.losses.first(where: { $0.part == part }) else {
-            preconditionFailure("no metric for '\(part)'")
-        }
-        self[keyPath: key.path] = value
-    }
-
-    private static let losses: [(part: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
-        ("cls_base", \.clsBase), ("cls_auxiliary", \.clsAux), ("patch", \.patch),
-        ("global_base", \.globalBase), ("global_auxiliary", \.globalAux),
-        ("pixels_base", \.pixelsBase), ("pixels_auxiliary", \.pixelsAux),
-        ("similarity_base", \.similarityBase), ("similarity_auxiliary", \.similarityAux),
-        ("mse_base", \.mseBase), ("mse_auxiliary", \.mseAux),
-    ]
-
     private static let numberKeys: [(name: String, path: WritableKeyPath<Metrics, Double?> & Sendable)] = [
-        ("loss", \.loss), ("cls_base", \.clsBase), ("cls_aux", \.clsAux), ("patch", \.patch),
-        ("global_base", \.globalBase), ("global_aux", \.globalAux), ("pixels_base", \.pixelsBase),
-        ("pixels_aux", \.pixelsAux),
-        ("similarity_base", \.similarityBase), ("similarity_aux", \.similarityAux), ("mse_base", \.mseBase),
-        ("mse_aux", \.mseAux), ("lr", \.learningRate),
+        ("loss", \.loss), ("lr", \.learningRate),
         ("weight_decay", \.weightDecay), ("teacher_momentum", \.teacherMomentum),
         ("teacher_temperature", \.teacherTemperature),
         ("gradient_norm", \.gradientNorm), ("teacher_entropy", \.teacherEntropy), ("feature_std", \.featureStd),
@@ -118,14 +85,14 @@ public struct Metrics: Equatable, Sendable {
             guard let value = self[keyPath: path] else { continue }
             text += ",\"\(name)\":\(value)"
         }
-        for (name, value) in candidates.sorted(by: { $0.key < $1.key }) {
+        for (name, value) in named.sorted(by: { $0.key < $1.key }) {
             text += ",\"\(name)\":\(value.isFinite ? "\(value)" : "null")"
         }
         return text + "}"
     }
 
-    /// Reads a line that ``json`` wrote (white space and unknown numeric keys are allowed); nil for anything else, such
-    /// as half a line.
+    /// Reads a line that ``json`` wrote (white space is allowed, and what has no property is ``named``); nil for
+    /// anything else, such as half a line.
     public init?(json line: some StringProtocol) {
         let text = line.utf8.filter { $0 != UInt8(ascii: " ") && $0 != UInt8(ascii: "\t") && $0 != UInt8(ascii: "\r") }
         guard text.first == UInt8(ascii: "{"), text.last == UInt8(ascii: "}"), text.count >= 2 else { return nil }
@@ -143,8 +110,7 @@ public struct Metrics: Equatable, Sendable {
         self.init(step: step, epoch: epoch)
         for (name, path) in Metrics.numberKeys { self[keyPath: path] = values[name].flatMap(Double.init) }
         for (name, path) in Metrics.integerKeys { self[keyPath: path] = values[name].flatMap(Int.init) }
-        for (name, value) in values where name.hasPrefix("head_") || name.hasPrefix("probe_") {
-            candidates[name] = Double(value)
-        }
+        let known = Set(["step", "epoch"] + Metrics.numberKeys.map(\.name) + Metrics.integerKeys.map(\.name))
+        for (name, value) in values where !known.contains(name) { named[name] = Double(value) }
     }
 }

@@ -132,15 +132,10 @@ public struct Report: Sendable {
         let charts = [
             LineChart(
                 title: "Loss", xLabel: "step",
-                series: [
-                    series("total", 0, \.loss), series("CLS base", 1, \.clsBase),
-                    series("CLS auxiliary", 2, \.clsAux), series("patch", 3, \.patch),
-                    series("global base", 1, \.globalBase), series("global auxiliary", 2, \.globalAux),
-                    series("pixels base", 3, \.pixelsBase), series("pixels auxiliary", 4, \.pixelsAux),
-                    series("similarity base", 4, \.similarityBase),
-                    series("similarity auxiliary", 5, \.similarityAux),
-                    series("square base", 5, \.mseBase), series("square auxiliary", 5, \.mseAux),
-                ]),
+                series: [series("total", 0, \.loss)]
+                    + recipe.objectiveSettings.curves.enumerated().map { place, curve in
+                        series(curve.label, place % 5 + 1) { $0.named[curve.key] }
+                    }),
             LineChart(
                 title: "k-NN top-1", xLabel: "epoch", series: [knn], unit: .percent, guides: knnGuides, dots: true),
             LineChart(

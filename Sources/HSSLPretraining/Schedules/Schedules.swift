@@ -4,11 +4,15 @@ import Glibc
 public struct StepSchedule: Equatable, Sendable {
     /// Completed epochs before this step, from 0.
     public var epoch: Int
+    /// AdamW's rate for this update, after the batch rule.
     public var learningRate: Double
+    /// AdamW's decay: an update multiplies a weight by 1 − rate · decay (of tensors of rank 2 and more).
     public var weightDecay: Double
+    /// Share of the teacher that the update keeps, 0 … 1; the rest is the student.
     public var teacherMomentum: Double
-    /// Of CLS targets.
+    /// Divides the teacher's logits of global features.
     public var teacherTemperature: Double
+    /// Divides the teacher's logits of patches.
     public var teacherPatchTemperature: Double
     /// Whether the prototype layer gets no update.
     public var prototypesFrozen: Bool
@@ -41,7 +45,9 @@ public struct StepSchedule: Equatable, Sendable {
 /// Source: DINO's `cosine_scheduler` and iBOT's temperature schedule, which take the values at t, never at T: the last
 /// step is not quite at the end value.
 public struct Schedules: Sendable {
+    /// Passes over the images.
     public let epochs: Int
+    /// Updates of a pass.
     public let stepsPerEpoch: Int
     /// Peak learning rate, after the batch rule.
     public let peakLearningRate: Double
@@ -50,6 +56,7 @@ public struct Schedules: Sendable {
     /// Whether the follower is an average to be deployed, not somebody to learn from.
     private var isAverage: Bool { objective.name == Recipe.distillObjective }
 
+    /// Updates of the whole run, T.
     public var totalSteps: Int { epochs * stepsPerEpoch }
 
     /// - Parameter stepsPerEpoch: updates an epoch, at least 1. `--max-steps` does not enter: stopping early changes no
@@ -59,6 +66,14 @@ public struct Schedules: Sendable {
                   effectiveBatch: recipe.schedule.effectiveBatch, stepsPerEpoch: stepsPerEpoch)
     }
 
+    /// The schedules of these settings.
+    ///
+    /// - Parameters:
+    ///   - optimizer: rates, warm-up, decay and teacher's momentum.
+    ///   - objective: temperatures, and whether the run is a distillation.
+    ///   - epochs: at least 1.
+    ///   - effectiveBatch: images of an update.
+    ///   - stepsPerEpoch: updates an epoch, at least 1.
     public init(
         optimizer: Recipe.Optimizer, objective: Recipe.Objective, epochs: Int, effectiveBatch: Int, stepsPerEpoch: Int
     ) {
@@ -70,7 +85,9 @@ public struct Schedules: Sendable {
         peakLearningRate = optimizer.learningRate * Double(effectiveBatch) / 256
     }
 
-    /// - Parameter step: updates done before this one, 0 ..< `totalSteps`.
+    /// The values of one update.
+    ///
+    /// - Parameter step: updates done before this one, 0 ..< ``totalSteps``.
     public func values(step: Int) -> StepSchedule {
         let epoch = step / stepsPerEpoch
         return StepSchedule(

@@ -26,6 +26,7 @@ public struct SearchOptions: Sendable {
             throw PretrainingError("names no head; heads are \(known.joined(separator: ", "))")
         }
         for (place, name) in names.enumerated() {
+            if name.isEmpty { throw PretrainingError("names no head before or after a comma") }
             guard known.contains(name) else {
                 let hint = NearestName.of(name, in: known).map { "did you mean \($0)?" }
                     ?? "heads are \(known.joined(separator: ", "))"

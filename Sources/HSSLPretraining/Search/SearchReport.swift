@@ -77,7 +77,7 @@ struct SearchReport {
         func chart(_ title: String, _ prefix: String) -> String {
             let series = (options.heads + [CandidateSet.referenceName]).enumerated().map { place, head in
                 let points = metrics.compactMap { line in
-                    line.candidates[prefix + head].map { (Double(line.step), $0) }
+                    line.named[prefix + head].map { (Double(line.step), $0) }
                 }
                 return LineChart.Series(name: head, points: points, color: place % 7)
             }

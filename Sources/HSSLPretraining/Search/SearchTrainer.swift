@@ -15,7 +15,9 @@ public final class SearchTrainer {
 
     package var learner: Learner { trainer.learner }
 
+    /// How a search ended, and what it found.
     public struct Outcome: Sendable {
+        /// How the run of the base ended: finished or stopped, and after how many updates.
         public let summary: Trainer.Summary
         /// Nil where the search was stopped before its end.
         public let result: SearchResult?
@@ -86,12 +88,12 @@ public final class SearchTrainer {
             try report(nil)
             return Outcome(summary: summary, result: nil, unreadable: 0)
         }
-        let (result, unreadable) = try measure(notice)
+        let (result, unreadable) = try trainer.context.run { try measure(notice) }
         try report(result)
         let outcome = Outcome(summary: summary, result: result, unreadable: unreadable)
         guard let winner = result.winner else { return outcome }
         let note = "# The head that hssl search chose of \(options.heads.joined(separator: ", ")) on "
-            + "\(trainer.datasetName): gap \(fixed(winner.gap, places: 4)) ± \(fixed(winner.gapError, places: 4)) "
+            + "\(oneLine(trainer.datasetName)): gap \(fixed(winner.gap, places: 4)) ± \(fixed(winner.gapError, places: 4)) "
             + "nats.\n"
         try AtomicFile.write(Array((note + recipe.with(head: winner.head).yaml).utf8), to: trainer.folder.winnerPath)
         return outcome

@@ -23,8 +23,7 @@ extension NetworkSizes {
         }
         let parameters = ParameterSet()
         _ = base.makeBase(ParameterScope(parameters)("base"), .pretraining)
-        if recipe.model.freezePatchEmbedding,
-           !parameters.all.contains(where: { $0.name.hasPrefix(Learner.patchEmbedding) }) {
+        if recipe.model.freezePatchEmbedding, type(of: base.configuration).patchEmbedding == nil {
             return "model.freeze_patch_embedding: \(name) (family \(base.family)) has no patch embedding"
         }
         if layerScale != nil {
@@ -41,7 +40,7 @@ extension NetworkSizes {
                 return "distill.patch_weight compares cells, and \(name)'s last grid has one; set it to 0"
             }
         }
-        guard recipe.data.localCrops > 0 else { return nil }
+        guard recipe.data.localCrops > 0 else { return tooManyRows(recipe, model) }
         let size = recipe.data.localCropsSize
         if let reason = base.configuration.objection(toImageSize: size) {
             return "data.local_crops_size \(size) does not fit \(name): \(reason)"
@@ -55,7 +54,17 @@ extension NetworkSizes {
                 + "(\(global.height)×\(global.width) cells) and cannot see local views "
                 + "(\(local.height)×\(local.width)); set data.local_crops to 0 or use another family"
         }
-        return nil
+        return tooManyRows(recipe, model)
+    }
+
+    /// Rows of tokens are indexed with 32 bits.
+    private func tooManyRows(_ recipe: Recipe, _ model: any Base) -> String? {
+        func tokens(_ side: Int) -> Int { 1 + model.grid(height: side, width: side).count }
+        let local = recipe.data.localCrops == 0 ? 0 : recipe.data.localCrops * tokens(recipe.data.localCropsSize)
+        let rows = recipe.schedule.batchSize * (2 * tokens(base.imageSize) + local)
+        guard rows > Int(Int32.max) else { return nil }
+        return "schedule.batch_size (\(recipe.schedule.batchSize)) makes \(rows) token rows in a step; at most "
+            + "\(Int32.max)"
     }
 }
 

@@ -8,7 +8,7 @@ extension Recipe {
     ///
     /// - Throws: `ModelError` or `PretrainingError` with the reason.
     public func validate() throws {
-        if model.initializeFrom == nil { _ = try NetworkSizes(recipe: self) }
+        if model.initializeFrom == nil { _ = try Network(NetworkSizes(recipe: self)) }
         _ = try Trainer.isSmallForBatchNorm(self)
     }
 }
@@ -78,7 +78,7 @@ extension Trainer {
     }
 
     /// CRC-32C of the labels and of the pixels of some images spread over the data set: a run goes on only with the
-    /// images it began with, wherever they are kept. Also the bytes of the largest of those images.
+    /// images it began with, wherever they are kept.
     static func digest(of dataset: Dataset) -> String {
         var digest = CRC32C()
         for index in 0..<dataset.count {

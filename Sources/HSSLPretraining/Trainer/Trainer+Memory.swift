@@ -45,9 +45,7 @@ extension Trainer {
                 let least =
                     others + (4 * decoding < limit ? decoding : max(decoding, others / 3))
                     + MicroBatchPlan.jitterBytes
-                throw PretrainingError(
-                    "--memory-limit: \(limit) bytes are too few; this recipe needs at least "
-                        + MemoryFloor.megabytes(least))
+                throw PretrainingError(MemoryFloor.refusal(of: limit, "this recipe", needs: least))
             }
             if resumed != nil, fitting < size {
                 throw PretrainingError(

@@ -17,6 +17,8 @@ public struct PretrainingOptions: Sendable {
     public var maxSteps: Int?
     /// Bytes of resident memory that the run may use.
     public var memoryLimit: Int?
+    /// Threads that learn, 1 … 256; nil: one a processor. Results do not depend on them.
+    public var threads: Int?
     /// Threads that decode and augment.
     public var loaderThreads = 2
 
@@ -55,6 +57,8 @@ public final class Trainer {
     let source: BatchSource
     let schedules: Schedules
     private let options: PretrainingOptions
+    /// Threads and instruction set of this run, whatever else the process does.
+    let context: KernelContext
     let evaluation: OnlineEvaluation?
     let preprocessing: Preprocessing
     /// Updates done.
@@ -127,6 +131,7 @@ public final class Trainer {
         teacher: FrozenTeacher? = nil
     ) throws {
         try Self.check(ordered, teacher: teacher)
+        context = KernelContext(threads: try KernelContext.threads(options.threads), isa: hssl_isa_selected())
         self.teacher = teacher
         var recipe = search?.base ?? ordered
         // The C heap would keep a decoded photograph for every thread.
@@ -195,10 +200,12 @@ public final class Trainer {
                 "\(folder.checkpointPath): is gone, though the run had one; put it back or give another --output")
         }
         isResumed = resumed != nil
-        let viewing = teacher?.viewing(recipe)
-        microBatch = try Self.microBatch(
-            learner, recipe: recipe, options: options, resumed: resumed, dataset: dataset,
-            teacherSide: viewing?.augmentation?.globalSize ?? 0, answerBytes: teacher?.source.residentBytes ?? 0)
+        let viewing = teacher?.viewing(recipe), begun = resumed
+        microBatch = try context.run { [learner] in
+            try Self.microBatch(
+                learner, recipe: recipe, options: options, resumed: begun, dataset: dataset,
+                teacherSide: viewing?.augmentation?.globalSize ?? 0, answerBytes: teacher?.source.residentBytes ?? 0)
+        }
         source = BatchSource(recipe: recipe, grid: learner.globalGrid, dataset: dataset, images: search?.images,
                              microBatch: microBatch, globalViews: learner.globalViews, teacher: viewing)
         step = resumed?.step ?? 0
@@ -213,6 +220,10 @@ public final class Trainer {
     ///
     /// - Throws: when a run cannot go on; the last checkpoint stays.
     public func run(shouldStop: () -> Bool, progress: Progress, notice: Notice) throws -> Summary {
+        try context.run { try train(shouldStop: shouldStop, progress: progress, notice: notice) }
+    }
+
+    private func train(shouldStop: () -> Bool, progress: Progress, notice: Notice) throws -> Summary {
         let last = min(schedules.totalSteps, options.maxSteps ?? .max)
         for warning in initialWarnings { notice(warning) }
         if isSmallForBatchNorm {
@@ -316,7 +327,7 @@ public final class Trainer {
     {
         var metrics = Metrics(step: step, epoch: schedule.epoch)
         metrics.loss = outcome.loss
-        for part in sums.losses.parts { metrics.set(part.name, part.value) }
+        for part in sums.losses.parts { metrics.named[LossCurve.key(of: part.name)] = part.value }
         metrics.learningRate = schedule.learningRate
         metrics.weightDecay = schedule.weightDecay
         metrics.teacherMomentum = learner.teacher == nil ? nil : schedule.teacherMomentum
@@ -332,7 +343,7 @@ public final class Trainer {
         metrics.imagesPerSecond = Double(source.batchImages) / max(seconds, 1e-9)
         metrics.peakRSSBytes = Int(hssl_peak_rss())
         metrics.skippedSteps = skippedSteps
-        metrics.candidates = learner.companion?.figures ?? [:]
+        metrics.named.merge(learner.companion?.figures ?? [:]) { mine, _ in mine }
         return metrics
     }
 

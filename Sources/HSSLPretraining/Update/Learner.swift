@@ -51,12 +51,10 @@ package final class Learner {
             student: student.parameters, teacher: teacher?.parameters, storage: storage, seed: settings.seed,
             pool: pool)
         self.clipGradient = clipGradient
-        let embedding = student.parameters.all.map(\.name).filter { $0.hasPrefix(Self.patchEmbedding) }
-        frozen = freezesPatchEmbedding ? Set(embedding) : []
+        let embedding = type(of: sizes.base.configuration).patchEmbedding.map { "base." + $0 }
+        frozen = freezesPatchEmbedding
+            ? Set(student.parameters.all.map(\.name).filter { name in embedding.map(name.hasPrefix) ?? false }) : []
     }
-
-    /// What the names of a patch embedding's parameters begin with (ViT, Swin).
-    package static let patchEmbedding = "base.patch_embed."
 
     package var architecture: ModelArchitecture { sizes.base }
 

@@ -26,8 +26,14 @@ package struct MemoryFloor {
         let needed = Int(hssl_present_rss()) + owed + bytes
         guard let limit, needed > limit, bytes > Self.small else { return }
         throw PretrainingError(
-            "--memory-limit: \(limit) bytes are too few; this recipe needs at least \(Self.megabytes(needed)) for "
-                + "weights, gradients and moments alone")
+            Self.refusal(of: limit, "this recipe", needs: needed) + " for weights, gradients and moments alone")
+    }
+
+    /// What is said of a limit under which something cannot work.
+    package static func refusal(of limit: Int, _ what: String, needs least: Int) -> String {
+        // Rounded down, so that it never reads as large as what is needed.
+        let given = limit < 1 << 20 ? "\(limit) bytes are" : "\(limit >> 20)M is"
+        return "--memory-limit: \(given) too little; \(what) needs at least \(megabytes(least))"
     }
 
     /// As `--memory-limit` takes it, rounded up.
