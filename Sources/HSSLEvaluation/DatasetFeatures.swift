@@ -65,12 +65,16 @@ public struct DatasetFeatures: Sendable {
     ///   - loaderThreads: decode and prepare while the model runs.
     ///   - body: gets [images, dimension] and their places in the data set, in the order asked for.
     /// - Returns: place in the data set and reason, in one line, of each image that could not be read.
-    /// - Throws: what `Session.extract` and `body` throw.
+    /// - Throws: `RuntimeError` for images of another size than the model's; what `Session.extract` and `body` throw.
     public static func stream(
         _ dataset: Dataset, indices: [Int]? = nil, session: Session, preprocessing: Preprocessing,
         features: Features = .cls, loaderThreads: Int = 2, _ body: (ArraySlice<Float>, [Int]) throws -> Void
     ) throws -> [(index: Int, reason: String)] {
-        try stream(
+        guard preprocessing.count == session.model.imageCount else {
+            throw RuntimeError(
+                "images are prepared with \(preprocessing.count) values, the model takes \(session.model.imageCount)")
+        }
+        return try stream(
             dataset, indices, preprocessing, session.model.rowCount(features), loaderThreads, body
         ) { pixels, count, output in
             try session.extract(images: pixels, count: count, features: features, into: &output)

@@ -2,5 +2,5 @@
 public struct RuntimeError: Error, Equatable, Sendable, CustomStringConvertible {
     /// The reason, without a line break, e.g. `threads must be from 1 to 256, not 0`.
     public let description: String
-    init(_ description: String) { self.description = description }
+    package init(_ description: String) { self.description = description }
 }

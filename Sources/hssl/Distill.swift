@@ -50,7 +50,7 @@ struct Distill: ParsableCommand {
         options.shared.apply()
         StopSignal.install()
         let log = Logger(label: "hssl")
-        let recipe = try options.resolvedRecipe(objective: Recipe.distillObjective)
+        var recipe = try options.resolvedRecipe(objective: Recipe.distillObjective)
         guard recipe.objective.name == Recipe.distillObjective else {
             throw CommandError(
                 "\(options.recipe): objective.name is \(recipe.objective.name); hssl distill takes recipes of "
@@ -59,6 +59,7 @@ struct Distill: ParsableCommand {
         try recipe.validate(path: options.recipe)
         let opened = try FrozenTeacher.open(teacher, precision: teacherPrecision)
         let dataset = try options.dataset(log)
+        recipe = try options.resolvedRecipe(recipe, for: dataset, log)
         let answers = try bank.map { folder in
             try fill(folder, ViewBankRequest(
                 recipe: recipe, teacher: opened.file, precision: opened.precision, dataset: dataset), log)

@@ -30,7 +30,7 @@ struct Pretrain: ParsableCommand {
         options.shared.apply()
         StopSignal.install()
         let log = Logger(label: "hssl")
-        let resolved = try options.resolvedRecipe()
+        var resolved = try options.resolvedRecipe()
         guard resolved.objective.name != Recipe.distillObjective else {
             throw CommandError(
                 "\(options.recipe): objective.name is \(Recipe.distillObjective), which needs a teacher: "
@@ -38,6 +38,7 @@ struct Pretrain: ParsableCommand {
         }
         try resolved.validate(path: options.recipe)
         let dataset = try options.dataset(log)
+        resolved = try options.resolvedRecipe(resolved, for: dataset, log)
         let trainer = try Trainer(
             recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions)
         try options.train(trainer, recipe: resolved, dataset: dataset, label: "pretrain", log)

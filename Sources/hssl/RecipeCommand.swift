@@ -49,10 +49,13 @@ extension Recipe {
     }
 
     /// A wrong `--set` is a wrong command line; a wrong recipe is a file that failed.
-    static func load(path: String, set overrides: [String], objective: String? = nil) throws -> Recipe {
+    static func load(path: String, set overrides: [String], objective: String? = nil, images: Int? = nil)
+        throws -> Recipe
+    {
         do {
             return try load(
-                path: path, architectures: ModelArchitecture.names, overrides: overrides, objective: objective)
+                path: path, architectures: ModelArchitecture.names, overrides: overrides, objective: objective,
+                images: images)
         } catch let error as RecipeError where error.place.hasPrefix("--set") {
             throw UsageError(error.description)
         }

@@ -98,15 +98,26 @@ struct RunOptions: ParsableArguments {
 
     /// The recipe with everything that flags say about it.
     ///
-    /// - Parameter objective: where the recipe names none; nil: the usual one.
-    func resolvedRecipe(objective: String? = nil) throws -> Recipe {
+    /// - Parameters:
+    ///   - objective: where the recipe names none; nil: the usual one.
+    ///   - images: of the data set, for defaults that follow from it.
+    func resolvedRecipe(objective: String? = nil, images: Int? = nil) throws -> Recipe {
         let flags: [(String, String?)] = [
             ("schedule.epochs", epochs.map(String.init)), ("schedule.precision", precision?.rawValue),
             ("schedule.seed", seed.map(String.init)),
         ] + (try updateSize(objective: objective))
         return try Recipe.load(
             path: recipe, set: set + flags.compactMap { key, value in value.map { "\(key)=\($0)" } },
-            objective: objective)
+            objective: objective, images: images)
+    }
+
+    /// The same once the images are known.
+    func resolvedRecipe(_ recipe: Recipe, for dataset: Dataset, _ log: Logger) throws -> Recipe {
+        let fitted = try resolvedRecipe(objective: recipe.objective.name, images: dataset.count)
+        if fitted.schedule.batchSize != recipe.schedule.batchSize {
+            log.info("schedule.batch_size \(fitted.schedule.batchSize), for \(dataset.count) images")
+        }
+        return fitted
     }
 
     /// The images; what is passed over is said.

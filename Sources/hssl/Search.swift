@@ -56,9 +56,10 @@ struct Search: ParsableCommand {
         var candidates: SearchOptions
         do { candidates = try SearchOptions(heads: heads) } catch { throw UsageError("--heads: \(error)") }
         (candidates.coupled, candidates.share) = (coupled, share)
-        let resolved = try options.resolvedRecipe()
+        var resolved = try options.resolvedRecipe()
         try resolved.validate(path: options.recipe)
         let dataset = try options.dataset(log)
+        resolved = try options.resolvedRecipe(resolved, for: dataset, log)
         let search = try SearchTrainer(
             recipe: resolved, dataset: dataset, output: options.output, options: options.pretrainingOptions,
             search: candidates)

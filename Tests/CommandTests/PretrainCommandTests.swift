@@ -45,6 +45,12 @@ final class PretrainCommandTests: CommandTestCase {
         try assertFails(
             64, "did you mean architecture?", "pretrain", "tiny.yaml", "--data", "train", "--output", "run", "--set",
             "model.archtecture=vit_tiny")
+        // Far beyond what a batch can be: refused, not searched for divisors.
+        for size in ["1048577", "1000000007", "9223372036854775807"] {
+            try assertFails(
+                64, "--batch-size must be from 1 to 1048576, not \(size)", "pretrain", "tiny.yaml", "--data", "train",
+                "--output", "run", "--batch-size", size)
+        }
         XCTAssertFalse(exists("run"), "a wrong command line must leave nothing behind")
     }
 

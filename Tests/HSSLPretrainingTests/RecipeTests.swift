@@ -214,6 +214,24 @@ final class RecipeTests: XCTestCase {
             refusal(Self.smallest, set: ["auxiliary.width=8193"]).contains("8192"), "a group norm's channels")
     }
 
+    /// Defaults that follow from the number of images, and from the size of patches.
+    func testDefaultsFollowFromTheData() throws {
+        func batch(_ images: Int, _ settings: String...) throws -> Int {
+            try Recipe.parse(
+                Self.smallest, file: "r.yaml", architectures: ["vit_tiny", "vit_nano"], overrides: settings,
+                images: images
+            ).schedule.batchSize
+        }
+        let usual = try parse(Self.smallest).schedule.batchSize
+        XCTAssertEqual(usual, 256)
+        XCTAssertEqual(try [usual, 255, 200, 100, 80, 20, 5].map { try batch($0) }, [256, 32, 32, 16, 16, 16, 16])
+        XCTAssertEqual(try batch(80, "schedule.batch_size=64"), 64, "what is said stays")
+        func crop(_ model: String) throws -> Int { try parse("model: {\(model)}").data.localCropsSize }
+        XCTAssertEqual(try crop("architecture: vit_nano, image_size: 28, patch_size: 7"), 14)
+        XCTAssertEqual(try crop("architecture: vit_nano, image_size: 28"), 12)
+        XCTAssertEqual(try crop("architecture: vit_tiny, image_size: 224"), 96)
+    }
+
     /// What no single key has wrong is known once there are networks.
     func testRecipesThatNoRunCouldBeginWithAreRefused() throws {
         let large = "model: {architecture: vit_tiny, image_size: 1024, patch_size: 4}"

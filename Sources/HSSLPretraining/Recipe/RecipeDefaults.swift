@@ -8,7 +8,7 @@ extension Recipe {
     static let smallImage = 64
 
     /// Keys that others' defaults follow from, besides the selecting ones.
-    static let decidingKeys = ["model.architecture", "model.image_size", "schedule.epochs"]
+    static let decidingKeys = ["model.architecture", "model.image_size", "model.patch_size", "schedule.epochs"]
 
     /// Sets what the chosen objective, the size of images and the number of epochs decide, before other keys are read.
     mutating func fitDefaults() {
@@ -45,5 +45,14 @@ extension Recipe {
         data.globalCropsScale = [max(0.4, data.globalCropsScale[0]), 1]
         data.blurProbability = [0, 0, 0]
         data.solarizeProbability = 0
+        // Half a side, in whole patches.
+        let patch = model.patchSize ?? 4
+        data.localCropsSize = max(1, model.imageSize / 2 / patch) * patch
+    }
+
+    /// Of a data set with fewer images than a default batch: four updates an epoch, but batches of 16 at least.
+    mutating func fitBatch(images: Int) {
+        guard images < schedule.batchSize else { return }
+        while schedule.batchSize > 16, 4 * schedule.batchSize > images { schedule.batchSize /= 2 }
     }
 }

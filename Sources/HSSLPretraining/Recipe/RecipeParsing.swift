@@ -12,30 +12,34 @@ extension Recipe {
     ///   - overrides: `section.key=value` as given to `--set`, the value in YAML; the last of equal keys wins, `null`
     ///     takes the key out.
     ///   - objective: where the text names none; nil: `distill` where it has that section, else that of `Recipe()`.
+    ///   - images: of the data set, for defaults that follow from it; nil: not known.
     /// - Throws: ``RecipeError`` for the first fault: invalid YAML, a duplicate or unknown key (with the nearest
     ///   known one), a key that the chosen head family or objective does not read, a missing or mistyped value, a
     ///   number out of range, or values that contradict one another.
     public static func parse(
         _ text: String, file: String, architectures: [String], objectives: [String] = supportedObjectives,
-        families: [String] = supportedFamilies, overrides: [String] = [], objective: String? = nil
+        families: [String] = supportedFamilies, overrides: [String] = [], objective: String? = nil,
+        images: Int? = nil
     ) throws(RecipeError) -> Recipe {
         let names = Names(architectures: architectures, objectives: objectives, families: families)
         return try read(
-            RecipeDocument(text, file: file, overrides: overrides), names, isStored: false, objective: objective)
+            RecipeDocument(text, file: file, overrides: overrides), names, isStored: false, objective: objective,
+            images: images)
     }
 
     /// Reads a file; see `parse` for the rest.
     ///
     /// - Throws: `FileError` when the file cannot be read, else ``RecipeError``.
     public static func load(
-        path: String, architectures: [String], overrides: [String] = [], objective: String? = nil
+        path: String, architectures: [String], overrides: [String] = [], objective: String? = nil,
+        images: Int? = nil
     ) throws -> Recipe {
         let bytes = try readFile(at: path, limit: RecipeSyntax.largestText)
         guard let text = String(validating: bytes, as: UTF8.self) else {
             throw RecipeError(place: path, reason: "is not UTF-8 text")
         }
         return try parse(
-            text, file: path, architectures: architectures, overrides: overrides, objective: objective)
+            text, file: path, architectures: architectures, overrides: overrides, objective: objective, images: images)
     }
 
     /// Reads the recipe that a checkpoint holds. It may come from an earlier build: a key that it does not have means
@@ -58,7 +62,8 @@ extension Recipe {
     }
 
     private static func read(
-        _ document: RecipeDocument, _ names: Names, isStored: Bool, objective: String? = nil
+        _ document: RecipeDocument, _ names: Names, isStored: Bool, objective: String? = nil,
+        images: Int? = nil
     ) throws(RecipeError) -> Recipe {
         let sections = Recipe.sections(names)
         try document.refuseUnknownNames(sections)
@@ -95,6 +100,7 @@ extension Recipe {
             if path != first, choosing.contains(path) { read(key, of: section) }
         }
         recipe.fitDefaults()
+        if let images { recipe.fitBatch(images: images) }
         if document.entries["model"]?["initialize_from"]?.node != nil {
             recipe.optimizer.learningRate = Self.initializedRate(recipe.optimizer.learningRate)
         }

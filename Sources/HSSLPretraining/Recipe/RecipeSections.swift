@@ -431,7 +431,8 @@ extension Recipe {
             .integer("epochs", \.schedule.epochs, in: 1...1_000_000,
                      "Passes over the images; every schedule stretches with it."),
             .integer("batch_size", \.schedule.batchSize, in: 1...65_536,
-                     "Images of a batch. How many go through the network at once is the trainer's choice."),
+                     "Images of a batch; fewer by default where the data set has fewer. How many go through the network at once "
+                         + "is the trainer's choice."),
             .integer("accumulate", \.schedule.accumulate, in: 1...65_536, "Batches of one update."),
             .unsigned("seed", \.schedule.seed, "Of weights, order of images, augmentations and masks."),
             .choice("precision", \.schedule.precision, "Arithmetic of the matrix products."),
@@ -495,7 +496,7 @@ extension Recipe {
                 guard let patch = $0.model.patchSize, $0.data.localCrops > 0,
                       $0.data.localCropsSize % patch != 0 else { return nil }
                 return "(\($0.data.localCropsSize)) must be a multiple of model.patch_size (\(patch))"
-            },
+            }.meaning { $0.data.localCrops == 0 ? nil : .integer($0.data.localCropsSize) },
             .numbers("mean", \.data.mean, count: 3...3, in: .probability, "Subtracted from red, green, blue in 0…1."),
             .numbers("std", \.data.std, count: 3...3, in: .from(0.001, to: 1000), "Then divides them."),
             .number("flip_probability", \.data.flipProbability, in: .probability, "Of a horizontal flip."),
