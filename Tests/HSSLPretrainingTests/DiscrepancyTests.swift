@@ -182,7 +182,8 @@ final class DiscrepancyTests: XCTestCase {
         }
         XCTAssertEqual(message("convnxt,vit"), "unknown head 'convnxt'; did you mean convnext?")
         XCTAssertEqual(message("vit,mlp,vit"), "head 'vit' is given twice")
-        XCTAssertTrue(message("").hasPrefix("unknown head 'nothing'; heads are convnext, "), message(""))
+        XCTAssertTrue(message("").hasPrefix("names no head; heads are convnext, "), message(""))
+        XCTAssertEqual(message("vit,,mlp"), "names no head before or after a comma")
         XCTAssertTrue(message("none").hasPrefix("unknown head 'none'"), message("none"))
     }
 }
