@@ -83,9 +83,11 @@ public struct FolderSummary: Equatable, Sendable {
     /// The most frequent first, and not more than a line holds.
     private static func list(_ counts: [String: Int], dotted: Bool) -> String {
         let sorted = counts.sorted { ($1.value, $0.key) < ($0.value, $1.key) }
-        let shown = sorted.prefix(8).map { name, count in
-            "\(count) \(!dotted ? oneLine(name, limit: 40) : name.isEmpty ? "without suffix" : "." + oneLine(name, limit: 16))"
+        func shown(_ name: String) -> String {
+            guard dotted else { return oneLine(name, limit: 40) }
+            return name.isEmpty ? "without suffix" : "." + oneLine(name, limit: 16)
         }
-        return (shown + (sorted.count > 8 ? ["…"] : [])).joined(separator: ", ")
+        let most = sorted.prefix(8).map { name, count in "\(count) \(shown(name))" }
+        return (most + (sorted.count > 8 ? ["…"] : [])).joined(separator: ", ")
     }
 }

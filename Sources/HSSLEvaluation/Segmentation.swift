@@ -95,8 +95,8 @@ public struct SegmentationResult: Equatable, Sendable {
             "{\"color\":\"\(Self.name(of: $0.color))\",\"iou\":\($0.iou.map { "\($0)" } ?? "null")}"
         }
         return
-            "{\"train_images\":\(trainCount),\"test_images\":\(testCount),\"dimension\":\(dimension),\"l2\":\(strength),"
-            + "\"miou\":\(meanIoU),\"pixel_accuracy\":\(pixelAccuracy),\"classes\":[\(rows.joined(separator: ","))]}"
+            "{\"train_images\":\(trainCount),\"test_images\":\(testCount),\"dimension\":\(dimension),"
+            + "\"l2\":\(strength),\"miou\":\(meanIoU),\"pixel_accuracy\":\(pixelAccuracy),\"classes\":[\(rows.joined(separator: ","))]}"
     }
 }
 

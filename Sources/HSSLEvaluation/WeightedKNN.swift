@@ -35,8 +35,8 @@ public struct KNNResult: Equatable, Sendable {
     public var json: String {
         let rows = accuracies.map { "{\"k\":\($0.k),\"top1\":\($0.top1),\"top5\":\($0.top5)}" }.joined(separator: ",")
         return
-            "{\"train_images\":\(referenceCount),\"test_images\":\(queryCount),\"classes\":\(classCount),\"dimension\":\(dimension),"
-            + "\"temperature\":\(temperature),\"knn\":[\(rows)]}"
+            "{\"train_images\":\(referenceCount),\"test_images\":\(queryCount),\"classes\":\(classCount),"
+            + "\"dimension\":\(dimension),\"temperature\":\(temperature),\"knn\":[\(rows)]}"
     }
 }
 

@@ -15,7 +15,7 @@ extension RunOptions {
         func begin(at first: Int, elapsed: Double = 0) -> ProgressBar {
             ProgressBar(label: label, unit: "steps", total: last, first: first, elapsed: elapsed)
         }
-        trainer.isUnderWay = { log.info("\($0)") }
+        trainer.willBegin = { log.info("\($0)") }
         let summary = try trainer.run(shouldStop: { StopSignal.isRequested }, progress: { metrics, _ in
             if let rate = metrics.imagesPerSecond {
                 let seconds = Double(recipe.schedule.effectiveBatch) / rate

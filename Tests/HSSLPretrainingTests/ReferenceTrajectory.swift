@@ -253,7 +253,7 @@ struct ReferenceTrajectory {
                 parts.append(first..<first + count)
                 first += count
             }
-            // Another order every step, and never that of the images.
+            // Another order every step; the first, whose gradients are compared, is not that of the images.
             for part in parts.indices.map({ parts[($0 + step + 1) % parts.count] }) {
                 learner.accumulate(try batch(step: step, images: part), context: context(step: step), into: &sums)
             }

@@ -3,8 +3,8 @@ import HSSLModels
 // The section of a distillation, and what its objective changes about other defaults.
 
 extension Recipe {
-    /// Keys of the section `distill`: which terms a student's loss has and how much each counts. Weights are 0 … 1000,
-    /// one of them above 0; the terms are written out where the objective is (`DistillObjective`).
+    /// Keys of the section `distill`: which terms a student's loss has and how much each counts. Weights are
+    /// 0 … 1000, one of them above 0; the terms are written out where the objective is (`DistillObjective`).
     public struct Distill: Equatable, Sendable {
         /// `draws`: views of an image that a bank keeps, 1 … 4096; epoch e replays draw e modulo this.
         public var draws = 4
@@ -46,7 +46,8 @@ extension Recipe {
 
     static var distillSection: RecipeSection {
         let weight = Bounds.from(0, to: 1000), temperature = Bounds.from(0.001, to: 100)
-        return RecipeSection(name: "distill", help: "what a student takes over from the teacher of hssl distill", keys: [
+        let help = "what a student takes over from the teacher of hssl distill"
+        return RecipeSection(name: "distill", help: help, keys: [
             .integer(
                 "draws", \.distill.draws, in: 1...ViewBankLayout.mostDraws,
                 "Views of an image that a bank keeps: epoch e replays draw e modulo "
@@ -55,8 +56,8 @@ extension Recipe {
                      "Coordinates of a cell that a bank keeps; 0: all of the teacher's channels."),
             .number(
                 "whitening", \.distill.whitening, in: .from(0, to: 0.5), absentMeans: 0,
-                "Power of its variance by which each direction of the teacher's global features is divided, after their "
-                    + "mean was taken off: 0.5 whitens, 0 takes them as they are."),
+                "Power of its variance by which each direction of the teacher's global features is divided, after "
+                    + "their mean was taken off: 0.5 whitens, 0 takes them as they are."),
             .number("global_weight", \.distill.globalWeight, in: weight,
                     "Of 1 − cosine of the global features, the student's through a linear layer.").checked(idleFault),
             .number("similarity_weight", \.distill.similarityWeight, in: weight,

@@ -194,8 +194,8 @@ extension Recipe {
         public var teacherPatchTemperature = [0.04, 0.07]
         /// `warmup_teacher_temperature_epochs`: epochs from the first of these values to the last, 0 … 10⁶.
         public var warmupTeacherTemperatureEpochs = 50
-        /// `mask_ratio`: mean fractions of masked patches, 1 to 16 of them in 0 … 1; each global view takes one of them
-        /// with equal odds.
+        /// `mask_ratio`: mean fractions of masked patches, 1 to 16 of them in 0 … 1; each global view takes one of
+        /// them with equal odds.
         public var maskRatio = [0, 0.3]
         /// `mask_ratio_variance`: half-widths, one for each of `mask_ratio`: a view's fraction is uniform in ratio ±
         /// half-width, which must stay in 0 … 1.
@@ -431,8 +431,8 @@ extension Recipe {
             .integer("epochs", \.schedule.epochs, in: 1...1_000_000,
                      "Passes over the images; every schedule stretches with it."),
             .integer("batch_size", \.schedule.batchSize, in: 1...65_536,
-                     "Images of a batch; fewer by default where the data set has fewer. How many go through the network at once "
-                         + "is the trainer's choice."),
+                     "Images of a batch; fewer by default where the data set has fewer. How many go through the network "
+                         + "at once is the trainer's choice."),
             .integer("accumulate", \.schedule.accumulate, in: 1...65_536, "Batches of one update."),
             .unsigned("seed", \.schedule.seed, "Of weights, order of images, augmentations and masks."),
             .choice("precision", \.schedule.precision, "Arithmetic of the matrix products."),
@@ -463,8 +463,8 @@ extension Recipe {
         public var std = [0.229, 0.224, 0.225]
         /// `flip_probability`: of a horizontal flip, 0 … 1.
         public var flipProbability = 0.5
-        /// `color_jitter`: largest change of brightness, contrast, saturation (factor 1 ± x, x in 0 … 1) and hue (± x
-        /// turns, at most 0.5).
+        /// `color_jitter`: largest change of brightness, contrast, saturation (factor 1 ± x, x in 0 … 1) and hue
+        /// (± x turns, at most 0.5).
         public var colorJitter = [0.4, 0.4, 0.2, 0.1]
         /// `color_jitter_probability`: of a change of colours, 0 … 1.
         public var colorJitterProbability = 0.8

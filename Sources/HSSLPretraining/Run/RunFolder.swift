@@ -64,8 +64,9 @@ public final class RunFolder {
     deinit {
         if metrics >= 0 {
             close(metrics)
-        } else if !made.isEmpty {
-            // A run that was refused leaves nothing behind; a folder that holds anything else stays.
+        } else if !made.isEmpty, lock.notice == nil {
+            // A run that was refused leaves nothing behind; a folder that holds anything else stays, and so does one
+            // that another trainer may have begun to use where there are no locks.
             removeIfEmpty()
         }
     }

@@ -93,8 +93,8 @@ public final class SearchTrainer {
         let outcome = Outcome(summary: summary, result: result, unreadable: unreadable)
         guard let winner = result.winner else { return outcome }
         let note = "# The head that hssl search chose of \(options.heads.joined(separator: ", ")) on "
-            + "\(oneLine(trainer.datasetName)): gap \(fixed(winner.gap, places: 4)) ± \(fixed(winner.gapError, places: 4)) "
-            + "nats.\n"
+            + "\(oneLine(trainer.datasetName)): gap \(fixed(winner.gap, places: 4)) ± "
+            + "\(fixed(winner.gapError, places: 4)) nats.\n"
         try AtomicFile.write(Array((note + recipe.with(head: winner.head).yaml).utf8), to: trainer.folder.winnerPath)
         return outcome
     }

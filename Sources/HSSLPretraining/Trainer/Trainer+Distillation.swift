@@ -19,7 +19,7 @@ extension Trainer {
         let draws = teacher.source.draws ?? min(most, recipe.schedule.epochs)
         let all = dataset.count * draws, count = min(Self.sampleViews, all)
         if teacher.source.draws == nil {
-            isUnderWay?("asking the teacher about \(count) views, to even out what it says")
+            willBegin?("asking the teacher about \(count) views, to even out what it says")
         }
         let keys = (0..<count).map { place in
             let view = place * all / count
@@ -63,7 +63,7 @@ extension Trainer {
         let references = evaluation.references
         if let known = try folder.readMetrics().last(where: { $0.knnReferences == references })?.gap { return known }
         if shouldStop() { return nil }
-        isUnderWay?("measuring k-NN of the untrained student and of the teacher")
+        willBegin?("measuring k-NN of the untrained student and of the teacher")
         makeRoom()
         let untrained = try UntrainedBase.model(recipe: recipe)
         let session = try Session(model: untrained, threads: Int(hssl_get_threads()))

@@ -102,8 +102,8 @@ public final class Trainer {
     public typealias Progress = (_ metrics: Metrics, _ totalSteps: Int) -> Void
     /// Called with a line that a person should read.
     public typealias Notice = (String) -> Void
-    /// Told what is under way before the first update, where that takes its time.
-    public var isUnderWay: Notice?
+    /// Told what begins before the first update, where that takes its time.
+    public var willBegin: Notice?
 
     public let microBatch: Int
     public var totalSteps: Int { schedules.totalSteps }
