@@ -110,5 +110,7 @@ typedef void hssl_convert_f16_f32_fn(ptrdiff_t n, const uint16_t *x, float *y);
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "base/kernels.inc"
 #undef HSSL_KERNEL
+/// The selected row's, for a driver that is on a thread of its own already (hssl_convert_f16_f32 opens a region).
+hssl_convert_f16_f32_fn *hssl_select_convert_f16_f32(void);
 
 #endif

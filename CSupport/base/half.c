@@ -36,8 +36,10 @@ void hssl_convert_f32_f16(ptrdiff_t n, const float *x, uint16_t *y) {
     });
 }
 
+hssl_convert_f16_f32_fn *hssl_select_convert_f16_f32(void) { return HSSL_SELECT_ROW(widen_rows)->kernel; }
+
 void hssl_convert_f16_f32(ptrdiff_t n, const uint16_t *x, float *y) {
-    hssl_convert_f16_f32_fn *const kernel = HSSL_SELECT_ROW(widen_rows)->kernel;
+    hssl_convert_f16_f32_fn *const kernel = hssl_select_convert_f16_f32();
     const int team = hssl_team(8.0 * (double)n);
     HSSL_TEAM(team, part, {
         const ptrdiff_t begin = hssl_split(n, team, part), end = hssl_split(n, team, part + 1);

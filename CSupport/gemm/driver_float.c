@@ -27,7 +27,7 @@ typedef struct {
     ptrdiff_t rows, columns, K;
     const float *a;
     ptrdiff_t tile_row, a_row, a_k;
-    const char *b;  // a block of a packed panel
+    const float *b;  // a block of a packed panel
     float *sums;    // (+)= A·B: tiles one below the other, slices one after the other
     bool add;
     const hssl_gemm_target *target;  // where the tiles go through the output stage, or NULL: they stay in `sums`
@@ -58,14 +58,16 @@ static void multiply_slices(const problem *g, block_product p, const char *next)
     const ptrdiff_t mr = g->row->mr, nr = g->row->nr, lines = hssl_ceil_div(p.K, hssl_ceil_div(p.rows, mr));
     for (ptrdiff_t n = 0; n < p.columns; n += nr) {
         const ptrdiff_t width = hssl_min(nr, p.columns - n);
-        const char *ahead = n + nr < p.columns ? p.b + (n + nr) * g->b_element : next;
+        const bool is_last = n + nr >= p.columns;
+        const char *ahead = is_last ? next : (const char *)(p.b + n + nr);
+        const ptrdiff_t stride = PANEL * (is_last ? g->b_element : (ptrdiff_t)sizeof(float));
         hssl_gemm_target target;
         if (p.target) target = hssl_gemm_target_right(p.target, n);
-        g->row->slice(p.K, p.b + n * g->b_element, slice);
+        g->row->slice(p.K, p.b + n, slice);
         for (ptrdiff_t r = 0; r < p.rows; r += mr) {
             const ptrdiff_t height = hssl_min(mr, p.rows - r);
             float *const tile = p.sums + n * p.rows + r * nr;
-            if (ahead) ahead = hssl_gemm_prefetch_lines(ahead, lines, PANEL * g->b_element);
+            if (ahead) ahead = hssl_gemm_prefetch_lines(ahead, lines, stride);
             if (p.target) hssl_gemm_target_prefetch(&target, height);
             g->row->kernel(height, width, p.K, p.a + r * p.tile_row, p.a_row, p.a_k, slice, tile, p.add, NULL);
             if (p.target) finish_tile(g, height, width, tile, &target);
@@ -92,10 +94,11 @@ static void multiply_panel_pipelined(const problem *g, block_product p, hssl_gem
     g->stage(p.rows - last, PANEL, p.sums + last * PANEL, &target);
 }
 
-// The partial sums of all row tiles stay in a 52 KB scratch until their last K block.
+// The partial sums of all row tiles stay in a 52 KB scratch until their last K block; a K block of binary16 is widened
+// to another one of 64 KB, once for all of the task's rows.
 static void run_task(const void *job, ptrdiff_t index, int part) {
     (void)part;
-    _Alignas(64) float partial[ROW_BLOCK * PANEL];
+    _Alignas(64) float partial[ROW_BLOCK * PANEL], widened[KC * PANEL];
     const problem *const g = job;
     const hssl_gemm_task task = hssl_gemm_task_at(index, g->M, g->block, g->panels, g->team);
     const ptrdiff_t rows = task.rows, p = task.panel, columns = hssl_min(PANEL, g->N - p * PANEL),
@@ -111,7 +114,8 @@ static void run_task(const void *job, ptrdiff_t index, int part) {
         const char *const next = next_panel >= 0 ? (const char *)g->b + (next_panel * g->K + next_k) * line : following;
         const block_product product = {.rows = rows, .columns = columns, .K = terms,
                                        .a = g->a + task.m * g->m_stride + k * g->k_stride, .tile_row = g->m_stride,
-                                       .a_row = g->m_stride, .a_k = g->k_stride, .b = panel + k * line,
+                                       .a_row = g->m_stride, .a_k = g->k_stride,
+                                       .b = hssl_gemm_floats(panel + k * line, g->b_element, terms, widened),
                                        .sums = partial, .add = k > 0,
                                        .target = last ? &target : NULL};
         if (g->row->slice) {
@@ -147,7 +151,7 @@ void hssl_gemm_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdif
                    const void *packed_b, float *c, ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output) {
     run((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = m_stride, .k_stride = k_stride,
                   .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc, .accumulate = accumulate,
-                  .output = output, .row = hssl_gemm_select_f16()});
+                  .output = output, .row = hssl_gemm_select_f32()});
 }
 
 // Unpacked B, walked once: the weight gradient dW[out, in] = dYᵀ[out, tokens]·X[tokens, in], K = tokens up to some
@@ -226,7 +230,7 @@ static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
                                            .a = direct ? a : a_block.elements,
                                            .tile_row = direct ? g->m_stride : terms, .a_row = direct ? g->m_stride : 1,
                                            .a_k = direct ? 1 : mr,
-                                           .b = (const char *)b_block.elements,
+                                           .b = b_block.elements,
                                            .sums = whole->workspace + (p * g->M + m) * PANEL, .add = k > 0,
                                            .target = k + KC >= g->K ? &target : NULL};
             if (whole->pairs) {
@@ -236,7 +240,7 @@ static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
             }
             hssl_gemm_pack_panel_f32(columns, terms, b, g->b_k_stride, g->b_n_stride, b_block.elements);
             if (g->row->slice) multiply_slices(g, product, NULL);
-            else multiply_panel(g, product, (hssl_gemm_prefetch){product.b, 0});
+            else multiply_panel(g, product, (hssl_gemm_prefetch){(const char *)product.b, 0});
         }
     }
 }

@@ -108,7 +108,7 @@ static hssl_gemm_target target_at(const problem *p, ptrdiff_t m, ptrdiff_t n) {
     return target;
 }
 
-static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_gemm_prefetch ahead) {
+static void run_groups(const problem *p, ptrdiff_t n, const float *block, hssl_gemm_prefetch ahead) {
     _Alignas(64) float tiles[2][STRASSEN_ROWS * PANEL];
     const float *before = NULL;
     hssl_gemm_target target = target_at(p, first_row(&p->groups, p->first_group), n);
@@ -125,12 +125,14 @@ static void run_groups(const problem *p, ptrdiff_t n, const char *block, hssl_ge
     }
 }
 
-// All rows and one panel of a K block.
+// All rows and one panel of a K block, which binary16 has widened before.
 static void run_panel(const void *job, ptrdiff_t panel, int part) {
     (void)part;
+    _Alignas(64) float widened[STRASSEN_KC * PANEL];
     const problem *const p = job;
     const ptrdiff_t line = PANEL * p->b_element, panels = p->N / PANEL, n = panel * PANEL;
-    const char *const block = p->b + (panel * p->K + p->k) * line;
+    const float *const block = hssl_gemm_floats(
+        p->b + (panel * p->K + p->k) * line, p->b_element, 2 * p->half, widened);
     const ptrdiff_t next_panel = panel + p->team, next_k = next_panel < panels ? p->k : p->k + 2 * p->half;
     const char *next = p->output.next_packed_b;
     if (next_panel < panels || !is_last(p)) next = p->b + (next_panel % panels * p->K + next_k) * line;
@@ -140,7 +142,7 @@ static void run_panel(const void *job, ptrdiff_t panel, int part) {
     }
 
     const ptrdiff_t mr = p->row->mr;
-    const hssl_gemm_prefetch nothing = {block, 0};
+    const hssl_gemm_prefetch nothing = {(const char *)block, 0};
     for (ptrdiff_t m = p->first_rest; m < p->end_rest; m += mr) {
         _Alignas(64) float tile[MAX_MR * PANEL];
         const ptrdiff_t rows = hssl_min(mr, p->end_rest - m);
@@ -206,6 +208,6 @@ void hssl_gemm_f16_rows(ptrdiff_t M, ptrdiff_t first, ptrdiff_t end, ptrdiff_t N
                         void *workspace) {
     run_or(hssl_gemm_f16,
            (problem){.N = N, .K = K, .a = a, .b = packed_b, .b_element = sizeof(uint16_t), .c = c, .ldc = ldc,
-                     .row = hssl_gemm_select_f16(),
+                     .row = hssl_gemm_select_f32(),
                                     .sums = workspace}, M, first, end, output);
 }

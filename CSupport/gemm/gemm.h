@@ -39,7 +39,7 @@ enum {
     CENTERED_ROOM = 272,     // bytes for what there is to say of a tile's centred codes
     // rows of a task: a multiple of every MR, and all tokens of an image of 224 × 224 pixels in patches of 16
     ROW_BLOCK = 204,
-    MAX_MR = 12
+    MAX_MR = 6
 };
 
 /// What a kernel prefetches while it multiplies: at each step of its loop over K the line at `line`, which then moves
@@ -49,14 +49,11 @@ enum {
 typedef struct { const char *line; ptrdiff_t step; } hssl_gemm_prefetch;
 
 /// tile[r, c] = Σ_k a[r·a_row + k·a_k] · b[k·PANEL + c], plus the old tile where `add`. 1 ≤ rows ≤ MR, 1 ≤ columns ≤
-/// NR. The elements of b are float32 (gemm_f32) or binary16 (gemm_f16), which is widened as it is loaded: the bits are
-/// those of the float32 product of the widened weights. Where the row has a `slice`, b is what that wrote, and the
-/// driver prefetches: `next` is NULL.
+/// NR. Where the row has a `slice`, b is what that wrote, and the driver prefetches: `next` is NULL.
 typedef void hssl_gemm_f32_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
-                              ptrdiff_t a_k, const void *b, float *tile, bool add, const hssl_gemm_prefetch *next);
-typedef hssl_gemm_f32_fn hssl_gemm_f16_fn;
-/// Columns 0 ..< NR of K rows of a panel of float32 or binary16, as float32.
-typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const void *panel, float *slice);
+                              ptrdiff_t a_k, const float *b, float *tile, bool add, const hssl_gemm_prefetch *next);
+/// Columns 0 ..< NR of K rows of a panel.
+typedef void hssl_gemm_f32_slice_fn(ptrdiff_t K, const float *panel, float *slice);
 /// tile[r, c] = Σ_k (a[r·lda + k] − zero) · B(k, c). `panel` is a whole packed panel, start values included. K is a
 /// multiple of 4. Where the row has a `slice`, `panel` is what that wrote, a what `center` did (lda = K), and `next`
 /// NULL.
@@ -100,7 +97,7 @@ typedef void hssl_gemm_output_s32_fn(ptrdiff_t rows, ptrdiff_t columns, const in
 /// stage to `target`: one that hssl_gemm_can_pipeline allows; of int32 tiles, those that become binary16 may have
 /// coarse GELU, others no activation.
 typedef void hssl_gemm_f32_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-                                        const void *b, float *tile, bool add, const float *before,
+                                        const float *b, float *tile, bool add, const float *before,
                                         const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 typedef void hssl_gemm_u8s8_pipelined_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda,
                                          const void *panel, int32_t *tile, const int32_t *before,
@@ -110,7 +107,7 @@ typedef struct { const float *a; ptrdiff_t a_row; } hssl_gemm_strassen_rows;
 /// tile[24, 64] = A·B of a group by Strassen's scheme (strassen.h): `a` are the operands of its seven products, `panel`
 /// a K block, 2·K terms long, of a panel. Meanwhile the group `before` goes through the output stage to `target`, one
 /// that hssl_gemm_can_pipeline allows, or is NULL.
-typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const void *panel, float *tile,
+typedef void hssl_gemm_strassen_fn(ptrdiff_t K, const hssl_gemm_strassen_rows *a, const float *panel, float *tile,
                                    const float *before, const hssl_gemm_target *target, const hssl_gemm_prefetch *next);
 /// Stages with a bias, none of what training has, and an activation or a residual, not both. The rest goes tile by
 /// tile.
@@ -122,6 +119,14 @@ static inline bool hssl_gemm_can_pipeline(const hssl_gemm_target *t) {
 static inline ptrdiff_t hssl_gemm_u8s8_panel_bytes(ptrdiff_t K) { return PANEL * (START_TERMS + K); }
 static inline const int8_t *hssl_gemm_u8s8_codes(const void *panel) {
     return (const int8_t *)panel + START_TERMS * PANEL;
+}
+
+/// A block of `terms` rows of a panel as float32: the block itself, or, of binary16 (2 bytes an element), what `room`
+/// holds of it afterwards. Widening is exact, so the bits are those of the float32 product of the widened weights.
+static inline const float *hssl_gemm_floats(const void *block, ptrdiff_t b_element, ptrdiff_t terms, float *room) {
+    if (b_element == sizeof(float)) return block;
+    hssl_select_convert_f16_f32()(terms * PANEL, block, room);
+    return room;
 }
 
 /// The bias of a tile that has none, so that it can be pipelined: x + 0 is x (but 0 for −0).
@@ -136,12 +141,12 @@ typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 #include "gemm/kernels.inc"
 #undef HSSL_KERNEL
 hssl_gemm_bf16_pairs_fn hssl_gemm_bf16_pairs__avx512bf16;
-hssl_gemm_f32_slice_fn hssl_gemm_f32_slice_16__avx2, hssl_gemm_f16_slice_16__avx2;
+hssl_gemm_f32_slice_fn hssl_gemm_f32_slice_16__avx2;
 hssl_gemm_u8s8_slice_fn hssl_gemm_u8s8_slice_16__avx2;
 hssl_gemm_u8s8_center_fn hssl_gemm_u8s8_center__avx2;
-hssl_gemm_f32_pipelined_fn hssl_gemm_f32_pipelined_6x64__avx512, hssl_gemm_f16_pipelined_12x64__avx512;
+hssl_gemm_f32_pipelined_fn hssl_gemm_f32_pipelined_6x64__avx512;
 hssl_gemm_u8s8_pipelined_fn hssl_gemm_u8s8_pipelined_6x64c4__avx512vnni;
-hssl_gemm_strassen_fn hssl_gemm_f32_strassen_24x64__avx512, hssl_gemm_f16_strassen_24x64__avx512;
+hssl_gemm_strassen_fn hssl_gemm_f32_strassen_24x64__avx512;
 
 /// NR is a whole panel where there is no `slice`. What a row does not have is NULL; `center` goes with `slice`.
 typedef struct {
@@ -164,7 +169,6 @@ typedef struct {
     hssl_gemm_bf16_pairs_fn *pairs;
 } hssl_gemm_bf16_row;
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
-const hssl_gemm_f32_row *hssl_gemm_select_f16(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
 /// NULL where the selected instruction set has none: float32 is faster than anything in its place.
 const hssl_gemm_bf16_row *hssl_gemm_select_bf16(void);

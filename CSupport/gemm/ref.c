@@ -14,10 +14,9 @@ static inline float multiply_add(float a, float b, float c) {
 }
 
 void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
-                                ptrdiff_t a_k, const void *panel, float *tile, bool add,
+                                ptrdiff_t a_k, const float *b, float *tile, bool add,
                                 const hssl_gemm_prefetch *next) {
     (void)next;
-    const float *b = panel;
     for (ptrdiff_t r = 0; r < rows; ++r) {
         float sum[PANEL] = {0};
         for (ptrdiff_t k = 0; k < K; ++k) {
@@ -25,24 +24,6 @@ void hssl_gemm_f32_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, 
             for (ptrdiff_t c = 0; c < columns; ++c) sum[c] = multiply_add(x, b[k * PANEL + c], sum[c]);
         }
         for (ptrdiff_t c = 0; c < columns; ++c) tile[r * PANEL + c] = add ? tile[r * PANEL + c] + sum[c] : sum[c];
-    }
-}
-
-void hssl_gemm_f16_6x64__scalar(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
-                                ptrdiff_t a_k, const void *panel, float *tile, bool add,
-                                const hssl_gemm_prefetch *next) {
-    (void)next;
-    const uint16_t *b = panel;
-    float sum[6][PANEL] = {{0}}, y[PANEL];
-    for (ptrdiff_t k = 0; k < K; ++k) {
-        hssl_convert_f16_f32__scalar(columns, b + k * PANEL, y);
-        for (ptrdiff_t r = 0; r < rows; ++r) {
-            const float x = a[r * a_row + k * a_k];
-            for (ptrdiff_t c = 0; c < columns; ++c) sum[r][c] = multiply_add(x, y[c], sum[r][c]);
-        }
-    }
-    for (ptrdiff_t r = 0; r < rows; ++r) {
-        for (ptrdiff_t c = 0; c < columns; ++c) tile[r * PANEL + c] = add ? tile[r * PANEL + c] + sum[r][c] : sum[r][c];
     }
 }
 

@@ -9,7 +9,6 @@
 #define SKIP(...)
 
 #define HSSL_ROW_gemm_f32 SKIP
-#define HSSL_ROW_gemm_f16 SKIP
 #define HSSL_ROW_gemm_u8s8 SKIP
 #define HSSL_ROW_gemm_bf16 SKIP
 #define HSSL_ROW_gemm_output_f32 SKIP
@@ -24,14 +23,6 @@ static const hssl_gemm_f32_row f32_rows[HSSL_ISA_COUNT] = {
 };
 #undef HSSL_ROW_gemm_f32
 #define HSSL_ROW_gemm_f32 SKIP
-
-#undef HSSL_ROW_gemm_f16
-#define HSSL_ROW_gemm_f16 ENTRY
-static const hssl_gemm_f32_row f16_rows[HSSL_ISA_COUNT] = {
-#include "gemm/kernels.inc"
-};
-#undef HSSL_ROW_gemm_f16
-#define HSSL_ROW_gemm_f16 SKIP
 
 #undef HSSL_ROW_gemm_u8s8
 #define HSSL_ROW_gemm_u8s8 ENTRY
@@ -82,7 +73,6 @@ static const struct { hssl_peak_u8s8_fn *kernel; ptrdiff_t mr, nr; } peak_u8s8_r
 #define HSSL_ROW_peak_u8s8 SKIP
 
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void) { return HSSL_SELECT_ROW(f32_rows); }
-const hssl_gemm_f32_row *hssl_gemm_select_f16(void) { return HSSL_SELECT_ROW(f16_rows); }
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void) { return HSSL_SELECT_ROW(u8s8_rows); }
 const hssl_gemm_bf16_row *hssl_gemm_select_bf16(void) {
     const hssl_gemm_bf16_row *const row = HSSL_SELECT_ROW(bf16_rows);

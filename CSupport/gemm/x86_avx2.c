@@ -17,17 +17,11 @@ enum { NR = 16 };
 
 // K rows of a slice, NR = 16 floats each: what a tile reads lies together in 16 KB of L1, where the panel's rows of 256
 // bytes would share a quarter of its sets.
-HSSL_INLINE void float_slice(bool half, ptrdiff_t K, const void *panel, float *slice) {
+void hssl_gemm_f32_slice_16__avx2(ptrdiff_t K, const float *panel, float *slice) {
     for (ptrdiff_t k = 0; k < K; ++k) HSSL_UNROLL for (int v = 0; v < 2; ++v) {
-        const __m256 y = half
-            ? _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)((const uint16_t *)panel + k * PANEL + 8 * v)))
-                              : _mm256_loadu_ps((const float *)panel + k * PANEL + 8 * v);
-        _mm256_store_ps(slice + k * NR + 8 * v, y);
+        _mm256_store_ps(slice + k * NR + 8 * v, _mm256_loadu_ps(panel + k * PANEL + 8 * v));
     }
 }
-
-void hssl_gemm_f32_slice_16__avx2(ptrdiff_t K, const void *panel, float *slice) { float_slice(false, K, panel, slice); }
-void hssl_gemm_f16_slice_16__avx2(ptrdiff_t K, const void *panel, float *slice) { float_slice(true, K, panel, slice); }
 
 // One k: 12 accumulators, 2 vectors of B, 1 broadcast of A.
 HSSL_INLINE void float_step(int rows, int vectors, const float *a, ptrdiff_t a_row, const float *b, __m256 sum[6][2]) {
@@ -58,7 +52,7 @@ HSSL_INLINE void float_tile(int rows, int vectors, ptrdiff_t K, const float *a, 
 }
 
 void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
-                              ptrdiff_t a_k, const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
+                              ptrdiff_t a_k, const float *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
 #define CASE(R, V) float_tile(R, V, K, a, a_row, a_k, b, tile, add)
 #define CASE_IN_PLACE(R, V) float_tile(R, V, K, a, a_row, 1, b, tile, add)
     (void)next;
@@ -69,12 +63,6 @@ void hssl_gemm_f32_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, co
     }
 #undef CASE_IN_PLACE
 #undef CASE
-}
-
-// What the slice has widened.
-void hssl_gemm_f16_6x16__avx2(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t K, const float *a, ptrdiff_t a_row,
-                              ptrdiff_t a_k, const void *b, float *tile, bool add, const hssl_gemm_prefetch *next) {
-    hssl_gemm_f32_6x16__avx2(rows, columns, K, a, a_row, a_k, b, tile, add, next);
 }
 
 // The products of pairs that VPMADDUBSW adds must fit 16 bits: 127 · (127 + 127) does, 255 · (127 + 127) does not. So

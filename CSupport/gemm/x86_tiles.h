@@ -33,15 +33,5 @@
     switch (((rows) - 1) * 2 + (vectors) - 1) { HSSL_TILE_CASES_4x2(CASE) }
 #define HSSL_TILE_SWITCH_6x2(rows, vectors, CASE) \
     switch (((rows) - 1) * 2 + (vectors) - 1) { HSSL_TILE_CASES_6x2(CASE) }
-// More rows than a lower tile has: 7 to 12.
-#define HSSL_TILE_SWITCH_7TO12x2(rows, vectors, CASE) \
-    switch (((rows) - 7) * 2 + (vectors) - 1) { \
-        case 0: CASE(7, 1); break;        case 1: CASE(7, 2); break; \
-        case 2: CASE(8, 1); break;        case 3: CASE(8, 2); break; \
-        case 4: CASE(9, 1); break;        case 5: CASE(9, 2); break; \
-        case 6: CASE(10, 1); break;       case 7: CASE(10, 2); break; \
-        case 8: CASE(11, 1); break;       case 9: CASE(11, 2); break; \
-        case 10: CASE(12, 1); break;      case 11: CASE(12, 2); break; \
-    }
 
 #endif

@@ -141,7 +141,7 @@ void hssl_gemm_bf16_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float 
                              ptrdiff_t a_k_stride, const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c,
                              ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output, void *workspace);
 
-/// float16 storage of B: packed from f16, widened on load, accumulated in fp32.
+/// float16 storage of B: packed from f16, each block of a panel widened before its products, accumulated in fp32.
 size_t hssl_gemm_f16_packed_size(ptrdiff_t N, ptrdiff_t K);
 void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride,
                         void *packed);

@@ -6,7 +6,7 @@ import XCTest
 
 final class GemmKernelTests: XCTestCase {
     static let families = [
-        "gemm_f32", "gemm_f16", "gemm_u8s8", "gemm_bf16", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8",
+        "gemm_f32", "gemm_u8s8", "gemm_bf16", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8",
     ]
 
     override func setUp() {
