@@ -14,7 +14,6 @@
 #define HSSL_TARGET_AVX2 "avx2,fma,f16c"
 #define HSSL_TARGET_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
 #define HSSL_TARGET_AVX512VNNI "avx512vnni,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"
-#define HSSL_TARGET_AVX512BF16 "avx512bf16," HSSL_TARGET_AVX512VNNI
 
 /// The context of this thread, NULL for the process's. A region hands it to the threads of its team.
 const hssl_context *hssl_context_current(void);

@@ -10,7 +10,7 @@
 #include <cpuid.h>
 #endif
 
-static const char *const names[HSSL_ISA_COUNT] = {"scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon"};
+static const char *const names[HSSL_ISA_COUNT] = {"scalar", "avx2", "avx512", "avx512vnni", "neon"};
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool supported[HSSL_ISA_COUNT];
@@ -30,7 +30,6 @@ static void detect(void) {
     enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29, AVX = 1 << 28 };
     // leaf 7, ebx
     enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 };
-    enum { AVX512BF16 = 1 << 5 };  // leaf 7.1, eax
     // leaf 7, ebx and ecx
     const uint32_t AVX512VL = 1u << 31, AVX512VNNI = 1u << 11;
     enum { YMM = 0x06, ZMM = 0xE6 };
@@ -44,9 +43,6 @@ static void detect(void) {
         && (b & AVX512VL)
         && (state & ZMM) == ZMM;
     supported[HSSL_ISA_AVX512VNNI] = supported[HSSL_ISA_AVX512] && (c & AVX512VNNI);
-    const bool has_subleaf = a >= 1;
-    supported[HSSL_ISA_AVX512BF16] = supported[HSSL_ISA_AVX512VNNI] && has_subleaf
-        && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & AVX512BF16);
 }
 #else
 static void detect(void) {}
@@ -66,7 +62,7 @@ static void initialize(void) {
         if (isa == HSSL_ISA_COUNT) {
             status = -1;
             snprintf(failure, sizeof failure,
-                     "HSSL_ISA: '%.40s' is not one of scalar, avx2, avx512, avx512vnni, avx512bf16, neon", wanted);
+                     "HSSL_ISA: '%.40s' is not one of scalar, avx2, avx512, avx512vnni, neon", wanted);
         } else if (!supported[isa]) {
             status = -1;
             snprintf(failure, sizeof failure,

@@ -1,4 +1,4 @@
-// Drivers of the float32, binary16 and bfloat16 families: blocking, partial sums and threads.
+// Drivers of the float32 family, which binary16 becomes block by block: blocking, partial sums and threads.
 #include <string.h>
 
 #include "gemm/gemm.h"
@@ -164,48 +164,7 @@ typedef struct {
     problem g;
     ptrdiff_t runs;  // of panels
     float *workspace;
-    const hssl_gemm_bf16_row *pairs;  // NULL: float32
 } gradient;
-
-/// What a task packs into: elements of float32, or half as many pairs of bfloat16.
-typedef union { float elements[GRADIENT_ROWS * KC]; uint32_t pairs[GRADIENT_ROWS * KC / 2]; } packed_rows;
-typedef union { float elements[KC * PANEL]; uint32_t pairs[KC * PANEL / 2]; } packed_panel;
-
-/// Rows of A, each of whose K terms is contiguous over the rows, as micro-panels of pairs: the words of a tile's rows
-/// stand together, step by step. The last of an odd number of terms goes with 0.
-static void pack_pairs_of_rows(const hssl_gemm_bf16_row *row, ptrdiff_t rows, ptrdiff_t K, const float *a,
-                               ptrdiff_t k_stride, uint32_t *packed) {
-    uint32_t words[GRADIENT_ROWS];
-    const ptrdiff_t steps = hssl_ceil_div(K, 2);
-    for (ptrdiff_t k = 0; k < steps; ++k) {
-        const float *const even = a + 2 * k * k_stride;
-        row->pairs(rows, even, 2 * k + 1 < K ? even + k_stride : NULL, words);
-        for (ptrdiff_t m = 0; m < rows; m += row->mr) {
-            memcpy(packed + m * steps + k * row->mr, words + m, (size_t)hssl_min(row->mr, rows - m) * sizeof *words);
-        }
-    }
-}
-
-static void pack_pairs_of_panel(const hssl_gemm_bf16_row *row, ptrdiff_t columns, ptrdiff_t K, const float *b,
-                                ptrdiff_t k_stride, uint32_t *packed) {
-    for (ptrdiff_t k = 0; k < K; k += 2, b += 2 * k_stride, packed += PANEL) {
-        row->pairs(columns, b, k + 1 < K ? b + k_stride : NULL, packed);
-        if (columns < PANEL) memset(packed + columns, 0, (size_t)(PANEL - columns) * sizeof *packed);
-    }
-}
-
-static void multiply_pairs(const gradient *whole, block_product p, const uint32_t *a, const uint32_t *b) {
-    const hssl_gemm_bf16_row *const row = whole->pairs;
-    const ptrdiff_t steps = hssl_ceil_div(p.K, 2);
-    hssl_gemm_target target;
-    if (p.target) target = *p.target;
-    for (ptrdiff_t r = 0; r < p.rows; r += row->mr) {
-        const ptrdiff_t height = hssl_min(row->mr, p.rows - r);
-        float *const tile = p.sums + r * PANEL;
-        row->kernel(height, p.columns, steps, a + r * steps, row->mr, b, tile, p.add);
-        if (p.target) finish_tile(&whole->g, height, p.columns, tile, &target);
-    }
-}
 
 static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
     (void)part;
@@ -213,32 +172,25 @@ static void run_gradient_task(const void *job, ptrdiff_t index, int part) {
     const problem *const g = &whole->g;
     const ptrdiff_t m = index / whole->runs * g->block, rows = hssl_min(g->block, g->M - m), run = index % whole->runs;
     const ptrdiff_t first = hssl_split(g->panels, whole->runs, run), last = hssl_split(g->panels, whole->runs, run + 1);
-    _Alignas(64) packed_rows a_block;
-    _Alignas(64) packed_panel b_block;
+    _Alignas(64) float a_block[GRADIENT_ROWS * KC], b_block[KC * PANEL];
     const ptrdiff_t mr = g->row->mr;
     for (ptrdiff_t k = 0; k == 0 || k < g->K; k += KC) {
         const ptrdiff_t terms = hssl_min(KC, g->K - k);
         const bool direct = g->k_stride == 1;
         const float *const a = g->a + m * g->m_stride + k * g->k_stride;
-        if (whole->pairs) pack_pairs_of_rows(whole->pairs, rows, terms, a, g->k_stride, a_block.pairs);
-        else if (!direct) hssl_gemm_pack_a(rows, terms, a, g->m_stride, g->k_stride, mr, a_block.elements);
+        if (!direct) hssl_gemm_pack_a(rows, terms, a, g->m_stride, g->k_stride, mr, a_block);
         for (ptrdiff_t p = first; p < last; ++p) {
             const ptrdiff_t columns = hssl_min(PANEL, g->N - p * PANEL);
             const float *const b = (const float *)g->b + k * g->b_k_stride + p * PANEL * g->b_n_stride;
             const hssl_gemm_target target = hssl_gemm_target_at(m, p * PANEL, g->c, g->ldc, g->accumulate, g->output);
             const block_product product = {.rows = rows, .columns = columns, .K = terms,
-                                           .a = direct ? a : a_block.elements,
+                                           .a = direct ? a : a_block,
                                            .tile_row = direct ? g->m_stride : terms, .a_row = direct ? g->m_stride : 1,
                                            .a_k = direct ? 1 : mr,
-                                           .b = b_block.elements,
+                                           .b = b_block,
                                            .sums = whole->workspace + (p * g->M + m) * PANEL, .add = k > 0,
                                            .target = k + KC >= g->K ? &target : NULL};
-            if (whole->pairs) {
-                pack_pairs_of_panel(whole->pairs, columns, terms, b, g->b_k_stride, b_block.pairs);
-                multiply_pairs(whole, product, a_block.pairs, b_block.pairs);
-                continue;
-            }
-            hssl_gemm_pack_panel_f32(columns, terms, b, g->b_k_stride, g->b_n_stride, b_block.elements);
+            hssl_gemm_pack_panel_f32(columns, terms, b, g->b_k_stride, g->b_n_stride, b_block);
             if (g->row->slice) multiply_slices(g, product, NULL);
             else multiply_panel(g, product, (hssl_gemm_prefetch){(const char *)product.b, 0});
         }
@@ -250,35 +202,21 @@ size_t hssl_gemm_f32_unpacked_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t
     return (size_t)(hssl_ceil_div(N, PANEL) * PANEL * M) * sizeof(float);
 }
 
-static void run_gradient(problem g, const hssl_gemm_bf16_row *pairs, void *workspace) {
-    if (g.M <= 0 || g.N <= 0) return;
-    g.row = hssl_gemm_select_f32();
-    g.stage = hssl_gemm_select_output_f32();
-    g.panels = hssl_ceil_div(g.N, PANEL);
-    g.team = hssl_team(2.0 * (double)g.M * (double)g.N * (double)g.K);
-    const ptrdiff_t mr = pairs ? pairs->mr : g.row->mr;
-    ptrdiff_t row_blocks = hssl_ceil_div(g.M, GRADIENT_ROWS),
-        runs = hssl_min(g.panels, hssl_ceil_div(4 * g.team, row_blocks));
-    if (g.team == 1) runs = hssl_ceil_div(g.panels, 8);  // 8 panels of partial sums (384 KB) stay in L2
-    if (row_blocks * runs < g.team) row_blocks = hssl_min(g.team, hssl_ceil_div(g.M, mr));
-    g.block = hssl_round_up(hssl_ceil_div(g.M, row_blocks), mr);
-    const gradient job = {g, runs, workspace, pairs};
-    hssl_run_tasks(g.team, hssl_ceil_div(g.M, g.block) * runs, run_gradient_task, &job);
-}
-
 void hssl_gemm_f32_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m_stride,
                             ptrdiff_t a_k_stride, const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c,
                             ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output, void *workspace) {
-    run_gradient((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = a_m_stride, .k_stride = a_k_stride, .b = b,
-                           .b_element = sizeof(float), .b_k_stride = b_k_stride, .b_n_stride = b_n_stride, .c = c,
-                           .ldc = ldc, .accumulate = accumulate, .output = output}, NULL, workspace);
-}
-
-void hssl_gemm_bf16_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m_stride,
-                             ptrdiff_t a_k_stride, const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c,
-                             ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output, void *workspace) {
-    run_gradient((problem){.M = M, .N = N, .K = K, .a = a, .m_stride = a_m_stride, .k_stride = a_k_stride, .b = b,
-                           .b_element = sizeof(float), .b_k_stride = b_k_stride, .b_n_stride = b_n_stride, .c = c,
-                           .ldc = ldc, .accumulate = accumulate, .output = output},
-                 a_m_stride == 1 && b_n_stride == 1 ? hssl_gemm_select_bf16() : NULL, workspace);
+    if (M <= 0 || N <= 0) return;
+    problem g = {.M = M, .N = N, .K = K, .a = a, .m_stride = a_m_stride, .k_stride = a_k_stride, .b = b,
+                 .b_element = sizeof(float), .b_k_stride = b_k_stride, .b_n_stride = b_n_stride, .c = c, .ldc = ldc,
+                 .accumulate = accumulate, .output = output, .row = hssl_gemm_select_f32(),
+                 .stage = hssl_gemm_select_output_f32()};
+    g.panels = hssl_ceil_div(N, PANEL);
+    g.team = hssl_team(2.0 * (double)M * (double)N * (double)K);
+    ptrdiff_t row_blocks = hssl_ceil_div(M, GRADIENT_ROWS),
+        runs = hssl_min(g.panels, hssl_ceil_div(4 * g.team, row_blocks));
+    if (g.team == 1) runs = hssl_ceil_div(g.panels, 8);  // 8 panels of partial sums (384 KB) stay in L2
+    if (row_blocks * runs < g.team) row_blocks = hssl_min(g.team, hssl_ceil_div(M, g.row->mr));
+    g.block = hssl_round_up(hssl_ceil_div(M, row_blocks), g.row->mr);
+    const gradient job = {g, runs, workspace};
+    hssl_run_tasks(g.team, hssl_ceil_div(M, g.block) * runs, run_gradient_task, &job);
 }

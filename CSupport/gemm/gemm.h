@@ -65,14 +65,6 @@ typedef void hssl_gemm_u8s8_slice_fn(ptrdiff_t K, const int8_t *panel, const int
 /// The rows of a tile as the kernel wants them: rows·K bytes, and CENTERED_ROOM.
 typedef void hssl_gemm_u8s8_center_fn(ptrdiff_t rows, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, void *centered);
 
-/// tile[r, c] = Σ of the products of 2·steps terms, plus the old tile where `add`. A term pair is a word, the even term
-/// in its lower half: row r of step k is a[k·a_step + r], column c b[k·PANEL + c]. Both products of a step are added to
-/// the sum one after the other.
-typedef void hssl_gemm_bf16_fn(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t steps, const uint32_t *a, ptrdiff_t a_step,
-                               const uint32_t *b, float *tile, bool add);
-/// n such words of float32: an even term, and an odd one (NULL: 0).
-typedef void hssl_gemm_bf16_pairs_fn(ptrdiff_t n, const float *even, const float *odd, uint32_t *pairs);
-
 /// Where a tile goes: every pointer is already at the tile's first row and column; `stage` may be NULL in its parts.
 typedef struct {
     float *c;
@@ -140,7 +132,6 @@ typedef double hssl_peak_u8s8_fn(ptrdiff_t iterations);
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "gemm/kernels.inc"
 #undef HSSL_KERNEL
-hssl_gemm_bf16_pairs_fn hssl_gemm_bf16_pairs__avx512bf16;
 hssl_gemm_f32_slice_fn hssl_gemm_f32_slice_16__avx2;
 hssl_gemm_u8s8_slice_fn hssl_gemm_u8s8_slice_16__avx2;
 hssl_gemm_u8s8_center_fn hssl_gemm_u8s8_center__avx2;
@@ -163,15 +154,8 @@ typedef struct {
     hssl_gemm_u8s8_center_fn *center;
     hssl_gemm_u8s8_pipelined_fn *pipelined;
 } hssl_gemm_u8s8_row;
-typedef struct {
-    hssl_gemm_bf16_fn *kernel;
-    ptrdiff_t mr, nr;
-    hssl_gemm_bf16_pairs_fn *pairs;
-} hssl_gemm_bf16_row;
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void);
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void);
-/// NULL where the selected instruction set has none: float32 is faster than anything in its place.
-const hssl_gemm_bf16_row *hssl_gemm_select_bf16(void);
 hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void);
 hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void);
 hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void);
@@ -251,5 +235,9 @@ void hssl_gemm_pack_a(ptrdiff_t M, ptrdiff_t K, const float *a, ptrdiff_t m_stri
 /// K rows of `columns` ≤ PANEL elements of B as one panel block.
 void hssl_gemm_pack_panel_f32(ptrdiff_t columns, ptrdiff_t K, const float *b, ptrdiff_t k_stride, ptrdiff_t n_stride,
                               float *packed);
+/// The same of u8 codes (zero 128) whose columns are neighbours, of rows order[0 ..< K] of B, K ≤ 256, with start
+/// values: a whole panel, for A's codes of zero 128 too.
+void hssl_gemm_pack_panel_u8(ptrdiff_t columns, ptrdiff_t K, const int32_t *order, const uint8_t *b, ptrdiff_t k_stride,
+                             void *packed);
 
 #endif

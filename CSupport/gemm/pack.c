@@ -59,10 +59,13 @@ static void transpose_words(ptrdiff_t columns, ptrdiff_t count, const char *in, 
     }
 }
 
-/// Four rows k of B whose columns are neighbours, interleaved: out[n][k] for 16 columns n.
-static inline void interleave_4x16(const int8_t *in, ptrdiff_t k_stride, int8_t *out) {
+/// Four rows k of B whose columns are neighbours, interleaved: out[n][k] for 16 columns n, bits of `flip` turned over.
+static inline void interleave_4x16(const int8_t *const in[4], ptrdiff_t n, char flip, int8_t *out) {
     bytes16 r[4];
-    for (int k = 0; k < 4; ++k) memcpy(&r[k], in + k * k_stride, sizeof r[k]);
+    for (int k = 0; k < 4; ++k) {
+        memcpy(&r[k], in[k] + n, sizeof r[k]);
+        r[k] ^= flip;
+    }
     for (int half = 0; half < 2; ++half) {
         const bytes16 a = half
             ? __builtin_shufflevector(r[0], r[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
@@ -176,9 +179,9 @@ static void pack_panel_u8s8(ptrdiff_t columns, ptrdiff_t K, const int8_t *in, pt
         pack_codes(columns, whole, K, in, k_stride, n_stride, codes, sum);
     } else if (n_stride == 1 && columns == PANEL) {  // the same weight, for gradients of inputs
         for (ptrdiff_t k = 0; k < whole; k += 4) {
-            for (ptrdiff_t n = 0; n < PANEL; n += 16) {
-                interleave_4x16(in + k * k_stride + n, k_stride, codes + k * PANEL + n * 4);
-            }
+            const int8_t *const at = in + k * k_stride,
+                *const four[4] = {at, at + k_stride, at + 2 * k_stride, at + 3 * k_stride};
+            for (ptrdiff_t n = 0; n < PANEL; n += 16) interleave_4x16(four, n, 0, codes + k * PANEL + n * 4);
             for (ptrdiff_t n = 0; n < PANEL; ++n) {
                 const int8_t *c = in + k * k_stride + n;
                 sum[n] += c[0] + c[k_stride] + c[2 * k_stride] + c[3 * k_stride];
@@ -193,6 +196,30 @@ static void pack_panel_u8s8(ptrdiff_t columns, ptrdiff_t K, const int8_t *in, pt
         start[1][n] = (128 - zero) * sum[n];
     }
     memcpy(out, start, sizeof start);
+}
+
+void hssl_gemm_pack_panel_u8(ptrdiff_t columns, ptrdiff_t K, const int32_t *order, const uint8_t *b, ptrdiff_t k_stride,
+                             void *packed) {
+    // Sums of 16 bits hold those of 257 codes. What is missing of a last group of four is 0, that is 128 before its
+    // highest bit is turned over.
+    static const uint8_t nothing[PANEL] = {[0 ... PANEL - 1] = 128};
+    uint16_t sums[PANEL] = {0};
+    int32_t start[2][PANEL] = {{0}};
+    int8_t *codes = (int8_t *)packed + sizeof start;
+    for (ptrdiff_t k = 0; k < K; k += 4, codes += 4 * PANEL) {
+        const int8_t *four[4];
+        for (ptrdiff_t i = 0; i < 4; ++i) {
+            const uint8_t *const row = k + i < K ? b + order[k + i] * k_stride : nothing;
+            for (ptrdiff_t n = 0; n < columns; ++n) sums[n] += row[n];
+            four[i] = (const int8_t *)row;
+        }
+        ptrdiff_t n = 0;
+        for (; n + 16 <= columns; n += 16) interleave_4x16(four, n, (char)0x80, codes + 4 * n);
+        for (; n < columns; ++n) for (ptrdiff_t i = 0; i < 4; ++i) codes[4 * n + i] = (int8_t)(four[i][n] ^ 0x80);
+        memset(codes + 4 * columns, 0, (size_t)(4 * (PANEL - columns)));
+    }
+    for (ptrdiff_t n = 0; n < columns; ++n) start[0][n] = -128 * (sums[n] - 128 * (int32_t)hssl_round_up(K, 4));
+    memcpy(packed, start, sizeof start);
 }
 
 void hssl_gemm_u8s8_pack(

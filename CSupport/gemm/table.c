@@ -10,7 +10,6 @@
 
 #define HSSL_ROW_gemm_f32 SKIP
 #define HSSL_ROW_gemm_u8s8 SKIP
-#define HSSL_ROW_gemm_bf16 SKIP
 #define HSSL_ROW_gemm_output_f32 SKIP
 #define HSSL_ROW_gemm_output_s32 SKIP
 #define HSSL_ROW_peak_f32 SKIP
@@ -31,14 +30,6 @@ static const hssl_gemm_u8s8_row u8s8_rows[HSSL_ISA_COUNT] = {
 };
 #undef HSSL_ROW_gemm_u8s8
 #define HSSL_ROW_gemm_u8s8 SKIP
-
-#undef HSSL_ROW_gemm_bf16
-#define HSSL_ROW_gemm_bf16 ENTRY
-static const hssl_gemm_bf16_row bf16_rows[HSSL_ISA_COUNT] = {
-#include "gemm/kernels.inc"
-};
-#undef HSSL_ROW_gemm_bf16
-#define HSSL_ROW_gemm_bf16 SKIP
 
 #undef HSSL_ROW_gemm_output_f32
 #define HSSL_ROW_gemm_output_f32 ENTRY
@@ -74,10 +65,6 @@ static const struct { hssl_peak_u8s8_fn *kernel; ptrdiff_t mr, nr; } peak_u8s8_r
 
 const hssl_gemm_f32_row *hssl_gemm_select_f32(void) { return HSSL_SELECT_ROW(f32_rows); }
 const hssl_gemm_u8s8_row *hssl_gemm_select_u8s8(void) { return HSSL_SELECT_ROW(u8s8_rows); }
-const hssl_gemm_bf16_row *hssl_gemm_select_bf16(void) {
-    const hssl_gemm_bf16_row *const row = HSSL_SELECT_ROW(bf16_rows);
-    return row->kernel ? row : NULL;
-}
 hssl_gemm_output_f32_fn *hssl_gemm_select_output_f32(void) { return HSSL_SELECT_ROW(output_f32_rows)->kernel; }
 hssl_gemm_output_s32_fn *hssl_gemm_select_output_s32(void) { return HSSL_SELECT_ROW(output_s32_rows)->kernel; }
 hssl_peak_f32_fn *hssl_gemm_select_peak_f32(void) { return HSSL_SELECT_ROW(peak_f32_rows)->kernel; }

@@ -28,9 +28,8 @@ typedef enum {
     HSSL_ISA_AVX2 = 1,        // AVX2 + FMA + F16C
     HSSL_ISA_AVX512 = 2,      // F, BW, VL, DQ
     HSSL_ISA_AVX512VNNI = 3,  // AVX512 + VNNI
-    HSSL_ISA_AVX512BF16 = 4,  // AVX512VNNI + BF16
-    HSSL_ISA_NEON = 5,        // known by name; this build has no row for it
-    HSSL_ISA_COUNT = 6
+    HSSL_ISA_NEON = 4,        // known by name; this build has no row for it
+    HSSL_ISA_COUNT = 5
 } hssl_isa;
 
 /// Detects the CPU (CPUID and OS state) and applies `HSSL_ISA`. Call once, before any other function; later calls
@@ -134,13 +133,6 @@ void hssl_gemm_f32_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *
                             ptrdiff_t a_k_stride, const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c,
                             ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output, void *workspace);
 
-/// Same, of A and B rounded to bfloat16 (to nearest even; subnormals are 0), with sums in float32: half the time, for
-/// gradients that need no more than 8 bits. It takes float32 throughout where the machine has no such instructions
-/// (below AVX512BF16) or a_m_stride or b_n_stride is not 1.
-void hssl_gemm_bf16_unpacked(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const float *a, ptrdiff_t a_m_stride,
-                             ptrdiff_t a_k_stride, const float *b, ptrdiff_t b_k_stride, ptrdiff_t b_n_stride, float *c,
-                             ptrdiff_t ldc, bool accumulate, const hssl_gemm_output *output, void *workspace);
-
 /// float16 storage of B: packed from f16, each block of a panel widened before its products, accumulated in fp32.
 size_t hssl_gemm_f16_packed_size(ptrdiff_t N, ptrdiff_t K);
 void hssl_gemm_f16_pack(ptrdiff_t N, ptrdiff_t K, const uint16_t *b, ptrdiff_t k_stride, ptrdiff_t n_stride,
@@ -181,6 +173,13 @@ void hssl_gemm_u8s8_f32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a,
 void hssl_gemm_u8s8_f16(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const float *a_scale,
                         const void *packed_b, const float *b_scale, uint16_t *c, ptrdiff_t ldc,
                         const hssl_gemm_output *output);
+/// The gradient of a weight: C[M, N] += Σ over tokens of dy[t, m] · x_scale[t] · (x[t, n] - 128). dy gets 8-bit codes,
+/// one scale a column for every 128 tokens, those of like magnitude together. Same bits on every ISA and at any thread
+/// count.
+size_t hssl_gemm_u8_gradient_workspace_size(ptrdiff_t M, ptrdiff_t N, ptrdiff_t tokens);  // bytes, 64-byte aligned
+void hssl_gemm_u8_gradient(ptrdiff_t M, ptrdiff_t N, ptrdiff_t tokens, const float *dy, ptrdiff_t ld_dy,
+                           const uint8_t *x, ptrdiff_t ldx, const float *x_scale, float *c, ptrdiff_t ldc,
+                           void *workspace);
 /// The int32 accumulators: bit-identical on every ISA.
 void hssl_gemm_u8s8_s32(ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, const uint8_t *a, ptrdiff_t lda, const void *packed_b,
                         int32_t *c, ptrdiff_t ldc);

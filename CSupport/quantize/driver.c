@@ -9,6 +9,8 @@
 #define HSSL_ROW_quantize_rows_f16 SKIP
 #define HSSL_ROW_quantize_rows_alike SKIP
 #define HSSL_ROW_quantize_row_stochastic SKIP
+#define HSSL_ROW_quantize_columns SKIP
+#define HSSL_ROW_largest_of_rows SKIP
 #define HSSL_ROW_dequantize_row SKIP
 #define HSSL_ROW_count_codes SKIP
 static const struct { hssl_quantize_rows_fn *kernel; } nearest_rows[HSSL_ISA_COUNT] = {
@@ -36,8 +38,22 @@ static const struct { hssl_quantize_row_stochastic_fn *kernel; } stochastic_rows
 #include "quantize/kernels.inc"
 };
 #undef HSSL_ROW_quantize_row_stochastic
-#undef HSSL_ROW_dequantize_row
+#undef HSSL_ROW_quantize_columns
 #define HSSL_ROW_quantize_row_stochastic SKIP
+#define HSSL_ROW_quantize_columns ENTRY
+static const struct { hssl_quantize_columns_fn *kernel; } column_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_quantize_columns
+#undef HSSL_ROW_largest_of_rows
+#define HSSL_ROW_quantize_columns SKIP
+#define HSSL_ROW_largest_of_rows ENTRY
+static const struct { hssl_largest_of_rows_fn *kernel; } largest_rows[HSSL_ISA_COUNT] = {
+#include "quantize/kernels.inc"
+};
+#undef HSSL_ROW_largest_of_rows
+#undef HSSL_ROW_dequantize_row
+#define HSSL_ROW_largest_of_rows SKIP
 #define HSSL_ROW_dequantize_row ENTRY
 static const struct { hssl_dequantize_row_fn *kernel; } dequantize_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
@@ -49,6 +65,9 @@ static const struct { hssl_dequantize_row_fn *kernel; } dequantize_rows[HSSL_ISA
 static const struct { hssl_count_codes_fn *kernel; } count_rows[HSSL_ISA_COUNT] = {
 #include "quantize/kernels.inc"
 };
+
+hssl_quantize_columns_fn *hssl_select_quantize_columns(void) { return HSSL_SELECT_ROW(column_rows)->kernel; }
+hssl_largest_of_rows_fn *hssl_select_largest_of_rows(void) { return HSSL_SELECT_ROW(largest_rows)->kernel; }
 
 static void nearest(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, uint8_t zero, uint8_t *codes,
                     ptrdiff_t ldq, float *scale) {

@@ -29,12 +29,23 @@ typedef void hssl_quantize_rows_alike_fn(ptrdiff_t rows, ptrdiff_t K, const floa
 /// One row as by the first (zero 128) with stochastic rounding of x · column_scale (NULL: 1). Returns the scale.
 typedef float hssl_quantize_row_stochastic_fn(ptrdiff_t K, const float *x, const float *column_scale, uint64_t key,
                                               uint64_t row, uint8_t *codes, ptrdiff_t ldq);
+/// Columns of x · row_scale, each with a scale of its own, transposed: codes[c, r] (zero 128) of row order[r] and
+/// column c; bytes rows … rows rounded up to 4 of a column are 128. At most HSSL_QUANTIZE_COLUMN_ROWS rows.
+typedef void hssl_quantize_columns_fn(ptrdiff_t rows, ptrdiff_t columns, const int32_t *order, const float *x,
+                                      ptrdiff_t ldx, const float *row_scale, uint8_t *codes, ptrdiff_t ldq,
+                                      float *scale);
+/// The largest |x| of every row; NaN counts as larger than infinity.
+typedef void hssl_largest_of_rows_fn(ptrdiff_t rows, ptrdiff_t K, const float *x, ptrdiff_t ldx, float *largest);
 /// How many of K u8 codes (zero 128) are ±127, and how many are 0.
 typedef void hssl_count_codes_fn(ptrdiff_t K, const uint8_t *codes, int32_t *saturated, int32_t *zeros);
 typedef void hssl_dequantize_row_fn(ptrdiff_t K, const uint8_t *codes, uint8_t flip, float scale, float *y);
 
+enum { HSSL_QUANTIZE_COLUMN_ROWS = 128 };
+
 #define HSSL_KERNEL(family, symbol, isa, ...) hssl_##family##_fn symbol;
 #include "quantize/kernels.inc"
 #undef HSSL_KERNEL
+hssl_quantize_columns_fn *hssl_select_quantize_columns(void);
+hssl_largest_of_rows_fn *hssl_select_largest_of_rows(void);
 
 #endif

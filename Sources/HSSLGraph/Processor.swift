@@ -21,10 +21,9 @@ public enum Processor {
     }
 
     /// Name of the instruction set that features depend on: what was begun on one machine may be ended on another that
-    /// has the same. `avx512bf16` adds nothing but gradients of weights to `avx512vnni`.
+    /// has the same.
     package static var inferenceSet: String {
-        let isa = hssl_isa_selected()
-        return String(cString: hssl_isa_name(isa == HSSL_ISA_AVX512BF16 ? HSSL_ISA_AVX512VNNI : isa))
+        String(cString: hssl_isa_name(hssl_isa_selected()))
     }
 }
 

@@ -2,11 +2,6 @@ import CSupport
 import KernelOracle
 import TestSupport
 
-/// As hssl_gemm_f32_unpacked.
-typealias GemmUnpacked = (
-    Int, Int, Int, UnsafePointer<Float>?, Int, Int, UnsafePointer<Float>?, Int, Int, UnsafeMutablePointer<Float>?, Int,
-    Bool, UnsafePointer<hssl_gemm_output>?, UnsafeMutableRawPointer?
-) -> Void
 typealias GemmFloat = (
     Int, Int, Int, UnsafePointer<Float>?, Int, Int, UnsafeRawPointer?, UnsafeMutablePointer<Float>?, Int, Bool,
     UnsafePointer<hssl_gemm_output>?) -> Void

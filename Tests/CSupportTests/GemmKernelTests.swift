@@ -6,7 +6,8 @@ import XCTest
 
 final class GemmKernelTests: XCTestCase {
     static let families = [
-        "gemm_f32", "gemm_u8s8", "gemm_bf16", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8",
+        "gemm_f32", "gemm_u8s8", "gemm_output_f32", "gemm_output_s32", "peak_f32", "peak_u8s8", "quantize_columns",
+        "largest_of_rows",
     ]
 
     override func setUp() {
@@ -302,46 +303,68 @@ final class GemmKernelTests: XCTestCase {
         }
     }
 
-    /// bfloat16 to nearest even, as float32.
-    private func rounded(_ x: [Float]) -> [Float] {
-        x.map {
-            if !$0.isFinite { return $0 }
-            return Float(bitPattern: ($0.bitPattern + 0x7FFF + ($0.bitPattern >> 16) & 1) & 0xFFFF_0000)
+    /// The definition of the gradient of a weight from codes: tokens in the order of their largest element's binary
+    /// exponent, of each 128 a scale an output channel, exact sums of their codes, added to C in order.
+    private func gradient(
+        _ M: Int, _ N: Int, tokens: Int, dy: [Float], x: [UInt8], ldx: Int, scale: [Float], c: inout [Float], ldc: Int
+    ) {
+        let exponent = (0..<tokens).map { token in
+            ((0..<M).reduce(Float(0)) { max($0, abs(dy[token * M + $1])) } * scale[token]).bitPattern >> 23
+        }
+        let order = (0..<tokens).sorted { (exponent[$0], $0) < (exponent[$1], $1) }
+        for first in stride(from: 0, to: tokens, by: 128) {
+            let block = order[first..<min(tokens, first + 128)]
+            for m in 0..<M {
+                let column = block.map { dy[$0 * M + m] * scale[$0] }
+                let largest = column.reduce(0) { max($0, abs($1)) }
+                let isZero = largest < 127 * Float.leastNormalMagnitude
+                let inverse = isZero ? 0 : 127 / largest, step = isZero ? 1 : largest / 127
+                let codes = column.map { Int32(($0 * inverse).rounded(.toNearestOrEven)) }
+                for n in 0..<N {
+                    var sum: Int32 = 0
+                    for (code, token) in zip(codes, block) { sum += code * (Int32(x[token * ldx + n]) - 128) }
+                    c[m * ldc + n] = Float(sum) * step + c[m * ldc + n]
+                }
+            }
         }
     }
 
-    /// Weight gradients from bfloat16: the float32 product of the rounded operands, whatever the threads; NaN stays.
-    /// Rows without such instructions give the float32 product of the operands as they are, to the bit.
-    func testGradientsFromBfloat16() {
-        for (M, N, K) in [(1, 1, 1), (6, 64, 2), (7, 65, 3), (13, 130, 255), (96, 48, 257), (200, 192, 513)] {
-            let ldc = N + 3
-            var a = [Float](repeating: 0, count: M * K), b = [Float](repeating: 0, count: N * K)
-            var before = [Float](repeating: 0, count: M * ldc)
-            oracle_fill_f32(a.count, 1, &a)
-            oracle_fill_f32(b.count, 2, &b)
-            oracle_fill_f32(before.count, 3, &before)
-            let roundedA = rounded(a), roundedB = rounded(b)
-            var scratch = [Float](repeating: 0, count: hssl_gemm_f32_unpacked_workspace_size(M, N, K) / 4)
-            func product(_ a: [Float], _ b: [Float], threads: Int32, of multiply: GemmUnpacked) -> [Float] {
+    /// To the bit on every row and at any thread count; NaN stays, in its own row of C.
+    func testGradientsOfWeightsFromCodes() {
+        let sizes = [
+            (1, 1, 1), (6, 64, 2), (7, 65, 3), (13, 130, 255), (96, 48, 257), (97, 64, 128), (100, 130, 300),
+            (16, 70, 126),
+        ]
+        for (M, N, tokens) in sizes {
+            let ldc = N + 3, ldx = (N + 3) / 4 * 4
+            var dy = [Float](repeating: 0, count: tokens * M), before = [Float](repeating: 0, count: M * ldc)
+            var scale = [Float](repeating: 0, count: tokens), x = [UInt8](repeating: 0, count: tokens * ldx)
+            oracle_fill_f32(dy.count, 1, &dy)
+            oracle_fill_f32(before.count, 2, &before)
+            oracle_fill_f32(tokens, 3, &scale)
+            oracle_fill_bytes(x.count, 4, 1, 255, &x)
+            scale = scale.map { abs($0) }
+            if M > 2 { for token in 0..<tokens { dy[token * M + 2] = token < 128 ? 0 : dy[token * M + 2] * 1e-38 } }
+            var expected = before
+            gradient(M, N, tokens: tokens, dy: dy, x: x, ldx: ldx, scale: scale, c: &expected, ldc: ldc)
+            var scratch = [UInt64](repeating: .max, count: hssl_gemm_u8_gradient_workspace_size(M, N, tokens) / 8 + 8)
+            func product(_ dy: [Float], threads: Int32) -> [Float] {
                 hssl_set_threads(threads)
                 defer { hssl_set_threads(2) }
                 var c = before
-                multiply(M, N, K, a, 1, M, b, N, 1, &c, ldc, true, nil, &scratch)
+                scratch.withUnsafeMutableBytes {
+                    let start = $0.baseAddress!.alignedUp(toMultipleOf: 64)
+                    hssl_gemm_u8_gradient(M, N, tokens, dy, M, x, ldx, scale, &c, ldc, start)
+                }
                 return c
             }
             withEachInstructionSet { isa in
-                var c = product(a, b, threads: 1, of: hssl_gemm_bf16_unpacked)
-                for threads in [2, 3] as [Int32] {
-                    XCTAssertEqual(c, product(a, b, threads: threads, of: hssl_gemm_bf16_unpacked), isa)
+                for threads in [1, 2, 3] as [Int32] {
+                    XCTAssertEqual(product(dy, threads: threads), expected, "\(isa), \(M) × \(N) of \(tokens)")
                 }
-                let hasRow = hssl_isa_selected() == HSSL_ISA_AVX512BF16
-                if !hasRow { XCTAssertEqual(c, product(a, b, threads: 2, of: hssl_gemm_f32_unpacked), isa) }
-                let ratio = oracle_gemm_f32(
-                    M, N, K, hasRow ? roundedA : a, 1, M, hasRow ? roundedB : b, N, 1, before, &c, ldc, true, nil)
-                XCTAssertLessThanOrEqual(ratio, 1, "\(isa), \(M) × \(N) × \(K)")
-                var bad = a
-                bad[M * (K - 1)] = .nan
-                let spoilt = product(bad, b, threads: 2, of: hssl_gemm_bf16_unpacked)
+                var bad = dy
+                bad[M * (tokens - 1)] = .nan
+                let spoilt = product(bad, threads: 2)
                 XCTAssertTrue(spoilt[..<N].allSatisfy(\.isNaN), isa)
                 if M > 1 { XCTAssertFalse(spoilt[ldc..<(ldc + N)].contains(where: \.isNaN), isa) }
             }

@@ -26,14 +26,20 @@ extension Node {
         }
 
         if let accumulator = gradients.accumulator(inputs[1], count: outputs * inputWidth) {
-            let x = savedInput(width: inputWidth, pool: pool)
-            let workspace = pool.allocate(byteCount: max(
-                1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
-            // What 8-bit codes left of x and of dy's way here is not worth float32's time.
-            let product = precision == .int8 ? hssl_gemm_bf16_unpacked : hssl_gemm_f32_unpacked
-            product(
-                outputs, inputWidth, rows, pre.values, 1, outputs, x.floats, inputWidth, 1, accumulator, inputWidth,
-                true, nil, workspace.pointer)
+            if case .codes(let codes, let leading, let scale) = saved[0] {
+                let workspace = pool.allocate(byteCount: max(
+                    1, hssl_gemm_u8_gradient_workspace_size(outputs, inputWidth, rows)))
+                hssl_gemm_u8_gradient(
+                    outputs, inputWidth, rows, pre.values, outputs, codes.bytes, leading, scale.floats, accumulator,
+                    inputWidth, workspace.pointer)
+            } else {
+                let x = savedInput(width: inputWidth, pool: pool)
+                let workspace = pool.allocate(byteCount: max(
+                    1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
+                hssl_gemm_f32_unpacked(
+                    outputs, inputWidth, rows, pre.values, 1, outputs, x.floats, inputWidth, 1, accumulator, inputWidth,
+                    true, nil, workspace.pointer)
+            }
         }
 
         guard gradients.wants(inputs[0]) else { return }
@@ -88,12 +94,8 @@ extension Node {
     private func savedInput(width: Int, pool: BufferPool) -> Buffer {
         switch saved[0] {
         case .floats, .halves: return saved[0].widened(count: rows * width, pool: pool)
-        case .codes(let codes, let leading, let scale):
-            let buffer = pool.floats(rows * width)
-            hssl_dequantize_rows_u8(rows, width, codes.bytes, leading, scale.floats, buffer.floats, width)
-            return buffer
-        case .nothing: preconditionFailure(
-            "the input of \(operation.kind) was not saved, though its weight requires a gradient")
+        case .codes, .nothing: preconditionFailure(
+            "the input of \(operation.kind) was not saved as floats, though its weight requires a gradient")
         }
     }
 }
