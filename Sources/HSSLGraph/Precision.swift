@@ -9,8 +9,8 @@ public enum Precision: String, Sendable, CaseIterable {
     /// binary16 storage of weights and of what the backward pass keeps; binary32 arithmetic.
     case float16
     /// Forward u8 (per token) × s8 (per output channel); input gradient int8 with stochastic rounding; weight gradient
-    /// in binary32 over the saved codes; other activations are kept in binary16. Source: SwitchBack, Wortsman et al.,
-    /// NeurIPS 2023.
+    /// the saved codes × u8 (per output channel of 128 tokens of like magnitude); other activations are kept in
+    /// binary16. After SwitchBack, Wortsman et al., NeurIPS 2023, which keeps weight gradients in binary16.
     case int8
 }
 

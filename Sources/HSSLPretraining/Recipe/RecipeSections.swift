@@ -1,4 +1,5 @@
 import HSSLFormats
+import HSSLGraph
 import HSSLModels
 
 // Each section: its properties (with the published run's values) and, below them, the declarations of its keys.
@@ -423,8 +424,8 @@ extension Recipe {
         public var effectiveBatch: Int { batchSize * accumulate }
     }
 
-    /// Arithmetic of the matrix products while training; what each does is said at `HSSLGraph.Precision`.
-    public enum Precision: String, CaseIterable, Sendable { case float32, float16, int8 }
+    /// Arithmetic of the matrix products while training.
+    public typealias Precision = HSSLGraph.Precision
 
     private static var scheduleSection: RecipeSection {
         RecipeSection(name: "schedule", help: "how long, and in what arithmetic", keys: [

@@ -17,7 +17,7 @@ struct CandidateSettings {
     /// - Parameter width: channels of the base.
     init(_ recipe: Recipe, width: Int) {
         moments = recipe.optimizer.states.storage
-            ?? MomentStorage(for: Precision(rawValue: recipe.schedule.precision.rawValue) ?? .float32)
+            ?? MomentStorage(for: recipe.schedule.precision)
         seed = recipe.schedule.seed
         guard let own = recipe.objectiveSettings as? PrototypeSettings else {
             // 256, 64, 512 of the recipes for a width of 96; published for 768: 2048, 256, 8192.

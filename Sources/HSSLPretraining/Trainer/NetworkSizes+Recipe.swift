@@ -139,12 +139,11 @@ extension Learner {
             }
             objective = DistillSettings(recipe, teacher: teacher)
         }
-        guard let precision = Precision(rawValue: recipe.schedule.precision.rawValue) else {
-            throw ModelError("precision \(recipe.schedule.precision.rawValue) is not known")
-        }
         try self.init(
             sizes: NetworkSizes(recipe: recipe), objective: objective,
-            settings: .init(precision: precision, dropPath: Float(recipe.model.dropPath), seed: recipe.schedule.seed),
+            settings: .init(
+                precision: recipe.schedule.precision, dropPath: Float(recipe.model.dropPath),
+                seed: recipe.schedule.seed),
             clipGradient: Float(recipe.optimizer.clipGradient), moments: recipe.optimizer.states.storage,
             freezesPatchEmbedding: recipe.model.freezePatchEmbedding, memoryLimit: memoryLimit)
     }
