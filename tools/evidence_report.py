@@ -246,8 +246,8 @@ standard error over seeds. Cost is processor time of one thread. Raw pixels reac
     ablations = [("mocov3", "resnet", name) for name in ["first-shortcut", "depth-1", "depth-4"]]
     ablations += [("mocov3", "convnext", f"kernel-{kernel}") for kernel in [3, 5]]
     parts.append(section("Ablations", "One change at a time.", variants_table(runs, ablations)))
-    parts.append(section("Precision", "float32 training and int8's, whose gradients of weights were float32 products until "
-                         "2026-11-29 (as in the tables above) and are products of codes since.",
+    parts.append(section("Precision", "float32 training and int8's, whose gradients of weights were float32 products "
+                         "until 2026-11-29 (as in the tables above) and are products of codes since.",
                          precision_table(runs, ["mocov3", "ibot", "byol", "dino", "simmim"])))
     # Written by a person, after looking at the tables.
     reading = docs / "evidence/reading.md"

@@ -96,7 +96,8 @@ public struct SegmentationResult: Equatable, Sendable {
         }
         return
             "{\"train_images\":\(trainCount),\"test_images\":\(testCount),\"dimension\":\(dimension),"
-            + "\"l2\":\(strength),\"miou\":\(meanIoU),\"pixel_accuracy\":\(pixelAccuracy),\"classes\":[\(rows.joined(separator: ","))]}"
+            + "\"l2\":\(strength),\"miou\":\(meanIoU),\"pixel_accuracy\":\(pixelAccuracy),"
+            + "\"classes\":[\(rows.joined(separator: ","))]}"
     }
 }
 

@@ -33,7 +33,7 @@ extension Node {
                     outputs, inputWidth, rows, pre.values, outputs, codes.bytes, leading, scale.floats, accumulator,
                     inputWidth, workspace.pointer)
             } else {
-                let x = savedInput(width: inputWidth, pool: pool)
+                let x = saved[0].widened(count: rows * inputWidth, pool: pool)
                 let workspace = pool.allocate(byteCount: max(
                     1, hssl_gemm_f32_unpacked_workspace_size(outputs, inputWidth, rows)))
                 hssl_gemm_f32_unpacked(
@@ -88,14 +88,5 @@ extension Node {
     ) -> PackedWeight {
         parameter?.packed(form, from: pool)
             ?? PackedWeight(form, values: saved[1].floats, outputs: width, inputs: inputWidth, pool: pool)
-    }
-
-    /// The saved input as float32 [rows, width].
-    private func savedInput(width: Int, pool: BufferPool) -> Buffer {
-        switch saved[0] {
-        case .floats, .halves: return saved[0].widened(count: rows * width, pool: pool)
-        case .codes, .nothing: preconditionFailure(
-            "the input of \(operation.kind) was not saved as floats, though its weight requires a gradient")
-        }
     }
 }

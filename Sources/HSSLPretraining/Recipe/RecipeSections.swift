@@ -432,8 +432,8 @@ extension Recipe {
             .integer("epochs", \.schedule.epochs, in: 1...1_000_000,
                      "Passes over the images; every schedule stretches with it."),
             .integer("batch_size", \.schedule.batchSize, in: 1...65_536,
-                     "Images of a batch; fewer by default where the data set has fewer. How many go through the network "
-                         + "at once is the trainer's choice."),
+                     "Images of a batch; fewer by default where the data set has fewer. How many go through the "
+                         + "network at once is the trainer's choice."),
             .integer("accumulate", \.schedule.accumulate, in: 1...65_536, "Batches of one update."),
             .unsigned("seed", \.schedule.seed, "Of weights, order of images, augmentations and masks."),
             .choice("precision", \.schedule.precision, "Arithmetic of the matrix products."),
