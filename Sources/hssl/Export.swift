@@ -70,6 +70,10 @@ struct Export: ParsableCommand {
     func run() throws {
         shared.apply()
         let base = try export(int8.options)
+        if let (done, epochs) = base.source.unfinished {
+            let run = oneLine(input, limit: 4096)
+            print("note: \(run) has done \(done) of \(epochs) epochs: hssl pretrain --resume goes on")
+        }
         base.measurement?.show()
         if let teacher = base.provenance.teacher { print("distilled from \(teacher.summary)") }
     }

@@ -74,6 +74,14 @@ final class ExportCommandTests: CommandTestCase {
         XCTAssertTrue(try bytes("again.safetensors") == bytes("run/model.safetensors"))
     }
 
+    func testUnfinishedRunIsExportedWithANote() throws {
+        try pretrain("run", "--max-steps", "1")
+        let result = try run("hssl", "export", "run", "--output", "early.safetensors")
+        XCTAssertEqual(result.status, 0, result.error)
+        XCTAssertEqual(result.output, "note: run has done 0 of 2 epochs: hssl pretrain --resume goes on\n")
+        XCTAssertEqual(try run("hssl-extract", "--model", "early.safetensors", "t10k", "--output", "e.jsonl").status, 0)
+    }
+
     func testExtractReadsEveryExport() throws {
         try pretrain("run")
         var rows: [String: [[Double]]] = [:]

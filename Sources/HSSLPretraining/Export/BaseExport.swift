@@ -79,6 +79,8 @@ package struct BaseSource {
     package let architecture: ModelArchitecture
     package let preprocessing: Preprocessing
     package let provenance: ModelProvenance
+    /// Epochs that the run has done and those of its recipe, where some are left; nil for a model file.
+    package let unfinished: (done: Int, of: Int)?
     /// Of a model file.
     private let precision: Precision?
     /// Of a parameter, row-major.
@@ -92,7 +94,7 @@ package struct BaseSource {
         values: @escaping (String) throws -> [Float]
     ) {
         (self.path, self.architecture, self.preprocessing) = (path, architecture, preprocessing)
-        (self.provenance, self.values, precision) = (provenance, values, nil)
+        (self.provenance, self.values, precision, unfinished) = (provenance, values, nil, nil)
     }
 
     /// - Throws: errors naming the file: not a model.
@@ -100,7 +102,7 @@ package struct BaseSource {
         let model = try ModelFile(path: path)
         self.path = path
         (architecture, preprocessing, provenance) = (model.architecture, model.preprocessing, model.provenance)
-        (precision, values) = (model.precision, model.values)
+        (precision, values, unfinished) = (model.precision, model.values, nil)
     }
 
     /// - Parameter role: `teacher` or `student`, which stands in where there is no teacher.
@@ -125,6 +127,8 @@ package struct BaseSource {
         self.path = path
         (architecture, preprocessing, provenance) = (export.architecture, export.preprocessing, export.provenance)
         precision = nil
+        let epochs = recipe.schedule.epochs
+        unfinished = position.epoch < epochs ? (position.epoch, epochs) : nil
         values = { name in
             guard let parameter = shapes["base." + name] else {
                 throw ModelError("the architecture has no parameter '\(name)'")
