@@ -109,10 +109,9 @@ public struct PretrainBenchmark {
         case "byol": return BYOLSettings(hidden: hidden, output: output)
         case "simmim": return SimMIMSettings(maskStride: side / base.grid(height: side, width: side).height)
         default:
-            var settings = PrototypeSettings(
+            let options = PrototypeOptions(
                 hidden: nano ? 256 : 2048, bottleneck: nano ? 64 : 256, prototypes: prototypes)
-            settings.learnsPatches = name == "ibot"
-            return settings
+            return name == "ibot" ? IBOTSettings(options) : DINOSettings(options)
         }
     }
 

@@ -18,7 +18,7 @@ final class DepthPrecisionTests: XCTestCase {
             base: try ModelArchitecture(named: "vit_small", imageSize: 224, patchSize: 16),
             auxiliary: HeadSettings(family: "convnext", depth: 3))
         let student = try Network(sizes), teacher = try Network(sizes)
-        let settings = PrototypeSettings(hidden: 2048, bottleneck: 256, prototypes: 8192)
+        let settings = IBOTSettings(PrototypeOptions(hidden: 2048, bottleneck: 256, prototypes: 8192))
         var objective = PrototypeObjective(student: student, teacher: teacher, settings, settings: .init())
         for network in [student, teacher] { network.parameters.allocate(from: pool) }
         for (place, parameter) in student.parameters.all.enumerated() { parameter.drawQuickly(key: UInt64(place)) }

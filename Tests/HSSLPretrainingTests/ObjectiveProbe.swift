@@ -113,9 +113,9 @@ enum SmallLearner {
             VisionTransformer.Configuration(imageSize: 16, patchSize: 4, embedDim: width, depth: depth, numHeads: 3))
         var head = HeadSettings(family: "convnext", depth: 2)
         (head.kernelSize, head.firstShortcut) = (3, firstShortcut)
-        var objective = PrototypeSettings(hidden: 48, bottleneck: 16, prototypes: 40)
-        (objective.learnedGain, objective.centerMomentum) = (learnedGain, centerMomentum)
-        objective.learnsPatches = learnsPatches
+        var options = PrototypeOptions(hidden: 48, bottleneck: 16, prototypes: 40)
+        (options.learnedGain, options.centerMomentum) = (learnedGain, centerMomentum)
+        let objective: any PrototypeSettings = learnsPatches ? IBOTSettings(options) : DINOSettings(options)
         let learner = try Learner(
             sizes: NetworkSizes(base: base, auxiliary: auxiliary ? head : nil), objective: objective,
             settings: settings, clipGradient: clipGradient)

@@ -36,13 +36,13 @@ struct ReferenceTrajectory {
                     numHeads: json.integer("num_heads", in: context)))
                 var head = HeadSettings(family: "convnext", depth: try json.integer("auxiliary_depth", in: context))
                 head.kernelSize = try json.integer("auxiliary_kernel_size", in: context)
-                var settings = PrototypeSettings(
+                var options = PrototypeOptions(
                     hidden: try json.integer("head_hidden_dim", in: context),
                     bottleneck: try json.integer("head_bottleneck_dim", in: context),
                     prototypes: try json.integer("prototypes", in: context))
-                settings.studentTemperature = Float(try json.number("student_temperature", in: context))
-                settings.centerMomentum = Float(try json.number("center_momentum", in: context))
-                (auxiliary, objective, statePrefix) = (head, settings, "center.")
+                options.studentTemperature = Float(try json.number("student_temperature", in: context))
+                options.centerMomentum = Float(try json.number("center_momentum", in: context))
+                (auxiliary, objective, statePrefix) = (head, IBOTSettings(options), "center.")
                 localViews = try json.integer("local_views", in: context)
                 localSize = try json.integer("local_image_size", in: context)
                 clipGradient = try json.number("clip_gradient", in: context)
@@ -100,13 +100,12 @@ struct ReferenceTrajectory {
                 settings.isOrthogonal = try section.string("projection", in: context) == "orthogonal"
                 return settings
             default:
-                var settings = try PrototypeSettings(
+                var options = try PrototypeOptions(
                     hidden: integer("hidden_dim"), bottleneck: integer("bottleneck_dim"),
                     prototypes: integer("prototypes"))
-                settings.learnsPatches = name == "ibot"
-                settings.studentTemperature = try number("student_temperature")
-                settings.centerMomentum = try number("center_momentum")
-                return settings
+                options.studentTemperature = try number("student_temperature")
+                options.centerMomentum = try number("center_momentum")
+                return name == "ibot" ? IBOTSettings(options) : DINOSettings(options)
             }
         }
 

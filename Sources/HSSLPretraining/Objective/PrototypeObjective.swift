@@ -3,33 +3,35 @@ import HSSLGradients
 import HSSLGraph
 import HSSLModels
 
-/// DINO's objective, and iBOT's where masked patches learn too: two views of an image go to the same prototypes.
-package struct PrototypeSettings: ObjectiveSettings {
+/// A way to send two views of an image to the same prototypes: DINO's, and iBOT's, where masked patches learn too.
+package protocol PrototypeSettings: ObjectiveSettings {
+    var options: PrototypeOptions { get }
+    /// Whether masked patches learn from what the teacher makes of them unmasked.
+    var learnsPatches: Bool { get }
+}
+
+extension PrototypeSettings {
+    package var masksPatches: Bool { learnsPatches }
+
+    package func makeObjective(student: Network, teacher: Network?, settings: StepSettings) -> any Objective {
+        guard let teacher else { preconditionFailure("\(name) has a teacher") }
+        return PrototypeObjective(student: student, teacher: teacher, self, settings: settings)
+    }
+}
+
+/// Sizes of the projections, and how targets and predictions are made of them.
+package struct PrototypeOptions: Sendable {
     /// Widths of the MLPs' hidden layers and of their output.
     package var hidden, bottleneck: Int
     package var prototypes: Int
     /// Whether `prototypes.weight_g` exists (`norm_last_layer: false`).
     package var learnedGain = false
     package var studentTemperature: Float = 0.1
-    /// Whether masked patches learn: iBOT; else DINO.
-    package var learnsPatches = true
     /// Share of the old centre that an update keeps.
     package var centerMomentum: Float = 0.9
 
     package init(hidden: Int, bottleneck: Int, prototypes: Int) {
         (self.hidden, self.bottleneck, self.prototypes) = (hidden, bottleneck, prototypes)
-    }
-
-    package var name: String { learnsPatches ? "ibot" : "dino" }
-    package var curves: [LossCurve] {
-        [LossCurve("cls_base", "CLS base"), LossCurve("cls_auxiliary", "CLS auxiliary")]
-            + (learnsPatches ? [LossCurve("patch", "patch")] : [])
-    }
-    package var masksPatches: Bool { learnsPatches }
-
-    package func makeObjective(student: Network, teacher: Network?, settings: StepSettings) -> any Objective {
-        guard let teacher else { preconditionFailure("\(name) has a teacher") }
-        return PrototypeObjective(student: student, teacher: teacher, self, settings: settings)
     }
 }
 
@@ -43,29 +45,33 @@ package struct PrototypeObjective: Objective {
     package let teacher: Network?
     package var settings: StepSettings
     package var observer: (any BaseObserver)?
-    package let prototype: PrototypeSettings
+    package let options: PrototypeOptions
+    private let learnsPatches: Bool
+    private let globalViews: Int
     package var centers: Centers
     package let studentHead: ProjectionHead
     private let teacherHead: ProjectionHead
     private let teacherNetwork: Network
 
-    package init(student: Network, teacher: Network, _ prototype: PrototypeSettings, settings: StepSettings) {
+    package init(student: Network, teacher: Network, _ method: any PrototypeSettings, settings: StepSettings) {
+        let options = method.options
         func head(_ network: Network) -> ProjectionHead {
             ProjectionHead(ParameterScope(network.parameters)("head"), baseWidth: network.base.width,
-                           auxiliaryWidth: network.auxiliary?.width, hidden: prototype.hidden,
-                           bottleneck: prototype.bottleneck, prototypes: prototype.prototypes,
-                           learnedGain: prototype.learnedGain)
+                           auxiliaryWidth: network.auxiliary?.width, hidden: options.hidden,
+                           bottleneck: options.bottleneck, prototypes: options.prototypes,
+                           learnedGain: options.learnedGain)
         }
         (self.student, self.teacher, teacherNetwork) = (student, teacher, teacher)
-        (self.settings, self.prototype) = (settings, prototype)
+        (self.settings, self.options) = (settings, options)
+        (learnsPatches, globalViews) = (method.learnsPatches, method.globalViews)
         (studentHead, teacherHead) = (head(student), head(teacher))
-        centers = Centers(prototypes: prototype.prototypes, learnsPatches: prototype.learnsPatches)
+        centers = Centers(prototypes: options.prototypes, learnsPatches: learnsPatches)
     }
 
     package func newSums() -> UpdateSums {
         let streams = [("cls_base", streamWeight), ("cls_auxiliary", streamWeight), ("patch", 1)]
         var sums = UpdateSums(losses: Losses(streams))
-        sums.centers = CenterSums(prototypes: prototype.prototypes, bottleneck: prototype.bottleneck)
+        sums.centers = CenterSums(prototypes: options.prototypes, bottleneck: options.bottleneck)
         return sums
     }
 
@@ -87,13 +93,13 @@ package struct PrototypeObjective: Objective {
         guard let step = sums.centers else { return }
         // The centre of the patch logits needs the prototypes that made them.
         let prototypes = teacherHead.prototypes.weight(Tape(mode: .inference, pool: pool)).array()
-        centers.update(with: step, prototypes: prototypes, momentum: prototype.centerMomentum)
+        centers.update(with: step, prototypes: prototypes, momentum: options.centerMomentum)
     }
 
     /// The copy with which an update moves the centres; and the teacher's CLS distributions, once more in the order of
     /// the student's rows.
     package var heapBytes: (fixed: Int, perImage: Int) {
-        (4 * prototype.prototypes * prototype.bottleneck, 4 * 2 * prototype.globalViews * prototype.prototypes)
+        (4 * options.prototypes * options.bottleneck, 4 * 2 * globalViews * options.prototypes)
     }
 
     // MARK: One micro-batch
@@ -101,7 +107,7 @@ package struct PrototypeObjective: Objective {
     package func accumulate(_ batch: CropBatch, context: StepContext, pool: BufferPool, into sums: inout UpdateSums) {
         for parameter in studentHead.prototypes.parameters { parameter.requiresGradient = !context.prototypesFrozen }
         sums.quantization = statistics(batch, context)
-        let masks = prototype.learnsPatches ? batch.viewMajorMasks() : []
+        let masks = learnsPatches ? batch.viewMajorMasks() : []
         let selection = TokenSelection(masks: masks, cells: batch.tokens, plain: settings.plain)
         let clock = ContinuousClock.now, backward = sums.time.backward
         let targets = teach(batch, selection, context: context, pool: pool, into: &sums)
@@ -130,7 +136,7 @@ package struct PrototypeObjective: Objective {
         let base = teacherNetwork.base
         let output = base(batch.globalInput(tape), mask: nil, Pass(plain: settings.plain))
 
-        let patches = prototype.learnsPatches ? teacherHead.base(base.local(output, cells: nil)) : nil
+        let patches = learnsPatches ? teacherHead.base(base.local(output, cells: nil)) : nil
         let baseGlobal = base.global(output)
         let (global, mlp) = auxiliary(teacherNetwork, teacherHead, output, Pass(plain: settings.plain))
             ?? (baseGlobal, teacherHead.base)
@@ -190,9 +196,9 @@ package struct PrototypeObjective: Objective {
                 weights: selection.weights.map { patchShare * $0 }))
         }
         let (rowLosses, backward) = learn(streams, tape, and: observed?.seeds(seen) ?? []) { plain in
-            sums.logits["teacher.base_patch"] = prototype.learnsPatches ? plain.teacherLogits : nil
+            sums.logits["teacher.base_patch"] = learnsPatches ? plain.teacherLogits : nil
             let names = ["base_cls"] + (hasAuxiliary ? ["auxiliary_cls"] : [])
-                + (prototype.learnsPatches ? ["base_patch"] : [])
+                + (learnsPatches ? ["base_patch"] : [])
             for (name, logits) in zip(names, plain.logits) { sums.logits["student." + name] = logits }
         }
         sums.time.backward += backward
@@ -252,7 +258,7 @@ package struct PrototypeObjective: Objective {
     ///   - plain: receives the plain evaluation where the settings ask for one.
     private func learn(_ streams: [PrototypeRows], _ tape: Tape, and seeds: [(value: Tensor, gradient: Buffer)] = [],
                        plain: (PlainLosses) -> Void = { _ in }) -> (rowLosses: [[Float]], backward: Duration) {
-        let prototypes = studentHead.prototypes.weight(tape), temperature = prototype.studentTemperature
+        let prototypes = studentHead.prototypes.weight(tape), temperature = options.studentTemperature
         var rowLosses: [[Float]] = []
         let losses: [Tensor]
         if settings.plain {

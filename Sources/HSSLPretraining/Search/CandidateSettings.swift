@@ -19,7 +19,7 @@ struct CandidateSettings {
         moments = recipe.optimizer.states.storage
             ?? MomentStorage(for: recipe.schedule.precision)
         seed = recipe.schedule.seed
-        guard let own = recipe.objectiveSettings as? PrototypeSettings else {
+        guard let own = (recipe.objectiveSettings as? any PrototypeSettings)?.options else {
             // 256, 64, 512 of the recipes for a width of 96; published for 768: 2048, 256, 8192.
             let scale = min(8, max(1, (width + 48) / 96))
             (hidden, bottleneck, prototypes) = (256 * scale, min(256, 64 * scale), 512 * scale)
@@ -43,7 +43,7 @@ extension Recipe {
     /// candidates learn from the first step on, towards targets of DINO's first temperature.
     var aloneForSearch: Recipe {
         var recipe = with(head: Auxiliary.none)
-        guard !(objectiveSettings is PrototypeSettings) else { return recipe }
+        guard !(objectiveSettings is any PrototypeSettings) else { return recipe }
         recipe.optimizer.freezePrototypesEpochs = 0
         recipe.objective.teacherTemperature = [0.04, 0.04]
         return recipe

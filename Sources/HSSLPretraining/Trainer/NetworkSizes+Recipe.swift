@@ -87,7 +87,8 @@ extension Recipe {
         case "byol": BYOLSettings(hidden: head.hiddenDim, output: head.outDim)
         case "simmim": SimMIMSettings(self)
         case Recipe.distillObjective: DistillSettings(self, teacher: nil)
-        default: PrototypeSettings(self)
+        case "dino": DINOSettings(PrototypeOptions(self))
+        default: IBOTSettings(PrototypeOptions(self))
         }
     }
 }
@@ -112,13 +113,12 @@ extension SimMIMSettings {
     }
 }
 
-extension PrototypeSettings {
+extension PrototypeOptions {
     init(_ recipe: Recipe) {
         self.init(
             hidden: recipe.head.hiddenDim, bottleneck: recipe.head.bottleneckDim, prototypes: recipe.head.prototypes)
         learnedGain = !recipe.head.normLastLayer
         studentTemperature = Float(recipe.objective.studentTemperature)
-        learnsPatches = recipe.objective.name == "ibot"
         centerMomentum = Float(recipe.objective.centerMomentum)
     }
 }
