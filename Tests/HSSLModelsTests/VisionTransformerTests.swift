@@ -14,7 +14,7 @@ final class VisionTransformerTests: XCTestCase {
         let architecture = try ModelArchitecture(VisionTransformer.Configuration(
             imageSize: imageSize, patchSize: patchSize, embedDim: embedDim, depth: depth, numHeads: heads))
         let set = ParameterSet()
-        let model = try architecture.makeBase(ParameterScope(set), pretraining ? .pretraining : .deployment)
+        let model = architecture.makeBase(ParameterScope(set), pretraining ? .pretraining : .deployment)
         set.allocate(from: pool)
         set.initialize(seed: 5)
         return (model, set)

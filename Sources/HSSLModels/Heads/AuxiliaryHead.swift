@@ -79,10 +79,12 @@ extension HeadFamily {
 
 /// The head families there are.
 package enum HeadFamilies {
-    package static let all: [any HeadFamily.Type] = [
-        ConvNeXtHeadBlock.self, ResNetHeadBlock.self, ResMLPHeadBlock.self, SwinHeadBlock.self, ViTHeadBlock.self,
-        PoolFormerHeadBlock.self,
-    ]
+    package static var all: [any HeadFamily.Type] {
+        [
+            ConvNeXtHeadBlock.self, ResNetHeadBlock.self, ResMLPHeadBlock.self, SwinHeadBlock.self, ViTHeadBlock.self,
+            PoolFormerHeadBlock.self,
+        ]
+    }
 
     package static func named(_ family: String) throws -> any HeadFamily.Type {
         guard let known = all.first(where: { $0.family == family }) else {
