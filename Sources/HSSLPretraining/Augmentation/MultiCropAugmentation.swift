@@ -69,6 +69,13 @@ public struct MultiCropAugmentation: Sendable {
     /// - Parameter view: 0 ..< ``viewCount``.
     public func size(ofView view: Int) -> Int { view < Self.globalViews ? globalSize : localSize }
 
+    /// Pixels of an image's shorter side below which the smallest crops are enlarged.
+    var neededSide: Int {
+        func side(_ size: Int, _ scale: [Double]) -> Int { Int((Double(size) / scale[0].squareRoot()).rounded(.up)) }
+        let global = side(globalSize, configuration.globalCropsScale)
+        return localViews == 0 ? global : max(global, side(localSize, configuration.localCropsScale))
+    }
+
     /// Elements of a view, [3, side, side].
     public func count(ofView view: Int) -> Int { 3 * size(ofView: view) * size(ofView: view) }
 

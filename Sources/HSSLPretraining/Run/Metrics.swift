@@ -33,6 +33,8 @@ public struct Metrics: Equatable, Sendable {
     public var int8GradientScaleMax: Double?
     /// Images, not views.
     public var imagesPerSecond: Double?
+    /// Part of the processors' time that decoding images and drawing views took, 0 … 1.
+    public var loadingShare: Double?
     public var peakRSSBytes: Int?
     /// Updates refused so far for a loss that was not finite.
     public var skippedSteps: Int?
@@ -67,8 +69,9 @@ public struct Metrics: Equatable, Sendable {
         ("int8_saturation", \.int8Saturation), ("int8_gradient_saturation", \.int8GradientSaturation),
         ("int8_gradient_zeros", \.int8GradientZeros),
         ("int8_gradient_scale_mean", \.int8GradientScaleMean), ("int8_gradient_scale_max", \.int8GradientScaleMax),
-        ("images_per_second", \.imagesPerSecond), ("knn_top1", \.knnTop1), ("knn_untrained", \.knnUntrained),
-        ("knn_teacher", \.knnTeacher), ("gap_closed", \.gapClosed),
+        ("images_per_second", \.imagesPerSecond), ("loading_share", \.loadingShare),
+        ("knn_top1", \.knnTop1), ("knn_untrained", \.knnUntrained), ("knn_teacher", \.knnTeacher),
+        ("gap_closed", \.gapClosed),
     ]
     private static let integerKeys: [(name: String, path: WritableKeyPath<Metrics, Int?> & Sendable)] = [
         ("peak_rss_bytes", \.peakRSSBytes), ("skipped_steps", \.skippedSteps), ("knn_references", \.knnReferences),

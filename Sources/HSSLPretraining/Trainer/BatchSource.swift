@@ -69,6 +69,7 @@ struct BatchSource: Sendable {
     ///
     /// An image that cannot be read is replaced by the next readable one of the data set and named in `unreadable`.
     func make(step: Int, part: Int) throws -> Part {
+        let begin = LoadingWatch.threadSeconds()
         let epoch = step / stepsPerEpoch
         let order = permutations.epoch(epoch)
         let first = part * microBatch
@@ -78,7 +79,7 @@ struct BatchSource: Sendable {
             localSize: localSize, tokens: masks.height * masks.width,
             firstImage: first)
         var unreadable: [Unreadable] = []
-        var replaced = 0
+        var replaced = 0, sides = 0
         // A bank keeps so many draws of an image, which come again and again.
         let draw = teacher?.draws.map { epoch % $0 } ?? epoch
         if let views = teacher?.augmentation {
@@ -87,6 +88,7 @@ struct BatchSource: Sendable {
         for place in 0..<count {
             let wanted = Int(order[(step % stepsPerEpoch) * batchImages + first + place])
             let found = try readable(from: wanted, unreadable: &unreadable) { index, image in
+                sides += min(image.width, image.height)
                 let key = MultiCropAugmentation.Key(seed: seed, epoch: draw, index: index)
                 write(augmentation, of: image, key: key, place: place, into: batch)
                 if let views = teacher?.augmentation {
@@ -104,7 +106,9 @@ struct BatchSource: Sendable {
                 }
             }
         }
-        return Part(step: step, part: part, batch: batch, unreadable: unreadable, replaced: replaced)
+        return Part(
+            step: step, part: part, batch: batch, unreadable: unreadable, replaced: replaced, shorterSides: sides,
+            seconds: LoadingWatch.threadSeconds() - begin)
     }
 
     /// Some draws as a teacher that runs sees them, [views, 3, side, side]; none for one that has seen them. What
@@ -233,6 +237,10 @@ struct BatchSource: Sendable {
         let unreadable: [Unreadable]
         /// Images of `batch` that stand in for one that could not be read.
         let replaced: Int
+        /// Sum of the images' shorter sides, pixels.
+        let shorterSides: Int
+        /// Processor time that making it took.
+        let seconds: Double
     }
 }
 

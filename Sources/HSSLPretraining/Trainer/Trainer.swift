@@ -235,6 +235,7 @@ public final class Trainer {
         var lastSaved = step
         var warnedOfCollapse = false
         var underflow = UnderflowWatch()
+        var loadingWatch = LoadingWatch(neededSide: source.augmentation.neededSide)
         let parts = source.partsPerStep
         let first = step
         let source = self.source
@@ -260,10 +261,13 @@ public final class Trainer {
             let clock = ContinuousClock.now
             let context = StepContext(step: step, schedule: schedule, batchImages: source.batchImages)
             var sums = learner.newSums()
+            var loading = 0.0, sides = 0
             for _ in 0..<parts {
                 guard let part = try loader.next()?.get() else {
                     throw PretrainingError("the loader ended before the schedule")
                 }
+                loading += part.seconds
+                sides += part.shorterSides
                 imagesSeen += part.batch.images
                 try note(part, notice)
                 willLearn?(step, part.batch)
@@ -284,7 +288,10 @@ public final class Trainer {
                     throw PretrainingError("\(skippedInARow) updates in a row were not finite; \(left)")
                 }
             }
-            var metrics = metrics(outcome, sums, schedule, seconds: seconds(since: clock))
+            let took = seconds(since: clock)
+            var metrics = metrics(outcome, sums, schedule, seconds: took)
+            let loadingShare = LoadingWatch.share(of: loading, in: took)
+            metrics.loadingShare = loadingShare
             if let top1 = try top1IfDue(shouldStop: shouldStop) {
                 lastTop1 = top1
                 metrics.knnTop1 = top1
@@ -295,6 +302,8 @@ public final class Trainer {
                 notice("step \(step): \(warning)")
             }
             if !outcome.skipped, let warning = underflow.warning(metrics) { notice("step \(step): \(warning)") }
+            let side = Double(sides) / Double(source.batchImages)
+            if let warning = loadingWatch.warning(seconds: took, share: loadingShare, side: side) { notice(warning) }
             try folder.append(metrics)
             progress(metrics, schedules.totalSteps)
             stopped = shouldStop()
