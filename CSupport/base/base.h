@@ -21,9 +21,12 @@ const hssl_context *hssl_context_current(void);
 void hssl_context_set_default_isa(hssl_isa isa);
 
 /// Threads that a driver should use for `work` units (1 unit ≈ 1 float operation at the machine's peak, so ≈ 4 bytes of
-/// streamed memory count as some 8 units): 1 where waking the team costs more than it saves, or inside another parallel
-/// region.
+/// streamed memory count as some 8 units): 1 where waking the team costs more than it saves, inside another parallel
+/// region, or while others keep the cores busy (hssl_pace). Two calls may differ: scratch is sized by hssl_get_threads.
 int hssl_team(double work);
+int64_t hssl_nanoseconds(void);
+/// What a region of the calling thread took, and how much of it that thread waited.
+void hssl_team_ended(int team, int64_t now, int64_t spent, int64_t idle);
 
 // Swift's clang finds no omp.h: the functions of libomp that drivers call.
 extern int omp_get_thread_num(void);
@@ -37,7 +40,8 @@ typedef struct hssl_shared_tasks hssl_shared_tasks;
 typedef struct {
     const hssl_context *context;  // of the thread that opened it, and so of all others while they are in it
     int team;
-    atomic_int busy;  // parts that have not come to their end
+    int64_t opened, done, helped;  // of the thread that opened it: its own parts' end, and its time in others' tasks
+    atomic_int busy;               // parts that have not come to their end
     struct {
         _Alignas(64) _Atomic(hssl_shared_tasks *) tasks;
         atomic_int visitors;  // threads that look at them
@@ -48,6 +52,7 @@ void hssl_region_enter(hssl_region *region, int part);
 void hssl_region_leave(hssl_region *region);
 /// Takes tasks of those that are still busy until nobody is, then gives this thread its own context back.
 void hssl_region_help(hssl_region *region);
+void hssl_region_close(const hssl_region *region);
 
 /// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A thread whose part is done takes
 /// tasks (hssl_share) from those whose are not. A team of one runs the block in place. Nothing is allocated: libomp
@@ -67,6 +72,7 @@ void hssl_region_help(hssl_region *region);
                 } \
                 hssl_region_help(&region_); \
             } \
+            hssl_region_close(&region_); \
         } else { \
             const int part = 0; \
             (void)part; \

@@ -34,6 +34,8 @@ static void pause_or_yield(int *polls) {
 void hssl_region_open(hssl_region *region, int team) {
     region->context = hssl_context_current();
     region->team = team;
+    region->opened = hssl_nanoseconds();
+    region->done = region->helped = 0;
     atomic_init(&region->busy, team);
     for (int part = 0; part < team; ++part) {
         atomic_init(&region->shared[part].tasks, NULL);
@@ -63,6 +65,8 @@ static void run_some(hssl_shared_tasks *tasks, int part) {
 
 void hssl_region_help(hssl_region *region) {
     join(region);
+    const bool opened_it = omp_get_thread_num() == 0;
+    if (opened_it) region->done = hssl_nanoseconds();
     for (int polls = 0; atomic_load(&region->busy) > 0; pause_or_yield(&polls)) {
         for (int part = 0; part < region->team; ++part) {
             // A plain look first: writing would take the line away from its owner.
@@ -72,7 +76,9 @@ void hssl_region_help(hssl_region *region) {
             atomic_fetch_add(&region->shared[part].visitors, 1);
             hssl_shared_tasks *const tasks = atomic_load(&region->shared[part].tasks);
             if (tasks) {
+                const int64_t begin = opened_it ? hssl_nanoseconds() : 0;
                 run_some(tasks, here.part);
+                if (opened_it) region->helped += hssl_nanoseconds() - begin;
                 polls = 0;
             }
             atomic_fetch_sub(&region->shared[part].visitors, 1);
@@ -81,6 +87,11 @@ void hssl_region_help(hssl_region *region) {
     hssl_context_leave(here.outside);
     here.region = NULL;
     here.part = 0;
+}
+
+void hssl_region_close(const hssl_region *region) {
+    const int64_t now = hssl_nanoseconds();
+    hssl_team_ended(region->team, now, now - region->opened, now - region->done - region->helped);
 }
 
 void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job) {

@@ -4,6 +4,7 @@
 #include <malloc.h>
 #endif
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -21,11 +22,46 @@ static const double serial_work = 4e5;
 // included. Spinning threads yield.
 enum { BLOCK_TIME_MS = 1 };
 
+static _Thread_local hssl_pace pace;
+
+int64_t hssl_nanoseconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+// A decision follows 20 ms of regions, so that a thread which was away for a moment decides nothing. Of a team of n
+// each thread works for 1 − w of the time, w being what it waits: one alone would take n·(1 − w) as long, less where it
+// shares a core with another; below 0.8 the team loses. How long that holds nobody knows: regions are tried again after
+// 50 ms, and after twice as long each time that they still do not pay, so that trying costs little.
+enum { WINDOW = 20000000, LEAST_REST = 50000000, MOST_REST = 1000000000 };
+static const double bearable = 0.8;
+
+void hssl_pace_add(hssl_pace *p, int team, int64_t now, int64_t spent, int64_t idle) {
+    p->spent += spent;
+    p->lost += (int64_t)(bearable * (double)spent) - team * (spent - idle);
+    if (p->spent < WINDOW) return;
+    const bool pays = p->lost <= 0;
+    p->rest = pays ? 0 : p->rest == 0 ? LEAST_REST : p->rest < MOST_REST / 2 ? 2 * p->rest : MOST_REST;
+    p->until = pays ? 0 : now + p->rest;
+    p->spent = p->lost = 0;
+}
+
+bool hssl_pace_is_alone(hssl_pace *p, int64_t now) {
+    if (now >= p->until) p->until = 0;
+    return p->until > 0;
+}
+
+void hssl_team_ended(int team, int64_t now, int64_t spent, int64_t idle) {
+    hssl_pace_add(&pace, team, now, spent, idle);
+}
+
 int hssl_team(double work) {
     // The block time belongs to the calling thread, so each thread that starts regions sets it once.
     static _Thread_local bool ready;
     const int count = hssl_get_threads();
     if (count == 1 || work < serial_work || omp_in_parallel()) return 1;
+    if (pace.until > 0 && hssl_pace_is_alone(&pace, hssl_nanoseconds())) return 1;
     if (!ready) {
         kmp_set_blocktime(BLOCK_TIME_MS);
         ready = true;

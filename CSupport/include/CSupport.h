@@ -59,6 +59,17 @@ typedef struct {
 /// `hssl_context_leave`. It is not copied.
 const hssl_context *hssl_context_enter(const hssl_context *context);
 void hssl_context_leave(const hssl_context *outer);
+
+/// Whether a thread's regions pay: where other programs want the cores, a region waits for whichever of its threads is
+/// not running, and one alone is faster. All zero: nothing seen yet. Nanoseconds. Bits do not depend on it.
+typedef struct {
+    int64_t spent, lost;  // in regions since the last decision, and how much longer they took than alone
+    int64_t until, rest;  // no regions until then, and for how long that was decided; 0: regions pay
+} hssl_pace;
+/// A region of `team` threads has ended at `now`; for `idle` of what it took its thread had nothing to do.
+void hssl_pace_add(hssl_pace *pace, int team, int64_t now, int64_t spent, int64_t idle);
+bool hssl_pace_is_alone(hssl_pace *pace, int64_t now);
+
 /// Processors that this process may use: its affinity, what its control groups allow, at most 256.
 int hssl_available_processors(void);
 /// Processors that the quotas of this process's control groups (versions 1 and 2) are worth, rounded up; 0 without one.
