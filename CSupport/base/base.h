@@ -39,8 +39,8 @@ typedef void hssl_task_fn(const void *job, ptrdiff_t task, int part);
 typedef struct hssl_shared_tasks hssl_shared_tasks;
 typedef struct {
     const hssl_context *context;  // of the thread that opened it, and so of all others while they are in it
-    int team;
-    int64_t opened, done, helped;  // of the thread that opened it: its own parts' end, and its time in others' tasks
+    int team, threads;             // parts, and threads that OpenMP gave for them
+    int64_t opened, done, helped;  // when; end of the opener's own parts, its time in others' tasks
     atomic_int busy;               // parts that have not come to their end
     struct {
         _Alignas(64) _Atomic(hssl_shared_tasks *) tasks;

@@ -36,6 +36,7 @@ void hssl_region_open(hssl_region *region, int team) {
     region->team = team;
     region->opened = hssl_nanoseconds();
     region->done = region->helped = 0;
+    region->threads = team;
     atomic_init(&region->busy, team);
     for (int part = 0; part < team; ++part) {
         atomic_init(&region->shared[part].tasks, NULL);
@@ -57,16 +58,23 @@ void hssl_region_enter(hssl_region *region, int part) {
 
 void hssl_region_leave(hssl_region *region) { atomic_fetch_sub(&region->busy, 1); }
 
-static void run_some(hssl_shared_tasks *tasks, int part) {
+/// Whether there were any left.
+static bool run_some(hssl_shared_tasks *tasks, int part) {
+    bool any = false;
     for (ptrdiff_t t; (t = atomic_fetch_add_explicit(&tasks->next, 1, memory_order_relaxed)) < tasks->count;) {
         tasks->run(tasks->job, t, part);
+        any = true;
     }
+    return any;
 }
 
 void hssl_region_help(hssl_region *region) {
     join(region);
     const bool opened_it = omp_get_thread_num() == 0;
-    if (opened_it) region->done = hssl_nanoseconds();
+    if (opened_it) {
+        region->threads = omp_get_num_threads();
+        region->done = hssl_nanoseconds();
+    }
     for (int polls = 0; atomic_load(&region->busy) > 0; pause_or_yield(&polls)) {
         for (int part = 0; part < region->team; ++part) {
             // A plain look first: writing would take the line away from its owner.
@@ -75,9 +83,8 @@ void hssl_region_help(hssl_region *region) {
             // sequentially consistent.
             atomic_fetch_add(&region->shared[part].visitors, 1);
             hssl_shared_tasks *const tasks = atomic_load(&region->shared[part].tasks);
-            if (tasks) {
-                const int64_t begin = opened_it ? hssl_nanoseconds() : 0;
-                run_some(tasks, here.part);
+            const int64_t begin = opened_it ? hssl_nanoseconds() : 0;
+            if (tasks && run_some(tasks, here.part)) {
                 if (opened_it) region->helped += hssl_nanoseconds() - begin;
                 polls = 0;
             }
@@ -91,7 +98,7 @@ void hssl_region_help(hssl_region *region) {
 
 void hssl_region_close(const hssl_region *region) {
     const int64_t now = hssl_nanoseconds();
-    hssl_team_ended(region->team, now, now - region->opened, now - region->done - region->helped);
+    hssl_team_ended(region->threads, now, now - region->opened, now - region->done - region->helped);
 }
 
 void hssl_share(ptrdiff_t count, hssl_task_fn *run, const void *job) {

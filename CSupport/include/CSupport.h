@@ -63,7 +63,7 @@ void hssl_context_leave(const hssl_context *outer);
 /// Whether a thread's regions pay: where other programs want the cores, a region waits for whichever of its threads is
 /// not running, and one alone is faster. All zero: nothing seen yet. Nanoseconds. Bits do not depend on it.
 typedef struct {
-    int64_t spent, lost;  // in regions since the last decision, and how much longer they took than alone
+    int64_t spent, lost;  // in regions since the last decision, 0.8 of it less what one thread would have taken
     int64_t until, rest;  // no regions until then, and for how long that was decided; 0: regions pay
 } hssl_pace;
 /// A region of `team` threads has ended at `now`; for `idle` of what it took its thread had nothing to do.

@@ -72,7 +72,8 @@ struct Export: ParsableCommand {
         let base = try export(int8.options)
         if let (done, epochs) = base.source.unfinished {
             let run = oneLine(input, limit: 4096)
-            print("note: \(run) has done \(done) of \(epochs) epochs: hssl pretrain --resume goes on")
+            let command = base.provenance.teacher == nil ? "pretrain" : "distill"
+            print("note: \(run) has done \(done) of \(epochs) epochs: hssl \(command) --resume goes on")
         }
         base.measurement?.show()
         if let teacher = base.provenance.teacher { print("distilled from \(teacher.summary)") }

@@ -33,6 +33,14 @@ final class DistillCommandTests: CommandTestCase {
         return result
     }
 
+    func testAnUnfinishedRunNamesItsCommandAtExport() throws {
+        try distill("part", ["--max-steps", "1"])
+        let result = try run("hssl", "export", "part", "--output", "early.safetensors")
+        XCTAssertEqual(result.status, 0, result.error)
+        XCTAssertTrue(
+            result.output.hasPrefix("note: part has done 0 of 2 epochs: hssl distill --resume goes on\n"), result.output)
+    }
+
     func testARunSaysWhatItLearntAndFromWhom() throws {
         let result = try distill("run")
         XCTAssertTrue(

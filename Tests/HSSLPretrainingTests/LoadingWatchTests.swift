@@ -5,7 +5,7 @@ import XCTest
 final class LoadingWatchTests: XCTestCase {
     /// What the watch says over equal updates.
     private func warnings(updates: Int, seconds: Double, share: Double, side: Double) -> [String] {
-        var watch = LoadingWatch(neededSide: 317)
+        var watch = LoadingWatch(neededSide: 317, threads: 2)
         return (0..<updates).compactMap { _ in
             watch.warning(seconds: seconds, share: share, side: side)
         }
@@ -25,9 +25,17 @@ final class LoadingWatchTests: XCTestCase {
     }
 
     func testTheFirstUpdatesDoNotCount() {
-        var watch = LoadingWatch(neededSide: 28)
+        var watch = LoadingWatch(neededSide: 28, threads: 2)
         for _ in 0..<LoadingWatch.first { XCTAssertNil(watch.warning(seconds: 100, share: 1, side: 28)) }
         for _ in 0..<100 { XCTAssertNil(watch.warning(seconds: 1, share: 0, side: 28)) }
+    }
+
+    func testShareIsOfTheRunsOwnProcessors() {
+        let one = LoadingWatch(neededSide: 28, threads: 1)
+        XCTAssertEqual(one.share(of: 0.25, in: 1), 0.25, accuracy: 1e-12)
+        XCTAssertEqual(one.share(of: 3, in: 1), 1)
+        // More threads than processors are worth as many as there are.
+        XCTAssertGreaterThan(LoadingWatch(neededSide: 28, threads: 1 << 20).share(of: 0.5, in: 1), 0.5 / 512)
     }
 
     func testSideThatViewsNeed() {

@@ -60,6 +60,9 @@ struct BatchSource: Sendable {
     /// Of what is made of an image.
     private var largestSide: Int { max(globalSize, teacher?.augmentation?.globalSize ?? 0) }
 
+    /// Pixels of an image's shorter side below which the smallest crops are enlarged, for the teacher too.
+    var neededSide: Int { max(augmentation.neededSide, teacher?.augmentation?.neededSide ?? 0) }
+
     /// Images to learn from.
     private var count: Int { images?.count ?? dataset.count }
 

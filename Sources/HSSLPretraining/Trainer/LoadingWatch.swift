@@ -13,11 +13,17 @@ struct LoadingWatch {
 
     /// Pixels of an image's shorter side below which the smallest crops are enlarged.
     let neededSide: Int
+    /// That the run's threads may use.
+    private let processors: Double
     private var seen = 0
     private var time = 0.0, loading = 0.0, sides = 0.0
     private var decided = false
 
-    init(neededSide: Int) { self.neededSide = neededSide }
+    /// - Parameter threads: of the run.
+    init(neededSide: Int, threads: Int) {
+        self.neededSide = neededSide
+        processors = Double(min(max(1, threads), Int(hssl_available_processors())))
+    }
 
     /// - Parameters:
     ///   - seconds: that an update took.
@@ -41,8 +47,8 @@ struct LoadingWatch {
     }
 
     /// Part of the processors' time in `seconds` that loading took.
-    static func share(of loading: Double, in seconds: Double) -> Double {
-        min(1, loading / max(1e-9, seconds * Double(hssl_available_processors())))
+    func share(of loading: Double, in seconds: Double) -> Double {
+        min(1, loading / max(1e-9, seconds * processors))
     }
 
     /// Processor time of the calling thread, seconds.

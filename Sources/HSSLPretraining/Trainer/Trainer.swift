@@ -235,7 +235,8 @@ public final class Trainer {
         var lastSaved = step
         var warnedOfCollapse = false
         var underflow = UnderflowWatch()
-        var loadingWatch = LoadingWatch(neededSide: source.augmentation.neededSide)
+        var loadingWatch = LoadingWatch(
+            neededSide: source.neededSide, threads: max(context.threads, options.loaderThreads))
         let parts = source.partsPerStep
         let first = step
         let source = self.source
@@ -290,7 +291,7 @@ public final class Trainer {
             }
             let took = seconds(since: clock)
             var metrics = metrics(outcome, sums, schedule, seconds: took)
-            let loadingShare = LoadingWatch.share(of: loading, in: took)
+            let loadingShare = loadingWatch.share(of: loading, in: took)
             metrics.loadingShare = loadingShare
             if let top1 = try top1IfDue(shouldStop: shouldStop) {
                 lastTop1 = top1
