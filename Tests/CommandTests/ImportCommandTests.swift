@@ -80,7 +80,9 @@ final class ImportCommandTests: CommandTestCase {
         // A card that a person wrote is kept, in a folder too.
         try write(Array("mine".utf8), "base.md")
         let kept = try run("hssl", "export", "run", "--output", "base.safetensors")
-        XCTAssertEqual(kept.output, "note: base.md was not written by hssl export and is kept\n")
+        XCTAssertEqual(
+            kept.output, "note: base.md was not written by hssl export and is kept\n"
+                + "note: run has done 0 of 2 epochs: hssl pretrain --resume goes on\n")
         XCTAssertEqual(try String(contentsOfFile: root + "/base.md", encoding: .utf8), "mine")
         XCTAssertEqual(try run("hssl", "export", "run", "--output", "hf", "--format", "hf").status, 0)
         try write(Array("mine".utf8), "hf/README.md")
