@@ -24,6 +24,7 @@ void hssl_context_set_default_isa(hssl_isa isa);
 /// streamed memory count as some 8 units): 1 where waking the team costs more than it saves, inside another parallel
 /// region, or while others keep the cores busy (hssl_pace). Two calls may differ: scratch is sized by hssl_get_threads.
 int hssl_team(double work);
+/// Of a clock that only goes forward.
 int64_t hssl_nanoseconds(void);
 /// What a region of the calling thread took, and how much of it that thread waited.
 void hssl_team_ended(int team, int64_t now, int64_t spent, int64_t idle);
@@ -52,6 +53,7 @@ void hssl_region_enter(hssl_region *region, int part);
 void hssl_region_leave(hssl_region *region);
 /// Takes tasks of those that are still busy until nobody is, then gives this thread its own context back.
 void hssl_region_help(hssl_region *region);
+/// For the thread that opened it, once all have left: counts what it took.
 void hssl_region_close(const hssl_region *region);
 
 /// Runs the block once for every `part` of 0 ..< team, each on a thread of its own. A thread whose part is done takes

@@ -1,13 +1,7 @@
 // The machine's own peak: every GEMM figure is a ratio to it, measured in the same run.
-#include <time.h>
-
 #include "gemm/gemm.h"
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+static double now(void) { return 1e-9 * (double)hssl_nanoseconds(); }
 
 // Both function types are double (*)(ptrdiff_t).
 static double measure(hssl_peak_f32_fn *kernel, double seconds) {

@@ -37,8 +37,8 @@ final class DistillCommandTests: CommandTestCase {
         try distill("part", ["--max-steps", "1"])
         let result = try run("hssl", "export", "part", "--output", "early.safetensors")
         XCTAssertEqual(result.status, 0, result.error)
-        XCTAssertTrue(
-            result.output.hasPrefix("note: part has done 0 of 2 epochs: hssl distill --resume goes on\n"), result.output)
+        let note = "note: part has done 0 of 2 epochs: hssl distill --resume goes on\n"
+        XCTAssertTrue(result.output.hasPrefix(note), result.output)
     }
 
     func testARunSaysWhatItLearntAndFromWhom() throws {

@@ -14,8 +14,8 @@ final class LoadingWatchTests: XCTestCase {
     func testLoadingIsSaidOnceWithItsCause() {
         XCTAssertEqual(
             warnings(updates: 100, seconds: 5, share: 0.62, side: 3000),
-            ["loading images takes 62 % of the processors' time: their shorter sides have 3000 pixels on average, and views "
-                + "need 317 at most; learn from copies that were shrunk once"])
+            ["loading images takes 62 % of the processors' time: their shorter sides have 3000 pixels on average, "
+                + "and views need 317 at most; learn from copies that were shrunk once"])
         XCTAssertEqual(
             warnings(updates: 100, seconds: 5, share: 0.62, side: 500),
             ["loading images takes 62 % of the processors' time"], "shrinking would not help")
